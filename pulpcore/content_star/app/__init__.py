@@ -1,0 +1,26 @@
+"""The Django side: the AppConfig that makes Pulp load our templates, settings and commands."""
+
+from pulpcore.app.apps import MODULE_PLUGIN_VERSIONS, PulpPluginAppConfig
+from pulpcore.content_star import __version__
+
+
+class ContentStarAppConfig(PulpPluginAppConfig):
+    """Registers content-star with Pulp: its version shows in `/pulp/api/v3/status/`."""
+
+    name = "pulpcore.content_star.app"
+    label = "content_star"
+    version = __version__
+    python_package_name = "pulp-content-star"
+    domain_compatible = True
+
+    def ready(self) -> None:
+        """Register as a plugin without becoming a version that tasks require of workers.
+
+        Upstream's `ready()` records the version under the first part of the module name. Ours is
+        `pulpcore`, core's own: recorded, it would make every core task demand content-star of the
+        worker that runs it, instead of the core version it was written for.
+        """
+        recorded = dict(MODULE_PLUGIN_VERSIONS)
+        super().ready()
+        MODULE_PLUGIN_VERSIONS.clear()
+        MODULE_PLUGIN_VERSIONS.update(recorded)
