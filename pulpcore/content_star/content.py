@@ -1,0 +1,82 @@
+"""The content endpoint: locate, authorize, and let the distribution's app respond."""
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pulpcore.app.contexts import with_domain
+from pulpcore.content_star.authorize import authorize
+from pulpcore.content_star.db import Door
+from pulpcore.content_star.directory import Entry
+from pulpcore.content_star.distributions import app_for
+from pulpcore.content_star.listing import head_of_listing, listing
+from pulpcore.content_star.locate import (
+    Address,
+    decoded_path,
+    find_domain,
+    locate,
+    next_segments,
+    parse_address,
+)
+from pulpcore.content_star.redirect import with_slash
+
+ALLOW = {"Allow": "GET, HEAD, OPTIONS"}
+
+
+class Content:
+    """ASGI endpoint for everything below `CONTENT_PATH_PREFIX`."""
+
+    def __init__(self, door: Door, prefix: str) -> None:
+        """`prefix` of the URLs' paths begins and ends with a slash."""
+        self.door = door
+        self.prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self.respond(Request(scope))
+        await response(scope, receive, send)
+
+    async def respond(self, request: Request) -> ASGIApp:
+        """Choose the response; everything that blocks is one trip through the door."""
+        if request.method == "OPTIONS":
+            return Response(headers=ALLOW)
+        if request.method not in ("GET", "HEAD"):
+            raise HTTPException(405, f"Method {request.method} is not allowed.", ALLOW)
+        path = decoded_path(request.scope)
+        prefix = request.scope.get("root_path", "") + self.prefix
+        if f"{path}/" == prefix:
+            return with_slash(request)
+        if not path.startswith(prefix):
+            raise HTTPException(404, f"Content is below '{prefix}'.")
+        address = parse_address(path.removeprefix(prefix))
+        return await self.door.read(respond, request, address)
+
+
+def respond(request: Request, address: Address) -> ASGIApp:
+    """Return the response to a GET or HEAD of `address`. Blocks."""
+    place = locate(address)
+    if place is None:
+        return browse(request, address)
+    distribution = place.distribution
+    with with_domain(distribution.pulp_domain):
+        authorize(request, distribution, address.path)
+        return app_for(distribution)(request, place).respond()
+
+
+def browse(request: Request, address: Address) -> ASGIApp:
+    """List the base paths that go on from `address`.
+
+    Raises `HTTPException` 404 if none does, but for the root, which is there when it is empty.
+    """
+    path = decoded_path(request.scope)
+    domain = find_domain(address)
+    is_root = not address.path
+    prefix = address.path if is_root or path.endswith("/") else f"{address.path}/"
+    segments = next_segments(domain, prefix)
+    if not segments and not is_root:
+        raise HTTPException(404, f"No distribution has the base path of '{address.path}'.")
+    if not path.endswith("/"):
+        return with_slash(request)
+    if request.method == "HEAD":
+        return head_of_listing()
+    return listing(path, [Entry(f"{name}/") for name in segments], is_root=is_root)

@@ -1,0 +1,119 @@
+"""The only door between the event loop and blocking ORM work.
+
+Django keeps one database connection per thread, so a bounded pool of threads is a bounded pool of
+connections. A trip through the door takes a thread, does everything blocking that a request needs,
+and gives the thread back before any byte of a body is sent: no connection waits for a slow client
+(pulpcore issue 2816).
+
+Django's own request handler looks after connections when it sends `request_started` and
+`request_finished`. Content requests send neither; the care that is due is taken here instead.
+"""
+
+import asyncio
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from django.db import Error, OperationalError, connection, reset_queries
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Seconds to wait before a read is tried again: at once for a connection that died while it was
+# idle, then long enough for a server that restarts or fails over to accept connections again.
+RETRY_PAUSES = (0.0, 0.1, 0.5, 1.0)
+
+# Seconds that closing waits for trips still under way.
+CLOSE_TIMEOUT = 5.0
+
+
+class ConnectionLost(OperationalError):
+    """The database cannot be reached, or left while it was asked; the cause is the first error."""
+
+
+class Door:
+    """A pool of threads, each with its own persistent database connection."""
+
+    def __init__(self, threads: int, name: str = "content-db") -> None:
+        self._threads = threads
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do `work` once in a pool thread, in a copy of the caller's context variables.
+
+        For work that must not happen twice. Raises what `work` raises, and `ConnectionLost` if the
+        connection died, be it while it was idle; the next trip of that thread gets a fresh one.
+        """
+        return await self._enter(lambda: _attempt(lambda: work(*args, **kwargs)))
+
+    async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Like `run`, for work that only reads: if its connection dies it is done again.
+
+        Raises what `work` raises, and `ConnectionLost` only if the database stayed away through
+        all of `RETRY_PAUSES`.
+        """
+        return await self._enter(lambda: _insist(lambda: work(*args, **kwargs)))
+
+    async def close(self) -> None:
+        """Close the connections and end the threads, once the trips under way are done."""
+        await asyncio.to_thread(self._close)
+
+    async def _enter(self, trip: Callable[[], T]) -> T:
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, context.run, trip)
+
+    def _close(self) -> None:
+        # Only its own thread can close a connection. As many jobs as threads, each waiting for the
+        # others, reach every thread once.
+        everyone = threading.Barrier(self._threads)
+
+        def leave() -> None:
+            connection.close()
+            everyone.wait(CLOSE_TIMEOUT)
+
+        for _ in range(self._threads):
+            self._executor.submit(leave)
+        self._executor.shutdown(wait=True)
+
+
+def _attempt(work: Callable[[], T]) -> T:
+    reset_queries()  # with DEBUG on, Django records every query of a connection for ever
+    try:
+        return work()
+    except Error as error:
+        if _alive():
+            raise
+        connection.close()
+        raise ConnectionLost(str(error)) from error
+    finally:
+        _return_to_pool()
+
+
+def _insist(work: Callable[[], T]) -> T:
+    for pause in RETRY_PAUSES:
+        try:
+            return _attempt(work)
+        except ConnectionLost as lost:
+            log.info("The database connection was lost, trying again: %s", lost)
+            time.sleep(pause)
+    return _attempt(work)
+
+
+def _alive() -> bool:
+    return connection.connection is not None and connection.is_usable()
+
+
+def _return_to_pool() -> None:
+    """Hand the connection back where psycopg's own pool is configured (`OPTIONS["pool"]`).
+
+    The API takes its connections from that pool too; a thread that kept one would starve it.
+    """
+    if connection.settings_dict["OPTIONS"].get("pool"):
+        connection.close()

@@ -1,0 +1,112 @@
+"""One level of a directory of a publication or repository version, computed in SQL.
+
+Upstream loads every row below the directory, and every membership of the version, to make the same
+list in Python. Here PostgreSQL groups the rows by the next path segment, so only what is shown
+leaves the database.
+
+Everything here blocks and runs behind the database door.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import connection
+
+from pulpcore.content_star.lookup import Source
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a directory listing."""
+
+    name: str
+    """Ends in a slash if it is a directory."""
+
+    modified: datetime | None = None
+    """When the newest content at or below the entry was added to the repository."""
+
+    size: int | None = None
+    """Bytes; None for directories and for remote files of unknown size."""
+
+
+# Content of the version, with the time at which it was added.
+_MEMBERS = """
+    SELECT rc.content_id, rc.pulp_created
+    FROM core_repositorycontent rc
+    JOIN core_repositoryversion added ON added.pulp_id = rc.version_added_id
+    LEFT JOIN core_repositoryversion removed ON removed.pulp_id = rc.version_removed_id
+    WHERE rc.repository_id = %(repository)s
+      AND added.number <= %(number)s
+      AND (removed.number IS NULL OR removed.number > %(number)s)
+"""
+
+_PUBLISHED = """
+    SELECT pa.relative_path, ca.pulp_id, ca.artifact_id,
+           coalesce(member.pulp_created, pa.pulp_created) AS modified
+    FROM core_publishedartifact pa
+    JOIN core_contentartifact ca ON ca.pulp_id = pa.content_artifact_id
+    LEFT JOIN member USING (content_id)
+    WHERE pa.publication_id = %(publication)s AND starts_with(pa.relative_path, %(prefix)s)
+"""
+
+_CONTAINED = """
+    SELECT ca.relative_path, ca.pulp_id, ca.artifact_id, member.pulp_created AS modified
+    FROM member JOIN core_contentartifact ca USING (content_id)
+    WHERE starts_with(ca.relative_path, %(prefix)s)
+"""
+
+# A name that goes on after its segment is a directory. Sizes are looked up for files only; that of
+# a file which is still remote is the one its remotes announce.
+_LEVEL = """
+    SELECT name, is_directory, max(modified), max(
+        CASE WHEN is_directory THEN NULL ELSE coalesce(
+            (SELECT size FROM core_artifact WHERE pulp_id = artifact_id),
+            (SELECT max(size) FROM core_remoteartifact WHERE content_artifact_id = row.pulp_id)
+        ) END
+    )
+    FROM (
+        SELECT *, split_part(rest, '/', 1) AS name, strpos(rest, '/') > 0 AS is_directory
+        FROM (SELECT *, substr(relative_path, length(%(prefix)s) + 1) AS rest FROM entry) AS below
+    ) AS row
+    GROUP BY name, is_directory
+"""
+
+
+def entries(source: Source, directory: str) -> list[Entry]:
+    """List `directory`, which is empty for the root or ends in a slash. Unordered."""
+    with connection.cursor() as cursor:
+        cursor.execute(_with_rows(source) + _LEVEL, _parameters(source, directory))
+        return [
+            Entry(f"{name}/" if is_directory else name, modified, size)
+            for name, is_directory, modified, size in cursor
+        ]
+
+
+def exists(source: Source, directory: str) -> bool:
+    """Tell whether anything is at or below `directory`, without listing it."""
+    with connection.cursor() as cursor:
+        query = _with_rows(source) + "SELECT EXISTS (SELECT FROM entry)"
+        cursor.execute(query, _parameters(source, directory))
+        return bool(cursor.fetchone()[0])
+
+
+def _with_rows(source: Source) -> str:
+    """Name the rows of `source` below the directory `entry`."""
+    if source.publication is None:
+        rows = _CONTAINED
+    elif source.publication.pass_through:
+        rows = f"{_PUBLISHED} UNION ALL {_CONTAINED}"
+    else:
+        rows = _PUBLISHED
+    return f"WITH member AS ({_MEMBERS}), entry AS ({rows})"
+
+
+def _parameters(source: Source, directory: str) -> dict[str, Any]:
+    assert source.version is not None
+    return {
+        "prefix": directory,
+        "publication": source.publication and source.publication.pk,
+        "repository": source.version.repository_id,
+        "number": source.version.number,
+    }

@@ -1,0 +1,53 @@
+"""Directory listings as HTML, in the look that web servers have always had."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from django.template.loader import render_to_string
+from jinja2.filters import do_filesizeformat
+from starlette.responses import HTMLResponse, Response
+
+from pulpcore.content_star.directory import Entry
+from pulpcore.content_star.responses.headers import SECURITY_HEADERS
+
+# Characters of the widest column, that of the names; as upstream.
+NAME_WIDTH = 100
+
+DATE_FORMAT = "%d-%b-%Y %H:%M"
+
+
+@dataclass(frozen=True)
+class Row:
+    """An entry as the template shows it."""
+
+    name: str
+    href: str
+    details: str
+
+
+def listing(path: str, entries: Iterable[Entry], *, is_root: bool = False) -> HTMLResponse:
+    """List `entries` below `path`, the decoded path of the URL.
+
+    The root of the content app shows no link to its parent.
+    """
+    rows = [_row(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
+    html = render_to_string(
+        "content_star/listing.html", {"path": path, "rows": rows, "is_root": is_root}
+    )
+    return HTMLResponse(html, headers=dict(SECURITY_HEADERS))
+
+
+def head_of_listing() -> Response:
+    """Answer HEAD where GET would list: the list is not made just to be counted (issue 3774)."""
+    response = HTMLResponse(headers=dict(SECURITY_HEADERS))
+    del response.headers["Content-Length"]
+    return response
+
+
+def _row(entry: Entry) -> Row:
+    date = entry.modified.strftime(DATE_FORMAT) if entry.modified else ""
+    size = "" if entry.size is None else do_filesizeformat(entry.size)
+    padding = " " * max(1, NAME_WIDTH - len(entry.name))
+    # "./" keeps a colon in the first segment from being read as a scheme (pulpcore issue 6955).
+    return Row(entry.name, f"./{quote(entry.name)}", f"{padding}{date}  {size}".rstrip())

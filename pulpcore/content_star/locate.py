@@ -1,0 +1,161 @@
+"""From the path of a URL to the distribution that answers for it.
+
+Everything here blocks and runs behind the database door.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import quote, unquote_to_bytes
+
+from django.conf import settings
+from django.db.models import F, Func, Q, QuerySet, TextField, Value
+from django.db.models.functions import Substr
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from pulpcore.app.models import ArtifactDistribution, Distribution, Domain
+
+# Bytes of a URL's path, as sent. Longer ones are no paths of anything: PostgreSQL cannot index
+# them, and what splits or compares paths stays cheap.
+MAX_PATH_BYTES = 8190
+
+# Characters of a base path: PostgreSQL's b-tree, which keeps them unique, takes no longer entry.
+MAX_BASE_PATH_LENGTH = 2704
+
+# What serving needs of the rows around a distribution. `content_ids` of a repository version
+# holds the id of every content unit in it, and is never needed here (pulpcore issue 7867).
+RELATED = (
+    "pulp_domain",
+    "content_guard",
+    "repository",
+    "repository_version",
+    "publication__repository_version",
+)
+DEFERRED = ("repository_version__content_ids", "publication__repository_version__content_ids")
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a content URL names, before anything is looked up."""
+
+    domain: str
+    """Name of the domain; `default` where domains are off."""
+
+    path: str
+    """Path below the content prefix and the domain, decoded, without a leading slash of its own."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A distribution, and the path below it that a request asks for."""
+
+    distribution: Distribution
+    """The detail object of the plugin's own model."""
+
+    path: str
+    """Relative to the base path, without leading slashes; empty for the distribution's root."""
+
+
+def raw_path(scope: Scope) -> bytes:
+    """Return the path of the URL as the client sent it, percent-encoded."""
+    return scope.get("raw_path") or quote(scope["path"]).encode()  # ASGI leaves it to the server
+
+
+def decoded_path(scope: Scope) -> str:
+    """Return the percent-decoded path of the request, as the client sent it.
+
+    `scope["path"]` cannot be used: servers replace what is not UTF-8. `%2F` becomes a slash, which
+    scoped npm packages rely on.
+
+    Raises `HTTPException`: 414 for a path of over `MAX_PATH_BYTES`, 400 for one that is not UTF-8
+    or contains NUL, which no stored path can.
+    """
+    raw = raw_path(scope)
+    if len(raw) > MAX_PATH_BYTES:
+        raise HTTPException(414, f"The path of the URL is over {MAX_PATH_BYTES} bytes long.")
+    try:
+        path = unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise HTTPException(400, "The path of the URL is not UTF-8.") from None
+    if "\0" in path:
+        raise HTTPException(400, "The path of the URL contains a NUL character.")
+    return path
+
+
+def parse_address(path: str) -> Address:
+    """Split `path`, the part of the URL below the content prefix, into domain and path.
+
+    Raises `HTTPException` 404 where domains are on and `path` names none.
+    """
+    if not settings.DOMAIN_ENABLED:
+        return Address("default", path)
+    domain, _, rest = path.partition("/")
+    if not domain:
+        raise HTTPException(404, "The URL names no domain.")
+    return Address(domain, rest)
+
+
+def locate(address: Address) -> Place | None:
+    """Find the distribution whose base path is a prefix of the address, or None.
+
+    Base paths cannot nest within a domain, so there is at most one.
+    Raises `HTTPException` 501 if the plugin that the distribution belongs to is not installed.
+    """
+    distribution = (
+        Distribution.objects.filter(
+            pulp_domain__name=address.domain, base_path__in=_prefixes(address.path)
+        )
+        .select_related(*RELATED)
+        .defer(*DEFERRED)
+        .first()
+    )
+    if distribution is None:
+        return None
+    try:
+        detail = distribution.cast()
+    except KeyError:
+        raise HTTPException(
+            501, f"The plugin that serves '{distribution.pulp_type}' is not installed."
+        ) from None
+    return Place(detail, address.path[len(detail.base_path) :].lstrip("/"))
+
+
+def find_domain(address: Address) -> Domain:
+    """Return the domain of the address; raises `HTTPException` 404 if there is none."""
+    try:
+        return Domain.objects.get(name=address.domain)
+    except Domain.DoesNotExist:
+        raise HTTPException(404, f"There is no domain '{address.domain}'.") from None
+
+
+def next_segments(domain: Domain, prefix: str) -> list[str]:
+    """List what follows `prefix` in the base paths of a domain, one path segment deep.
+
+    `prefix` is empty or ends in a slash. Hidden distributions, the one that serves artifacts by
+    id, and guarded ones where the domain or the settings say so, do not show.
+    """
+    below = Substr("base_path", len(prefix) + 1)
+    segment = Func(
+        below, Value("/"), Value(1), function="split_part", output_field=TextField()
+    )
+    return list(
+        _visible(domain)
+        .filter(base_path__startswith=prefix)
+        .annotate(segment=segment)
+        .order_by("segment")
+        .values_list(F("segment"), flat=True)
+        .distinct()
+    )
+
+
+def _visible(domain: Domain) -> QuerySet[Distribution]:
+    concealed = Q(hidden=True) | Q(pulp_type=ArtifactDistribution.get_pulp_type())
+    distributions = Distribution.objects.filter(pulp_domain=domain).exclude(concealed)
+    if settings.HIDE_GUARDED_DISTRIBUTIONS or domain.hide_guarded_distributions:
+        distributions = distributions.filter(content_guard=None)
+    return distributions
+
+
+def _prefixes(path: str) -> list[str]:
+    """Return every prefix of `path` that ends where a segment does, if it can be a base path."""
+    head = f"{path}/"[: MAX_BASE_PATH_LENGTH + 1]
+    return [head[:end] for end, character in enumerate(head) if character == "/" and end]

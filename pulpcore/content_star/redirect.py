@@ -1,0 +1,16 @@
+"""Redirects within the content app."""
+
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse
+
+from pulpcore.content_star.locate import decoded_path
+
+
+def with_slash(request: Request) -> RedirectResponse:
+    """Redirect to the URL of `request` with a slash added to its path, its query kept."""
+    location = quote(f"{decoded_path(request.scope)}/", safe="/:@!$&'()*+,;=~")
+    if query := request.scope["query_string"]:
+        location += "?" + query.decode("latin-1")
+    return RedirectResponse(location, status_code=301)

@@ -1,0 +1,50 @@
+"""Pulp's ASGI applications, for any ASGI server: `uvicorn pulpcore.routing:application`.
+
+`application` serves the REST API and content in one process. `content_application` serves content
+alone, for operators who scale it apart.
+"""
+
+import os
+
+from django.core.asgi import get_asgi_application
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pulpcore.app.settings")
+_django_application = get_asgi_application()
+
+from django.conf import settings  # noqa: E402
+
+from pulpcore.content_star.application import create_application  # noqa: E402
+
+
+class Router:
+    """Sends content to the content app and everything else to Django."""
+
+    def __init__(self, content: ASGIApp, django: ASGIApp, content_prefix: str) -> None:
+        """`content_prefix` begins and ends with a slash; without the latter it is content too."""
+        self.content = content
+        self.django = django
+        self.prefix = content_prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The content app gets the lifespan: it starts and stops what the process needs."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # Pulp speaks none; Django would raise
+        elif scope["type"] == "lifespan" or self.is_content(scope):
+            await self.content(scope, receive, send)
+        else:
+            await self.django(scope, receive, send)
+
+    def is_content(self, scope: Scope) -> bool:
+        """Tell whether the path of the URL is the content prefix or below it."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        return f"{path}/".startswith(self.prefix)
+
+
+application = Router(
+    content=create_application("api", "content"),
+    django=_django_application,
+    content_prefix=settings.CONTENT_PATH_PREFIX,
+)
+
+content_application = create_application("content")
