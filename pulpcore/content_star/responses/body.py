@@ -1,0 +1,89 @@
+"""Bodies made of parts of a file and bytes between them, sent as ASGI messages."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+
+import anyio
+from anyio import CancelScope
+from anyio.lowlevel import checkpoint
+from starlette.types import Receive, Send
+
+from pulpcore.content_star.responses.disk import STEP, LocalFile
+from pulpcore.content_star.responses.ranges import ByteRange
+
+# Bytes as they are, or a range of the file.
+Segment = bytes | ByteRange
+
+
+def multipart(
+    ranges: Sequence[ByteRange], size: int, content_type: str
+) -> tuple[str, list[Segment]]:
+    """Several ranges of a `size` bytes file as multipart/byteranges (14.6): its type, its body.
+
+    The boundary is random, so that no file can contain it on purpose.
+    """
+    boundary = secrets.token_hex(16)
+    segments: list[Segment] = []
+    lead = f"--{boundary}\r\nContent-Type: {content_type}\r\nContent-Range: "
+    for part in ranges:
+        segments.append(f"{lead}{part.content_range(size)}\r\n\r\n".encode("latin-1"))
+        segments.append(part)
+        segments.append(b"\r\n")
+    segments.append(f"--{boundary}--\r\n".encode("latin-1"))
+    return f"multipart/byteranges; boundary={boundary}", segments
+
+
+async def read_whole(file: LocalFile, segments: Sequence[Segment]) -> bytes:
+    """A body of at most STEP bytes. Raises OSError, FileTruncated if the file became shorter."""
+    pieces = [await _load(file, segment) for segment in segments]
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def stream(
+    file: LocalFile, segments: Sequence[Segment], receive: Receive, send: Send
+) -> None:
+    """Send the body step by step; return early, with the body incomplete, if the client leaves.
+
+    Raises OSError and FileTruncated as reading does: the response has started by then, and a server
+    can only cut the connection, which is how a client learns that it has not got everything.
+    """
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_on_disconnect, receive, tasks.cancel_scope)
+            await _send_steps(file, segments, send)
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+async def _send_steps(file: LocalFile, segments: Sequence[Segment], send: Send) -> None:
+    for step in _steps(segments):
+        body = await _load(file, step)
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        # To read from memory waits for nothing, and neither does sending to a client that keeps up
+        # or, with uvicorn, to one that has left. Without this no other task would get its turn.
+        await checkpoint()
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _steps(segments: Sequence[Segment]) -> Iterator[Segment]:
+    for segment in segments:
+        if isinstance(segment, bytes):
+            yield segment
+            continue
+        for start in range(segment.start, segment.stop, STEP):
+            yield ByteRange(start, min(start + STEP, segment.stop))
+
+
+async def _load(file: LocalFile, segment: Segment) -> bytes:
+    if isinstance(segment, bytes):
+        return segment
+    return await file.read(segment.start, len(segment))
+
+
+async def _cancel_on_disconnect(receive: Receive, scope: CancelScope) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            scope.cancel()
+            return

@@ -1,0 +1,153 @@
+"""Reading a file for many clients at once without making any of them wait for the disk."""
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar, TypeVarTuple
+
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import RunVar
+
+from pulpcore.content_star.responses.filesystem import is_local
+
+STEP = 256 * 1024
+
+# How many reads may wait for disks at once. Not anyio's common limit, so that a network file system
+# that hangs takes its own threads only.
+THREADS = 40
+
+_MAX_DIRECTORIES = 16384
+
+_HAS_NOWAIT = hasattr(os, "RWF_NOWAIT")
+
+# Directories whose files were found on a local disk: the file system is only known once a file is
+# open, and opening is what may hang.
+_local_directories: set[str] = set()
+
+_limiter: RunVar[anyio.CapacityLimiter] = RunVar("content_star_disk_threads")
+
+_scratch = threading.local()
+
+_Result = TypeVar("_Result")
+_Arguments = TypeVarTuple("_Arguments")
+
+
+class FileTruncated(OSError):
+    """A file ended before the size it had when opened: what was promised cannot be sent."""
+
+
+class LocalFile:
+    """A regular file open for reading at any offset. `size` is in bytes, when it was opened.
+
+    Use it in a `with` block. Being dropped closes it as well, which matters when the request is
+    cancelled while a thread still opens the file.
+    """
+
+    __slots__ = ("_fd", "_nowait", "path", "size")
+
+    def __init__(self, path: str) -> None:
+        """Open `path` here and now; `open` chooses where. Raises OSError as `os.open` does, and
+        IsADirectoryError for whatever is not a regular file."""
+        self._fd = -1
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY)
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise IsADirectoryError(f"Not a regular file: {path}")
+        self.size = status.st_size
+        self._nowait = _HAS_NOWAIT and is_local(self._fd)
+
+    @classmethod
+    async def open(cls, path: str) -> Self:
+        """Open on the event loop where the directory is known to be local, in a thread if not."""
+        directory = path.rpartition("/")[0]
+        if directory in _local_directories:
+            file = cls(path)
+        else:
+            file = await _in_thread(cls, path)
+        _remember(directory, file._nowait)
+        return file
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset` on, or STEP bytes where that is less.
+
+        Raises FileTruncated if the file ends before, OSError as `os.pread` does.
+        """
+        length = min(length, STEP)
+        data = self._read_cached(offset, length) if self._nowait else b""
+        while len(data) < length:
+            # Cancelled from outside anyio, this may go on in its thread with a descriptor that was
+            # closed and given to another file: harmless, pread moves nothing and nobody gets what
+            # it read.
+            rest = (length - len(data), offset + len(data))
+            more = await _in_thread(os.pread, self._fd, *rest)
+            if not more:
+                raise FileTruncated(f"{self.path} has become shorter than {self.size} bytes")
+            data += more
+        return data
+
+    def _read_cached(self, offset: int, length: int) -> bytes:
+        """What memory holds from `offset` on, or nothing where only a thread can tell."""
+        buffer = _scratch_buffer()[:length]
+        try:
+            count = os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            # The file system (or a container's system call filter) does not do this. Or the disk
+            # is broken, which the thread will find out as well.
+            self._nowait = False
+            return b""
+        return bytes(buffer[:count])
+
+    def close(self) -> None:
+        """Give the descriptor back; any number of times."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _scratch_buffer() -> memoryview:
+    """One STEP of memory a thread reads into: it is never held across an await."""
+    try:
+        buffer: memoryview = _scratch.buffer
+    except AttributeError:
+        buffer = _scratch.buffer = memoryview(bytearray(STEP))
+    return buffer
+
+
+def _remember(directory: str, local: bool) -> None:
+    if not local:
+        _local_directories.discard(directory)
+        return
+    if len(_local_directories) >= _MAX_DIRECTORIES:
+        _local_directories.clear()
+    _local_directories.add(directory)
+
+
+async def _in_thread(
+    function: Callable[[*_Arguments], _Result], *arguments: *_Arguments
+) -> _Result:
+    try:
+        limiter = _limiter.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(THREADS)
+        _limiter.set(limiter)
+    return await anyio.to_thread.run_sync(function, *arguments, limiter=limiter)
