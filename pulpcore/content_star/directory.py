@@ -72,6 +72,8 @@ _LEVEL = """
     GROUP BY name, is_directory
 """
 
+_ANYTHING = "SELECT EXISTS (SELECT FROM entry)"
+
 
 def entries(source: Source, directory: str) -> list[Entry]:
     """List `directory`, which is empty for the root or ends in a slash. Unordered."""
@@ -86,7 +88,7 @@ def entries(source: Source, directory: str) -> list[Entry]:
 def exists(source: Source, directory: str) -> bool:
     """Tell whether anything is at or below `directory`, without listing it."""
     with connection.cursor() as cursor:
-        query = _with_rows(source) + "SELECT EXISTS (SELECT FROM entry)"
+        query = _with_rows(source) + _ANYTHING
         cursor.execute(query, _parameters(source, directory))
         return bool(cursor.fetchone()[0])
 

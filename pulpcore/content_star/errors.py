@@ -89,9 +89,7 @@ def prefers_json(request: Request) -> bool:
     """Tell whether the request's `Accept` ranks JSON above text (RFC 9110 section 12.5.1)."""
     negotiation = HttpRequest()
     negotiation.META["HTTP_ACCEPT"] = request.headers.get("accept", "*/*")
-    return bool(
-        negotiation.get_preferred_type(["text/html", "text/plain", JSON_TYPE]) == JSON_TYPE
-    )
+    return bool(negotiation.get_preferred_type(["text/html", "text/plain", JSON_TYPE]) == JSON_TYPE)
 
 
 def _from_rest_framework(error: APIException) -> HTTPException:
@@ -102,4 +100,3 @@ def _from_rest_framework(error: APIException) -> HTTPException:
         headers["Retry-After"] = str(int(error.wait))
     detail = error.detail if isinstance(error.detail, str) else json.dumps(error.detail)
     return HTTPException(error.status_code, str(detail), headers)
-

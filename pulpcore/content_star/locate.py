@@ -134,9 +134,7 @@ def next_segments(domain: Domain, prefix: str) -> list[str]:
     id, and guarded ones where the domain or the settings say so, do not show.
     """
     below = Substr("base_path", len(prefix) + 1)
-    segment = Func(
-        below, Value("/"), Value(1), function="split_part", output_field=TextField()
-    )
+    segment = Func(below, Value("/"), Value(1), function="split_part", output_field=TextField())
     return list(
         _visible(domain)
         .filter(base_path__startswith=prefix)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pulpcore.content_star import directory
