@@ -1,0 +1,97 @@
+"""A small REST client with which tests create what they need and remove it again."""
+
+import time
+import uuid
+from typing import Any
+
+import httpx
+
+API = "/pulp/api/v3/"
+FINAL_STATES = ("completed", "failed", "canceled", "skipped")
+
+
+class Pulp:
+    """Creates Pulp objects through the REST API; `cleanup` deletes them, newest first."""
+
+    def __init__(self, url: str, username: str, password: str) -> None:
+        self.http = httpx.Client(base_url=url, auth=(username, password), timeout=60)
+        self._created: list[str] = []
+
+    def cleanup(self) -> None:
+        for href in reversed(self._created):
+            response = self.http.delete(href)
+            if response.status_code == 202:
+                self.task(response)
+        self._created.clear()
+
+    def task(self, response: httpx.Response) -> dict[str, Any]:
+        """Wait for the task that `response` announces and return it; fail if it failed."""
+        assert response.status_code == 202, response.text
+        href = response.json()["task"]
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            task = self.http.get(href).json()
+            if task["state"] in FINAL_STATES:
+                assert task["state"] == "completed", task["error"]
+                return task
+            time.sleep(0.05)
+        raise AssertionError(f"{href} did not end")
+
+    def get(self, href: str) -> dict[str, Any]:
+        response = self.http.get(href)
+        response.raise_for_status()
+        return response.json()
+
+    def create(self, endpoint: str, **fields: Any) -> dict[str, Any]:
+        """POST to `endpoint` and return the created resource, be it made at once or by a task."""
+        response = self.http.post(API + endpoint, json=fields)
+        assert response.status_code in (201, 202), response.text
+        created = (
+            response.json()
+            if response.status_code == 201
+            else self.get(self.task(response)["created_resources"][0])
+        )
+        self._created.append(created["pulp_href"])
+        return created
+
+    def repository(self, files: dict[str, bytes] | None = None, **fields: Any) -> str:
+        """Create a file repository with `files` in one version per file; return its href."""
+        href = self.create("repositories/file/file/", name=unique("repository"), **fields)[
+            "pulp_href"
+        ]
+        for path, data in (files or {}).items():
+            self.upload(href, path, data)
+        return href
+
+    def upload(self, repository: str, path: str, data: bytes) -> str:
+        """Add a file to a repository and return the href of its content unit."""
+        response = self.http.post(
+            f"{API}content/file/files/",
+            data={"relative_path": path, "repository": repository},
+            files={"file": ("upload", data)},
+        )
+        created = self.task(response)["created_resources"]
+        return next(href for href in created if "/content/" in href)
+
+    def remove(self, repository: str, *content: str) -> None:
+        """Remove content units from a repository."""
+        self.task(
+            self.http.post(f"{repository}modify/", json={"remove_content_units": list(content)})
+        )
+
+    def publish(self, repository: str, **fields: Any) -> str:
+        """Publish the latest version of a repository; return the href of the publication."""
+        return self.create("publications/file/file/", repository=repository, **fields)["pulp_href"]
+
+    def distribute(self, base_path: str | None = None, **fields: Any) -> str:
+        """Create a file distribution and return its base path."""
+        base_path = base_path or unique("base")
+        self.create(
+            "distributions/file/file/", name=unique("dist"), base_path=base_path, **fields
+        )
+        return base_path
+
+
+def unique(prefix: str) -> str:
+    """Return a name that no other test uses."""
+    return f"{prefix}-{uuid.uuid4().hex[:12]}"
