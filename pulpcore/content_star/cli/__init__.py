@@ -1,0 +1,31 @@
+"""The `pulp-star` command: a whole Pulp on one machine, and folders of files served from it.
+
+Starting the command must stay cheap, so nothing here imports Django or loads Pulp's settings;
+what needs them runs as a process of its own.
+"""
+
+import click
+
+from pulpcore.content_star import __version__
+from pulpcore.content_star.cli.add import add
+from pulpcore.content_star.cli.env import env
+from pulpcore.content_star.cli.up import up
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pulp-star")
+def main() -> None:
+    """Run Pulp's REST API and content app as one process, and fill it with files.
+
+    \b
+    pulp-star up                             start PostgreSQL, a worker and Pulp
+    pulp-star add ./files --base-path files  serve a folder of files
+    eval "$(pulp-star env)"                  point Pulp's own commands at the same Pulp
+
+    Everything is kept in one directory: --home, or PULP_STAR_HOME, or ./.pulp-star.
+    """
+
+
+main.add_command(up)
+main.add_command(env)
+main.add_command(add)

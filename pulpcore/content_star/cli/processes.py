@@ -1,0 +1,235 @@
+"""Child processes: started so that none outlives us, watched together, stopped in order."""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import click
+
+POLL_SECONDS = 0.05
+OWNER_VARIABLE = "PULP_STAR_OWNER"
+"""Set for everything `up` starts, so that the next `up` knows what a killed one left behind."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Stopped(Exception):
+    """A signal asked us to stop."""
+
+
+@dataclass
+class Child:
+    """A process we started and have to stop."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    signals: tuple[tuple[signal.Signals, float], ...]
+    """How to stop it: each signal, and the seconds it gets before the next one, then SIGKILL."""
+
+    def stop(self) -> None:
+        """End the process and whatever it has started itself."""
+        for number, seconds in self.signals:
+            if self.process.poll() is not None:
+                break
+            self.process.send_signal(number)
+            try:
+                self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                continue
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Supervisor:
+    """Starts children, notices when one dies or a signal asks us to stop, and stops them all."""
+
+    def __init__(self, logs: Path, owner: Path) -> None:
+        self.logs = logs
+        self.owner = owner
+        self.children: list[Child] = []
+        self._signal: signal.Signals | None = None
+
+    def listen(self) -> None:
+        """Take SIGINT, SIGTERM and SIGHUP as the wish to stop."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+            signal.signal(signal.SIGHUP, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = signal.Signals(number)
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        environ: Mapping[str, str],
+        cwd: Path,
+        signals: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 20),),
+        on_our_death: signal.Signals = signal.SIGKILL,
+    ) -> Child:
+        """Start a process whose output goes to a log file, and watch it from now on."""
+        child = self._spawn(name, command, environ, cwd, signals, on_our_death)
+        self.children.append(child)
+        return child
+
+    def run(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        environ: Mapping[str, str],
+        cwd: Path,
+        stdin: bytes = b"",
+    ) -> None:
+        """Run a process to its end; it must succeed."""
+        stop = ((signal.SIGTERM, 5.0),)
+        child = self._spawn(name, command, environ, cwd, stop, signal.SIGKILL, stdin)
+        try:
+            while child.process.poll() is None:
+                self.check()
+                time.sleep(POLL_SECONDS)
+        finally:
+            child.stop()
+        if child.process.returncode:
+            raise failure(child)
+
+    def _spawn(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        environ: Mapping[str, str],
+        cwd: Path,
+        signals: tuple[tuple[signal.Signals, float], ...],
+        on_our_death: signal.Signals,
+        stdin: bytes = b"",
+    ) -> Child:
+        log = self.logs / f"{name}.log"
+        if log.exists():
+            log.rename(log.with_suffix(".log.old"))
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603 - our own commands, no shell
+                command,
+                env={**environ, OWNER_VARIABLE: str(self.owner)},
+                cwd=cwd,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # A session of its own: Ctrl-C reaches only us, and we stop all in order.
+                start_new_session=True,
+                preexec_fn=_dies_with(os.getpid(), on_our_death),
+            )
+        if process.stdin:
+            process.stdin.write(stdin)
+            process.stdin.close()
+        return Child(name, process, log, signals)
+
+    def check(self) -> None:
+        """Raise if we were asked to stop, or if a child has died."""
+        if self._signal is not None:
+            raise Stopped(self._signal.name)
+        for child in self.children:
+            if child.process.poll() is not None:
+                raise failure(child)
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Wait for a condition, for as long as all children live."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.check()
+            if time.monotonic() > deadline:
+                raise click.ClickException(f"{what} took longer than {seconds:.0f} seconds.")
+            time.sleep(POLL_SECONDS)
+
+    def watch(self) -> None:
+        """Wait until we are asked to stop or a child dies."""
+        while True:
+            self.check()
+            time.sleep(POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Stop all children, the youngest first. A second signal does not interrupt it."""
+        while self.children:
+            self.children[-1].stop()
+            self.children.pop()
+
+
+def failure(child: Child) -> click.ClickException:
+    """What to tell about a process that ended by itself."""
+    code = child.process.returncode
+    how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+    return click.ClickException(
+        f"{child.name} ended unexpectedly ({how}). The end of {child.log}:\n{tail(child.log)}"
+    )
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log file, indented."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 16_384))
+        text = file.read().decode(errors="replace")
+    return "\n".join(f"    {line}" for line in text.splitlines()[-lines:]) or "    (empty)"
+
+
+def program(name: str) -> Path:
+    """A command of our own virtual environment, wherever it was started from."""
+    beside = Path(sys.executable).with_name(name)
+    if beside.exists():
+        return beside
+    found = shutil.which(name)
+    if found is None:
+        raise click.ClickException(f"The command {name} is not installed beside pulp-star.")
+    return Path(found)
+
+
+def end_leftovers(owner: Path) -> int:
+    """Kill what a killed `up` of the same state left running, and return how many there were."""
+    pids = leftovers(owner)
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while leftovers(owner):
+        time.sleep(POLL_SECONDS)
+    return len(pids)
+
+
+def leftovers(owner: Path) -> list[int]:
+    """The processes that an `up` of this state started (PostgreSQL's hide their environment)."""
+    mark = f"{OWNER_VARIABLE}={owner}".encode()
+    return [pid for pid in _pids() if mark in _environment(pid)]
+
+
+def _pids() -> list[int]:
+    proc = Path("/proc")
+    return [int(entry.name) for entry in proc.glob("[0-9]*")] if proc.is_dir() else []
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # gone, or somebody else's
+        return []
+
+
+def _dies_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
+    """For the new process: have Linux signal it when `parent` dies, however it dies."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
+
+    return ask

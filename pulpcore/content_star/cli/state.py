@@ -1,0 +1,259 @@
+"""The state directory: where one Pulp keeps its database, keys, files and logs."""
+
+import base64
+import fcntl
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+DATABASE = "pulp"
+"""Name of the database and of its owner."""
+
+SETTINGS_TEMPLATE = """\
+# Settings of this Pulp alone: add your own below. The PULP_... variables that `pulp-star up` and
+# `pulp-star env` set (paths, database, CONTENT_ORIGIN) win over what is written here.
+SECRET_KEY = {secret_key!r}
+"""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """How the Pulp of a state directory was last reached."""
+
+    host: str
+    port: int
+    socket_dir: str
+
+    @property
+    def url(self) -> str:
+        """Origin at which a client on this machine reaches Pulp."""
+        return f"http://{_bracketed(self.reachable_host)}:{self.port}"
+
+    @property
+    def reachable_host(self) -> str:
+        """An address to connect to; a wildcard is only one to listen on."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+
+    @property
+    def listens_everywhere(self) -> bool:
+        """Whether clients may know this Pulp by names that we do not."""
+        return self.reachable_host != self.host
+
+
+@dataclass(frozen=True)
+class State:
+    """One state directory, by absolute path."""
+
+    home: Path
+
+    @property
+    def database(self) -> Path:
+        """PostgreSQL's data directory."""
+        return self.home / "database"
+
+    @property
+    def logs(self) -> Path:
+        """Output of the processes that `up` starts, one file each."""
+        return self.home / "logs"
+
+    @property
+    def media(self) -> Path:
+        """Artifacts: the bytes of all content."""
+        return self.home / "media"
+
+    @property
+    def working_directory(self) -> Path:
+        """Scratch space of tasks and uploads."""
+        return self.home / "tmp"
+
+    @property
+    def static(self) -> Path:
+        """Style sheets and scripts of the API's pages."""
+        return self.home / "assets"
+
+    @property
+    def settings(self) -> Path:
+        """The settings file; naming it keeps a machine-wide /etc/pulp/settings.py out."""
+        return self.home / "settings.py"
+
+    @property
+    def encryption_key(self) -> Path:
+        """Fernet key of the encrypted database fields."""
+        return self.home / "database_fields.symmetric.key"
+
+    @property
+    def password_file(self) -> Path:
+        """Password of the user `admin`."""
+        return self.home / "admin-password"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by a running `up`; its presence also marks a directory as ours."""
+        return self.home / "lock"
+
+    @property
+    def instance_file(self) -> Path:
+        """The `Instance` that was started last."""
+        return self.home / "instance.json"
+
+    @property
+    def done(self) -> Path:
+        """What has been done to the database, one file each: removed with it."""
+        return self.home / "done"
+
+    @property
+    def password(self) -> str:
+        """Password of the user `admin`."""
+        return self.password_file.read_text().strip()
+
+    def create(self) -> None:
+        """Make what is missing of the directories and secrets, and touch nothing that exists."""
+        try:
+            self._claim()
+            for directory in (
+                self.logs,
+                self.done,
+                self.media,
+                self.working_directory,
+                self.static,
+            ):
+                directory.mkdir(mode=0o700, exist_ok=True)
+            write_once(self.encryption_key, _fernet_key)
+            write_once(self.settings, _settings)
+            write_once(self.password_file, partial(secrets.token_urlsafe, 15))
+        except OSError as error:
+            raise click.ClickException(
+                f"The state directory {self.home} cannot be written: {error.strerror}"
+            ) from error
+
+    def _claim(self) -> None:
+        """Create the directory, or make sure that an existing one is a state directory."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.lock.exists() and any(self.home.iterdir()):
+            raise click.ClickException(
+                f"{self.home} holds other files: choose an empty directory with --home."
+            )
+        self.lock.touch(mode=0o600)
+        self.home.chmod(0o700)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the state directory for ourselves; the system lets go of it when we die."""
+        with self.lock.open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise click.ClickException(
+                    f"Another `pulp-star up` (pid {file.read().strip() or 'unknown'}) "
+                    f"already runs on {self.home}."
+                ) from None
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def is_running(self) -> bool:
+        """Whether an `up` holds the state directory now."""
+        with self.lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def save(self, instance: Instance) -> None:
+        """Remember how to reach the Pulp that is being started."""
+        replace(self.instance_file, json.dumps(asdict(instance)))
+
+    def load(self) -> Instance:
+        """How the Pulp of this directory is reached, or a clear error if there is none yet."""
+        try:
+            return Instance(**json.loads(self.instance_file.read_text()))
+        except FileNotFoundError:
+            raise click.ClickException(
+                f"There is no Pulp in {self.home} yet: start one with `pulp-star up`."
+            ) from None
+        except (OSError, ValueError, TypeError) as error:
+            raise click.ClickException(f"{self.instance_file} cannot be read: {error}") from error
+
+    def environ(self, instance: Instance) -> dict[str, str]:
+        """The variables that make any Pulp command work on this state."""
+        database = {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": DATABASE,
+            "USER": DATABASE,
+            "HOST": instance.socket_dir,
+        }
+        variables = {
+            "DJANGO_SETTINGS_MODULE": "pulpcore.app.settings",
+            "PULP_SETTINGS": str(self.settings),
+            "PULP_DATABASES": "@json " + json.dumps({"default": database}),
+            "PULP_DB_ENCRYPTION_KEY": str(self.encryption_key),
+            "PULP_MEDIA_ROOT": str(self.media),
+            "PULP_STATIC_ROOT": str(self.static),
+            "PULP_WORKING_DIRECTORY": str(self.working_directory),
+            "PULP_FILE_UPLOAD_TEMP_DIR": str(self.working_directory),
+            "PULP_ALLOWED_IMPORT_PATHS": "@json []",
+            "PULP_ANALYTICS": "false",
+            "PULP_CACHE_ENABLED": "false",
+        }
+        if not instance.listens_everywhere:
+            variables["PULP_CONTENT_ORIGIN"] = instance.url
+        return variables
+
+
+def default_home() -> Path:
+    """The state directory when --home does not name one."""
+    return Path(os.environ.get("PULP_STAR_HOME") or ".pulp-star")
+
+
+def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --home, which gives the command a `state`."""
+
+    def to_state(context: click.Context, parameter: click.Parameter, value: Path | None) -> State:
+        return State((value or default_home()).expanduser().absolute())
+
+    return click.option(
+        "--home",
+        "state",
+        type=click.Path(path_type=Path),
+        callback=to_state,
+        metavar="DIRECTORY",
+        help="The state directory.  [default: PULP_STAR_HOME, or ./.pulp-star]",
+    )(command)
+
+
+def write_once(path: Path, make: Callable[[], str]) -> None:
+    """Write what `make` returns to a private file that does not exist yet."""
+    if not path.exists():
+        replace(path, make())
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a private file so that nobody ever sees half of it."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    new.touch(mode=0o600)
+    new.write_text(text)
+    new.rename(path)
+
+
+def _fernet_key() -> str:
+    return base64.urlsafe_b64encode(os.urandom(32)).decode()
+
+
+def _settings() -> str:
+    return SETTINGS_TEMPLATE.format(secret_key=secrets.token_urlsafe(50))
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if re.search(":", host) else host

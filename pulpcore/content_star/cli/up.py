@@ -1,0 +1,206 @@
+"""`pulp-star up`: PostgreSQL, a worker and Pulp itself, started together and stopped together."""
+
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pulpcore.content_star.cli.processes import Child, Stopped, Supervisor, end_leftovers, program
+from pulpcore.content_star.cli.state import Instance, State, home_option
+
+HELLO = {
+    "hello.txt": "Hello from Pulp!\n",
+    "about.txt": "Pulp serves the files of this repository. `pulp-star add` makes more like it.\n",
+    "more/ünïcode & spaces.txt": "Names are free: spaces, quotes, %, #, ? and any script.\n",
+}
+GRACEFUL_SECONDS = 10
+"""How long uvicorn lets running downloads finish when it is stopped."""
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    default=24817,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 takes a free one.",
+)
+@home_option
+def up(host: str, port: int, state: State) -> None:
+    """Start a complete Pulp on this machine, and stop it on Ctrl-C.
+
+    It runs an embedded PostgreSQL, one worker, and Pulp's REST API and content app in one process.
+    The first start takes a minute: it makes the database, the user `admin`, and a small repository
+    `hello` to try. Later starts on the same state directory take seconds.
+
+    Nothing outside of the state directory is changed, and nothing stays running: SIGINT, SIGTERM
+    and SIGHUP stop everything, and so does the death of any of the processes. Their output is in
+    the directory's logs/.
+    """
+    os.umask(0o077)
+    supervisor = Supervisor(state.logs, owner=state.home)
+    supervisor.listen()
+    state.create()
+    with state.locked():
+        try:
+            _run(state, supervisor, host, port)
+        except Stopped as stopped:
+            click.echo(f"\n{stopped}: stopping.")
+        finally:
+            if supervisor.children:
+                with _step("Stopping everything"):
+                    supervisor.stop()
+
+
+def _run(state: State, supervisor: Supervisor, host: str, port: int) -> None:
+    from pulpcore.content_star.cli import postgres
+    from pulpcore.content_star.cli.prepare import Preparation
+
+    started = time.monotonic()
+    postgres.programs()
+    if count := end_leftovers(state.home):
+        click.echo(f"Ended {count} processes of a `pulp-star up` that was killed.")
+    port = _free_port(host, port)
+    click.echo(f"Pulp in {state.home}")
+
+    if not state.database.exists():
+        with _step("Creating the database"):
+            postgres.create(state, supervisor)
+    with _step("Starting PostgreSQL"):
+        instance = Instance(host, port, str(postgres.start(state, supervisor)))
+    state.save(instance)
+    environ = _environ(state, instance)
+
+    preparation = Preparation(state, supervisor, environ)
+    if not preparation.is_current("migrate"):
+        with _step("Applying migrations"):
+            preparation.migrate()
+    if not preparation.is_current("collectstatic"):
+        with _step("Collecting static files"):
+            preparation.collect_static()
+    if not preparation.was_done("admin"):
+        with _step("Creating the user admin"):
+            preparation.create_admin()
+    with _step("Starting Pulp and a worker"):
+        worker = _start_worker(state, supervisor, environ)
+        _start_uvicorn(state, supervisor, environ, instance)
+        supervisor.wait_until(lambda: _online(instance, worker), 120, "Starting Pulp")
+    if not preparation.was_done("hello"):
+        with _step("Adding the repository hello"):
+            _add_hello(state, supervisor, environ)
+        preparation.remember("hello")
+    _report(state, instance, time.monotonic() - started)
+    supervisor.watch()
+
+
+def _start_worker(state: State, supervisor: Supervisor, environ: Mapping[str, str]) -> Child:
+    command = [program("pulpcore-worker")]
+    return supervisor.start("pulpcore-worker", command, environ, state.working_directory)
+
+
+def _start_uvicorn(
+    state: State, supervisor: Supervisor, environ: Mapping[str, str], instance: Instance
+) -> None:
+    command: list[str | Path] = [
+        program("uvicorn"),
+        "pulpcore.routing:application",
+        *("--host", instance.host, "--port", str(instance.port)),
+        *("--timeout-graceful-shutdown", str(GRACEFUL_SECONDS)),
+        "--no-access-log",  # nobody rotates our log files
+    ]
+    # Twice uvicorn's own limit: it ends keep-alive connections and the lifespan after downloads.
+    signals = ((signal.SIGTERM, 2.0 * GRACEFUL_SECONDS),)
+    supervisor.start("uvicorn", command, environ, state.working_directory, signals)
+
+
+def _online(instance: Instance, worker: Child) -> bool:
+    """Whether the API answers and has heard of our worker, not only of one before it."""
+    # No proxy: it would not know our loopback address.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{instance.url}/pulp/api/v3/status/", timeout=10) as response:
+            status: dict[str, Any] = json.load(response)
+    except (OSError, ValueError):
+        return False
+    names = [entry["name"] for entry in status["online_workers"]]
+    return any(name.startswith(f"{worker.process.pid}@") for name in names)
+
+
+def _add_hello(state: State, supervisor: Supervisor, environ: Mapping[str, str]) -> None:
+    with tempfile.TemporaryDirectory(dir=state.working_directory) as folder:
+        for name, text in HELLO.items():
+            path = Path(folder, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        command = [sys.executable, "-m", "pulpcore.content_star.cli", "add", folder]
+        options = ["--base-path", "hello", "--home", str(state.home)]
+        supervisor.run("hello", [*command, *options], environ, state.working_directory)
+
+
+def _report(state: State, instance: Instance, seconds: float) -> None:
+    url = instance.url
+    click.echo(
+        f"""\
+Ready after {seconds:.1f} s.
+
+  API       {url}/pulp/api/v3/
+  Content   {url}/pulp/content/
+  Status    {url}/pulp/api/v3/status/
+  User      admin, password {state.password} (in {state.password_file})
+
+  curl {url}/pulp/content/hello/hello.txt
+
+Ctrl-C stops it."""
+    )
+
+
+def _environ(state: State, instance: Instance) -> dict[str, str]:
+    """Our own environment, with Pulp's settings for this state instead of any others."""
+    ours = state.environ(instance)
+    inherited = {
+        name: value for name, value in os.environ.items() if name.split("__")[0] not in ours
+    }
+    return {**inherited, **ours, "PYTHONUNBUFFERED": "1"}
+
+
+def _free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0, when we can listen on it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            return int(listener.getsockname()[1])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = "something else listens there. Choose another port with --port"
+        else:
+            reason = error.strerror or str(error)
+        raise click.ClickException(f"Cannot listen on {host}:{port}: {reason}.") from None
+
+
+@contextmanager
+def _step(label: str) -> Iterator[None]:
+    """Say what is being done, then how long it took."""
+    click.echo(f"{label} ... ", nl=False)
+    started = time.monotonic()
+    try:
+        yield
+    except BaseException:
+        click.echo()
+        raise
+    click.echo(f"{time.monotonic() - started:.1f} s")

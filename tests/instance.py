@@ -1,0 +1,221 @@
+"""A real Pulp for tests: `pulp-star up` as a process of its own, on a state directory of its own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import httpx
+
+from pulpcore.content_star.cli.processes import leftovers
+from pulpcore.content_star.cli.state import Instance as Address
+from pulpcore.content_star.cli.state import State
+
+START_SECONDS = 150
+STOP_SECONDS = 60
+
+
+class Instance:
+    """One Pulp, from `start` to `stop`; everything `spawn` starts ends with it."""
+
+    username = "admin"
+
+    def __init__(self, home: Path, arguments: Iterable[str] = ("--port", "0")) -> None:
+        self.home = home
+        self.state = State(home)
+        self.arguments = list(arguments)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.spawned: list[subprocess.Popen[bytes]] = []
+        self.output = home.with_name(home.name + ".out")
+
+    @classmethod
+    def temporary(cls) -> "Instance":
+        """An instance with a new directory, short enough for a socket's name."""
+        return cls(Path(tempfile.mkdtemp(prefix="star-")) / "home")
+
+    def start(self) -> "Instance":
+        """Start `pulp-star up` and return when it says that all is ready."""
+        self.launch()
+        wait_until(self._ready, START_SECONDS, self.said)
+        self.__dict__.pop("address", None)
+        return self
+
+    def launch(self) -> None:
+        """Start `pulp-star up` and return at once."""
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*pulp_star("up"), "--home", str(self.home), *self.arguments],
+                env=self.client_environ,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"pulp-star up ended:\n{self.said()}"
+        return "Ready after" in self.said()
+
+    def said(self) -> str:
+        """What `pulp-star up` has printed so far."""
+        return self.output.read_text() if self.output.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @cached_property
+    def address(self) -> Address:
+        return self.state.load()
+
+    @property
+    def url(self) -> str:
+        """Origin of the API, without a slash at the end."""
+        return self.address.url
+
+    @property
+    def content_url(self) -> str:
+        """Root of the content app, with a slash at the end."""
+        return f"{self.url}/pulp/content/"
+
+    @property
+    def password(self) -> str:
+        return self.state.password
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What `pulp-star env` exports."""
+        return self.state.environ(self.address)
+
+    @property
+    def client_environ(self) -> dict[str, str]:
+        """The environment of `pulp-star` itself, away from the caches of whoever runs the tests."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PULP_")}
+        return {**inherited, "XDG_CACHE_HOME": str(self.home.with_name(self.home.name + ".cache"))}
+
+    def client(self) -> httpx.Client:
+        """An HTTP client that is logged in as admin, for paths below the origin."""
+        auth = (self.username, self.password)
+        return httpx.Client(base_url=self.url, auth=auth, trust_env=False, timeout=30)
+
+    def run(
+        self, command: Iterable[str], check: bool = True, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run any command of the virtual environment on the same state, to its end."""
+        completed = subprocess.run(
+            in_venv(command),
+            env=self._environ(environ),
+            cwd=self.state.working_directory,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if check and completed.returncode:
+            raise AssertionError(f"{completed.args}: {completed.stdout}{completed.stderr}")
+        return completed
+
+    def spawn(
+        self, command: Iterable[str], output: Path | None = None, **environ: str
+    ) -> subprocess.Popen[bytes]:
+        """Start any command of the virtual environment on the same state."""
+        with (output or Path(os.devnull)).open("wb") as stream:
+            process = subprocess.Popen(
+                in_venv(command),
+                env=self._environ(environ),
+                cwd=self.state.working_directory,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.spawned.append(process)
+        return process
+
+    def _environ(self, extra: Mapping[str, str]) -> dict[str, str]:
+        return {**self.client_environ, **self.environ, "PULP_STAR_HOME": str(self.home), **extra}
+
+    def star(
+        self, *arguments: str, check: bool = True, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a `pulp-star` command on the same state."""
+        return self.run(pulp_star(*arguments), check=check, **environ)
+
+    def processes(self) -> list[int]:
+        """All processes that belong to this state, whoever started them."""
+        return sorted({*leftovers(self.home), *working_below(self.home)})
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stop everything, make sure that nothing remains, and return `up`'s exit code."""
+        for process in self.spawned:
+            stop(process)
+        self.spawned.clear()
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(STOP_SECONDS)
+        assert self.processes() == []
+        return code
+
+    def kill(self) -> None:
+        """Kill `up` in a way that leaves it no time to stop anything."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def remove(self) -> None:
+        """Stop whatever still runs, and delete the state."""
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+        shutil.rmtree(self.home.parent)
+
+
+def pulp_star(*arguments: str) -> list[str]:
+    """The command `pulp-star`, as the tests' own interpreter runs it."""
+    return [sys.executable, "-m", "pulpcore.content_star.cli", *arguments]
+
+
+def in_venv(command: Iterable[str]) -> list[str]:
+    """A command line whose program is the virtual environment's own, if it has one."""
+    name, *arguments = command
+    program = Path(sys.executable).with_name(name)
+    return [str(program) if program.exists() else name, *arguments]
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process, gently at first."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def working_below(directory: Path) -> list[int]:
+    """Processes whose working directory lies below a directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            cwd = (entry / "cwd").readlink()
+        except OSError:
+            continue
+        if cwd.is_relative_to(directory):
+            found.append(int(entry.name))
+    return found
+
+
+def wait_until(
+    condition: Callable[[], object], seconds: float = 30, explain: Callable[[], str] = str
+) -> None:
+    """Wait for a condition; the bound is only there so that a broken test ends."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {explain()}"
+        time.sleep(0.05)
