@@ -1,18 +1,64 @@
 """Fixtures that all tests share."""
 
+import logging
+import shutil
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from tests.instance import Instance
+from tests.orm import Orm, configure, connect, disconnect
+from tests.pulp import Pulp
+
+# Before any test module is imported: most of what they test cannot be without Django's settings.
+STATE = configure()
+
+
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(STATE.home.parent, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of asynchronous tests: uvicorn's."""
+    return "asyncio"
 
 
 @pytest.fixture(scope="session")
 def instance() -> Iterator[Instance]:
     """A Pulp for the whole session: make your own repositories in it, with names of your own."""
-    pulp = Instance.temporary()
+    pulp = Instance(STATE.home)
     try:
-        yield pulp.start()
+        connect(pulp.start().address)
+        yield pulp
+        disconnect()
         assert pulp.stop() == 0, pulp.said()
     finally:
         pulp.remove()
+
+
+@pytest.fixture
+def pulp(instance: Instance) -> Iterator[Pulp]:
+    """The REST API of the instance; what a test creates with it goes when the test ends."""
+    client = Pulp(instance.url, instance.username, instance.password)
+    yield client
+    client.cleanup()
+
+
+@pytest.fixture
+def orm(instance: Instance) -> Iterator[Orm]:
+    """Pulp's models, in the test process and on the instance's database."""
+    models = Orm()
+    yield models
+    models.cleanup()
+
+
+@pytest.fixture(scope="session")
+def content(instance: Instance) -> Iterator[httpx.Client]:
+    """The content app of the instance, for paths below its root, as an anonymous client."""
+    with httpx.Client(base_url=instance.content_url, trust_env=False, timeout=30) as client:
+        yield client

@@ -86,9 +86,7 @@ class Pulp:
     def distribute(self, base_path: str | None = None, **fields: Any) -> str:
         """Create a file distribution and return its base path."""
         base_path = base_path or unique("base")
-        self.create(
-            "distributions/file/file/", name=unique("dist"), base_path=base_path, **fields
-        )
+        self.create("distributions/file/file/", name=unique("dist"), base_path=base_path, **fields)
         return base_path
 
 

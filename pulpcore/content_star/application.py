@@ -1,12 +1,11 @@
-"""Builds the Starlette app that serves content."""
+"""Builds the ASGI app that serves content."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from django.conf import settings
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.routing import Route
+from starlette.routing import Router
 
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.correlation import CorrelationId
@@ -15,23 +14,22 @@ from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
 
 
-def create_application(*app_types: AppType) -> Starlette:
-    """Build the content app.
+def create_application(*app_types: AppType) -> Router:
+    """Build the content app: one endpoint for every path, and the process's lifespan.
 
     `app_types` is what the process that runs it is, and registers as in Pulp's status.
     """
     door = Door(settings.CONTENT_STAR_DATABASE_THREADS)
+    endpoint = Content(door, settings.CONTENT_PATH_PREFIX)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Any) -> AsyncIterator[None]:
         heartbeat = Heartbeat(*app_types)
         await heartbeat.start()
         yield
         await heartbeat.stop()
         await door.close()
 
-    return Starlette(
-        routes=[Route("/{path:path}", Errors(Content(door, settings.CONTENT_PATH_PREFIX)))],
-        middleware=[Middleware(CorrelationId)],
-        lifespan=lifespan,
-    )
+    # Not a route: what paths there are is for the database to say, and file names may contain
+    # anything, line breaks included, which no route matches.
+    return Router(default=CorrelationId(Errors(endpoint)), lifespan=lifespan)

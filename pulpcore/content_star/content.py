@@ -33,6 +33,9 @@ class Content:
         self.prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # there is nothing to talk about
+            return
         response = await self.respond(Request(scope))
         await response(scope, receive, send)
 

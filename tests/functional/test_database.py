@@ -1,0 +1,253 @@
+"""The database door against a real database that is cut off."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import hashlib
+import threading
+
+import httpx
+import pytest
+from django.db import ProgrammingError, connection
+
+from pulpcore.content_star.db import ConnectionLost, Door
+from tests.instance import wait_until
+from tests.server import serving
+
+pytestmark = pytest.mark.usefixtures("orm")
+
+
+@contextlib.contextmanager
+def opened(threads: int = 2):
+    """A door in the test's own event loop."""
+    with asyncio.Runner() as runner:
+        door = Door(threads)
+        try:
+            yield door, runner.run
+        finally:
+            runner.run(door.close())
+
+
+def backend() -> int:
+    """The id of the server process behind this thread's connection."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return cursor.fetchone()[0]
+
+
+def terminate(condition: str, *parameters: object) -> int:
+    """Cut off all other connections that meet a condition on `pg_stat_activity`."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            f" WHERE pid <> pg_backend_pid() AND {condition}",
+            parameters,
+        )
+        return cursor.fetchone()[0]
+
+
+def test_a_thread_keeps_its_connection_from_trip_to_trip():
+    with opened(1) as (door, run):
+        assert run(door.read(backend)) == run(door.read(backend))
+
+
+def test_trips_see_the_callers_context():
+    variable = contextvars.ContextVar("variable", default="none")
+    with opened() as (door, run):
+
+        async def trip() -> str:
+            variable.set("mine")
+            return await door.read(variable.get)
+
+        assert run(trip()) == "mine"
+
+
+def test_no_more_trips_at_once_than_threads():
+    inside, most = 0, 0
+    lock = threading.Lock()
+    together = threading.Barrier(2)
+
+    def work() -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        together.wait(10)
+        with lock:
+            inside -= 1
+
+    with opened(2) as (door, run):
+
+        async def six() -> None:
+            await asyncio.gather(*(door.run(work) for _ in range(6)))
+
+        run(six())
+    assert most == 2
+
+
+def test_a_read_survives_a_connection_that_died_while_idle():
+    with opened(1) as (door, run):
+        dead = run(door.read(backend))
+        assert terminate("pid = %s", dead) == 1
+        assert run(door.read(backend)) != dead
+
+
+def test_a_read_survives_a_connection_that_dies_under_it():
+    calls = []
+
+    def work() -> int:
+        pid = backend()
+        calls.append(pid)
+        if len(calls) == 1:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        return backend()
+
+    with opened(1) as (door, run):
+        assert run(door.read(work)) == calls[1]
+    assert len(calls) == 2
+
+
+def test_what_must_not_happen_twice_does_not():
+    calls = []
+
+    def work() -> None:
+        calls.append(backend())
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with opened(1) as (door, run):
+        with pytest.raises(ConnectionLost):
+            run(door.run(work))
+        assert len(calls) == 1
+        assert run(door.run(backend)) != calls[0], "the next trip has a fresh connection"
+
+
+def test_an_error_that_is_not_the_connections_is_raised_at_once():
+    calls = []
+
+    def work() -> None:
+        calls.append(1)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT nonsense")
+
+    with opened(1) as (door, run):
+        before = run(door.read(backend))
+        with pytest.raises(ProgrammingError):
+            run(door.read(work))
+        assert calls == [1]
+        assert run(door.read(backend)) == before, "the connection was fine and is kept"
+
+
+def test_closing_the_door_closes_every_connection():
+    with opened(3) as (door, run):
+
+        async def three() -> list[int]:
+            together = threading.Barrier(3)
+
+            def work() -> int:
+                together.wait(10)
+                return backend()
+
+            return await asyncio.gather(*(door.read(work) for _ in range(3)))
+
+        pids = run(three())
+        assert len(set(pids)) == 3
+
+    def left() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(%s)", [pids])
+            return cursor.fetchone()[0]
+
+    wait_until(lambda: left() == 0)
+
+
+def test_no_download_fails_while_all_connections_are_cut_off(instance, orm):
+    """Ten times over, with 8 clients; upstream's content app fails a quarter of the requests."""
+    files = {f"{n}.bin": f"file {n}".encode() * 1000 for n in range(8)}
+    base = orm.distribution(publication=orm.publication(files))
+    done = threading.Event()
+    answers: list[int] = []
+    failures: list[str] = []
+
+    def download(url: str, path: str, expected: bytes) -> None:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            while not done.is_set():
+                response = client.get(f"{base}/{path}")
+                answers.append(response.status_code)
+                if response.status_code != 200 or response.content != expected:
+                    failures.append(f"{response.status_code}: {response.text[:200]}")
+
+    with (
+        serving(instance, "--no-access-log", PGAPPNAME="unplugged") as server,
+        concurrent.futures.ThreadPoolExecutor(8) as clients,
+    ):
+        jobs = [clients.submit(download, server.content_url, *item) for item in files.items()]
+        try:
+            for _ in range(10):
+                enough = len(answers) + 32
+                wait_until(lambda enough=enough: len(answers) >= enough or failures)
+                assert terminate_when_busy("unplugged")
+        finally:
+            done.set()
+        for job in jobs:
+            job.result(60)
+        assert failures == []
+        assert server.process.poll() is None
+
+
+def terminate_when_busy(application: str) -> int:
+    """Wait until an application has connections, then cut them all off."""
+    counts: list[int] = []
+    wait_until(lambda: counts.append(terminate("application_name = %s", application)) or counts[-1])
+    return sum(counts)
+
+
+def test_no_connection_waits_for_a_slow_client(instance, orm):
+    data = b"0123456789abcdef" * (1 << 20)
+    base = orm.distribution(publication=orm.publication({"big.bin": data}))
+    options = {"PULP_CONTENT_STAR_DATABASE_THREADS": "1"}
+    with serving(instance, **options) as server, contextlib.ExitStack() as streams:
+        url = f"{server.content_url}{base}/big.bin"
+        slow = [streams.enter_context(httpx.stream("GET", url, timeout=60)) for _ in range(10)]
+        assert httpx.get(url, headers={"Range": "bytes=0-9"}).content == data[:10]
+        for response in slow[:2]:
+            digest = hashlib.sha256()
+            for chunk in response.iter_raw():
+                digest.update(chunk)
+            assert digest.digest() == hashlib.sha256(data).digest()
+
+
+def test_a_database_that_is_away_is_said_so(instance):
+    nowhere = '@json {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "pulp",'
+    nowhere += ' "USER": "pulp", "HOST": "/nonexistent"}}'
+    with serving(instance, PULP_DATABASES=nowhere) as server:
+        response = httpx.get(f"{server.content_url}x/y", timeout=60)
+        assert response.status_code == 503
+        assert int(response.headers["Retry-After"]) > 0
+        assert "nonexistent" not in response.text
+        assert "could not be written" in server.said(), "and the heartbeat goes on trying"
+
+
+def test_a_file_costs_few_queries_and_no_listing(orm):
+    from django.test.utils import CaptureQueriesContext
+    from starlette.requests import Request
+
+    from pulpcore.content_star.content import respond
+    from pulpcore.content_star.locate import Address
+
+    version = orm.version({"packages/a.rpm": b"a"})
+    publication = orm.publication({"repodata/repomd.xml": b"x"}, version)
+    base = orm.distribution(publication=publication)
+    expected = {"repodata/repomd.xml": 3, "packages/a.rpm": 4}
+    for path, most in expected.items():
+        scope = {"type": "http", "method": "GET", "path": f"/pulp/content/{base}/{path}"}
+        request = Request({**scope, "headers": [], "query_string": b""})
+        with CaptureQueriesContext(connection) as queries:
+            response = respond(request, Address("default", f"{base}/{path}"))
+        assert response.path.startswith("/")
+        sql = [query["sql"] for query in queries]
+        assert len(sql) <= most, sql
+        assert not any("starts_with" in query or "unnest" in query.lower() for query in sql)
+        assert not any("content_ids" in query for query in sql)

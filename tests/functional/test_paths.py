@@ -1,0 +1,226 @@
+"""Names of every kind, and URLs that are none."""
+
+import socket
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from tests.listing import parse_listing
+
+NAMES = [
+    "plain.txt",
+    "per%cent %41.txt",
+    "ha#sh.txt",
+    "quest?ion=1&x.txt",
+    "co:lon.txt",
+    "two  spaces .txt",
+    "quotes\"and'.txt",
+    "<script>alert(1)<",
+    "back\\slash.txt",
+    "ünïcödé-日本語-🎁.txt",
+    "{{ braces }}{% x %}.txt",
+    "semi;colon,comma+plus.txt",
+    "..dots..txt",
+    "-dash",
+    "tab\tand\nnewline.txt",
+]
+BASE_PATHS = [
+    "per%cent%41",
+    "co:lon:",
+    "quotes\"and'",
+    "<b>",
+    "ünïcödé",
+    "a+b&c=d;e,f",
+    "back\\slash",
+]
+
+
+def test_files_of_any_name_list_link_and_download(content, orm):
+    files = {f"dir/{name}": name.encode() for name in NAMES}
+    base = orm.distribution(from_publication=False, repository_version=orm.version(files))
+    listing = content.get(f"{base}/dir/")
+    assert "<script>" not in listing.text
+    lines = parse_listing(listing.text)
+    assert list(lines) == sorted(NAMES)
+    for name, line in lines.items():
+        assert line.href == name
+        response = content.get(f"{base}/dir/{quote(name)}")
+        assert response.content == name.encode(), name
+        assert "\n" not in response.headers["Content-Disposition"]
+
+
+def test_links_of_a_listing_lead_to_the_files(content, orm):
+    files = {f"{name}/{name}": name.encode() for name in NAMES}
+    base = orm.distribution(from_publication=False, repository_version=orm.version(files))
+    root = content.get(f"{base}/")
+    for directory in _links(root):
+        below = content.get(directory)
+        assert below.status_code == 200, directory
+        (link,) = _links(below)
+        assert content.get(link).status_code == 200, link
+
+
+@pytest.mark.parametrize("name", BASE_PATHS)
+def test_base_paths_of_any_name_list_and_serve(content, orm, name):
+    base = orm.distribution(
+        f"{orm.unique()}/{name}", publication=orm.publication({"a/b.txt": b"b"})
+    )
+    top = base.split("/")[0]
+    (link,) = _links(content.get(f"{top}/"))
+    assert list(parse_listing(content.get(f"{top}/").text)) == [f"{name}/"]
+    assert parse_listing(content.get(link).text).keys() == {"a/"}
+    assert content.get(f"{quote(base)}/a/b.txt").content == b"b"
+    redirect = content.get(quote(base))
+    assert redirect.status_code == 301
+    assert content.get(httpx.URL(link).join(redirect.headers["Location"])).status_code == 200
+
+
+def _links(listing: httpx.Response) -> list[httpx.URL]:
+    """Follow links as a browser does: each `href` against the URL of the page."""
+    from html import unescape
+    from re import findall
+
+    hrefs = findall(r'href="(\./[^"]*)"', listing.text)
+    return [listing.url.join(unescape(href)) for href in hrefs]
+
+
+@pytest.fixture(scope="module")
+def raw(instance):
+    """Send a request line as it stands, and return status and body: clients tidy URLs up."""
+
+    def send(target: bytes, *headers: bytes, method: bytes = b"GET") -> tuple[int, bytes]:
+        address = (instance.address.reachable_host, instance.address.port)
+        with socket.create_connection(address, timeout=30) as connection:
+            close = (
+                () if any(h.startswith(b"Connection") for h in headers) else (b"Connection: close",)
+            )
+            lines = [method + b" " + target + b" HTTP/1.1", b"Host: pulp", *close]
+            connection.sendall(b"\r\n".join([*lines, *headers, b"", b""]))
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return int(head.split()[1]), body
+
+    return send
+
+
+@pytest.fixture(scope="module")
+def base(instance):
+    """The base path of a distribution with one file, `a.txt`."""
+    from tests.orm import Orm
+
+    orm = Orm()
+    yield orm.distribution(publication=orm.publication({"a.txt": b"0123456789"}))
+    orm.cleanup()
+
+
+TRICKS = [
+    "%s/../../../../../../etc/passwd",
+    "%s/..%%2f..%%2f..%%2fetc%%2fpasswd",
+    "%s/%%2e%%2e/%%2e%%2e/etc/passwd",
+    "../../../etc/passwd",
+    "..%%2f..%%2fetc/passwd",
+    "%%2fetc%%2fpasswd",
+    "//etc/passwd",
+    "%s/./a.txt",
+    "%s/a.txt/",
+    "%s/a.txt/.",
+    "%s/a.txt%%20",
+    "%s/A.TXT",
+    "./%s/a.txt",
+    "%s/..",
+    "%s/~root/",
+    "%s/a.txt;v=1",
+    "%s/a.txt\\",
+]
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_no_path_leads_anywhere_but_to_content(raw, base, trick):
+    target = "/pulp/content/" + (trick % base if "%s" in trick else trick % ())
+    status, body = raw(target.encode())
+    assert status == 404, body
+    assert b"root:" not in body
+
+
+def test_slashes_after_the_base_path_may_be_doubled(raw, base):
+    assert raw(f"/pulp/content/{base}//a.txt".encode()) == (200, b"0123456789")
+    assert raw(f"/pulp/content/{base}%2Fa%2Etxt".encode()) == (200, b"0123456789")
+    assert raw(f"/pulp/content//{base}/a.txt".encode())[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"/pulp/content/%00", 400),
+        (b"/pulp/content/a%00b/", 400),
+        (b"/pulp/content/%ff%fe", 400),
+        (b"/pulp/content/%c3%28", 400),
+        (b"/pulp/content/%ed%a0%80", 400),  # a surrogate, which UTF-8 cannot encode
+        (b"/pulp/content/\xff", 400),
+        (b"/pulp/content/" + b"a" * 9000, 414),
+        (b"/pulp/content/" + b"a/" * 4500, 414),
+        (b"/pulp/content/" + b"a/" * 4000, 404),
+        (b"/pulp/content/" + b"a" * 8000, 404),
+        (b"/pulp/content/%", 404),
+        (b"/pulp/content/%zz", 404),
+        (b"/pulp/content/%2", 404),
+        (b"/pulp/content", 301),
+        (b"/pulp/contentx", 404),
+        (b"/pulp/content/" + "é".encode(), 400),
+    ],
+)
+def test_paths_that_are_none(raw, target, status):
+    assert raw(target)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"Range: bytes=0-4", 206),
+        (b"Range: bytes=-3", 206),
+        (b"Range: bytes=0-1,4-5", 206),
+        (b"Range: items=0-4", 200),
+        (b"Range: bytes=9-0", 416),
+        (b"Range: bytes=10-", 416),
+        (b"Range: bytes=x-y", 416),
+        (b"Range: bytes=-", 416),
+        (b"Range: bytes=" + b"9" * 4000 + b"-", 416),
+        (b"Range: \xff\xfe", 200),
+        (b"If-None-Match: *", 304),
+        (b'If-None-Match: "', 200),
+        (b"If-None-Match: \xff", 200),
+        (b"If-Match: nonsense", 412),
+        (b"If-Match: *", 200),
+        (b"If-Modified-Since: yesterday", 200),
+        (b"If-Unmodified-Since: \x80", 200),
+        (b"If-Range: nonsense", 200),
+        (b'Cookie: =;=;;\xff;a="', 200),
+        (b"Cookie: sessionid[]={}; @@@=1", 200),
+        (b"Accept: ;q=x,,/,*", 200),
+        (b"Correlation-ID: \xff\xff", 200),
+        (b"Authorization: Basic !!!", 200),
+        (b"X-Forwarded-For: nonsense", 200),
+    ],
+)
+def test_headers_that_are_none(raw, base, header, status):
+    assert raw(f"/pulp/content/{base}/a.txt".encode(), header)[0] == status
+
+
+def test_bad_cookies_and_credentials_get_a_clear_answer_from_a_guard(raw, pulp, orm):
+    guard = pulp.create("contentguards/core/rbac/", name=orm.unique())
+    base = pulp.distribute(content_guard=guard["pulp_href"])
+    target = f"/pulp/content/{base}/a.txt".encode()
+    for header in (b"Cookie: =;=;;\xff", b"Authorization: Basic !!!", b"Authorization: \xff"):
+        assert raw(target, header)[0] == 403
+
+
+@pytest.mark.parametrize("path", ["/pulp/content/", "/pulp/api/v3/status/", "/"])
+def test_websockets_are_closed_politely(raw, path):
+    upgrade = (
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==",
+    )
+    assert raw(path.encode(), *upgrade)[0] == 403

@@ -1,0 +1,150 @@
+"""The life of a process: how it starts, shows in the status, and stops."""
+
+import hashlib
+import os
+import signal
+
+import httpx
+import pytest
+
+from tests.instance import wait_until
+from tests.server import serving
+
+BIG = os.urandom(1 << 20) * 64
+
+
+def rows(pid: int, app_type: str | None = None) -> list:
+    from pulpcore.app.models import AppStatus
+
+    found = AppStatus.objects.filter(name__startswith=f"{pid}@")
+    return list(found.filter(app_type=app_type) if app_type else found)
+
+
+def test_status_lists_the_process_as_api_and_as_content_app(instance):
+    status = httpx.get(f"{instance.url}/pulp/api/v3/status/").json()
+    api, content = status["online_api_apps"], status["online_content_apps"]
+    assert len(api) == 1
+    assert [app["name"] for app in api] == [app["name"] for app in content]
+    assert "content_star" in {version["component"] for version in status["versions"]}
+
+
+def test_tasks_demand_no_content_star_of_workers(pulp, orm):
+    from pulpcore.app.apps import MODULE_PLUGIN_VERSIONS
+    from pulpcore.app.models import Task
+
+    assert set(MODULE_PLUGIN_VERSIONS["pulpcore"]) == {"core"}
+    pulp.distribute()
+    pulp.cleanup()
+    versions = Task.objects.filter(name__startswith="pulpcore.app").latest("pulp_created").versions
+    assert set(versions) == {"core"}
+
+
+def test_a_lost_row_is_registered_again(instance, orm):
+    with serving(instance, PULP_CONTENT_APP_TTL="4", PULP_API_APP_TTL="4") as server:
+        pid = server.process.pid
+        before = {row.pk for row in rows(pid)}
+        assert len(before) == 2
+        for row in rows(pid):
+            row.delete()
+        wait_until(lambda: len(rows(pid)) == 2, 30, server.said)
+        assert before.isdisjoint(row.pk for row in rows(pid))
+        wait_until(lambda: "registering again" in server.said(), 10, server.said)
+        assert pulp_can_run_a_task(server, instance), "the new row is the process's current one"
+
+
+def pulp_can_run_a_task(server, instance) -> bool:
+    from tests.pulp import Pulp
+
+    pulp = Pulp(server.url, instance.username, instance.password)
+    pulp.distribute()
+    pulp.cleanup()
+    return True
+
+
+def test_heartbeats_go_on(instance, orm):
+    with serving(instance, PULP_CONTENT_APP_TTL="4", PULP_API_APP_TTL="4") as server:
+        first = {row.app_type: row.last_heartbeat for row in rows(server.process.pid)}
+        assert set(first) == {"api", "content"}
+        wait_until(
+            lambda: all(
+                row.last_heartbeat > first[row.app_type] for row in rows(server.process.pid)
+            ),
+            30,
+            server.said,
+        )
+
+
+def test_a_clean_stop_removes_the_rows(instance, orm):
+    with serving(instance) as server:
+        pid = server.process.pid
+        assert len(rows(pid)) == 2
+        server.process.terminate()
+        assert server.process.wait(30) in (0, -signal.SIGTERM)
+        assert rows(pid) == []
+
+
+def test_content_alone_is_a_content_app_and_no_api(instance, orm):
+    with serving(instance, app="pulpcore.routing:content_application") as server:
+        assert [row.app_type for row in rows(server.process.pid)] == ["content"]
+        assert httpx.get(server.content_url).status_code == 200
+        response = httpx.get(f"{server.url}/pulp/api/v3/status/")
+        assert response.status_code == 404
+        assert "/pulp/content/" in response.text
+
+
+def test_every_worker_process_registers(instance, orm):
+    from pulpcore.app.models import AppStatus
+
+    others = set(AppStatus.objects.values_list("pk", flat=True))
+
+    def new() -> list[str]:
+        return sorted(AppStatus.objects.exclude(pk__in=others).values_list("app_type", flat=True))
+
+    with serving(instance, "--workers", "2") as server:
+        wait_until(lambda: new() == ["api", "api", "content", "content"], 60, server.said)
+        assert httpx.get(server.content_url).status_code == 200
+    wait_until(lambda: new() == [], 30, server.process.args.__str__)
+
+
+@pytest.mark.parametrize("app", ["application", "content_application"])
+def test_a_running_download_is_finished_before_the_process_stops(instance, orm, app):
+    publication = orm.publication({"big.bin": BIG})
+    base = orm.distribution(publication=publication)
+    options = ("--timeout-graceful-shutdown", "60")
+    with serving(instance, *options, app=f"pulpcore.routing:{app}") as server:
+        with httpx.stream("GET", f"{server.content_url}{base}/big.bin", timeout=60) as response:
+            chunks = response.iter_raw(65536)
+            digest = hashlib.sha256(next(chunks))
+            server.process.terminate()
+            wait_until(lambda: "Waiting for connections to close" in server.said())
+            for chunk in chunks:
+                digest.update(chunk)
+        assert digest.digest() == hashlib.sha256(BIG).digest()
+        assert server.process.wait(30) in (0, -signal.SIGTERM)
+        assert rows(server.process.pid) == []
+
+
+def test_a_client_that_leaves_costs_nothing_more(instance, orm):
+    base = orm.distribution(publication=orm.publication({"big.bin": BIG}))
+    with serving(instance) as server:
+        pid = server.process.pid
+        for _ in range(5):
+            with httpx.stream("GET", f"{server.content_url}{base}/big.bin") as response:
+                next(response.iter_raw(65536))
+        wait_until(lambda: not open_artifacts(pid, instance), 30, server.said)
+
+
+def open_artifacts(pid: int, instance) -> list[str]:
+    links = []
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            links.append(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+        except FileNotFoundError:
+            continue
+    return [link for link in links if link.startswith(str(instance.state.media))]
+
+
+def test_the_process_stays_where_it_was_started(instance):
+    with serving(instance) as server:
+        expected = instance.state.working_directory
+        assert os.readlink(f"/proc/{server.process.pid}/cwd") == str(expected)

@@ -1,0 +1,149 @@
+"""Django inside the test process, on the database of the session's instance.
+
+For what the REST API cannot make (names that it refuses, published pages, many rows at once), and
+for looking at queries.
+"""
+
+import hashlib
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pulpcore.content_star.cli.state import Instance as Address
+from pulpcore.content_star.cli.state import State
+from tests.pulp import unique
+
+
+def configure() -> State:
+    """Set Django up on a new state directory; its database comes when an instance starts it."""
+    state = State(Path(tempfile.mkdtemp(prefix="star-")) / "home")
+    state.create()
+    os.environ.update(state.environ(Address("127.0.0.1", 0, "/nonexistent")))
+
+    import django
+
+    django.setup()
+    return state
+
+
+def connect(address: Address) -> None:
+    """Point Django's connection at the database of an instance that runs."""
+    from django.db import connection
+
+    connection.settings_dict["HOST"] = address.socket_dir
+
+
+def disconnect() -> None:
+    """Let the database go before its server stops."""
+    from django.db import connection
+
+    connection.close()
+
+
+class Orm:
+    """Creates Pulp's objects as its tasks do; `cleanup` deletes them, newest first."""
+
+    def __init__(self) -> None:
+        self._created: list[Any] = []
+
+    def cleanup(self) -> None:
+        for created in reversed(self._created):
+            with suppress(type(created).DoesNotExist):
+                created.refresh_from_db()
+                created.delete()
+        self._created.clear()
+
+    @staticmethod
+    def unique() -> str:
+        """Return a name that no other test uses."""
+        return unique("orm")
+
+    def _save(self, instance: Any) -> Any:
+        instance.save()
+        self._created.append(instance)
+        return instance
+
+    def version(self, files: dict[str, bytes]) -> Any:
+        """Create a repository and return its version that holds `files`."""
+        from pulp_file.app.models import FileRepository
+
+        repository = self._save(FileRepository(name=unique("repository")))
+        if files:
+            with repository.new_version() as version:
+                version.add_content(self.content(files))
+        return repository.latest_version()
+
+    def content(self, files: dict[str, bytes]) -> Any:
+        """Create a content unit for each file, at whatever path, and return a query of them."""
+        from pulp_file.app.models import FileContent
+
+        from pulpcore.app.models import Content, ContentArtifact
+
+        units = []
+        for path, data in files.items():
+            unit = FileContent(relative_path=path, digest=hashlib.sha256(data).hexdigest())
+            unit.save()
+            ContentArtifact(content=unit, artifact=artifact(data), relative_path=path).save()
+            units.append(unit.pk)
+        return Content.objects.filter(pk__in=units)
+
+    def publication(self, files: dict[str, bytes], version: Any = None) -> Any:
+        """Publish `files` as metadata of an empty version, or of `version` passed through."""
+        from pulp_file.app.models import FilePublication
+
+        from pulpcore.app.models import PublishedMetadata
+
+        publication = self._save(
+            FilePublication(
+                repository_version=version or self.version({}), pass_through=version is not None
+            )
+        )
+        for path, data in files.items():
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(data)
+                file.seek(0)
+                PublishedMetadata.create_from_file(
+                    file=_named(file), publication=publication, relative_path=path
+                )
+        publication.complete = True
+        publication.save()
+        return publication
+
+    def distribution(
+        self, base_path: str | None = None, from_publication: bool = True, **fields: Any
+    ) -> str:
+        """Create a distribution, of a kind that needs a publication or not; return its base path.
+
+        It is not hidden behind the REST API's checks of names.
+        """
+        from pulp_file.app.models import FileDistribution
+
+        from pulpcore.app.models import OpenPGPDistribution
+
+        model = FileDistribution if from_publication else OpenPGPDistribution
+        base_path = base_path or unique("base")
+        self._save(model(name=unique("dist"), base_path=base_path, **fields))
+        return base_path
+
+
+def artifact(data: bytes) -> Any:
+    """Return the artifact of `data`, saved if it was not there."""
+    from pulpcore.app.models import Artifact
+
+    digest = hashlib.sha256(data).hexdigest()
+    if known := Artifact.objects.filter(sha256=digest).first():
+        return known
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        new = Artifact.init_and_validate(file.name)
+        new.save()
+    return new
+
+
+def _named(file: Any) -> Any:
+    from django.core.files import File
+
+    return File(file.file, name=Path(file.name).name)

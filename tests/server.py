@@ -1,0 +1,70 @@
+"""A uvicorn of its own, for tests that stop, break or configure one."""
+
+import contextlib
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.instance import Instance, stop, wait_until
+
+
+@dataclass
+class Server:
+    """A running server; it stops with the `with` block that started it."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def content_url(self) -> str:
+        return f"{self.url}/pulp/content/"
+
+    def said(self) -> str:
+        """What the server has logged so far."""
+        return self.log.read_text(errors="replace")
+
+
+@contextlib.contextmanager
+def serving(
+    instance: Instance, *arguments: str, app: str = "pulpcore.routing:application", **environ: str
+) -> Iterator[Server]:
+    """Run `uvicorn` with `app` on the state of `instance` and a port of its own."""
+    port = free_port()
+    command = ["uvicorn", app, "--port", str(port), *arguments]
+    with running(instance, command, f"http://127.0.0.1:{port}", **environ) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(instance: Instance, command: list[str], url: str, **environ: str) -> Iterator[Server]:
+    """Run a command that serves HTTP at `url`, and wait until it does."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        process = instance.spawn(command, output=log, **environ)
+        server = Server(url, process, log)
+        try:
+            wait_until(lambda: _answers(server), 60, server.said)
+            yield server
+        finally:
+            stop(process)
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(server: Server) -> bool:
+    assert server.process.poll() is None, server.said()
+    with contextlib.suppress(httpx.TransportError):
+        httpx.options(server.content_url, trust_env=False)
+        return True
+    return False
