@@ -2,16 +2,17 @@
 
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pulpcore.content_star.cli.folder import Folder, hash_files, printable, scan
+from pulpcore.content_star.cli.folder import Folder, Skipped, hash_files, printable, scan
 from pulpcore.content_star.cli.state import State, home_option
 
 if TYPE_CHECKING:
-    from pulpcore.content_star.cli.pulp import Pulp
+    from pulpcore.content_star.cli.repository import Repository
 
 
 @click.command()
@@ -63,6 +64,7 @@ def add(
     file is an error.
     """
     from pulpcore.content_star.cli.pulp import Pulp, clear_errors
+    from pulpcore.content_star.cli.repository import Repository
 
     # A way out that cleans up in Pulp, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -71,49 +73,54 @@ def add(
     elif password is None:
         password = click.prompt("Password", hide_input=True, err=True)
 
-    folder = _read(directory)
+    folder = _scan(directory)
     with clear_errors(url, username):
         pulp = Pulp(url, username, password, patience)
         sync = pulp.is_here if transfer == "auto" else transfer == "sync"
-        served_at = _bring(pulp, folder, name or base_path, base_path, sync)
-    click.echo(served_at)
+        base_path = base_path.strip("/")
+        repository = Repository(pulp, name or base_path, base_path)
+        _read(folder)
+        _bring(folder, repository, sync)
+    click.echo(repository.url)
     if any(skipped.is_file for skipped in folder.skipped):
         raise click.exceptions.Exit(1)
 
 
-def _read(directory: Path) -> Folder:
-    """Find and hash all files, and tell which are left out."""
-    started = time.monotonic()
+def _scan(directory: Path) -> Folder:
+    """Find all files, of which there must be some."""
     folder = scan(directory)
-    total = sum(file.size for file in folder.files.values())
-    with click.progressbar(length=total, label="Reading files") as bar:
-        hash_files(folder, bar.update)
-    for skipped in folder.skipped:
-        click.echo(f"Left out: {printable(skipped.relative_path)}: {skipped.reason}", err=True)
     if not folder.files:
+        _tell_skipped(folder.skipped)
         raise click.ClickException(f"There is no file to add in {directory}.")
-    click.echo(f"{len(folder.files)} files, {_size(total)}, read in {_seconds(started)}.")
     return folder
 
 
-def _bring(pulp: "Pulp", folder: Folder, name: str, base_path: str, sync: bool) -> str:
-    """Make the repository hold and serve the folder, and return where."""
-    from pulpcore.content_star.cli.repository import Repository
-
+def _read(folder: Folder) -> None:
+    """Hash all files, and tell which are left out."""
     started = time.monotonic()
-    repository = Repository(pulp, name, base_path)
+    total = sum(file.size for file in folder.files.values())
+    with click.progressbar(length=total, label="Reading files") as bar:
+        hash_files(folder, bar.update)
+    _tell_skipped(folder.skipped)
+    click.echo(f"{len(folder.files)} files, {_size(total)}, read in {_seconds(started)}.")
+
+
+def _bring(folder: Folder, repository: "Repository", sync: bool) -> None:
+    """Make the repository hold and serve the folder."""
+    started, told = time.monotonic(), len(folder.skipped)
     changes = repository.compare(folder)
     if changes:
         with click.progressbar(length=len(changes.transfer), label="Adding files ") as bar:
-            repository.apply(changes, sync, bar.update)
-    served_at = repository.publish(keeps_manifest_name="PULP_MANIFEST" in folder.files)
-    click.echo(
-        f"{changes.added} added, {changes.replaced} replaced, {changes.removed} removed, "
-        f"{len(folder.skipped)} left out, in {_seconds(started)}."
-        if changes
-        else f"Nothing has changed, {len(folder.skipped)} left out."
-    )
-    return served_at
+            changes = repository.apply(changes, folder, sync, bar.update)
+        _tell_skipped(folder.skipped[told:])
+    repository.publish(keeps_manifest_name="PULP_MANIFEST" in folder.files)
+    what = f"{changes} in {_seconds(started)}" if changes else "Nothing has changed"
+    click.echo(f"{what}; {len(folder.skipped)} left out.")
+
+
+def _tell_skipped(skipped: Iterable[Skipped]) -> None:
+    for item in skipped:
+        click.echo(f"Left out: {printable(item.relative_path)}: {item.reason}", err=True)
 
 
 def _seconds(started: float) -> str:

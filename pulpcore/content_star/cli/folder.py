@@ -20,11 +20,6 @@ class File:
     size: int
     sha256: str = ""
 
-    @property
-    def fits_manifest(self) -> bool:
-        """Whether a PULP_MANIFEST can name it: there, `#` begins a comment."""
-        return not self.relative_path.startswith("#")
-
 
 @dataclass(frozen=True)
 class Skipped:
@@ -115,8 +110,12 @@ def _unusable_name(relative_path: str) -> str | None:
         relative_path.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8"
-    if len(relative_path.splitlines()) > 1 or relative_path != relative_path.strip():
-        return "its name has a line break, or space at its begin or end"
+    if len(relative_path.splitlines()) > 1:
+        return "its name has a line break"
+    if relative_path != relative_path.strip():
+        return "its name begins or ends with a space, which Pulp drops"
+    if relative_path.startswith("#"):
+        return "its name begins with #, which Pulp takes for a comment"
     return None
 
 

@@ -39,8 +39,11 @@ class Pulp:
         self._auth = BasicAuthProvider(username, password)
         if self.is_here:
             _bypass_proxy(self._host)
+        versions = self._versions()
         self.context = self._context()
-        self._refresh_description()
+        if versions != self.context.component_versions:
+            # pulp-glue keeps the API's description by address, and another Pulp was there before.
+            self.context = self._context(refresh=True)
 
     @property
     def _host(self) -> str:
@@ -64,12 +67,10 @@ class Pulp:
         }
         return PulpContext("/pulp/", arguments, timeout=0, chunk_size=CHUNK_SIZE)
 
-    def _refresh_description(self) -> None:
-        """Fetch the API's description anew if pulp-glue's cached one is of other versions."""
-        status = self.context.call("status_read")
-        versions = {entry["component"]: entry["version"] for entry in status["versions"]}
-        if versions != self.context.component_versions:
-            self.context = self._context(refresh=True)
+    def _versions(self) -> dict[str, str]:
+        response = requests.get(f"{self.url}/pulp/api/v3/status/", timeout=60)
+        response.raise_for_status()
+        return {entry["component"]: entry["version"] for entry in response.json()["versions"]}
 
     def wait(self, task: Task, on_progress: Callable[[Task], object] = lambda task: None) -> Task:
         """Wait for a task to complete, for as long as it makes any progress."""
@@ -117,9 +118,11 @@ def clear_errors(url: str, username: str) -> Iterator[None]:
         message = f"The user {username} may not do this on {url} ({error.operation_id})."
     except PulpHTTPError as error:
         message = f"Pulp refused ({error.status_code}): {_flat(str(error))}"
-    except requests.HTTPError as error:
-        message = f"{url} does not look like Pulp: {error}"
-    except (PulpException, requests.RequestException, json.JSONDecodeError) as error:
+    except (requests.HTTPError, KeyError, ValueError) as error:
+        message = f"{url} does not look like Pulp: {error!r}"
+    except requests.ConnectionError:
+        message = f"Nothing answers at {url}. Is `pulp-star up` running there?"
+    except (PulpException, requests.RequestException) as error:
         message = f"Cannot talk to Pulp at {url}: {error}"
     else:
         return
@@ -133,18 +136,22 @@ def _why(task: Task) -> str:
 
 
 def _flat(body: str) -> str:
-    """Pulp's answer to a bad request, as `field: message` instead of JSON."""
+    """Pulp's answer to a bad request, without the JSON."""
     try:
-        fields = json.loads(body)
+        return "; ".join(_texts(json.loads(body)))
     except ValueError:
         return body[:500]
-    if not isinstance(fields, dict):
-        return body[:500]
-    texts = {
-        name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        for name, value in fields.items()
-    }
-    return "; ".join(f"{name}: {text}" for name, text in texts.items())
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from (f"{name}: {text}" for text in _texts(inner))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+    else:
+        yield str(value)
 
 
 def _bypass_proxy(host: str) -> None:

@@ -4,12 +4,13 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urljoin
 
 import click
 from pulp_glue.common.context import PulpDistributionContext
-from pulp_glue.common.exceptions import PulpEntityNotFound
+from pulp_glue.common.exceptions import PulpEntityNotFound, PulpHTTPError
 from pulp_glue.core.context import PulpArtifactContext
 from pulp_glue.file.context import (
     PulpFileContentContext,
@@ -33,15 +34,29 @@ class Changes:
     """What has to happen to a repository to hold exactly a folder's files."""
 
     transfer: list[File]
-    remove: list[str]
-    """The hrefs of content that is gone or replaced."""
+    """New files and changed ones."""
 
-    added: int
-    replaced: int
-    removed: int
+    replaced: dict[str, str]
+    """Href of the old content of each changed file, by its relative path."""
+
+    removed: list[str]
+    """Hrefs of the content of files that are gone."""
 
     def __bool__(self) -> bool:
-        return bool(self.transfer or self.remove)
+        return bool(self.transfer or self.removed)
+
+    def without(self, refused: Iterable[File]) -> "Changes":
+        """The same changes, but leave these files as they are in the repository."""
+        paths = {file.relative_path for file in refused}
+        return Changes(
+            [file for file in self.transfer if file.relative_path not in paths],
+            {path: href for path, href in self.replaced.items() if path not in paths},
+            self.removed,
+        )
+
+    def __str__(self) -> str:
+        added = len(self.transfer) - len(self.replaced)
+        return f"{added} added, {len(self.replaced)} replaced, {len(self.removed)} removed"
 
 
 class Repository:
@@ -51,8 +66,15 @@ class Repository:
         self.pulp = pulp
         self.name = name
         self.base_path = base_path
-        self.distribution = self._own_distribution()
-        self.entity = self._find_or_create()
+        distribution = self._own_distribution()
+        self.entity, created = self._find_or_create()
+        try:
+            # Before any file is sent, because Pulp may not like the base path.
+            self.url = self._serve(distribution)
+        except BaseException:
+            if created:
+                self._context().delete(non_blocking=True)
+            raise
 
     def _own_distribution(self) -> Entity | None:
         """Our distribution if there is one; nobody else's may be in its way."""
@@ -77,13 +99,24 @@ class Repository:
             )
         return found
 
-    def _find_or_create(self) -> Entity:
+    def _find_or_create(self) -> tuple[Entity, bool]:
         context = PulpFileRepositoryContext(self.pulp.context, entity={"name": self.name})
         try:
-            found: Entity = context.entity
+            return context.entity, False
         except PulpEntityNotFound:
-            found = context.create({"name": self.name})
-        return found
+            return context.create({"name": self.name}), True
+
+    def _serve(self, distribution: Entity | None) -> str:
+        """Make sure that the distribution serves our repository, and return its URL."""
+        wanted = {"repository": self.entity["pulp_href"]}
+        context = PulpFileDistributionContext(self.pulp.context)
+        if distribution is None:
+            self._run(context.create, {"name": self.name, "base_path": self.base_path, **wanted})
+        elif distribution["repository"] != self.entity["pulp_href"]:
+            context.pulp_href = distribution["pulp_href"]
+            self._run(context.update, wanted)
+        context.entity = {"name": self.name}
+        return urljoin(f"{self.pulp.url}/", context.entity["base_url"])
 
     def compare(self, folder: Folder) -> Changes:
         """What is different between the folder and the repository's latest version."""
@@ -93,35 +126,47 @@ class Repository:
             for path, file in folder.files.items()
             if path not in held or held[path]["sha256"] != file.sha256
         ]
-        replaced = [file.relative_path for file in transfer if file.relative_path in held]
-        removed = [
-            path for path in held if path not in folder.files and not folder.is_unknown(path)
-        ]
         return Changes(
-            transfer=transfer,
-            remove=[held[path]["pulp_href"] for path in (*replaced, *removed)],
-            added=len(transfer) - len(replaced),
-            replaced=len(replaced),
-            removed=len(removed),
+            transfer,
+            {
+                file.relative_path: held[file.relative_path]["pulp_href"]
+                for file in transfer
+                if file.relative_path in held
+            },
+            [
+                unit["pulp_href"]
+                for path, unit in held.items()
+                if path not in folder.files and not folder.is_unknown(path)
+            ],
         )
 
-    def apply(self, changes: Changes, sync: bool, on_files: OnFiles) -> None:
-        """Transfer what has changed, and make one new repository version of it."""
-        synced = [file for file in changes.transfer if sync and file.fits_manifest]
-        uploaded = [file for file in changes.transfer if file not in synced]
-        with self._synced(synced, on_files) as units:
-            for file in uploaded:
-                units.append(self._upload(file))
-                on_files(1)
-            self._run(
-                self._context().call,
-                "modify",
-                parameters={PulpFileRepositoryContext.HREF: self.entity["pulp_href"]},
-                body={"add_content_units": units, "remove_content_units": changes.remove},
-            )
+    def apply(self, changes: Changes, folder: Folder, sync: bool, on_files: OnFiles) -> Changes:
+        """Transfer what has changed, make one new version of it, and return what it became.
 
-    def publish(self, keeps_manifest_name: bool) -> str:
-        """Make sure that the latest version is published and served, and return its URL."""
+        A file that Pulp refuses is skipped in the folder.
+        """
+        if sync:
+            with self._synced(changes.transfer, on_files) as units:
+                self._modify(units, changes)
+            return changes
+        units, refused = self._uploaded(changes.transfer, folder, on_files)
+        changes = changes.without(refused)
+        self._modify(units, changes)
+        return changes
+
+    def _modify(self, units: list[str], changes: Changes) -> None:
+        if not changes:
+            return
+        gone = [*changes.replaced.values(), *changes.removed]
+        self._run(
+            self._context().call,
+            "modify",
+            parameters={PulpFileRepositoryContext.HREF: self.entity["pulp_href"]},
+            body={"add_content_units": units, "remove_content_units": gone},
+        )
+
+    def publish(self, keeps_manifest_name: bool) -> None:
+        """Make sure that the latest version is published."""
         context = self.pulp.context
         version = self._context().entity["latest_version_href"]
         publications = PulpFilePublicationContext(context)
@@ -131,22 +176,6 @@ class Repository:
             if keeps_manifest_name:
                 body["manifest"] = ""
             self._run(publications.create, body)
-        return self._serve()
-
-    def _serve(self) -> str:
-        wanted = {"repository": self.entity["pulp_href"]}
-        if self.distribution is None:
-            context = PulpFileDistributionContext(self.pulp.context)
-            self._run(context.create, {"name": self.name, "base_path": self.base_path, **wanted})
-        elif self.distribution["repository"] != self.entity["pulp_href"]:
-            context = PulpFileDistributionContext(
-                self.pulp.context, pulp_href=self.distribution["pulp_href"]
-            )
-            self._run(context.update, wanted)
-        served: Entity = PulpFileDistributionContext(
-            self.pulp.context, entity={"name": self.name}
-        ).entity
-        return urljoin(f"{self.pulp.url}/", served["base_url"])
 
     @contextmanager
     def _synced(self, files: list[File], on_files: OnFiles) -> Iterator[list[str]]:
@@ -185,6 +214,25 @@ class Repository:
             for context in (remote, repository):
                 if context.tangible:
                     context.delete(non_blocking=True)
+
+    def _uploaded(
+        self, files: list[File], folder: Folder, on_files: OnFiles
+    ) -> tuple[list[str], list[File]]:
+        """Upload files one by one, and give their content's hrefs and the files Pulp refused.
+
+        Pulp's API takes fewer names than its sync does: none with spaces, `?` or `#`.
+        """
+        units, refused = [], []
+        for file in files:
+            try:
+                units.append(self._upload(file))
+            except PulpHTTPError as error:
+                if error.status_code != HTTPStatus.BAD_REQUEST or "relative_path" not in str(error):
+                    raise
+                refused.append(file)
+                folder.skip(file.relative_path, "Pulp takes such a name only by sync")
+            on_files(1)
+        return units, refused
 
     def _upload(self, file: File) -> str:
         """Upload one file, as little of it as Pulp does not have."""
