@@ -1,4 +1,4 @@
-"""A real Pulp for tests: `pulp-star up` as a process of its own, on a state directory of its own."""
+"""A real Pulp for tests: `pulp-star up` as a process of its own, with its own state."""
 
 import os
 import shutil

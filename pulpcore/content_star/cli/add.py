@@ -1,6 +1,135 @@
+"""`pulp-star add`: a folder of files, served."""
+
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
+
+from pulpcore.content_star.cli.folder import Folder, Skipped, hash_files, printable, scan
+from pulpcore.content_star.cli.state import State, home_option
+
+if TYPE_CHECKING:
+    from pulpcore.content_star.cli.repository import Repository
 
 
 @click.command()
-def add():
-    pass
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--base-path", required=True, help="Where to serve it below the content URL.")
+@click.option("--name", help="Name of repository and distribution.  [default: the base path]")
+@click.option("--url", help="Another Pulp's API, as in https://pulp.example.com")
+@click.option("--username", default="admin", show_default=True, help="User of another Pulp.")
+@click.option("--password", help="Password of another Pulp's user; asked for if it is missing.")
+@click.option(
+    "--transfer",
+    type=click.Choice(["auto", "sync", "upload"]),
+    default="auto",
+    show_default=True,
+    help="Let a worker fetch the files from this machine (sync), or send them one by one. "
+    "auto syncs if Pulp has a loopback address.",
+)
+@click.option(
+    "--patience",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="Seconds that one of Pulp's tasks may take without any progress.",
+)
+@home_option
+def add(
+    directory: Path,
+    base_path: str,
+    name: str | None,
+    url: str | None,
+    username: str,
+    password: str | None,
+    transfer: str,
+    patience: float,
+    state: State,
+) -> None:
+    """Make the files below DIRECTORY a served Pulp repository.
+
+    It makes a file repository, a publication and a distribution, and prints their URL last. Without
+    --url that happens in the Pulp of `pulp-star up`.
+
+    Run it again after changes: the repository then gets a new version that holds exactly the
+    directory's files. Unchanged files are not sent again, and if nothing has changed, there is no
+    new version.
+
+    Symbolic links and special files are left out. Files that cannot be read, and names that Pulp
+    cannot hold (not UTF-8, with a line break, with space at an end), are left out as well, and the
+    exit code is then 1; what was served of unreadable files before stays. A directory without any
+    file is an error.
+    """
+    from pulpcore.content_star.cli.pulp import Pulp, clear_errors
+    from pulpcore.content_star.cli.repository import Repository
+
+    # A way out that cleans up in Pulp, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if url is None:
+        url, username, password = state.load().url, "admin", state.password
+    elif password is None:
+        password = click.prompt("Password", hide_input=True, err=True)
+
+    folder = _scan(directory)
+    with clear_errors(url, username):
+        pulp = Pulp(url, username, password, patience)
+        sync = pulp.is_here if transfer == "auto" else transfer == "sync"
+        base_path = base_path.strip("/")
+        repository = Repository(pulp, name or base_path, base_path)
+        _read(folder)
+        _bring(folder, repository, sync)
+    click.echo(repository.url)
+    if any(skipped.is_file for skipped in folder.skipped):
+        raise click.exceptions.Exit(1)
+
+
+def _scan(directory: Path) -> Folder:
+    """Find all files, of which there must be some."""
+    folder = scan(directory)
+    if not folder.files:
+        _tell_skipped(folder.skipped)
+        raise click.ClickException(f"There is no file to add in {directory}.")
+    return folder
+
+
+def _read(folder: Folder) -> None:
+    """Hash all files, and tell which are left out."""
+    started = time.monotonic()
+    total = sum(file.size for file in folder.files.values())
+    with click.progressbar(length=total, label="Reading files") as bar:
+        hash_files(folder, bar.update)
+    _tell_skipped(folder.skipped)
+    click.echo(f"{len(folder.files)} files, {_size(total)}, read in {_seconds(started)}.")
+
+
+def _bring(folder: Folder, repository: "Repository", sync: bool) -> None:
+    """Make the repository hold and serve the folder."""
+    started, told = time.monotonic(), len(folder.skipped)
+    changes = repository.compare(folder)
+    if changes:
+        with click.progressbar(length=len(changes.transfer), label="Adding files ") as bar:
+            changes = repository.apply(changes, folder, sync, bar.update)
+        _tell_skipped(folder.skipped[told:])
+    repository.publish(keeps_manifest_name="PULP_MANIFEST" in folder.files)
+    what = f"{changes} in {_seconds(started)}" if changes else "Nothing has changed"
+    click.echo(f"{what}; {len(folder.skipped)} left out.")
+
+
+def _tell_skipped(skipped: Iterable[Skipped]) -> None:
+    for item in skipped:
+        click.echo(f"Left out: {printable(item.relative_path)}: {item.reason}", err=True)
+
+
+def _seconds(started: float) -> str:
+    return f"{time.monotonic() - started:.1f} s"
+
+
+def _size(number: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GiB"

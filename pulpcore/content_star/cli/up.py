@@ -172,7 +172,7 @@ def _environ(state: State, instance: Instance) -> dict[str, str]:
     inherited = {
         name: value for name, value in os.environ.items() if name.split("__")[0] not in ours
     }
-    return {**inherited, **ours, "PYTHONUNBUFFERED": "1"}
+    return {**inherited, **ours, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
 
 
 def _free_port(host: str, port: int) -> int:

@@ -1,0 +1,160 @@
+"""A Pulp server, as `pulp-star add` talks to it: through pulp-glue, with errors for people."""
+
+import ipaddress
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import requests
+from pulp_glue.common.authentication import BasicAuthProvider
+from pulp_glue.common.context import PulpContext
+from pulp_glue.common.exceptions import (
+    PulpAuthenticationFailed,
+    PulpException,
+    PulpHTTPError,
+    PulpNotAutorized,
+)
+
+Task = dict[str, Any]
+
+POLL_SECONDS = 0.2
+CHUNK_SIZE = 32 * 1024 * 1024
+"""Files above this size are uploaded in pieces, because requests holds a whole body in memory."""
+
+_ENDED = ("completed", "failed", "canceled")
+
+
+class Pulp:
+    """One server, as one user."""
+
+    def __init__(self, url: str, username: str, password: str, patience: float) -> None:
+        self.url = url.rstrip("/")
+        self.username = username
+        self.patience = patience
+        self._auth = BasicAuthProvider(username, password)
+        if self.is_here:
+            _bypass_proxy(self._host)
+        versions = self._versions()
+        self.context = self._context()
+        if versions != self.context.component_versions:
+            # pulp-glue keeps the API's description by address, and another Pulp was there before.
+            self.context = self._context(refresh=True)
+
+    @property
+    def _host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its workers run on this machine, as far as its address tells."""
+        if self._host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self._host).is_loopback
+        except ValueError:
+            return False
+
+    def _context(self, refresh: bool = False) -> PulpContext:
+        arguments = {
+            "base_url": f"{self.url}/",
+            "auth_provider": self._auth,
+            "refresh_cache": refresh,
+        }
+        return PulpContext("/pulp/", arguments, timeout=0, chunk_size=CHUNK_SIZE)
+
+    def _versions(self) -> dict[str, str]:
+        response = requests.get(f"{self.url}/pulp/api/v3/status/", timeout=60)
+        response.raise_for_status()
+        return {entry["component"]: entry["version"] for entry in response.json()["versions"]}
+
+    def wait(self, task: Task, on_progress: Callable[[Task], object] = lambda task: None) -> Task:
+        """Wait for a task to complete, for as long as it makes any progress."""
+        seen: object = None
+        try:
+            while task["state"] not in _ENDED:
+                now = (task["state"], [report["done"] for report in task["progress_reports"]])
+                if now != seen:
+                    seen, deadline = now, time.monotonic() + self.patience
+                if time.monotonic() > deadline:
+                    raise click.ClickException(self._stuck(task))
+                time.sleep(POLL_SECONDS)
+                task = self.context.call("tasks_read", parameters={"task_href": task["pulp_href"]})
+                on_progress(task)
+        except BaseException:
+            self._cancel(task)
+            raise
+        if task["state"] != "completed":
+            raise click.ClickException(_why(task))
+        return task
+
+    def _stuck(self, task: Task) -> str:
+        hint = " Is there a worker?" if task["state"] == "waiting" else ""
+        return (
+            f"The task {task['name']} has been {task['state']} for {self.patience:.0f} s "
+            f"without progress.{hint}"
+        )
+
+    def _cancel(self, task: Task) -> None:
+        parameters, body = {"task_href": task["pulp_href"]}, {"state": "canceled"}
+        try:
+            self.context.call("tasks_cancel", parameters=parameters, body=body, non_blocking=True)
+        except PulpException:
+            return  # it has ended, or Pulp is gone: what made us cancel is what matters
+
+
+@contextmanager
+def clear_errors(url: str, username: str) -> Iterator[None]:
+    """Turn what goes wrong with a server into one line."""
+    try:
+        yield
+    except PulpAuthenticationFailed:
+        message = f"Login failed: {url} does not know the user {username} with this password."
+    except PulpNotAutorized as error:
+        message = f"The user {username} may not do this on {url} ({error.operation_id})."
+    except PulpHTTPError as error:
+        message = f"Pulp refused ({error.status_code}): {_flat(str(error))}"
+    except (requests.HTTPError, KeyError, ValueError) as error:
+        message = f"{url} does not look like Pulp: {error!r}"
+    except requests.ConnectionError:
+        message = f"Nothing answers at {url}. Is `pulp-star up` running there?"
+    except (PulpException, requests.RequestException) as error:
+        message = f"Cannot talk to Pulp at {url}: {error}"
+    else:
+        return
+    raise click.ClickException(message)
+
+
+def _why(task: Task) -> str:
+    error = task.get("error") or {}
+    reason = error.get("description") or error.get("reason") or "no reason given"
+    return f"The task {task['name']} {task['state']}: {reason}"
+
+
+def _flat(body: str) -> str:
+    """Pulp's answer to a bad request, without the JSON."""
+    try:
+        return "; ".join(_texts(json.loads(body)))
+    except ValueError:
+        return body[:500]
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from (f"{name}: {text}" for text in _texts(inner))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+    else:
+        yield str(value)
+
+
+def _bypass_proxy(host: str) -> None:
+    """Keep requests to this machine away from a proxy that the environment names."""
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    os.environ["no_proxy"] = ",".join(filter(None, [known, host]))
