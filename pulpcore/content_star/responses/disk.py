@@ -1,5 +1,6 @@
 """Reading a file for many clients at once without making any of them wait for the disk."""
 
+import errno
 import os
 import stat
 import threading
@@ -56,7 +57,8 @@ class LocalFile:
         self._fd = os.open(path, os.O_RDONLY)
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
-            raise IsADirectoryError(f"Not a regular file: {path}")
+            self.close()
+            raise IsADirectoryError(errno.EISDIR, "Not a regular file", path)
         self.size = status.st_size
         self._nowait = _HAS_NOWAIT and is_local(self._fd)
 
