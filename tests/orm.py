@@ -83,9 +83,11 @@ class Orm:
 
         units = []
         for path, data in files.items():
-            unit = FileContent(relative_path=path, digest=hashlib.sha256(data).hexdigest())
-            unit.save()
-            ContentArtifact(content=unit, artifact=artifact(data), relative_path=path).save()
+            unit, created = FileContent.objects.get_or_create(
+                relative_path=path, digest=hashlib.sha256(data).hexdigest()
+            )
+            if created:
+                ContentArtifact(content=unit, artifact=artifact(data), relative_path=path).save()
             units.append(unit.pk)
         return Content.objects.filter(pk__in=units)
 

@@ -82,7 +82,7 @@ def render(request: Request, error: HTTPException) -> Response:
     headers = {**(error.headers or {}), "X-Content-Type-Options": "nosniff", "Vary": "Accept"}
     if prefers_json(request):
         return JSONResponse({"detail": error.detail}, error.status_code, headers)
-    return PlainTextResponse(f"{error.status_code}: {error.detail}\n", error.status_code, headers)
+    return PlainTextResponse(f"{error.status_code}: {error.detail}", error.status_code, headers)
 
 
 def prefers_json(request: Request) -> bool:

@@ -49,9 +49,7 @@ _RESERVED = frozenset(
     }
 )
 
-_IN_NOT_MODIFIED = frozenset(
-    {b"cache-control", b"content-location", b"etag", b"expires", b"last-modified", b"vary"}
-)
+_IN_NOT_MODIFIED = frozenset({b"cache-control", b"content-location", b"etag", b"expires", b"vary"})
 
 _SECURITY: RawHeaders = [
     (name.encode("latin-1"), value.encode("latin-1")) for name, value in SECURITY_HEADERS.items()

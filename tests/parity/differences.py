@@ -1,0 +1,254 @@
+"""Where we answer differently from upstream's content app, and why.
+
+The parity tests accept these and nothing else; `docs/differences.md` is made from them
+(`python -m tests.parity.differences`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "differences.md"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A deliberate difference."""
+
+    facets: frozenset[str]
+    """What of a response may differ: `status`, `body`, `listing`, or the name of a header."""
+
+    upstream: str
+    ours: str
+    reason: str
+
+
+def _difference(facets: str, upstream: str, ours: str, reason: str) -> Difference:
+    return Difference(frozenset(facets.split()), upstream, ours, reason)
+
+
+DIFFERENCES = {
+    "validators": _difference(
+        "etag last-modified",
+        "On a file system, `ETag` and `Last-Modified` are made from the file's mtime.",
+        '`ETag` is `"<sha256>"` on every storage, `Last-Modified` the time at which the content'
+        " came into the repository.",
+        "Upstream means to send these, but its server replaces them. Two copies of one file, or a"
+        " restored backup, have one validator.",
+    ),
+    "security headers": _difference(
+        "x-content-type-options content-security-policy content-disposition",
+        "None on a file system.",
+        "`X-Content-Type-Options`, `Content-Security-Policy` and `Content-Disposition` (RFC 6266)"
+        " on every artifact, the first two on listings too.",
+        "CVE-2026-84232. Content shares an origin with the API and its sessions here.",
+    ),
+    "error text": _difference(
+        "body content-length content-type vary x-content-type-options",
+        "`404: Not Found` as text.",
+        'The reason, as text or, where `Accept` prefers JSON, as `{"detail": ...}`.',
+        "A client sees whether the base path or the file is wrong (issue 2977).",
+    ),
+    "listing page": _difference(
+        "body content-length x-content-type-options content-security-policy",
+        "HTML without character set or doctype; partial base paths are titled without the prefix.",
+        "A complete HTML page, titled with the path of the URL. Names, dates and sizes are alike.",
+        "Browsers guess less, and the title is right (issue 4253).",
+    ),
+    "percent-encoded links": _difference(
+        "listing",
+        "File names stand in links as they are.",
+        "Links are percent-encoded.",
+        "Names with `%`, `#` or `?` could not be followed.",
+    ),
+    "HEAD of a listing": _difference(
+        "content-length x-content-type-options content-security-policy",
+        "Makes the whole listing to tell its length; at the root, tells a wrong one.",
+        "Tells whether the directory is there, without `Content-Length`.",
+        "HEAD of a directory with a million files timed out (issue 3774).",
+    ),
+    "empty partial path": _difference(
+        "status",
+        "A partial base path whose distributions are all hidden is an empty listing.",
+        "404.",
+        "A hidden distribution should not be given away by its neighbourhood.",
+    ),
+    "redirect body": _difference(
+        "body content-length content-type",
+        "Redirects carry a line of text.",
+        "Redirects have no body.",
+        "Nobody reads it.",
+    ),
+    "redirect query": _difference(
+        "location",
+        "The redirect to the missing slash drops the query.",
+        "The query is kept.",
+        "Signed URLs carry their signature in the query.",
+    ),
+    "index.html without a slash": _difference(
+        "status",
+        "For repository versions, `dir` answers with `dir/index.html`.",
+        "301 to `dir/`, as for publications.",
+        "Relative links of the page lead somewhere else without the slash.",
+    ),
+    "method not allowed": _difference(
+        "allow",
+        "`Allow: GET,HEAD`",
+        "`Allow: GET, HEAD, OPTIONS`",
+        "OPTIONS is answered.",
+    ),
+    "OPTIONS": _difference(
+        "status",
+        "405.",
+        "200 with `Allow`.",
+        "RFC 9110 section 9.3.7; monitoring uses it.",
+    ),
+    "weak comparison": _difference(
+        "status",
+        '`If-None-Match: W/"..."` never matches.',
+        "It matches as the strong tag does: 304.",
+        "RFC 9110 section 13.1.2. Proxies that compress make tags weak.",
+    ),
+    "If-None-Match: *": _difference(
+        "content-type etag last-modified x-pulp-artifact-size",
+        "304 with headers of the representation, and the tag made from mtime.",
+        "304 with `ETag` and `Cache-Control`, as any other 304.",
+        "RFC 9110 section 15.4.5.",
+    ),
+    "If-Match": _difference(
+        "status",
+        "The sha256 tag never matches: 412.",
+        "It matches: 200.",
+        "It is the tag that was sent.",
+    ),
+    "412": _difference(
+        "cache-control content-type etag last-modified x-pulp-artifact-size",
+        "412 carries headers of the representation.",
+        "It does not.",
+        "It is not the representation.",
+    ),
+    "416": _difference(
+        "body accept-ranges cache-control content-length content-type etag last-modified"
+        " transfer-encoding x-pulp-artifact-size",
+        "416 comes as text, or chunked with headers of the representation.",
+        "An empty body, `Content-Range: bytes */<size>` and `Accept-Ranges`.",
+        "One form for all bad ranges.",
+    ),
+    "unknown range unit": _difference(
+        "status",
+        "416.",
+        "The header is ignored: 200.",
+        "RFC 9110 section 14.2.",
+    ),
+    "several ranges": _difference(
+        "status",
+        "416.",
+        "206 with `multipart/byteranges`.",
+        "RFC 9110 section 14.6; zchunk metadata is fetched so.",
+    ),
+    "If-Range": _difference(
+        "status",
+        "`If-Range` with a tag is ignored: always 206.",
+        "The range is sent only if the tag is the file's, else the whole file.",
+        "RFC 9110 section 13.1.5. A resumed download must not mix two files.",
+    ),
+    "HEAD and Range": _difference(
+        "status",
+        "206.",
+        "The range is ignored: 200.",
+        "RFC 9110 section 14.2: ranges are defined for GET.",
+    ),
+    "NUL": _difference(
+        "status",
+        "500.",
+        "400.",
+        "PostgreSQL cannot hold NUL; it is the client's mistake.",
+    ),
+    "not UTF-8": _difference(
+        "status",
+        "404, looking for a name with replacement characters.",
+        "400.",
+        "The path that was asked for cannot exist.",
+    ),
+    "long paths": _difference(
+        "status",
+        "400 by the server, or 404.",
+        "414 from 8,191 bytes on.",
+        "A clear limit, and prefixes of the path stay few.",
+    ),
+    "prefix without a slash": _difference(
+        "status",
+        "404.",
+        "301 to the prefix with a slash.",
+        "As every other directory.",
+    ),
+}
+
+# Differences that no single request shows.
+FURTHER = {
+    "file and directory of one name": (
+        "The directory wins.",
+        "The file wins, with no listing query.",
+        "Clients ask for files; a listing that is never shown need not be made.",
+    ),
+    "one path claimed twice": (
+        "500 when two content units of a repository version have one path.",
+        "The one added last is served.",
+        "The content is there; the newest is what was meant.",
+    ),
+    "replaced publications that pass through": (
+        "Only the repository's files are served in the grace period, not the metadata.",
+        "Both are.",
+        "The metadata is what clients hold on to (issue 7514).",
+    ),
+    "hidden guarded distributions": (
+        "Only the setting `HIDE_GUARDED_DISTRIBUTIONS` hides them.",
+        "The domain's own `hide_guarded_distributions` does as well.",
+        "It is documented, and not done.",
+    ),
+    "database connections": (
+        "A connection that died makes requests fail with 500.",
+        "The read is done again on a fresh connection; 503 with `Retry-After` if there is none.",
+        "Issues 1698, 2293, 2294, 3371.",
+    ),
+    "heartbeats": (
+        "The process ends when a heartbeat fails.",
+        "It is logged and tried again; a row that was removed is made anew.",
+        "A database that is away for a minute should not end downloads.",
+    ),
+    "working directory": (
+        "The process changes to `WORKING_DIRECTORY`.",
+        "It stays where it was started.",
+        "The REST API lives in the same process.",
+    ),
+    "errors in detail": (
+        "The HTTP reason phrase carries the reason.",
+        "The body does; reason phrases are the standard ones.",
+        "ASGI has none, and HTTP/2 neither.",
+    ),
+}
+
+
+def document() -> str:
+    """Render the differences as a page of the documentation."""
+    lines = [
+        "# Differences from pulpcore-content",
+        "",
+        "All else is answered alike: the parity tests send the same requests to both content",
+        "apps, on one database, and accept only what is listed here. This page is made from",
+        "`tests/parity/differences.py`.",
+        "",
+        "| | pulpcore-content 3.123 | content-star | why |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, difference in DIFFERENCES.items():
+        lines.append(
+            f"| {name} | {difference.upstream} | {difference.ours} | {difference.reason} |"
+        )
+    lines += ["", "No single request shows these, but other tests do:", ""]
+    lines += ["| | pulpcore-content 3.123 | content-star | why |", "| --- | --- | --- | --- |"]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in FURTHER.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document())

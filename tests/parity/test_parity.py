@@ -1,0 +1,187 @@
+"""The same requests to upstream's content app and to ours."""
+
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+
+from tests.listing import parse_listing
+from tests.parity.differences import DIFFERENCES, DOCUMENT, document
+
+# Said of the exchange, not of the content.
+IGNORED = {"date", "server", "correlation-id", "connection"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A request, and the differences between its answers, separated by semicolons.
+
+    `{names}` are filled in from `places`.
+    """
+
+    path: str
+    differences: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    method: str = "GET"
+
+    def excuses(self) -> list[str]:
+        return [name for name in self.differences.split("; ") if name]
+
+    def __str__(self) -> str:
+        headers = " ".join(f"{name}: {value}" for name, value in self.headers.items())
+        return f"{self.method} {self.path[:60]} {headers}".strip()
+
+
+FILE = "validators; security headers"
+CACHED = {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}
+OLD = "Fri, 01 Jan 2010 00:00:00 GMT"
+
+ROWS = [
+    Row("{published}/a.txt", FILE),
+    Row("{published}/a.txt", FILE, method="HEAD"),
+    Row("{published}/dir/b.xml.gz", FILE),
+    Row("{published}/dir/sub/c", FILE),
+    Row("{published}/empty", FILE),
+    Row("{published}//a.txt", FILE),
+    Row("{published}/co%3Alon/per%25cent%20%C3%A9.rpm", FILE),
+    Row("{through}/a.txt", FILE),
+    Row("{through}/meta/data", FILE),
+    Row("{version}/a.txt", FILE),
+    Row("{version}/co:lon/per%25cent%20é.rpm", FILE),
+    Row("{superseded}/a.txt", FILE),
+    Row("{superseded}/old.txt", FILE),
+    Row("{superseded}/PULP_MANIFEST", FILE),
+    Row("{hidden}/a.txt", FILE),
+    Row("{unpublished}/a.txt", "error text"),
+    Row("{nothing}/a.txt", "error text"),
+    Row("{published}/nope", "error text"),
+    Row("{published}/dir/nope/", "error text"),
+    Row("{published}/a.txt/", "error text"),
+    Row("nope/nope", "error text"),
+    Row("{top}/nope", "error text"),
+    # Directories
+    Row("", "listing page"),
+    Row("", "HEAD of a listing", method="HEAD"),
+    Row("{top}/", "listing page"),
+    Row("{top}/deep/", "listing page"),
+    Row("{top}/hidden/", "empty partial path"),
+    Row("{published}/", "listing page"),
+    Row("{published}/", "HEAD of a listing", method="HEAD"),
+    Row("{published}/dir/", "listing page"),
+    Row("{published}/co%3Alon/", "listing page; percent-encoded links"),
+    Row("{through}/", "listing page"),
+    Row("{through}/dir/", "listing page"),
+    Row("{version}/", "listing page"),
+    Row("{version}/dir/sub/", "listing page"),
+    Row("{superseded}/", "listing page"),
+    Row("{published}/page/", FILE),
+    Row("{page}/", FILE),
+    Row("{page}/d/", FILE),
+    # Redirects
+    Row("{top}", "redirect body"),
+    Row("{top}?a=b", "redirect body; redirect query"),
+    Row("{published}", "redirect body"),
+    Row("{published}?a=b", "redirect body; redirect query"),
+    Row("{published}/dir", "redirect body"),
+    Row("{published}/page", "redirect body"),
+    Row("{version}/dir", "redirect body"),
+    Row("{page}/d", "index.html without a slash"),
+    # Methods
+    Row("{published}/a.txt", "error text; method not allowed", method="POST"),
+    Row("{published}/a.txt", "OPTIONS", method="OPTIONS"),
+    # Conditions
+    Row("{published}/a.txt", "", {"If-None-Match": '"{sha256}"'}),
+    Row("{published}/a.txt", "weak comparison", {"If-None-Match": 'W/"{sha256}"'}),
+    Row("{published}/a.txt", "If-None-Match: *", {"If-None-Match": "*"}),
+    Row("{published}/a.txt", FILE, {"If-None-Match": '"other"'}),
+    Row("{published}/a.txt", "", CACHED),
+    Row("{published}/a.txt", FILE, {"If-None-Match": '"other"', **CACHED}),
+    Row("{published}/a.txt", FILE, {"If-Modified-Since": OLD}),
+    Row("{published}/a.txt", FILE, {"If-Modified-Since": "nonsense"}),
+    Row("{published}/a.txt", "412", {"If-Match": '"other"'}),
+    Row("{published}/a.txt", "If-Match", {"If-Match": '"{sha256}"'}),
+    Row("{published}/a.txt", "412", {"If-Unmodified-Since": OLD}),
+    # Ranges
+    Row("{published}/a.txt", FILE, {"Range": "bytes=2-4"}),
+    Row("{published}/a.txt", FILE, {"Range": "bytes=-3"}),
+    Row("{published}/a.txt", FILE, {"Range": "bytes=5-"}),
+    Row("{published}/a.txt", FILE, {"Range": "bytes=5-500"}),
+    Row("{published}/a.txt", "416", {"Range": "bytes=10-"}),
+    Row("{published}/a.txt", "416", {"Range": "bytes=4-2"}),
+    Row("{published}/a.txt", "416", {"Range": "bytes=x"}),
+    Row("{published}/empty", "416", {"Range": "bytes=0-"}),
+    Row("{published}/a.txt", "unknown range unit", {"Range": "items=0-1"}),
+    Row("{published}/a.txt", "several ranges", {"Range": "bytes=0-1,4-5"}),
+    Row("{published}/a.txt", "If-Range", {"Range": "bytes=0-1", "If-Range": '"other"'}),
+    Row("{published}/a.txt", FILE, {"Range": "bytes=0-1", "If-Range": '"{sha256}"'}),
+    Row("{published}/a.txt", "HEAD and Range", {"Range": "bytes=0-1"}, method="HEAD"),
+    # Guards
+    Row("{header}/a.txt", "error text"),
+    Row("{header}/a.txt", FILE, {"X-Key": "b3Blbg=="}),
+    Row("{header}/a.txt", "error text", {"If-None-Match": "*"}),
+    Row("{header}/", "listing page", {"X-Key": "b3Blbg=="}),
+    Row("{header}", "error text"),
+    Row("{rbac}/a.txt", "error text"),
+    Row("{rbac}/a.txt", "error text", method="HEAD"),
+    Row("{rbac}/a.txt", FILE, {"Authorization": "{basic}"}),
+    Row("{rbac}/a.txt", "error text", {"Authorization": "Basic bm86Ym9keQ=="}),
+    # What is not a path
+    Row("%00", "NUL"),
+    Row("%ff", "not UTF-8"),
+    Row("a/" * 4500, "long paths"),
+    Row("../content", "prefix without a slash"),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_parity(instance, upstream, places, row):
+    ours = ask(instance.content_url, row, places)
+    theirs = ask(upstream, row, places)
+    found = facets(theirs, ours)
+    accepted = {name: DIFFERENCES[name].facets for name in row.excuses()}
+    excused = set().union(*accepted.values())
+    # With another status, all the rest is another answer.
+    unexpected = set() if "status" in excused & found else found - excused
+    assert not unexpected, explain(unexpected, theirs, ours)
+    unused = [name for name, facet in accepted.items() if not facet & found]
+    assert not unused, f"not different any more: {unused}"
+
+
+def test_every_difference_is_seen():
+    assert {name for row in ROWS for name in row.excuses()} == set(DIFFERENCES)
+
+
+def test_the_documentation_lists_the_differences():
+    assert DOCUMENT.read_text() == document(), "run: python -m tests.parity.differences"
+
+
+def ask(root: str, row: Row, places: dict[str, str]) -> httpx.Response:
+    headers = {name: value.format(**places) for name, value in row.headers.items()}
+    url = root + row.path.format(**places)
+    return httpx.request(row.method, url, headers=headers, trust_env=False, timeout=30)
+
+
+def facets(theirs: httpx.Response, ours: httpx.Response) -> set[str]:
+    """Name what differs between two responses."""
+    different = {
+        name
+        for name in {*theirs.headers, *ours.headers} - IGNORED
+        if theirs.headers.get(name) != ours.headers.get(name)
+    }
+    if theirs.status_code != ours.status_code:
+        different.add("status")
+    if theirs.content != ours.content:
+        different.add("body")
+    if "Index of" in theirs.text and parse_listing(theirs.text) != parse_listing(ours.text):
+        different.add("listing")
+    return different
+
+
+def explain(names: set[str], theirs: httpx.Response, ours: httpx.Response) -> str:
+    lines = [f"upstream {theirs.status_code}, ours {ours.status_code}"]
+    for name in sorted(names):
+        if name in ("body", "listing"):
+            lines.append(f"{name}: {theirs.text[:300]!r} != {ours.text[:300]!r}")
+        else:
+            lines.append(f"{name}: {theirs.headers.get(name)!r} != {ours.headers.get(name)!r}")
+    return "\n".join(lines)
