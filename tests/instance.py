@@ -183,7 +183,7 @@ def pulp_star(*arguments: str) -> list[str]:
 def in_venv(command: Iterable[str]) -> list[str]:
     """A command line whose program is the virtual environment's own, if it has one."""
     name, *arguments = command
-    program = Path(sys.executable).with_name(name)
+    program = Path(sys.executable).parent / name
     return [str(program) if program.exists() else name, *arguments]
 
 

@@ -1,31 +1,54 @@
 """`pulp-star env`: Pulp's own commands on the state of a running `pulp-star up`."""
 
 import shlex
+from pathlib import Path
 
-from tests.instance import Instance
+import pytest
+
+from tests.instance import Instance, in_venv
 
 
 def exports(text: str) -> dict[str, str]:
+    """What a shell would make of the lines."""
     words = [shlex.split(line) for line in text.splitlines()]
-    assert all(len(line) == 2 and line[0] == "export" for line in words)
-    return dict(line[1].split("=", 1) for line in words)
+    assert all(len(line) == 2 and line[0] == "export" for line in words), text
+    return {name: value for name, _, value in (line[1].partition("=") for line in words)}
 
 
 def test_prints_only_exports_of_pulp(instance: Instance) -> None:
-    variables = exports(instance.star("env").stdout)
+    completed = instance.star("env")
 
-    assert variables == instance.environ
-    assert all(name.startswith(("PULP_", "DJANGO_SETTINGS_MODULE")) for name in variables)
+    assert exports(completed.stdout) == instance.environ
+    assert completed.stderr == ""
+    assert all(name.startswith(("PULP_", "DJANGO_SETTINGS_MODULE")) for name in instance.environ)
+
+
+def test_keeps_secrets_out_of_the_environment(instance: Instance) -> None:
+    text = "".join(instance.environ.values())
+
+    assert instance.password not in text
+    assert "SECRET_KEY" in instance.state.settings.read_text()
+    assert "SECRET_KEY" not in "".join(instance.environ)
 
 
 def test_a_management_command_works_on_the_same_state(instance: Instance) -> None:
-    script = (
-        'eval "$("$0" -m pulpcore.content_star.cli env)" && exec "$1" dumpdata auth.user core.user'
-    )
-    import sys
-    from pathlib import Path
+    star, manager = in_venv(["pulp-star"])[0], in_venv(["pulpcore-manager"])[0]
+    script = f'eval "$({shlex.quote(star)} env)" && {shlex.quote(manager)} dumpdata auth.user'
 
-    manager = str(Path(sys.executable).with_name("pulpcore-manager"))
-    completed = instance.run(["sh", "-c", script, sys.executable, manager])
+    completed = instance.run(["sh", "-c", script])
 
     assert '"username": "admin"' in completed.stdout
+
+
+def test_there_has_to_be_a_state(instance: Instance, tmp_path: Path) -> None:
+    completed = instance.star("env", "--home", str(tmp_path / "none"), check=False)
+
+    assert completed.returncode == 1
+    assert completed.stdout == ""
+    assert completed.stderr.startswith("Error: There is no Pulp in ")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("command", [[], ["up"], ["env"], ["add"]])
+def test_every_command_explains_itself(instance: Instance, command: list[str]) -> None:
+    assert "Usage: pulp-star" in instance.star(*command, "--help").stdout

@@ -1,5 +1,6 @@
 """`pulp-star add`: a folder of files, served."""
 
+import os
 import signal
 import time
 from collections.abc import Iterable
@@ -70,6 +71,9 @@ def add(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if url is None:
         url, username, password = state.load().url, "admin", state.password
+        os.environ["XDG_CACHE_HOME"] = str(
+            state.cache
+        )  # where pulp-glue puts the API's description
     elif password is None:
         password = click.prompt("Password", hide_input=True, err=True)
 

@@ -69,10 +69,27 @@ class Pulp:
 
     def _versions(self) -> dict[str, str]:
         response = requests.get(f"{self.url}/pulp/api/v3/status/", timeout=60)
-        response.raise_for_status()
-        return {entry["component"]: entry["version"] for entry in response.json()["versions"]}
+        try:
+            response.raise_for_status()
+            entries = response.json()["versions"]
+            return {entry["component"]: entry["version"] for entry in entries}
+        except (requests.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise click.ClickException(f"{self.url} does not look like Pulp: {error}") from error
 
-    def wait(self, task: Task, on_progress: Callable[[Task], object] = lambda task: None) -> Task:
+    def run(
+        self,
+        call: Callable[..., Task],
+        *arguments: object,
+        on_progress: Callable[[Task], object] = lambda task: None,
+        **options: object,
+    ) -> Task:
+        """Make a call of pulp-glue that starts a task, and wait for that in our own way."""
+        result = call(*arguments, non_blocking=True, **options)
+        if "progress_reports" not in result:  # some versions of Pulp do it at once
+            return result
+        return self._wait(result, on_progress)
+
+    def _wait(self, task: Task, on_progress: Callable[[Task], object]) -> Task:
         """Wait for a task to complete, for as long as it makes any progress."""
         seen: object = None
         try:
@@ -118,11 +135,9 @@ def clear_errors(url: str, username: str) -> Iterator[None]:
         message = f"The user {username} may not do this on {url} ({error.operation_id})."
     except PulpHTTPError as error:
         message = f"Pulp refused ({error.status_code}): {_flat(str(error))}"
-    except (requests.HTTPError, KeyError, ValueError) as error:
-        message = f"{url} does not look like Pulp: {error!r}"
     except requests.ConnectionError:
         message = f"Nothing answers at {url}. Is `pulp-star up` running there?"
-    except (PulpException, requests.RequestException) as error:
+    except (PulpException, OSError) as error:  # requests' errors are OSErrors
         message = f"Cannot talk to Pulp at {url}: {error}"
     else:
         return

