@@ -1,0 +1,88 @@
+"""What content guards see, and what becomes of what they say."""
+
+from types import SimpleNamespace
+
+import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from pulpcore.content_star.authorize import GuardRequest, authorize
+
+
+def request(**changes) -> Request:
+    scope = {
+        "type": "http",
+        "method": "HEAD",
+        "scheme": "https",
+        "http_version": "1.1",
+        "path": "/pulp/content/dom/a b/x",
+        "raw_path": b"/pulp/content/dom/a%20b%2Fx",
+        "query_string": b"expires=1&sig=a%2Bb&empty=",
+        "headers": [(b"host", b"pulp.example:8443"), (b"x-one", b"1"), (b"x-one", b"2")],
+        "client": ("192.0.2.7", 1234),
+        "server": ("127.0.0.1", 80),
+    }
+    return Request({**scope, **changes})
+
+
+def guarded(permit) -> SimpleNamespace:
+    guard = SimpleNamespace(name="guard", permit=permit)
+    guard.cast = lambda: guard
+    return SimpleNamespace(content_guard=guard, pulp_domain=SimpleNamespace(name="dom"))
+
+
+def test_the_surface_that_guards_use():
+    seen = GuardRequest(request(), guarded(None), "a b/x")
+    assert seen.method == "HEAD"
+    assert seen.remote == "192.0.2.7"
+    assert seen.path == "/pulp/content/dom/a b/x"
+    assert str(seen.url) == (
+        "https://pulp.example:8443/pulp/content/dom/a%20b%2Fx?expires=1&sig=a%2Bb&empty="
+    )
+    assert dict(seen.query) == {"expires": "1", "sig": "a+b", "empty": ""}
+    assert seen.headers["X-One"] == "1"
+    assert seen.headers.getall("x-ONE") == ["1", "2"]
+    assert seen.headers.get("x-two") is None
+    assert seen.match_info == {"path": "a b/x", "pulp_domain": "dom"}
+    assert seen.get("nonsense") is None
+    with pytest.raises(KeyError):
+        seen["nonsense"]
+
+
+def test_no_guard_no_question():
+    authorize(request(), SimpleNamespace(content_guard=None), "")
+
+
+def test_a_guard_that_permits_lets_pass():
+    asked = []
+    authorize(request(), guarded(asked.append), "path")
+    assert [type(each) for each in asked] == [GuardRequest]
+
+
+def test_a_denial_is_403_with_the_guards_reason():
+    def permit(_):
+        raise PermissionError("Not on Sundays.")
+
+    with pytest.raises(HTTPException) as denied:
+        authorize(request(), guarded(permit), "path")
+    assert (denied.value.status_code, denied.value.detail) == (403, "Not on Sundays.")
+
+
+def test_a_guard_that_breaks_does_not_let_pass():
+    def permit(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        authorize(request(), guarded(permit), "path")
+
+
+def test_nobody_is_authenticated_before_a_guard_asks(monkeypatch):
+    from rest_framework.views import APIView
+
+    asked = []
+    monkeypatch.setattr(APIView, "perform_authentication", lambda self, r: asked.append(r))
+    seen = GuardRequest(request(), guarded(None), "a")
+    assert (seen.headers, seen.url, asked) == (seen.headers, seen.url, [])
+    assert seen.get("drf_request") is asked[0]
+    assert seen["drf_request"].pulp_domain.name == "dom"
+    assert len(asked) == 1

@@ -1,0 +1,109 @@
+"""Exceptions of every origin, as answers."""
+
+import pytest
+from django.core.exceptions import PermissionDenied, SuspiciousFileOperation
+from django.db import DataError, InterfaceError, OperationalError
+from django.http import Http404
+from rest_framework import exceptions as rest
+from starlette.exceptions import HTTPException
+
+from pulpcore.content_star.correlation import CorrelationId
+from pulpcore.content_star.db import ConnectionLost
+from pulpcore.content_star.errors import Errors
+from pulpcore.content_star.responses.artifact import ArtifactMissing
+from tests.asgi import get
+
+SECRET = "password=hunter2"
+
+
+def failing(error: Exception, started: bool = False) -> CorrelationId:
+    async def app(scope, receive, send):
+        if started:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise error
+
+    return CorrelationId(Errors(app))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (HTTPException(418, "teapot"), 418, "teapot"),
+        (Http404("no such thing"), 404, "no such thing"),
+        (Http404(), 404, "Not found"),
+        (PermissionDenied("not you"), 403, "not you"),
+        (SuspiciousFileOperation(SECRET), 400, "no sense"),
+        (rest.NotFound(), 404, "Not found"),
+        (rest.PermissionDenied("not you"), 403, "not you"),
+        (rest.ValidationError({"field": ["bad"]}), 400, "bad"),
+        (OperationalError(SECRET), 503, "not available"),
+        (InterfaceError(SECRET), 503, "not available"),
+        (ConnectionLost(SECRET), 503, "not available"),
+        (DataError(SECRET), 500, "correlation id"),
+        (ValueError(SECRET), 500, "correlation id"),
+        (ArtifactMissing(SECRET), 404, "missing from the storage"),
+    ],
+)
+@pytest.mark.parametrize("accept", ["*/*", "application/json"])
+def test_an_exception_is_answered(error, status, says, accept):
+    response = get(failing(error), "/", headers={"Accept": accept})
+    assert response.status_code == status
+    assert says in response.text
+    assert SECRET not in response.text
+    assert len(response.headers["Correlation-ID"]) == 32
+    if accept == "application/json":
+        assert response.json().keys() == {"detail"}
+
+
+def test_a_crash_is_logged_under_the_id_that_the_client_is_told(caplog):
+    response = get(failing(ValueError("cause")), "/path")
+    assert response.headers["Correlation-ID"] in response.text
+    (record,) = caplog.records
+    assert record.exc_info[1].args == ("cause",)
+    assert "/path" in record.getMessage()
+
+
+def test_credentials_that_are_asked_for_and_pauses_are_passed_on():
+    unauthorized = rest.NotAuthenticated()
+    unauthorized.auth_header = 'Basic realm="api"'
+    response = get(failing(unauthorized), "/")
+    assert (response.status_code, response.headers["WWW-Authenticate"]) == (
+        401,
+        'Basic realm="api"',
+    )
+    assert get(failing(rest.Throttled(wait=7)), "/").headers["Retry-After"] == "7"
+    assert get(failing(OperationalError()), "/").headers["Retry-After"] == "5"
+
+
+def test_an_answer_that_has_begun_is_not_finished_with_another():
+    with pytest.raises(ValueError, match="late"):
+        get(failing(ValueError("late"), started=True), "/")
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_json"),
+    [
+        ("application/json", True),
+        ("application/json, text/plain;q=0.5", True),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", False),
+        ("application/*;q=0.2, text/*;q=0.1", True),
+        ("application/json;q=0.1, text/plain", False),
+        ("application/json;q=nonsense", True),
+        ("", False),
+        (";;,,=", False),
+    ],
+)
+def test_json_goes_to_those_who_prefer_it(accept, is_json):
+    response = get(failing(Http404()), "/", headers={"Accept": accept})
+    assert (response.headers["Content-Type"] == "application/json") is is_json
+    assert response.headers["Vary"] == "Accept"
+
+
+def test_only_a_uuid_is_taken_as_correlation_id():
+    app = failing(Http404())
+    given = "0123456789abcdef0123456789abcdef"
+    assert get(app, "/", headers={"Correlation-ID": given}).headers["Correlation-ID"] == given
+    for forged in ("x", "] pulp [forged]", "0" * 31, "g" * 32):
+        answered = get(app, "/", headers={"Correlation-ID": forged}).headers["Correlation-ID"]
+        assert answered != forged
+        assert int(answered, 16)

@@ -1,0 +1,79 @@
+"""From URL paths to addresses."""
+
+import pytest
+from django.test import override_settings
+from starlette.exceptions import HTTPException
+
+from pulpcore.content_star.locate import (
+    MAX_BASE_PATH_LENGTH,
+    Address,
+    _prefixes,
+    decoded_path,
+    parse_address,
+)
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        (b"/pulp/content/a", "/pulp/content/a"),
+        (b"/a%20b", "/a b"),
+        (b"/%40scope%2Fname", "/@scope/name"),
+        (b"/%E6%97%A5", "/日"),
+        (b"/100%", "/100%"),
+        (b"/a+b", "/a+b"),
+        (b"/%252F", "/%2F"),
+    ],
+)
+def test_paths_are_decoded_once(raw, path):
+    assert decoded_path({"raw_path": raw, "path": "ignored"}) == path
+
+
+def test_servers_that_send_no_raw_path_are_served():
+    assert decoded_path({"path": "/a b/100%/日"}) == "/a b/100%/日"
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [(b"/%ff", 400), (b"/%C3%28", 400), (b"/%00", 400), (b"/" + b"a" * 8190, 414)],
+)
+def test_what_is_not_a_path_is_refused(raw, status):
+    with pytest.raises(HTTPException) as refused:
+        decoded_path({"raw_path": raw, "path": ""})
+    assert refused.value.status_code == status
+
+
+def test_without_domains_all_is_path():
+    assert parse_address("a/b/") == Address("default", "a/b/")
+    assert parse_address("") == Address("default", "")
+
+
+@override_settings(DOMAIN_ENABLED=True)
+def test_with_domains_the_first_segment_names_one():
+    assert parse_address("a/b/") == Address("a", "b/")
+    assert parse_address("a") == Address("a", "")
+    for path in ("", "/b"):
+        with pytest.raises(HTTPException) as refused:
+            parse_address(path)
+        assert refused.value.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "possible"),
+    [
+        ("", set()),
+        ("a", {"a"}),
+        ("a/", {"a"}),
+        ("a/b/c.rpm", {"a", "a/b", "a/b/c.rpm"}),
+        ("/a/b", {"/a", "/a/b"}),
+    ],
+)
+def test_every_prefix_of_whole_segments_could_be_the_base_path(path, possible):
+    # A base path never ends in a slash: that such prefixes are asked for too does no harm.
+    assert {prefix for prefix in _prefixes(path) if not prefix.endswith("/")} == possible
+
+
+def test_prefixes_stay_few_and_short_however_long_the_path():
+    prefixes = _prefixes("a/" * 100_000)
+    assert max(map(len, prefixes)) <= MAX_BASE_PATH_LENGTH
+    assert len(prefixes) <= MAX_BASE_PATH_LENGTH
