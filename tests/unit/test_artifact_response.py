@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -118,6 +120,17 @@ async def call(
     assert all(message["type"] == "http.response.body" for message in answer.messages[1:])
     assert answer.complete
     return answer
+
+
+def test_neither_django_nor_pulp_is_needed():
+    script = (
+        "import sys, pulpcore.content_star.responses.artifact\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "starlette" in loaded
+    assert not loaded & {"django", "rest_framework", "aiohttp", "asgiref"}
 
 
 async def test_whole(path: str):
