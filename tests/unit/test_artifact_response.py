@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -118,6 +120,17 @@ async def call(
     assert all(message["type"] == "http.response.body" for message in answer.messages[1:])
     assert answer.complete
     return answer
+
+
+def test_neither_django_nor_pulp_is_needed():
+    script = (
+        "import sys, pulpcore.content_star.responses.artifact\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "starlette" in loaded
+    assert not loaded & {"django", "rest_framework", "aiohttp", "asgiref"}
 
 
 async def test_whole(path: str):
@@ -600,14 +613,32 @@ async def test_an_error_of_send_comes_out_as_it_is(big: tuple[str, bytes]):
     assert descriptors(path) == 0
 
 
+class Watched:
+    """An app that records how its request ended, and which tasks it left behind."""
+
+    def __init__(self, app: ArtifactResponse) -> None:
+        self.app = app
+        self.ended = threading.Event()
+        self.error: BaseException | None = None
+        self.tasks_left: set[asyncio.Task] = set()
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        before = asyncio.all_tasks()
+        try:
+            await self.app(scope, receive, send)
+        except Exception as error:
+            self.error = error
+            raise
+        finally:
+            self.tasks_left = asyncio.all_tasks() - before
+            self.ended.set()
+
+
 class Server:
-    """A real uvicorn on a free port; `apps` are served by their path, and their ends recorded."""
+    """A real uvicorn on a free port; `apps` are served by their path."""
 
     def __init__(self) -> None:
         self.apps: dict[str, Callable] = {}
-        self.ended = threading.Event()
-        self.error: BaseException | None = None
-        self.tasks_left: list[str] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = self.listener.getsockname()
         self.url = "http://{}:{}".format(*self.address)
@@ -616,16 +647,7 @@ class Server:
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
 
     async def app(self, scope: dict, receive: Callable, send: Callable) -> None:
-        self.error = None
-        before = asyncio.all_tasks()
-        try:
-            await self.apps[scope["path"]](scope, receive, send)
-        except Exception as error:
-            self.error = error
-            raise
-        finally:
-            self.tasks_left = [repr(task) for task in asyncio.all_tasks() - before]
-            self.ended.set()
+        await self.apps[scope["path"]](scope, receive, send)
 
     def __enter__(self) -> "Server":
         self.thread.start()
@@ -638,16 +660,9 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
+def server() -> Iterator[Server]:
     with Server() as server:
         yield server
-
-
-@pytest.fixture
-def server(running: Server) -> Server:
-    running.apps.clear()
-    running.ended.clear()
-    return running
 
 
 def test_served_whole_in_part_and_not_at_all(server: Server, big: tuple[str, bytes]):
@@ -700,13 +715,13 @@ def test_a_client_leaves_a_real_server(
         return data
 
     monkeypatch.setattr(disk.LocalFile, "read", counted)
-    server.apps["/huge"] = artifact(path, size)
+    app = server.apps["/huge"] = Watched(artifact(path, size))
     with socket.create_connection(server.address) as client:
         client.sendall(b"GET /huge HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
-    assert server.ended.wait(30)
-    assert server.error is None
-    assert server.tasks_left == []
+    assert app.ended.wait(30)
+    assert app.error is None
+    assert not app.tasks_left
     assert read_bytes < size // 8
     assert descriptors(path) == 0
 
@@ -714,7 +729,7 @@ def test_a_client_leaves_a_real_server(
 def test_a_file_that_shrinks_cuts_the_connection(server: Server, tmp_path: Path):
     size = 256 << 20
     path = hole(tmp_path / "shrinking", size)
-    server.apps["/shrinking"] = artifact(path, size)
+    app = server.apps["/shrinking"] = Watched(artifact(path, size))
     with (
         httpx.stream("GET", f"{server.url}/shrinking") as response,
         pytest.raises(httpx.RemoteProtocolError),
@@ -722,7 +737,7 @@ def test_a_file_that_shrinks_cuts_the_connection(server: Server, tmp_path: Path)
         for number, _ in enumerate(response.iter_raw()):
             if number == 0:
                 os.truncate(path, 100)
-    assert server.ended.wait(30)
-    assert isinstance(server.error, FileTruncated)
-    assert server.tasks_left == []
+    assert app.ended.wait(30)
+    assert isinstance(app.error, FileTruncated)
+    assert not app.tasks_left
     assert descriptors(path) == 0

@@ -55,8 +55,8 @@ def if_range_matches(headers: Headers, validators: Validators) -> bool:
     if not values:
         return True
     value = ",".join(values).strip(" \t")
-    if '"' in value[:3]:
-        return value == validators.etag
+    if value == validators.etag:
+        return True
     date = parse_http_date(value)
     return date is not None and date == _last_modified(validators)
 

