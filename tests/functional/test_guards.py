@@ -19,9 +19,7 @@ def guarded(pulp) -> str:
 def guard_with(pulp, kind: str, **fields) -> str:
     guard = pulp.create(f"contentguards/core/{kind}/", name=unique("guard"), **fields)
     repository = pulp.repository({"secret.txt": SECRET})
-    return pulp.distribute(
-        publication=pulp.publish(repository), content_guard=guard["pulp_href"]
-    )
+    return pulp.distribute(publication=pulp.publish(repository), content_guard=guard["pulp_href"])
 
 
 def test_the_key_opens(content, guarded):
