@@ -28,6 +28,37 @@ def test_status_lists_the_process_as_api_and_as_content_app(instance):
     assert "content_star" in {version["component"] for version in status["versions"]}
 
 
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/pulp/api/v3/", "repositories/file/file"),
+        ("/pulp/api/v3/livez/", ""),
+        ("/pulp/api/v3/docs/", "redoc"),
+        ("/pulp/api/v3/docs/api.json", "openapi"),
+        ("/auth/login/", "password"),
+        ("/assets/rest_framework/css/bootstrap.min.css", "Bootstrap"),
+    ],
+)
+def test_the_whole_api_is_there(instance, path, says):
+    response = httpx.get(instance.url + path, timeout=60)
+    assert response.status_code == 200
+    assert says in response.text
+    assert response.headers["Correlation-ID"]
+
+
+def test_domains_have_content_of_their_own(instance, orm):
+    base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
+    with serving(instance, PULP_DOMAIN_ENABLED="true") as server:
+        assert httpx.get(f"{server.content_url}default/{base}/a.txt").content == b"a"
+        assert f"./{base}/" in httpx.get(f"{server.content_url}default/").text
+        assert httpx.get(f"{server.content_url}default").status_code == 301
+        for path in ("nope/", "nope", f"nope/{base}/a.txt", "%3Cb%3E/", "é/"):
+            response = httpx.get(server.content_url + path)
+            assert response.status_code == 404, path
+            assert "no domain" in response.text
+        assert "names no domain" in httpx.get(server.content_url).text
+
+
 def test_tasks_demand_no_content_star_of_workers(pulp, orm):
     from pulpcore.app.apps import MODULE_PLUGIN_VERSIONS
     from pulpcore.app.models import Task
@@ -69,6 +100,26 @@ def test_heartbeats_go_on(instance, orm):
             lambda: all(
                 row.last_heartbeat > first[row.app_type] for row in rows(server.process.pid)
             ),
+            30,
+            server.said,
+        )
+
+
+def test_heartbeats_survive_a_cut_connection(instance, orm):
+    from django.db import connection
+
+    short = {"PULP_CONTENT_APP_TTL": "4", "PULP_API_APP_TTL": "4", "PGAPPNAME": "beating"}
+    with serving(instance, **short) as server:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'beating'"
+            )
+            assert cursor.rowcount > 0
+        wait_until(lambda: "could not be written" in server.said(), 30, server.said)
+        cut = {row.app_type: row.last_heartbeat for row in rows(server.process.pid)}
+        wait_until(
+            lambda: all(row.last_heartbeat > cut[row.app_type] for row in rows(server.process.pid)),
             30,
             server.said,
         )
