@@ -7,9 +7,7 @@ what needs them runs as a process of its own.
 import click
 
 from pulpcore.content_star import __version__
-from pulpcore.content_star.cli.add import add
-from pulpcore.content_star.cli.env import env
-from pulpcore.content_star.cli.up import up
+from pulpcore.content_star.cli import add, env, up
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +24,6 @@ def main() -> None:
     """
 
 
-main.add_command(up)
-main.add_command(env)
-main.add_command(add)
+main.add_command(up.command)
+main.add_command(env.command)
+main.add_command(add.command)

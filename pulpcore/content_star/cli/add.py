@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pulpcore.content_star.cli.repository import Repository
 
 
-@click.command()
+@click.command("add")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--base-path", required=True, help="Where to serve it below the content URL.")
 @click.option("--name", help="Name of repository and distribution.  [default: the base path]")
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     help="Seconds that one of Pulp's tasks may take without any progress.",
 )
 @home_option
-def add(
+def command(
     directory: Path,
     base_path: str,
     name: str | None,

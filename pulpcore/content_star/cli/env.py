@@ -7,9 +7,9 @@ import click
 from pulpcore.content_star.cli.state import State, home_option
 
 
-@click.command()
+@click.command("env")
 @home_option
-def env(state: State) -> None:
+def command(state: State) -> None:
     """Print `export` lines that point Pulp's own commands at the Pulp of `pulp-star up`.
 
     \b

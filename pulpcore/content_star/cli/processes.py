@@ -17,7 +17,7 @@ import click
 
 POLL_SECONDS = 0.05
 OWNER_VARIABLE = "PULP_STAR_OWNER"
-"""Set for everything `up` starts, so that the next `up` knows what a killed one left behind."""
+"""Set for Pulp's processes, so that the next `up` knows what a killed one left behind."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -54,9 +54,8 @@ class Child:
 class Supervisor:
     """Starts children, notices when one dies or a signal asks us to stop, and stops them all."""
 
-    def __init__(self, logs: Path, owner: Path) -> None:
+    def __init__(self, logs: Path) -> None:
         self.logs = logs
-        self.owner = owner
         self.children: list[Child] = []
         self._signal: signal.Signals | None = None
 
@@ -120,7 +119,7 @@ class Supervisor:
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - our own commands, no shell
                 command,
-                env={**environ, OWNER_VARIABLE: str(self.owner)},
+                env=environ,
                 cwd=cwd,
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=output,
@@ -148,7 +147,9 @@ class Supervisor:
         while not condition():
             self.check()
             if time.monotonic() > deadline:
-                raise click.ClickException(f"{what} took longer than {seconds:.0f} seconds.")
+                raise click.ClickException(
+                    f"{what} took longer than {seconds:.0f} seconds. Look into {self.logs}."
+                )
             time.sleep(POLL_SECONDS)
 
     def watch(self) -> None:
@@ -204,7 +205,7 @@ def end_leftovers(owner: Path) -> int:
 
 
 def leftovers(owner: Path) -> list[int]:
-    """The processes that an `up` of this state started (PostgreSQL's hide their environment)."""
+    """The processes of Pulp that an `up` of this state started: PostgreSQL has its own way."""
     mark = f"{OWNER_VARIABLE}={owner}".encode()
     return [pid for pid in _pids() if mark in _environment(pid)]
 

@@ -142,6 +142,9 @@ class State:
 
     def _claim(self) -> None:
         """Create the directory, or make sure that an existing one is a state directory."""
+        if re.search(r"[,;\n]", str(self.home)):
+            # dynaconf would read PULP_SETTINGS as several files.
+            raise click.ClickException(f"A state directory cannot have , or ; in it: {self.home}")
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.lock.exists() and any(self.home.iterdir()):
             raise click.ClickException(

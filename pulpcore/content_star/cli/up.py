@@ -16,7 +16,14 @@ from typing import Any
 
 import click
 
-from pulpcore.content_star.cli.processes import Child, Stopped, Supervisor, end_leftovers, program
+from pulpcore.content_star.cli.processes import (
+    OWNER_VARIABLE,
+    Child,
+    Stopped,
+    Supervisor,
+    end_leftovers,
+    program,
+)
 from pulpcore.content_star.cli.state import Instance, State, home_option
 
 HELLO = {
@@ -28,7 +35,7 @@ GRACEFUL_SECONDS = 10
 """How long uvicorn lets running downloads finish when it is stopped."""
 
 
-@click.command()
+@click.command("up")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
@@ -38,7 +45,7 @@ GRACEFUL_SECONDS = 10
     help="Port to listen on; 0 takes a free one.",
 )
 @home_option
-def up(host: str, port: int, state: State) -> None:
+def command(host: str, port: int, state: State) -> None:
     """Start a complete Pulp on this machine, and stop it on Ctrl-C.
 
     It runs an embedded PostgreSQL, one worker, and Pulp's REST API and content app in one process.
@@ -50,7 +57,7 @@ def up(host: str, port: int, state: State) -> None:
     the directory's logs/.
     """
     os.umask(0o077)
-    supervisor = Supervisor(state.logs, owner=state.home)
+    supervisor = Supervisor(state.logs)
     supervisor.listen()
     state.create()
     with state.locked():
@@ -172,7 +179,8 @@ def _environ(state: State, instance: Instance) -> dict[str, str]:
     inherited = {
         name: value for name, value in os.environ.items() if name.split("__")[0] not in ours
     }
-    return {**inherited, **ours, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    python = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    return {**inherited, **ours, **python, OWNER_VARIABLE: str(state.home)}
 
 
 def _free_port(host: str, port: int) -> int:

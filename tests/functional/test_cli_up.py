@@ -1,0 +1,210 @@
+"""`pulp-star up`: starting, restarting, stopping and failing, always without leaving a process."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pulpcore.content_star.cli import postgres
+from pulpcore.content_star.cli.processes import OWNER_VARIABLE, Supervisor, leftovers
+from tests.instance import Instance, pulp_star, wait_until
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Iterator[Instance]:
+    """A state of our own, for starting and stopping; its path is too long to name a socket."""
+    home = Instance.temporary().home
+    pulp = Instance(home.with_name("a home rather long and ünusual " + "x" * 60))
+    try:
+        pulp.start()
+        assert pulp.stop() == 0
+        yield pulp
+    finally:
+        pulp.remove()
+
+
+@pytest.fixture
+def own(prepared: Instance) -> Iterator[Instance]:
+    """The state of our own, with nothing running before and after the test."""
+    yield prepared
+    if prepared.process is not None and prepared.process.poll() is None:
+        prepared.stop()
+    wait_until(lambda: prepared.processes() == [])
+
+
+def child(own: Instance, name: str) -> int:
+    """The pid of one of `up`'s children."""
+    if name == "postgres":
+        return int((own.state.database / "postmaster.pid").read_text().split("\n", 1)[0])
+    mark = f"/{name}\0".encode()
+    [pid] = [
+        pid for pid in leftovers(own.home) if mark in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return pid
+
+
+def exit_code(own: Instance) -> int:
+    assert own.process is not None
+    return own.process.wait(60)
+
+
+def refused(*arguments: str | Path) -> str:
+    """Run an `up` that must fail, and return what it says about it."""
+    completed = subprocess.run(
+        pulp_star("up", *map(str, arguments)), capture_output=True, text=True, timeout=60
+    )
+    assert completed.returncode == 1, completed.stdout
+    assert len(completed.stderr.splitlines()) == 1, completed.stderr
+    return completed.stderr
+
+
+def test_says_what_it_does_and_where_things_are(instance: Instance) -> None:
+    said = instance.said()
+    for line in (
+        f"Pulp in {instance.home}",
+        f"  API       {instance.url}/pulp/api/v3/",
+        f"  Content   {instance.url}/pulp/content/",
+        f"  Status    {instance.url}/pulp/api/v3/status/",
+        f"  User      admin, password {instance.password} (in {instance.state.password_file})",
+    ):
+        assert line in said.splitlines()
+    assert "Applying migrations ... " in said
+
+
+def test_admin_can_log_in(instance: Instance) -> None:
+    with instance.client() as api:
+        assert api.get("/pulp/api/v3/users/", params={"username": "admin"}).json()["count"] == 1
+        assert api.get("/pulp/api/v3/users/", auth=("admin", "wrong")).status_code == 401
+
+
+def test_secrets_are_private(instance: Instance) -> None:
+    def mode(path: Path) -> int:
+        return stat.S_IMODE(path.stat().st_mode)
+
+    state = instance.state
+    secret = [state.password_file, state.encryption_key, state.settings, state.instance_file]
+    assert {mode(path) for path in secret} == {0o600}
+    assert {mode(path) for path in (state.home, state.logs, state.media)} == {0o700}
+    assert mode(state.database) & 0o077 == 0
+
+
+def test_starts_again_on_the_same_state(own: Instance) -> None:
+    password = own.password
+
+    own.start()
+
+    assert "Applying migrations" not in own.said()
+    assert own.password == password
+    with own.client() as api:
+        found = api.get("/pulp/api/v3/distributions/file/file/", params={"name": "hello"})
+        assert found.json()["count"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_stop_everything(own: Instance, number: signal.Signals) -> None:
+    own.start()
+    assert len(own.processes()) >= 3
+
+    assert own.stop(number) == 0
+
+    assert f"{number.name}: stopping." in own.said()
+
+
+def test_a_signal_stops_a_start_half_way(own: Instance) -> None:
+    own.launch()
+    wait_until(lambda: "Starting Pulp" in own.said())
+    assert own.stop() == 0
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "pulpcore-worker", "postgres"])
+def test_a_dying_child_ends_all(own: Instance, name: str) -> None:
+    own.start()
+
+    os.kill(child(own, name), signal.SIGKILL)
+
+    assert exit_code(own) == 1
+    assert f"Error: {name} ended unexpectedly (signal SIGKILL)." in own.said()
+    wait_until(lambda: own.processes() == [])
+
+
+def test_a_failing_step_is_explained_with_its_log(own: Instance) -> None:
+    done = own.state.done / "migrate"
+    settings, stamp = own.state.settings.read_text(), done.read_text()
+    own.state.settings.write_text(settings + "\nraise RuntimeError('no such luck')\n")
+    done.unlink()
+    try:
+        own.launch()
+        assert exit_code(own) == 1
+    finally:
+        own.state.settings.write_text(settings)
+        done.write_text(stamp)
+
+    assert "Error: migrate ended unexpectedly (exit code 1)." in own.said()
+    assert "no such luck" in own.said()
+    assert own.processes() == []
+
+
+def test_a_killed_up_leaves_nothing(own: Instance) -> None:
+    own.start()
+
+    own.kill()
+
+    wait_until(lambda: own.processes() == [])
+    own.start()
+
+
+def test_what_a_killed_up_left_is_ended(own: Instance) -> None:
+    """Where the system does not end children with their parent, the next start does."""
+    left = subprocess.Popen(["sleep", "1000"], env={**os.environ, OWNER_VARIABLE: str(own.home)})
+    supervisor = Supervisor(own.state.logs)
+    postgres.start(own.state, supervisor)
+    [server] = supervisor.children
+
+    own.start()
+
+    assert left.wait(0) == -signal.SIGKILL
+    assert server.process.wait(0) == 0
+
+
+def test_a_second_up_is_refused(instance: Instance) -> None:
+    said = refused("--home", instance.home, "--port", "0")
+    assert said.startswith(f"Error: Another `pulp-star up` (pid {instance.pid}) already runs on ")
+
+
+def test_a_taken_port_is_told(own: Instance) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+
+        said = refused("--home", own.home, "--port", port)
+
+    assert said.startswith(f"Error: Cannot listen on 127.0.0.1:{port}: ")
+    assert "--port" in said
+
+
+def test_an_unknown_host_is_told(own: Instance) -> None:
+    said = refused("--home", own.home, "--host", "no such host")
+    assert said.startswith("Error: Cannot listen on no such host:24817: ")
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "file"  # root may write to any directory, but not below a file
+    file.touch()
+    said = refused("--home", file / "home")
+    assert said.startswith(f"Error: The state directory {file}/home cannot be written: ")
+
+
+def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "thesis.txt").touch()
+
+    assert "holds other files" in refused("--home", tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755

@@ -1,0 +1,126 @@
+"""Children of `pulp-star up`: all of them watched, none of them left."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from pulpcore.content_star.cli.processes import Child, Stopped, Supervisor, program, tail
+from tests.instance import wait_until
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    supervisor = Supervisor(tmp_path)
+    yield supervisor
+    supervisor.stop()
+
+
+def start(supervisor: Supervisor, code: str, seconds: float = 10) -> Child:
+    return supervisor.start(
+        "child",
+        [sys.executable, "-c", code],
+        dict(os.environ),
+        supervisor.logs,
+        ((signal.SIGTERM, seconds),),
+    )
+
+
+def run(supervisor: Supervisor, code: str, stdin: bytes = b"") -> None:
+    supervisor.run("step", [sys.executable, "-c", code], dict(os.environ), supervisor.logs, stdin)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1][:3]
+    except OSError:
+        return False
+
+
+def test_a_step_reads_its_input_and_logs_its_output(supervisor: Supervisor) -> None:
+    run(supervisor, "print(input())", stdin=b"secret\n")
+    assert (supervisor.logs / "step.log").read_text() == "secret\n"
+
+
+def test_a_failed_step_shows_the_end_of_its_log(supervisor: Supervisor) -> None:
+    with pytest.raises(click.ClickException) as caught:
+        run(supervisor, "print('x\\n' * 100); raise SystemExit('it broke')")
+
+    message = caught.value.message
+    assert message.startswith("step ended unexpectedly (exit code 1). The end of ")
+    assert message.endswith("    it broke")
+    assert len(message.splitlines()) == 16
+
+
+def test_a_step_is_not_run_on_when_a_child_dies(supervisor: Supervisor) -> None:
+    start(supervisor, "raise SystemExit(3)")
+    with pytest.raises(click.ClickException, match=r"child ended unexpectedly \(exit code 3\)"):
+        run(supervisor, "import time; time.sleep(1000)")
+
+
+def test_stopping_takes_grandchildren_along(supervisor: Supervisor, tmp_path: Path) -> None:
+    code = (
+        "import subprocess, time; "
+        "print(subprocess.Popen(['sleep', '1000']).pid, flush=True); time.sleep(1000)"
+    )
+    child = start(supervisor, code)
+    wait_until(lambda: child.log.read_text().strip())
+    grandchild = int(child.log.read_text())
+
+    supervisor.stop()
+
+    wait_until(lambda: not is_alive(grandchild))
+    assert child.process.returncode == -signal.SIGTERM
+
+
+def test_a_child_that_will_not_stop_is_killed(supervisor: Supervisor) -> None:
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print('ready', flush=True); time.sleep(1000)"
+    )
+    child = start(supervisor, code, seconds=0.1)
+    wait_until(lambda: "ready" in child.log.read_text())
+
+    supervisor.stop()
+
+    assert child.process.returncode == -signal.SIGKILL
+
+
+def test_a_signal_is_noticed_between_steps(supervisor: Supervisor) -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    try:
+        supervisor.listen()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            supervisor.watch()
+    finally:
+        for number, handler in zip(
+            (signal.SIGINT, signal.SIGTERM, signal.SIGHUP), before, strict=True
+        ):
+            signal.signal(number, handler)
+
+
+def test_waiting_is_bounded(supervisor: Supervisor) -> None:
+    with pytest.raises(click.ClickException, match=r"Rain took longer than 0 seconds\."):
+        supervisor.wait_until(lambda: False, 0, "Rain")
+
+
+def test_an_earlier_log_is_kept(supervisor: Supervisor) -> None:
+    run(supervisor, "print('first')")
+    run(supervisor, "print('second')")
+    assert (supervisor.logs / "step.log.old").read_text() == "first\n"
+
+
+def test_the_tail_of_an_empty_log(tmp_path: Path) -> None:
+    (tmp_path / "log").touch()
+    assert tail(tmp_path / "log") == "    (empty)"
+
+
+def test_programs_come_from_our_own_environment() -> None:
+    assert program("uvicorn").parent == Path(sys.executable).parent
+    with pytest.raises(click.ClickException, match="no-such-program is not installed"):
+        program("no-such-program")

