@@ -52,7 +52,7 @@ class Content:
         if not path.startswith(prefix):
             raise HTTPException(404, f"Content is below '{prefix}'.")
         address = parse_address(path.removeprefix(prefix))
-        return await self.door.read(respond, request, address)
+        return await self.door.run(respond, request, address)
 
 
 def respond(request: Request, address: Address) -> ASGIApp:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from django.db import Error, OperationalError, connection, reset_queries
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Seconds to wait before a read is tried again: at once for a connection that died while it was
+# Seconds to wait before work is done again: at once for a connection that died while it was
 # idle, then long enough for a server that restarts or fails over to accept connections again.
 RETRY_PAUSES = (0.0, 0.1, 0.5, 1.0)
 
@@ -45,29 +46,20 @@ class Door:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do `work` once in a pool thread, in a copy of the caller's context variables.
+        """Do `work` in a pool thread, in a copy of the caller's context variables.
 
-        For work that must not happen twice. Raises what `work` raises, and `ConnectionLost` if the
-        connection died, be it while it was idle; the next trip of that thread gets a fresh one.
-        """
-        return await self._enter(lambda: _attempt(lambda: work(*args, **kwargs)))
-
-    async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Like `run`, for work that only reads: if its connection dies it is done again.
-
+        If its connection dies, `work` is done again on a fresh one, so it has to be idempotent: to
+        read, or to write what may be written twice.
         Raises what `work` raises, and `ConnectionLost` only if the database stayed away through
         all of `RETRY_PAUSES`.
         """
-        return await self._enter(lambda: _insist(lambda: work(*args, **kwargs)))
+        context = contextvars.copy_context()
+        trip = partial(context.run, _insist, partial(work, *args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(self._executor, trip)
 
     async def close(self) -> None:
         """Close the connections and end the threads, once the trips under way are done."""
         await asyncio.to_thread(self._close)
-
-    async def _enter(self, trip: Callable[[], T]) -> T:
-        context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, context.run, trip)
 
     def _close(self) -> None:
         # Only its own thread can close a connection. As many jobs as threads, each waiting for the

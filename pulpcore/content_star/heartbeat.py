@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Literal
 
 from django.conf import settings
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from pulpcore.app.apps import pulp_plugin_configs
@@ -86,39 +87,32 @@ class _Row:
         self.interval = ttl / 4
         self.healthy = False
         self._current = current
-        self._saved: AppStatus | None = None
-        self._fields = {
-            "app_type": app_type,
-            "name": get_worker_name(),
-            "versions": {config.label: config.version for config in pulp_plugin_configs()},
-            "ttl": timedelta(seconds=ttl),
-        }
+        self._registered = False
+        self._status = AppStatus(
+            app_type=app_type,
+            name=get_worker_name(),
+            versions={config.label: config.version for config in pulp_plugin_configs()},
+            ttl=timedelta(seconds=ttl),
+        )
 
     def __str__(self) -> str:
-        return "Heartbeat of the {app_type} app {name}".format(**self._fields)
+        return f"Heartbeat of the {self._status.app_type} app {self._status.name}"
 
     def beat(self) -> None:
-        if self._saved is None:
-            self._register()
-        elif not self._touch():
+        if self._mine().update(last_heartbeat=timezone.now()):
+            return
+        if self._registered:
             log.warning("%s: its row is gone, registering again", self)
-            self._register()
+        # Not `create()`, which refuses a process's second row; done twice, the second does nothing.
+        AppStatus.objects.bulk_create([self._status], ignore_conflicts=True)
+        self._registered = True
+        if self._current:
+            AppStatus.objects._current_app_status = self._status
 
     def remove(self) -> None:
-        if self._saved is not None:
-            self._saved.delete()
+        self._mine().delete()
         if self._current:
             AppStatus.objects._current_app_status = None
 
-    def _register(self) -> None:
-        row = AppStatus(**self._fields)
-        row.save(force_insert=True)
-        self._saved = row
-        if self._current:
-            # What `AppStatus.objects.create()` would do, without its refusal to do it twice.
-            AppStatus.objects._current_app_status = row
-
-    def _touch(self) -> bool:
-        assert self._saved is not None
-        mine = AppStatus.objects.filter(pk=self._saved.pk)
-        return bool(mine.update(last_heartbeat=timezone.now()))
+    def _mine(self) -> QuerySet[AppStatus]:
+        return AppStatus.objects.filter(pk=self._status.pk)

@@ -23,8 +23,7 @@ def rows(pid: int, app_type: str | None = None) -> list:
 def test_status_lists_the_process_as_api_and_as_content_app(instance):
     status = httpx.get(f"{instance.url}/pulp/api/v3/status/").json()
     api, content = status["online_api_apps"], status["online_content_apps"]
-    assert len(api) == 1
-    assert [app["name"] for app in api] == [app["name"] for app in content]
+    assert {app["name"] for app in api} <= {app["name"] for app in content}
     assert "content_star" in {version["component"] for version in status["versions"]}
 
 
@@ -73,14 +72,12 @@ def test_tasks_demand_no_content_star_of_workers(pulp, orm):
 def test_a_lost_row_is_registered_again(instance, orm):
     with serving(instance, PULP_CONTENT_APP_TTL="4", PULP_API_APP_TTL="4") as server:
         pid = server.process.pid
-        before = {row.pk for row in rows(pid)}
-        assert len(before) == 2
+        assert len(rows(pid)) == 2
         for row in rows(pid):
             row.delete()
         wait_until(lambda: len(rows(pid)) == 2, 30, server.said)
-        assert before.isdisjoint(row.pk for row in rows(pid))
         wait_until(lambda: "registering again" in server.said(), 10, server.said)
-        assert pulp_can_run_a_task(server, instance), "the new row is the process's current one"
+        assert pulp_can_run_a_task(server, instance), "under the row that came back"
 
 
 def pulp_can_run_a_task(server, instance) -> bool:
@@ -105,11 +102,23 @@ def test_heartbeats_go_on(instance, orm):
         )
 
 
-def test_heartbeats_survive_a_cut_connection(instance, orm):
+def test_heartbeats_come_back_with_the_database(instance, orm, tmp_path):
+    """The socket's directory is a link here, and the link goes away for a while."""
     from django.db import connection
 
-    short = {"PULP_CONTENT_APP_TTL": "4", "PULP_API_APP_TTL": "4", "PGAPPNAME": "beating"}
-    with serving(instance, **short) as server:
+    road = tmp_path / "road"
+    road.symlink_to(instance.address.socket_dir)
+    options = {
+        "PULP_DATABASES": instance.environ["PULP_DATABASES"].replace(
+            instance.address.socket_dir, str(road)
+        ),
+        "PULP_CONTENT_APP_TTL": "4",
+        "PULP_API_APP_TTL": "4",
+        "PGAPPNAME": "beating",
+    }
+    with serving(instance, **options) as server:
+        pid = server.process.pid
+        road.unlink()
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -117,12 +126,11 @@ def test_heartbeats_survive_a_cut_connection(instance, orm):
             )
             assert cursor.rowcount > 0
         wait_until(lambda: "could not be written" in server.said(), 30, server.said)
-        cut = {row.app_type: row.last_heartbeat for row in rows(server.process.pid)}
-        wait_until(
-            lambda: all(row.last_heartbeat > cut[row.app_type] for row in rows(server.process.pid)),
-            30,
-            server.said,
-        )
+        for row in rows(pid):
+            row.delete()  # as workers do with rows that are overdue
+        road.symlink_to(instance.address.socket_dir)
+        wait_until(lambda: len(rows(pid)) == 2, 30, server.said)
+    assert rows(pid) == []
 
 
 def test_a_clean_stop_removes_the_rows(instance, orm):
