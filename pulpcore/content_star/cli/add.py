@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,7 @@ def command(
         password = click.prompt("Password", hide_input=True, err=True)
 
     folder = _scan(directory)
-    with clear_errors(url, username):
-        pulp = Pulp(url, username, password, patience)
+    with clear_errors(url, username), closing(Pulp(url, username, password, patience)) as pulp:
         sync = pulp.is_here if transfer == "auto" else transfer == "sync"
         base_path = base_path.strip("/")
         repository = Repository(pulp, name or base_path, base_path)
