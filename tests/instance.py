@@ -105,11 +105,15 @@ class Instance:
 
         It has a session, because checking a password takes Pulp a quarter of a second.
         """
-        client = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
-        auth = (self.username, self.password)
-        client.post("/pulp/api/v3/login/", auth=auth).raise_for_status()
-        client.headers["X-CSRFToken"] = client.cookies["csrftoken"]
-        return client
+        login, auth = f"{self.url}/pulp/api/v3/login/", (self.username, self.password)
+        cookies = httpx.post(login, auth=auth, trust_env=False).raise_for_status().cookies
+        return httpx.Client(
+            base_url=self.url,
+            cookies=cookies,
+            headers={"X-CSRFToken": cookies["csrftoken"]},
+            trust_env=False,
+            timeout=30,
+        )
 
     def run(
         self, command: Iterable[str], check: bool = True, **environ: str

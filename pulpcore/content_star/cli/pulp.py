@@ -80,7 +80,7 @@ class Pulp:
             return {"auth_provider": BasicAuthProvider(self.username, password)}
         self._session = {
             "Cookie": "; ".join(f"{name}={value}" for name, value in response.cookies.items()),
-            "X-CSRFToken": response.cookies["csrftoken"],
+            "X-CSRFToken": str(response.cookies["csrftoken"]),
             "Referer": self.url,
         }
         return {"headers": self._session}
