@@ -115,6 +115,7 @@ def test_signals_stop_everything(own: Instance, number: signal.Signals) -> None:
     assert own.stop(number) == 0
 
     assert f"{number.name}: stopping." in own.said()
+    assert not Path(own.state.load().socket_dir).exists()  # it had to be outside of the home
 
 
 def test_a_signal_stops_a_start_half_way(own: Instance) -> None:
@@ -154,10 +155,12 @@ def test_a_failing_step_is_explained_with_its_log(own: Instance) -> None:
 def test_a_killed_up_leaves_nothing(own: Instance) -> None:
     own.start()
 
+    sockets = Path(own.state.load().socket_dir)
     own.kill()
 
     wait_until(lambda: own.processes() == [])
     own.start()
+    assert not sockets.exists()
 
 
 def test_what_a_killed_up_left_is_ended(own: Instance) -> None:
@@ -171,6 +174,7 @@ def test_what_a_killed_up_left_is_ended(own: Instance) -> None:
 
     assert left.wait(0) == -signal.SIGKILL
     assert server.process.wait(0) == 0
+    supervisor.stop()
 
 
 def test_a_second_up_is_refused(instance: Instance) -> None:
