@@ -118,6 +118,23 @@ def test_signals_stop_everything(own: Instance, number: signal.Signals) -> None:
     assert not Path(own.state.load().socket_dir).exists()  # it had to be outside of the home
 
 
+def test_stops_without_a_terminal(own: Instance) -> None:
+    """As when its window is closed: there is nobody to tell about it."""
+    command = [*pulp_star("up"), "--home", str(own.home), "--port", "0"]
+    up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert up.stdout and up.stderr
+    while b"Ctrl-C" not in up.stdout.readline():
+        assert up.poll() is None
+    up.stdout.close()
+    up.stderr.close()
+    up.send_signal(signal.SIGHUP)
+
+    up.wait(60)
+
+    assert own.processes() == []
+    assert not (own.state.database / "postmaster.pid").exists()
+
+
 def test_a_signal_stops_a_start_half_way(own: Instance) -> None:
     own.launch()
     wait_until(lambda: "Starting Pulp" in own.said())

@@ -94,7 +94,8 @@ def end_leftover(data: Path) -> None:
     pid_file = data / "postmaster.pid"
     if not pid_file.exists():
         return
-    pid = int(pid_file.read_text().split("\n", 1)[0])
+    first_line = pid_file.read_text().split("\n", 1)[0]
+    pid = int(first_line) if first_line.isdigit() else 0  # nothing, after a power failure
     for number, seconds in _STOP:
         deadline = time.monotonic() + seconds
         if _serves(pid, data):
@@ -110,6 +111,8 @@ def end_leftover(data: Path) -> None:
 
 def _serves(pid: int, data: Path) -> bool:
     """Whether this process is a PostgreSQL server of this data directory."""
+    if pid == 0:
+        return False
     try:
         if Path("/proc").is_dir():
             return Path(f"/proc/{pid}/cwd").readlink() == data.resolve()

@@ -66,9 +66,7 @@ def command(host: str, port: int, state: State) -> None:
         except Stopped as stopped:
             click.echo(f"\n{stopped}: stopping.")
         finally:
-            if supervisor.children:
-                with _step("Stopping everything"):
-                    supervisor.stop()
+            _stop(supervisor)
 
 
 def _run(state: State, supervisor: Supervisor, host: str, port: int) -> None:
@@ -110,6 +108,16 @@ def _run(state: State, supervisor: Supervisor, host: str, port: int) -> None:
         preparation.remember("hello")
     _report(state, instance, time.monotonic() - started)
     supervisor.watch()
+
+
+def _stop(supervisor: Supervisor) -> None:
+    if not supervisor.children:
+        return
+    try:
+        with _step("Stopping everything"):
+            supervisor.stop()
+    finally:
+        supervisor.stop()  # also when nobody is left to tell, as after closing the terminal
 
 
 def _start_worker(state: State, supervisor: Supervisor, environ: Mapping[str, str]) -> Child:
