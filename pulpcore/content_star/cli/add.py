@@ -60,10 +60,10 @@ def command(
     directory's files. Unchanged files are not sent again, and if nothing has changed, there is no
     new version.
 
-    Symbolic links and special files are left out. Files that cannot be read, and names that Pulp
-    cannot hold (not UTF-8, with a line break, with space at an end), are left out as well, and the
-    exit code is then 1; what was served of unreadable files before stays. A directory without any
-    file is an error.
+    Symbolic links and special files are left out. Files that cannot be read, and paths that Pulp
+    cannot hold (not UTF-8, with a line break, with space at an end, with # at the beginning), are
+    left out as well, and the exit code is then 1; what was served at these paths before stays. A
+    directory without any file is an error.
     """
     from pulpcore.content_star.cli.pulp import Pulp, clear_errors
     from pulpcore.content_star.cli.repository import Repository

@@ -52,9 +52,9 @@ def command(host: str, port: int, state: State) -> None:
     The first start takes a minute: it makes the database, the user `admin`, and a small repository
     `hello` to try. Later starts on the same state directory take seconds.
 
-    Nothing outside of the state directory is changed, and nothing stays running: SIGINT, SIGTERM
-    and SIGHUP stop everything, and so does the death of any of the processes. Their output is in
-    the directory's logs/.
+    Everything is kept in the state directory, and nothing stays running: SIGINT, SIGTERM and SIGHUP
+    stop everything, and so does the death of any of the processes. Their output is in the
+    directory's logs/. Run by root, PostgreSQL gets a system account, embedded_postgres, of its own.
     """
     os.umask(0o077)
     supervisor = Supervisor(state.logs)
