@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pulpcore.content_star.cli import postgres
@@ -77,9 +78,10 @@ def test_says_what_it_does_and_where_things_are(instance: Instance) -> None:
 
 
 def test_admin_can_log_in(instance: Instance) -> None:
-    with instance.client() as api:
-        assert api.get("/pulp/api/v3/users/", params={"username": "admin"}).json()["count"] == 1
-        assert api.get("/pulp/api/v3/users/", auth=("admin", "wrong")).status_code == 401
+    url = f"{instance.url}/pulp/api/v3/users/"
+    for password, status in ((instance.password, 200), ("wrong", 401)):
+        response = httpx.get(url, auth=("admin", password), trust_env=False)
+        assert response.status_code == status
 
 
 def test_secrets_are_private(instance: Instance) -> None:
@@ -113,6 +115,24 @@ def test_signals_stop_everything(own: Instance, number: signal.Signals) -> None:
     assert own.stop(number) == 0
 
     assert f"{number.name}: stopping." in own.said()
+    assert not Path(own.state.load().socket_dir).exists()  # it had to be outside of the home
+
+
+def test_stops_without_a_terminal(own: Instance) -> None:
+    """As when its window is closed: there is nobody to tell about it."""
+    command = [*pulp_star("up"), "--home", str(own.home), "--port", "0"]
+    up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert up.stdout and up.stderr
+    while b"Ctrl-C" not in up.stdout.readline():
+        assert up.poll() is None
+    up.stdout.close()
+    up.stderr.close()
+    up.send_signal(signal.SIGHUP)
+
+    up.wait(60)
+
+    assert own.processes() == []
+    assert not (own.state.database / "postmaster.pid").exists()
 
 
 def test_a_signal_stops_a_start_half_way(own: Instance) -> None:
@@ -152,10 +172,12 @@ def test_a_failing_step_is_explained_with_its_log(own: Instance) -> None:
 def test_a_killed_up_leaves_nothing(own: Instance) -> None:
     own.start()
 
+    sockets = Path(own.state.load().socket_dir)
     own.kill()
 
     wait_until(lambda: own.processes() == [])
     own.start()
+    assert not sockets.exists()
 
 
 def test_what_a_killed_up_left_is_ended(own: Instance) -> None:
@@ -169,6 +191,7 @@ def test_what_a_killed_up_left_is_ended(own: Instance) -> None:
 
     assert left.wait(0) == -signal.SIGKILL
     assert server.process.wait(0) == 0
+    supervisor.stop()
 
 
 def test_a_second_up_is_refused(instance: Instance) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,10 +60,10 @@ def command(
     directory's files. Unchanged files are not sent again, and if nothing has changed, there is no
     new version.
 
-    Symbolic links and special files are left out. Files that cannot be read, and names that Pulp
-    cannot hold (not UTF-8, with a line break, with space at an end), are left out as well, and the
-    exit code is then 1; what was served of unreadable files before stays. A directory without any
-    file is an error.
+    Symbolic links and special files are left out. Files that cannot be read, and paths that Pulp
+    cannot hold (not UTF-8, with a line break, with space at an end, with # at the beginning), are
+    left out as well, and the exit code is then 1; what was served at these paths before stays. A
+    directory without any file is an error.
     """
     from pulpcore.content_star.cli.pulp import Pulp, clear_errors
     from pulpcore.content_star.cli.repository import Repository
@@ -78,8 +79,7 @@ def command(
         password = click.prompt("Password", hide_input=True, err=True)
 
     folder = _scan(directory)
-    with clear_errors(url, username):
-        pulp = Pulp(url, username, password, patience)
+    with clear_errors(url, username), closing(Pulp(url, username, password, patience)) as pulp:
         sync = pulp.is_here if transfer == "auto" else transfer == "sync"
         base_path = base_path.strip("/")
         repository = Repository(pulp, name or base_path, base_path)

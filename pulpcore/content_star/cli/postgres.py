@@ -66,7 +66,10 @@ def create(state: State, supervisor: Supervisor) -> None:
 def start(state: State, supervisor: Supervisor) -> Path:
     """Start the server, make sure there is a database, and return its socket's directory."""
     end_leftover(state.database)
+    if state.instance_file.exists():
+        remove_socket_dir(Path(state.load().socket_dir))
     sockets = _socket_dir(state.database)
+    supervisor.afterwards.callback(remove_socket_dir, sockets)
     command: list[str | Path] = [
         *_as_account(on_our_death="INT"),
         programs() / "postgres",
@@ -91,8 +94,8 @@ def end_leftover(data: Path) -> None:
     pid_file = data / "postmaster.pid"
     if not pid_file.exists():
         return
-    lines = pid_file.read_text().splitlines()
-    pid = int(lines[0])
+    first_line = pid_file.read_text().split("\n", 1)[0]
+    pid = int(first_line) if first_line.isdigit() else 0  # nothing, after a power failure
     for number, seconds in _STOP:
         deadline = time.monotonic() + seconds
         if _serves(pid, data):
@@ -104,12 +107,12 @@ def end_leftover(data: Path) -> None:
     # A server that was killed leaves the file, and its pid may now be anybody's, which would keep
     # the next server from starting.
     pid_file.unlink(missing_ok=True)
-    if len(lines) > 4:
-        remove_socket_dir(Path(lines[4]))
 
 
 def _serves(pid: int, data: Path) -> bool:
     """Whether this process is a PostgreSQL server of this data directory."""
+    if pid == 0:
+        return False
     try:
         if Path("/proc").is_dir():
             return Path(f"/proc/{pid}/cwd").readlink() == data.resolve()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -57,6 +57,8 @@ class Supervisor:
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         self.children: list[Child] = []
+        self.afterwards = ExitStack()
+        """What to clean up once all children have stopped."""
         self._signal: signal.Signals | None = None
 
     def listen(self) -> None:
@@ -163,6 +165,7 @@ class Supervisor:
         while self.children:
             self.children[-1].stop()
             self.children.pop()
+        self.afterwards.close()
 
 
 def failure(child: Child) -> click.ClickException:

@@ -5,7 +5,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ POLL_SECONDS = 0.2
 CHUNK_SIZE = 32 * 1024 * 1024
 """Files above this size are uploaded in pieces, because requests holds a whole body in memory."""
 
+_LOGIN = "/pulp/api/v3/login/"
 _ENDED = ("completed", "failed", "canceled")
 
 
@@ -36,10 +38,11 @@ class Pulp:
         self.url = url.rstrip("/")
         self.username = username
         self.patience = patience
-        self._auth = BasicAuthProvider(username, password)
+        self._session: dict[str, str] = {}
         if self.is_here:
             _bypass_proxy(self._host)
         versions = self._versions()
+        self._credentials = self._log_in(password)
         self.context = self._context()
         if versions != self.context.component_versions:
             # pulp-glue keeps the API's description by address, and another Pulp was there before.
@@ -60,12 +63,33 @@ class Pulp:
             return False
 
     def _context(self, refresh: bool = False) -> PulpContext:
-        arguments = {
-            "base_url": f"{self.url}/",
-            "auth_provider": self._auth,
-            "refresh_cache": refresh,
-        }
+        arguments = {"base_url": f"{self.url}/", "refresh_cache": refresh, **self._credentials}
         return PulpContext("/pulp/", arguments, timeout=0, chunk_size=CHUNK_SIZE)
+
+    def _log_in(self, password: str) -> dict[str, Any]:
+        """Get a session, because Pulp takes a quarter of a second to check a password.
+
+        A Pulp that has no sessions gets the password with every request.
+        """
+        response = requests.post(
+            f"{self.url}{_LOGIN}", auth=(self.username, password), timeout=60, allow_redirects=False
+        )
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
+            raise PulpAuthenticationFailed("login")
+        if response.status_code != HTTPStatus.CREATED or "csrftoken" not in response.cookies:
+            return {"auth_provider": BasicAuthProvider(self.username, password)}
+        self._session = {
+            "Cookie": "; ".join(f"{name}={value}" for name, value in response.cookies.items()),
+            "X-CSRFToken": str(response.cookies["csrftoken"]),
+            "Referer": self.url,
+        }
+        return {"headers": self._session}
+
+    def close(self) -> None:
+        """End the session."""
+        if self._session:
+            with suppress(requests.RequestException):
+                requests.delete(f"{self.url}{_LOGIN}", headers=self._session, timeout=60)
 
     def _versions(self) -> dict[str, str]:
         response = requests.get(f"{self.url}/pulp/api/v3/status/", timeout=60)

@@ -52,9 +52,9 @@ def command(host: str, port: int, state: State) -> None:
     The first start takes a minute: it makes the database, the user `admin`, and a small repository
     `hello` to try. Later starts on the same state directory take seconds.
 
-    Nothing outside of the state directory is changed, and nothing stays running: SIGINT, SIGTERM
-    and SIGHUP stop everything, and so does the death of any of the processes. Their output is in
-    the directory's logs/.
+    Everything is kept in the state directory, and nothing stays running: SIGINT, SIGTERM and SIGHUP
+    stop everything, and so does the death of any of the processes. Their output is in the
+    directory's logs/. Run by root, PostgreSQL gets a system account, embedded_postgres, of its own.
     """
     os.umask(0o077)
     supervisor = Supervisor(state.logs)
@@ -66,9 +66,7 @@ def command(host: str, port: int, state: State) -> None:
         except Stopped as stopped:
             click.echo(f"\n{stopped}: stopping.")
         finally:
-            if supervisor.children:
-                with _step("Stopping everything"):
-                    supervisor.stop()
+            _stop(supervisor)
 
 
 def _run(state: State, supervisor: Supervisor, host: str, port: int) -> None:
@@ -110,6 +108,16 @@ def _run(state: State, supervisor: Supervisor, host: str, port: int) -> None:
         preparation.remember("hello")
     _report(state, instance, time.monotonic() - started)
     supervisor.watch()
+
+
+def _stop(supervisor: Supervisor) -> None:
+    if not supervisor.children:
+        return
+    try:
+        with _step("Stopping everything"):
+            supervisor.stop()
+    finally:
+        supervisor.stop()  # also when nobody is left to tell, as after closing the terminal
 
 
 def _start_worker(state: State, supervisor: Supervisor, environ: Mapping[str, str]) -> Child:
