@@ -44,7 +44,7 @@ def instance() -> Iterator[Instance]:
 @pytest.fixture
 def pulp(instance: Instance) -> Iterator[Pulp]:
     """The REST API of the instance; what a test creates with it goes when the test ends."""
-    client = Pulp(instance.url, instance.username, instance.password)
+    client = instance.pulp()
     yield client
     client.cleanup()
 

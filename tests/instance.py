@@ -16,6 +16,7 @@ import httpx
 from pulpcore.content_star.cli.processes import leftovers
 from pulpcore.content_star.cli.state import Instance as Address
 from pulpcore.content_star.cli.state import State
+from tests.pulp import Pulp
 
 START_SECONDS = 150
 STOP_SECONDS = 60
@@ -99,6 +100,10 @@ class Instance:
         """The environment of `pulp-star` itself, away from the caches of whoever runs the tests."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PULP_")}
         return {**inherited, "XDG_CACHE_HOME": str(self.home.with_name(self.home.name + ".cache"))}
+
+    def pulp(self) -> Pulp:
+        """The REST API, to create what a test needs."""
+        return Pulp(self.client(), httpx.BasicAuth(self.username, self.password))
 
     def client(self) -> httpx.Client:
         """An HTTP client that is logged in as admin, for paths below the origin.

@@ -13,8 +13,10 @@ FINAL_STATES = ("completed", "failed", "canceled", "skipped")
 class Pulp:
     """Creates Pulp objects through the REST API; `cleanup` deletes them, newest first."""
 
-    def __init__(self, url: str, username: str, password: str) -> None:
-        self.http = httpx.Client(base_url=url, auth=(username, password), timeout=60)
+    def __init__(self, http: httpx.Client, auth: httpx.Auth) -> None:
+        """`http` is logged in; `auth` is for requests of tests that have to log in themselves."""
+        self.http = http
+        self.auth = auth
         self._created: list[str] = []
 
     def cleanup(self) -> None:

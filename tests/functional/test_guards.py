@@ -51,9 +51,7 @@ def test_without_the_key_nothing_is_said(content, guarded_once, method, path, he
 
 @pytest.fixture(scope="module")
 def guarded_once(instance):
-    from tests.pulp import Pulp
-
-    pulp = Pulp(instance.url, instance.username, instance.password)
+    pulp = instance.pulp()
     yield guard_with(pulp, "header", header_name="x-key", header_value="open")
     pulp.cleanup()
 
@@ -62,7 +60,7 @@ def test_rbac_asks_who_the_user_is(content, pulp):
     base = guard_with(pulp, "rbac")
     assert content.get(f"{base}/secret.txt").status_code == 403
     assert content.get(f"{base}/secret.txt", auth=("admin", "wrong")).status_code == 403
-    assert content.get(f"{base}/secret.txt", auth=pulp.http.auth).content == SECRET
+    assert content.get(f"{base}/secret.txt", auth=pulp.auth).content == SECRET
 
 
 def test_a_composite_permits_if_one_of_its_guards_does(content, pulp):
@@ -76,7 +74,7 @@ def test_a_composite_permits_if_one_of_its_guards_does(content, pulp):
     base = guard_with(pulp, "composite", guards=[header["pulp_href"], rbac["pulp_href"]])
     assert content.get(f"{base}/secret.txt").status_code == 403
     assert content.get(f"{base}/secret.txt", headers=KEY).content == SECRET
-    assert content.get(f"{base}/secret.txt", auth=pulp.http.auth).content == SECRET
+    assert content.get(f"{base}/secret.txt", auth=pulp.auth).content == SECRET
 
 
 def test_a_signed_url_opens_what_it_was_signed_for(content, pulp, orm):

@@ -81,9 +81,8 @@ def test_a_lost_row_is_registered_again(instance, orm):
 
 
 def pulp_can_run_a_task(server, instance) -> bool:
-    from tests.pulp import Pulp
-
-    pulp = Pulp(server.url, instance.username, instance.password)
+    pulp = instance.pulp()
+    pulp.http.base_url = server.url
     pulp.distribute()
     pulp.cleanup()
     return True

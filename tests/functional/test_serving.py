@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.listing import parse_listing
-from tests.pulp import Pulp, unique
+from tests.pulp import unique
 
 FILES = {"a.txt": b"first", "dir/b.txt": b"second", "dir/sub/c.bin": b"third" * 1000}
 
@@ -15,7 +15,7 @@ FILES = {"a.txt": b"first", "dir/b.txt": b"second", "dir/sub/c.bin": b"third" * 
 @pytest.fixture(scope="module")
 def sample(instance) -> dict[str, str]:
     """A published repository for tests that only read it."""
-    pulp = Pulp(instance.url, instance.username, instance.password)
+    pulp = instance.pulp()
     repository = pulp.repository(FILES)
     publication = pulp.publish(repository)
     yield {"repository": repository, "publication": publication}

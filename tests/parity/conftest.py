@@ -6,7 +6,6 @@ import pytest
 
 from tests.instance import Instance
 from tests.orm import Orm
-from tests.pulp import Pulp
 from tests.server import free_port, running
 
 
@@ -22,7 +21,7 @@ def upstream(instance: Instance) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def places(instance: Instance) -> Iterator[dict[str, str]]:
     """Base paths of distributions of every kind, by the names that the table of requests uses."""
-    pulp = Pulp(instance.url, instance.username, instance.password)
+    pulp = instance.pulp()
     orm = Orm()
     top = orm.unique()
     files = {"a.txt": b"0123456789", "dir/b.xml.gz": b"bb", "dir/sub/c": b"c" * 3000}
@@ -66,7 +65,7 @@ def places(instance: Instance) -> Iterator[dict[str, str]]:
             f"{top}/rbac", repository=repository, content_guard=rbac_guard["pulp_href"]
         ),
         "sha256": "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882",
-        "basic": pulp.http.auth._auth_header,
+        "basic": pulp.auth._auth_header,
     }
     orm.cleanup()
     pulp.cleanup()
