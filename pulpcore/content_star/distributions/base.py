@@ -1,7 +1,10 @@
 """What all distribution apps share: the request, the plugin's hooks, and how a file is answered."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Literal
 
 from starlette.exceptions import HTTPException
@@ -9,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from pulpcore.app import mime_types
-from pulpcore.app.models import ContentArtifact, Distribution
+from pulpcore.app.models import Artifact, ContentArtifact, Distribution
 from pulpcore.content_star.locate import Place
 from pulpcore.content_star.lookup import Found, find, source_of
 from pulpcore.content_star.responses.artifact import ArtifactResponse
@@ -44,11 +47,32 @@ class DistributionApp(ABC):
     ) -> ASGIApp:
         """Answer with the file `found` at `path`, which decides its type.
 
-        Raises `HTTPException` 501 if its bytes are not on a file system of Pulp.
+        Raises `HTTPException` 501 if its bytes are not in Pulp.
         """
         artifact = found.content_artifact.artifact
         if artifact is None:
             raise HTTPException(501, "This file is on demand: Pulp knows it but has not saved it.")
+        return self.artifact(
+            artifact,
+            PurePosixPath(found.content_artifact.relative_path).name,
+            last_modified=found.last_modified,
+            headers=self.headers_for(path),
+            disposition=disposition,
+        )
+
+    def artifact(
+        self,
+        artifact: Artifact,
+        filename: str,
+        *,
+        last_modified: datetime | None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        disposition: Literal["attachment", "inline"] = "attachment",
+    ) -> ASGIApp:
+        """Answer with the bytes of `artifact`, to be saved as `filename`.
+
+        Raises `HTTPException` 501 if they are not on a file system.
+        """
         domain = self.distribution.pulp_domain
         if domain.storage_class != FILE_SYSTEM:
             raise HTTPException(501, f"Storage of class '{domain.storage_class}' is not served.")
@@ -56,9 +80,9 @@ class DistributionApp(ABC):
             domain.get_storage().path(artifact.file.name),
             size=artifact.size,
             sha256=artifact.sha256,
-            last_modified=found.last_modified,
-            filename=PurePosixPath(found.content_artifact.relative_path).name,
-            headers=self.headers_for(path),
+            last_modified=last_modified,
+            filename=filename,
+            headers=headers,
             disposition=disposition,
         )
 
