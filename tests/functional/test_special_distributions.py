@@ -7,7 +7,7 @@ import uuid
 
 import httpx
 import pytest
-from pysequoia import Cert, Tsk
+from pysequoia import Cert
 
 from tests.listing import parse_listing
 from tests.pulp import unique
@@ -136,20 +136,13 @@ def test_what_is_no_id_is_no_artifact(instance, orm):
 
 
 def test_openpgp_keys_are_served_as_files(content, pulp):
-    cert = Tsk.generate("Somebody <somebody@example.org>").extract_certificate()
-    keyring = pulp.create("repositories/core/openpgp_keyring/", name=unique("keyring"))
-    response = pulp.http.post(
-        "/pulp/api/v3/content/core/openpgp_publickey/",
-        data={"repository": keyring["pulp_href"]},
-        files={"file": ("key", str(cert).encode())},
-    )
-    pulp.task(response)
+    keyring, cert = pulp.keyring()
     base = unique("keys")
     pulp.create(
         "distributions/core/openpgp/",
         name=base,
         base_path=base,
-        repository=keyring["pulp_href"],
+        repository=keyring,
     )
     (name,) = parse_listing(content.get(f"{base}/").text)
     assert re.fullmatch(r"[0-9A-Fa-f]{16}\.pub", name)
