@@ -91,6 +91,8 @@ def test_an_answer_that_has_begun_is_not_finished_with_another():
         ("application/json;q=nonsense", True),
         ("", False),
         (";;,,=", False),
+        ("application/json; a*=no-such-encoding'x'%ff", False),
+        ("application/json; a*=no-such-syntax'%ff", False),
     ],
 )
 def test_json_goes_to_those_who_prefer_it(accept, is_json):
