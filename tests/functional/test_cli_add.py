@@ -259,6 +259,7 @@ def test_an_interrupted_publication_is_caught_up(served: Served) -> None:
         (["--base-path", "hello"], "The base path hello belongs to the distribution hello"),
         (["--base-path", "hello/below"], "Pulp refused (400): base_path: "),
         (["--base-path", "a//b"], "Pulp refused (400): base_path: "),
+        (["--base-path", "/"], "The --base-path must not be empty."),
     ],
 )
 def test_mistakes_are_told_in_one_line(served: Served, arguments: list[str], message: str) -> None:
