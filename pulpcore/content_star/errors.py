@@ -6,7 +6,7 @@ Errors are text, or JSON where the client prefers it, in the REST API's form: `{
 import json
 import logging
 
-from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest
 from django_guid import get_guid
@@ -60,6 +60,9 @@ def as_http(error: Exception) -> HTTPException:
             return error
         case Http404():
             return HTTPException(404, str(error) or "Not found.")
+        case ObjectDoesNotExist():
+            # Deleted between two of the queries: a distribution, its guard, a publication.
+            return HTTPException(404, "Not found.")
         case ArtifactMissing():
             log.error("%s", error)
             return HTTPException(404, "The file is missing from the storage.")
