@@ -268,6 +268,7 @@ def test_an_interrupted_publication_is_caught_up(served: Served) -> None:
         pytest.param(
             ["--base-path", "a//b"], "Pulp refused (400): base_path: ", marks=refuses_names
         ),
+        (["--base-path", "/"], "The --base-path must not be empty."),
     ],
 )
 def test_mistakes_are_told_in_one_line(served: Served, arguments: list[str], message: str) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 
 import httpx
 import pytest
-from django.db import ProgrammingError, connection
+from django.db import ProgrammingError, connection, transaction
 
 from pulpcore.app.models import AppStatus
 from pulpcore.content_star.db import ConnectionLost, Door
@@ -126,6 +126,26 @@ def test_work_is_not_done_again_for_ever():
         assert run(door.run(backend)) not in calls
 
 
+def test_who_queues_while_the_database_is_away_does_not_wait_for_all_before():
+    calls: dict[int, int] = {}
+
+    def work(number: int) -> None:
+        calls[number] = calls.get(number, 0) + 1
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with opened(1) as (door, run):
+
+        async def five() -> list[object]:
+            trips = (door.run(work, number) for number in range(5))
+            return await asyncio.gather(*trips, return_exceptions=True)
+
+        assert all(isinstance(result, ConnectionLost) for result in run(five()))
+    assert calls[0] > 2
+    # Their first connection may have been a stale one, so a second is tried in any case.
+    assert [calls[number] for number in range(1, 5)] == [2, 2, 2, 2]
+
+
 def test_an_error_that_is_not_the_connections_is_raised_at_once():
     calls = []
 
@@ -163,6 +183,34 @@ def test_closing_the_door_closes_every_connection():
             return cursor.fetchone()[0]
 
     wait_until(lambda: left() == 0)
+
+
+def test_a_query_that_hangs_does_not_keep_the_process_from_stopping(instance):
+    options = {"PGAPPNAME": "hanging"}
+    with (
+        serving(instance, "--timeout-graceful-shutdown", "1", **options) as server,
+        concurrent.futures.ThreadPoolExecutor(1) as clients,
+    ):
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("LOCK TABLE core_distribution, core_appstatus")
+            answer = clients.submit(httpx.get, f"{server.content_url}x/y", timeout=60)
+            wait_until(lambda: waiting("hanging"))
+            server.process.terminate()
+            server.process.wait(30)
+        assert answer.exception(60) or answer.result().status_code == 500
+    AppStatus.objects.filter(name__startswith=f"{server.process.pid}@").delete()
+
+
+def waiting(application: str) -> int:
+    """Count the connections of an application that wait for a lock."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name = %s AND wait_event_type = 'Lock'",
+            [application],
+        )
+        return cursor.fetchone()[0]
 
 
 def test_no_download_fails_while_all_connections_are_cut_off(instance, orm):

@@ -37,9 +37,8 @@ class CheckpointApp(PublishedApp):
             return moved(self.request, f"{base}{name}/{self.path}")
         if not slash:
             return with_slash(self.request)
-        return self.from_source(Source(publication, publication.repository_version)) or (
-            self.nothing()
-        )
+        source = Source(publication, publication.repository_version)
+        return self.from_source(source) or self.nothing(source)
 
     def timestamps(self) -> ASGIApp:
         """List the checkpoints, oldest first."""
