@@ -8,6 +8,7 @@ from starlette.types import ASGIApp
 from pulpcore.content_star import directory
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.base import DistributionApp
+from pulpcore.content_star.json_listing import json_listing
 from pulpcore.content_star.listing import head_of_listing, listing
 from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.lookup import (
@@ -19,7 +20,9 @@ from pulpcore.content_star.lookup import (
     file_superseded,
     source_of,
 )
+from pulpcore.content_star.negotiation import Varying, prefers_json
 from pulpcore.content_star.redirect import with_slash
+from pulpcore.content_star.window import Window, window_of
 
 NOTHING_CONFIGURED = (
     "Distribution is not pointing to a publication, repository, repository version, or remote."
@@ -29,17 +32,23 @@ PULL_THROUGH = "Distribution would ask its remote for this file, which is not se
 
 
 class PublishedApp(DistributionApp):
-    """Serves the exact file first, then the directory's `index.html`, then its listing."""
+    """Serves the exact file first, then the directory's `index.html`, then its listing.
+
+    A client that prefers JSON gets what the plugin has for it before all that, and a listing where
+    others get an `index.html`.
+    """
 
     def respond(self) -> ASGIApp:
         if not self.path and not self.request.scope["path"].endswith("/"):
             return with_slash(self.request)
-        return (
-            self.from_plugin()
+        response = (
+            self.json_from_plugin()
+            or self.from_plugin()
             or self.from_source(source_of(self.distribution))
             or self.from_superseded()
             or self.nothing()
         )
+        return Varying(response) if self.json_handler else response
 
     def from_source(self, source: Source) -> ASGIApp | None:
         """Answer from what the distribution serves now."""
@@ -65,7 +74,11 @@ class PublishedApp(DistributionApp):
         if self.path and not self.path.endswith("/"):
             below = f"{self.path}/"
             return with_slash(self.request) if self.is_directory(source, below) else None
-        return self.index(source) or self.listing(source)
+        if prefers_json(self.request):
+            response = self.listing(source)
+        else:
+            response = self.index(source) or self.listing(source)
+        return Varying(response) if response else None
 
     def index(self, source: Source) -> ASGIApp | None:
         """Answer with the directory's `index.html`, as a page and not as a download."""
@@ -75,14 +88,23 @@ class PublishedApp(DistributionApp):
 
     def listing(self, source: Source) -> ASGIApp | None:
         """Answer with the entries of the directory and those that the plugin adds."""
+        window, is_json = window_of(self.request), prefers_json(self.request)
         if self.request.method == "HEAD":
-            return head_of_listing() if self.is_directory(source, self.path) else None
-        entries = {entry.name: entry for entry in directory.entries(source, self.path)}
-        for name in self.distribution.content_handler_list_directory(self.path):
-            entries.setdefault(name, Entry(name))
-        if not entries:
+            exists = self.is_directory(source, self.path)
+            return head_of_listing(is_json=is_json) if exists else None
+        entries = self.entries(source, window)
+        if not entries and (window.after is None or not self.is_directory(source, self.path)):
             return None
-        return listing(decoded_path(self.request.scope), entries.values())
+        if is_json:
+            return json_listing(self.request, entries)
+        return listing(decoded_path(self.request.scope), entries)
+
+    def entries(self, source: Source, window: Window) -> list[Entry]:
+        """Read what of the directory, and of what the plugin adds to it, is in the window."""
+        added = self.distribution.content_handler_list_directory(self.path)
+        entries = {name: Entry(name) for name in window.select(added)}
+        entries |= {entry.name: entry for entry in directory.entries(source, self.path, window)}
+        return [entries[name] for name in window.select(entries)]
 
     def is_directory(self, source: Source, path: str) -> bool:
         """Tell whether `path`, which ends in a slash, can be listed."""
