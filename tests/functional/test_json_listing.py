@@ -1,6 +1,7 @@
 """Directories as JSON, and what plugins answer to those who prefer it."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,6 +13,7 @@ import pytest
 from aiohttp.web import json_response
 from django.conf import settings
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -227,8 +229,18 @@ def test_walking_the_pages_is_the_sorted_set_of_names(
     assert pages[-1]["entries"]
 
 
+# The database takes no base path with white space, dots for a segment, or segments of nothing.
+_bases = st.sets(
+    st.text(_character, min_size=1, max_size=6).filter(
+        lambda base: not re.search(r"[\s?#\x1c-\x1f\x85]|/\.{0,2}/", f"/{base}/")
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
 @_bounded
-@given(bases=_paths, size=st.integers(1, 6))
+@given(bases=_bases, size=st.integers(1, 6))
 @example(bases={"a/x", "a-b", "A", "a.b/c", "B", "ab"}, size=1)
 def test_walking_base_paths_is_the_sorted_set_of_names(app, module_orm, bases, size):
     top = module_orm.unique()
@@ -244,7 +256,7 @@ def test_walking_base_paths_is_the_sorted_set_of_names(app, module_orm, bases, s
     finally:
         Distribution.objects.filter(base_path__startswith=f"{top}/").delete()
     assert all_names(pages) == sorted({f"{base.split('/')[0]}/" for base in bases})
-    assert len(html) <= len(all_names(pages))
+    assert list(html) == all_names(pages) or "\r" in "".join(bases)
     assert all(entry["modified"] is None for page in pages for entry in page["entries"])
 
 
@@ -319,6 +331,23 @@ def test_a_page_of_base_paths_reads_one_row_more_than_it_shows(module_orm, monke
         assert max(ask(f"{top}/", method="HEAD")) == 1
     finally:
         Distribution.objects.filter(base_path__startswith=f"{top}/").delete()
+
+
+def test_names_sort_by_code_point_whatever_the_collation_of_the_database(
+    module_orm, publication, replaceable
+):
+    """The database of the tests has no other collation to try: ask the planner how it sorts."""
+    publish_at(publication, MANY)
+    top = module_orm.distribution(f"{module_orm.unique()}/below").partition("/")[0]
+    for path in (f"{replaceable}/", f"{top}/"):
+        with CaptureQueriesContext(connection) as queries:
+            ask(path)
+        with connection.cursor() as database:
+            database.execute("EXPLAIN VERBOSE " + queries[-1]["sql"])
+            plan = [line for (line,) in database]
+        sorts = [line for line in plan if "Sort Key" in line]
+        assert sorts, plan
+        assert all('COLLATE "C"' in line for line in sorts), plan
 
 
 BAD_CURSORS = ["", "x", "A", "!", "é", "PmE=PmE", "%00", "PgA", "Pv8", "YWJj", "..%2f", "1000"]
