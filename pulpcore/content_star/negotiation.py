@@ -12,7 +12,11 @@ def prefers_json(request: Request) -> bool:
     """Tell whether the request's `Accept` ranks JSON above text (RFC 9110 section 12.5.1)."""
     negotiation = HttpRequest()
     negotiation.META["HTTP_ACCEPT"] = request.headers.get("accept", "*/*")
-    return bool(negotiation.get_preferred_type(["text/html", "text/plain", JSON_TYPE]) == JSON_TYPE)
+    try:
+        preferred = negotiation.get_preferred_type(["text/html", "text/plain", JSON_TYPE])
+    except (ValueError, LookupError):  # a parameter in an encoding that does not exist
+        return False
+    return bool(preferred == JSON_TYPE)
 
 
 class Varying:

@@ -382,6 +382,7 @@ PREFER_HTML = [
     "application/json;q=0.5, text/html",
     "application/json;q=0, */*",
     "text/html, application/json",
+    "application/json;a*=nonsense''%ff",
 ]
 PREFER_JSON = [
     "application/json",
