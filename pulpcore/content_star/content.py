@@ -10,7 +10,7 @@ from pulpcore.content_star.authorize import authorize
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions import app_for
-from pulpcore.content_star.listing import head_of_listing, listing
+from pulpcore.content_star.listings import head_for, listing_for
 from pulpcore.content_star.locate import (
     Address,
     decoded_path,
@@ -19,7 +19,9 @@ from pulpcore.content_star.locate import (
     next_segments,
     parse_address,
 )
+from pulpcore.content_star.negotiation import Varying
 from pulpcore.content_star.redirect import with_slash
+from pulpcore.content_star.window import AT_ALL, window_of
 
 ALLOW = {"Allow": "GET, HEAD, OPTIONS"}
 
@@ -75,11 +77,12 @@ def browse(request: Request, address: Address) -> ASGIApp:
     domain = find_domain(address)
     is_root = not address.path
     prefix = address.path if is_root or path.endswith("/") else f"{address.path}/"
-    segments = next_segments(domain, prefix)
-    if not segments and not is_root:
+    if not is_root and not next_segments(domain, prefix, AT_ALL):
         raise HTTPException(404, f"No distribution has the base path of '{address.path}'.")
     if not path.endswith("/"):
         return with_slash(request)
+    window = window_of(request)
     if request.method == "HEAD":
-        return head_of_listing()
-    return listing(path, [Entry(f"{name}/") for name in segments], is_root=is_root)
+        return Varying(head_for(request))
+    entries = [Entry(name) for name in next_segments(domain, prefix, window)]
+    return Varying(listing_for(request, entries, is_root=is_root))

@@ -14,6 +14,7 @@ from typing import Any
 from django.db import connection
 
 from pulpcore.content_star.lookup import Source
+from pulpcore.content_star.window import EVERYTHING, Window
 
 
 @dataclass(frozen=True)
@@ -56,33 +57,46 @@ _CONTAINED = """
     WHERE starts_with(ca.relative_path, %(prefix)s)
 """
 
-# A name that goes on after its segment is a directory. Sizes are looked up for files only; that of
-# a file which is still remote is the one its remotes announce.
+# A name that goes on after its segment is a directory. Names sort by code point, as Python sorts,
+# whatever the collation of the database. Sizes are looked up only for files that are in the window;
+# that of a file which is still remote is the one its remotes announce.
 _LEVEL = """
-    SELECT name, is_directory, max(modified), max(
-        CASE WHEN is_directory THEN NULL ELSE coalesce(
-            (SELECT size FROM core_artifact WHERE pulp_id = artifact_id),
-            (SELECT max(size) FROM core_remoteartifact WHERE content_artifact_id = row.pulp_id)
-        ) END
+    SELECT name, modified, coalesce(
+        (SELECT max(size) FROM core_artifact WHERE pulp_id = ANY(artifacts)),
+        (SELECT max(size) FROM core_remoteartifact WHERE content_artifact_id = ANY(files))
     )
     FROM (
-        SELECT *, split_part(rest, '/', 1) AS name, strpos(rest, '/') > 0 AS is_directory
-        FROM (SELECT *, substr(relative_path, length(%(prefix)s) + 1) AS rest FROM entry) AS below
-    ) AS row
-    GROUP BY name, is_directory
+        SELECT name, max(modified) AS modified,
+               array_agg(artifact_id) FILTER (WHERE NOT is_directory) AS artifacts,
+               array_agg(pulp_id) FILTER (WHERE NOT is_directory) AS files
+        FROM (
+            SELECT *, strpos(rest, '/') > 0 AS is_directory, (
+                CASE strpos(rest, '/') WHEN 0 THEN rest ELSE left(rest, strpos(rest, '/')) END
+            ) COLLATE "C" AS name
+            FROM (
+                SELECT *, substr(relative_path, length(%(prefix)s) + 1) AS rest FROM entry
+            ) AS below
+        ) AS row
+        WHERE %(after)s::text IS NULL OR name > %(after)s
+        GROUP BY name
+        ORDER BY name
+        LIMIT %(limit)s
+    ) AS listed
+    ORDER BY name
 """
 
 _ANYTHING = "SELECT EXISTS (SELECT FROM entry)"
 
 
-def entries(source: Source, directory: str) -> list[Entry]:
-    """List `directory`, which is empty for the root or ends in a slash. Unordered."""
+def entries(source: Source, directory: str, window: Window = EVERYTHING) -> list[Entry]:
+    """List what of `directory` is in the window, sorted.
+
+    `directory` is empty for the root or ends in a slash.
+    """
+    parameters = _parameters(source, directory) | {"after": window.after, "limit": window.limit}
     with connection.cursor() as cursor:
-        cursor.execute(_with_rows(source) + _LEVEL, _parameters(source, directory))
-        return [
-            Entry(f"{name}/" if is_directory else name, modified, size)
-            for name, is_directory, modified, size in cursor
-        ]
+        cursor.execute(_with_rows(source) + _LEVEL, parameters)
+        return [Entry(name, modified, size) for name, modified, size in cursor]
 
 
 def exists(source: Source, directory: str) -> bool:

@@ -8,7 +8,7 @@ import logging
 
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest
+from django.http import Http404
 from django_guid import get_guid
 from rest_framework.exceptions import APIException
 from starlette.exceptions import HTTPException
@@ -16,14 +16,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pulpcore.content_star.negotiation import prefers_json
 from pulpcore.content_star.responses.artifact import ArtifactMissing
 
 log = logging.getLogger(__name__)
 
 # Seconds after which a client may try again when the database is away.
 RETRY_AFTER = 5
-
-JSON_TYPE = "application/json"
 
 
 class Errors:
@@ -88,17 +87,6 @@ def render(request: Request, error: HTTPException) -> Response:
     if prefers_json(request):
         return JSONResponse({"detail": error.detail}, error.status_code, headers)
     return PlainTextResponse(f"{error.status_code}: {error.detail}", error.status_code, headers)
-
-
-def prefers_json(request: Request) -> bool:
-    """Tell whether the request's `Accept` ranks JSON above text (RFC 9110 section 12.5.1)."""
-    negotiation = HttpRequest()
-    negotiation.META["HTTP_ACCEPT"] = request.headers.get("accept", "*/*")
-    try:
-        preferred = negotiation.get_preferred_type(["text/html", "text/plain", JSON_TYPE])
-    except (ValueError, LookupError):  # a parameter in an encoding that does not exist
-        return False
-    return bool(preferred == JSON_TYPE)
 
 
 def _from_rest_framework(error: APIException) -> HTTPException:

@@ -9,6 +9,7 @@ from jinja2.filters import do_filesizeformat
 from starlette.responses import HTMLResponse, Response
 
 from pulpcore.content_star.directory import Entry
+from pulpcore.content_star.negotiation import JSON_TYPE
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
 # Characters of the widest column, that of the names; as upstream.
@@ -38,16 +39,22 @@ def listing(path: str, entries: Iterable[Entry], *, is_root: bool = False) -> HT
     return HTMLResponse(html, headers=dict(SECURITY_HEADERS))
 
 
-def head_of_listing() -> Response:
+def head_of_listing(*, is_json: bool = False) -> Response:
     """Answer HEAD where GET would list: the list is not made just to be counted (issue 3774)."""
-    response = HTMLResponse(headers=dict(SECURITY_HEADERS))
+    form = JSON_TYPE if is_json else "text/html"
+    response = Response(headers=dict(SECURITY_HEADERS), media_type=form)
     del response.headers["Content-Length"]
     return response
+
+
+def link(name: str) -> str:
+    """Return the relative, percent-encoded reference to the entry `name` of a listing."""
+    # "./" keeps a colon in the first segment from being read as a scheme (pulpcore issue 6955).
+    return f"./{quote(name)}"
 
 
 def _row(entry: Entry) -> Row:
     date = entry.modified.strftime(DATE_FORMAT) if entry.modified else ""
     size = "" if entry.size is None else do_filesizeformat(entry.size)
     padding = " " * max(1, NAME_WIDTH - len(entry.name))
-    # "./" keeps a colon in the first segment from being read as a scheme (pulpcore issue 6955).
-    return Row(entry.name, f"./{quote(entry.name)}", f"{padding}{date}  {size}".rstrip())
+    return Row(entry.name, link(entry.name), f"{padding}{date}  {size}".rstrip())

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
 from django.conf import settings
-from django.db.models import F, Func, Q, QuerySet, TextField, Value
-from django.db.models.functions import Length, Substr
+from django.db.models import Func, Q, QuerySet, TextField, Value
+from django.db.models.functions import Collate, Concat, Length, Substr
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from pulpcore.app.models import ArtifactDistribution, Distribution, Domain
+from pulpcore.content_star.window import EVERYTHING, Window
 
 # Bytes of a URL's path, as sent. Longer ones are no paths of anything: PostgreSQL cannot index
 # them, and what splits or compares paths stays cheap.
@@ -128,22 +129,26 @@ def find_domain(address: Address) -> Domain:
         raise HTTPException(404, f"There is no domain '{address.domain}'.") from None
 
 
-def next_segments(domain: Domain, prefix: str) -> list[str]:
+def next_segments(domain: Domain, prefix: str, window: Window = EVERYTHING) -> list[str]:
     """List what follows `prefix` in the base paths of a domain, one path segment deep.
 
-    `prefix` is empty or ends in a slash. Hidden distributions, the one that serves artifacts by
-    id, and guarded ones where the domain or the settings say so, do not show.
+    They end in a slash and are sorted; `prefix` is empty or ends in a slash too. Hidden
+    distributions, the one that serves artifacts by id, and guarded ones where the domain or the
+    settings say so, do not show.
     """
-    below = Substr("base_path", len(prefix) + 1)
-    segment = Func(below, Value("/"), Value(1), function="split_part", output_field=TextField())
-    return list(
+    below, slash = Substr("base_path", len(prefix) + 1), Value("/", TextField())
+    segment = Func(below, slash, Value(1), function="split_part", output_field=TextField())
+    segments = (
         _visible(domain)
         .filter(base_path__startswith=prefix)
-        .annotate(segment=segment)
+        .annotate(segment=Collate(Concat(segment, slash), "C"))  # code points, as Python
         .order_by("segment")
-        .values_list(F("segment"), flat=True)
+        .values_list("segment", flat=True)
         .distinct()
     )
+    if window.after is not None:
+        segments = segments.filter(segment__gt=window.after)
+    return list(segments[: window.limit])
 
 
 def _visible(domain: Domain) -> QuerySet[Distribution]:

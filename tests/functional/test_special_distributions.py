@@ -50,6 +50,18 @@ def test_a_checkpoint_distribution_lists_its_checkpoints(content, checkpoints):
     assert content.head(f"{base}/").status_code == 200
 
 
+def test_checkpoints_are_listed_as_json_too(content, checkpoints):
+    base, times = checkpoints
+    response = content.get(f"{base}/", headers={"Accept": "application/json"})
+    entries = response.json()["entries"]
+    assert [(entry["name"], entry["type"]) for entry in entries] == [
+        (time, "directory") for time in times
+    ]
+    assert response.headers["Vary"] == "Accept"
+    below = content.get(f"{base}/{times[0]}/", headers={"Accept": "application/json"}).json()
+    assert {entry["name"] for entry in below["entries"]} == {"first.txt", "PULP_MANIFEST"}
+
+
 def test_a_checkpoint_holds_what_there_was(content, checkpoints):
     base, (old, new) = checkpoints
     assert content.get(f"{base}/{old}/first.txt").content == b"first"

@@ -49,10 +49,18 @@ DIFFERENCES = {
         "A client sees whether the base path or the file is wrong (issue 2977).",
     ),
     "listing page": _difference(
-        "body content-length x-content-type-options content-security-policy",
+        "body content-length vary x-content-type-options content-security-policy",
         "HTML without character set or doctype; partial base paths are titled without the prefix.",
         "A complete HTML page, titled with the path of the URL. Names, dates and sizes are alike.",
         "Browsers guess less, and the title is right (issue 4253).",
+    ),
+    "JSON of a directory": _difference(
+        "vary body listing content-length content-type x-content-type-options"
+        " content-security-policy",
+        "A directory is HTML, whatever `Accept` says.",
+        "JSON where `Accept` prefers it (see [listings](listings.md)), also where there is an"
+        " `index.html`; all answers to directories carry `Vary: Accept`.",
+        "Programs need not read HTML (issue 7887).",
     ),
     "percent-encoded links": _difference(
         "listing",
@@ -61,7 +69,7 @@ DIFFERENCES = {
         "Names with `%`, `#` or `?` could not be followed.",
     ),
     "HEAD of a listing": _difference(
-        "content-length x-content-type-options content-security-policy",
+        "content-length vary x-content-type-options content-security-policy",
         "Makes the whole listing to tell its length; at the root, tells a wrong one.",
         "Tells whether the directory is there, without `Content-Length`.",
         "HEAD of a directory with a million files timed out (issue 3774).",

@@ -34,6 +34,8 @@ class Row:
 
 FILE = "validators; security headers"
 CACHED = {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}
+JSON = {"Accept": "application/json"}
+CURL = {"Accept": "*/*"}
 OLD = "Fri, 01 Jan 2010 00:00:00 GMT"
 
 ROWS = [
@@ -74,9 +76,13 @@ ROWS = [
     Row("{version}/", "listing page"),
     Row("{version}/dir/sub/", "listing page"),
     Row("{superseded}/", "listing page"),
-    Row("{published}/page/", FILE),
-    Row("{page}/", FILE),
-    Row("{page}/d/", FILE),
+    Row("{published}/page/", f"{FILE}; JSON of a directory"),
+    Row("{page}/", f"{FILE}; JSON of a directory"),
+    Row("{page}/d/", f"{FILE}; JSON of a directory"),
+    Row("{published}/", "JSON of a directory", JSON),
+    Row("{published}/dir/", "listing page", CURL),
+    Row("{top}/", "JSON of a directory", JSON),
+    Row("{published}/a.txt", FILE, JSON),
     # Redirects
     Row("{top}", "redirect body"),
     Row("{top}?a=b", "redirect body; redirect query"),

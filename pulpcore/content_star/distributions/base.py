@@ -1,26 +1,32 @@
 """What all distribution apps share: the request, the plugin's hooks, and how a file is answered."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Literal
 
+from aiohttp.web import StreamResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from pulpcore.app import mime_types
 from pulpcore.app.models import Artifact, ContentArtifact, Distribution
 from pulpcore.content_star.locate import Place
 from pulpcore.content_star.lookup import Found, find, source_of
+from pulpcore.content_star.negotiation import prefers_json
 from pulpcore.content_star.responses.artifact import ArtifactResponse
+from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
 # Caches in front of Pulp may keep what they get, but ask each time whether it still holds.
 CACHE_CONTROL = "public, max-age=0, must-revalidate"
 
 FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
+
+NOT_SERVED = "The plugin answers this path in a way that is not served here."
 
 
 class DistributionApp(ABC):
@@ -93,6 +99,29 @@ class DistributionApp(ABC):
             headers["Content-Type"] = content_type
         return headers | self.distribution.content_headers_for(path)
 
+    @property
+    def json_handler(self) -> Callable[[str], object] | None:
+        """The plugin's `content_handler_json`, if it has one; pulpcore has it since 3.123."""
+        kind, hook = type(self.distribution), "content_handler_json"
+        if getattr(kind, hook, None) is getattr(Distribution, hook, None):
+            return None
+        handler: Callable[[str], object] = getattr(self.distribution, hook)
+        return handler
+
+    def json_from_plugin(self) -> ASGIApp | None:
+        """Ask the plugin for JSON, where the client prefers it; None if it has none for the path.
+
+        Raises `HTTPException` 501 if it answers with a response of aiohttp's.
+        """
+        if self.json_handler is None or not prefers_json(self.request):
+            return None
+        result = self.json_handler(self.path)
+        if result is None:
+            return None
+        if isinstance(result, StreamResponse):
+            raise HTTPException(501, NOT_SERVED)
+        return JSONResponse(result, headers=dict(SECURITY_HEADERS))
+
     def from_plugin(self) -> ASGIApp | None:
         """Ask the plugin's `content_handler`; None if it has none or leaves the path to us.
 
@@ -105,4 +134,4 @@ class DistributionApp(ABC):
             return None
         if isinstance(result, ContentArtifact):
             return self.file(find(result, source_of(self.distribution).version), self.path)
-        raise HTTPException(501, "The plugin answers this path in a way that is not served here.")
+        raise HTTPException(501, NOT_SERVED)

@@ -10,10 +10,12 @@ from pulpcore.app.models import Publication
 from pulpcore.constants import CHECKPOINT_TS_FORMAT
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.published import PublishedApp
-from pulpcore.content_star.listing import head_of_listing, listing
+from pulpcore.content_star.listings import head_for, listing_for
 from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.lookup import Source
+from pulpcore.content_star.negotiation import Varying
 from pulpcore.content_star.redirect import moved, with_slash
+from pulpcore.content_star.window import window_of
 
 
 class CheckpointApp(PublishedApp):
@@ -23,8 +25,9 @@ class CheckpointApp(PublishedApp):
     URL. Replaced publications do not step in here: what is asked for is one point in time.
     """
 
-    def respond(self) -> ASGIApp:
-        return (self.from_plugin() if self.path else self.timestamps()) or self.from_checkpoint()
+    def from_what_is_served(self) -> ASGIApp:
+        """Answer with the checkpoints there are, or from the one that is named."""
+        return self.from_checkpoint() if self.path else self.timestamps()
 
     def from_checkpoint(self) -> ASGIApp:
         """Answer with `<path>` of the checkpoint that `<timestamp>` names."""
@@ -42,15 +45,14 @@ class CheckpointApp(PublishedApp):
 
     def timestamps(self) -> ASGIApp:
         """List the checkpoints, oldest first."""
-        url = decoded_path(self.request.scope)
-        if not url.endswith("/"):
-            return with_slash(self.request)
+        window = window_of(self.request)
         if self.request.method == "HEAD":
-            return head_of_listing()
+            return Varying(head_for(self.request))
         created = self.checkpoints().values_list("pulp_created", flat=True)
         # Several within one second are one entry, of the latest.
-        entries = {f"{_format(moment)}/": moment for moment in created.order_by("pulp_created")}
-        return listing(url, [Entry(name, moment) for name, moment in entries.items()])
+        moments = {f"{_format(moment)}/": moment for moment in created.order_by("pulp_created")}
+        entries = [Entry(name, moments[name]) for name in window.select(moments)]
+        return Varying(listing_for(self.request, entries))
 
     def at(self, moment: datetime) -> Publication:
         """Return the checkpoint at `moment`; raises `HTTPException` 404 if there was none yet."""

@@ -8,8 +8,7 @@ from starlette.types import ASGIApp
 from pulpcore.content_star import directory
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.base import DistributionApp
-from pulpcore.content_star.listing import head_of_listing, listing
-from pulpcore.content_star.locate import decoded_path
+from pulpcore.content_star.listings import head_for, listing_for
 from pulpcore.content_star.lookup import (
     Found,
     Source,
@@ -19,7 +18,9 @@ from pulpcore.content_star.lookup import (
     file_superseded,
     source_of,
 )
+from pulpcore.content_star.negotiation import Varying, prefers_json
 from pulpcore.content_star.redirect import with_slash
+from pulpcore.content_star.window import Window, window_of
 
 NOTHING_CONFIGURED = (
     "Distribution is not pointing to a publication, repository, repository version, or remote."
@@ -29,13 +30,20 @@ PULL_THROUGH = "Distribution would ask its remote for this file, which is not se
 
 
 class PublishedApp(DistributionApp):
-    """Serves the exact file first, then the directory's `index.html`, then its listing."""
+    """Serves the exact file first, then the directory's `index.html`, then its listing.
+
+    A client that prefers JSON gets what the plugin has for it before all that, and a listing where
+    others get an `index.html`.
+    """
 
     def respond(self) -> ASGIApp:
         if not self.path and not self.request.scope["path"].endswith("/"):
             return with_slash(self.request)
-        if answer := self.from_plugin():
-            return answer
+        response = self.json_from_plugin() or self.from_plugin() or self.from_what_is_served()
+        return Varying(response) if self.json_handler else response
+
+    def from_what_is_served(self) -> ASGIApp:
+        """Answer with the file or directory that the distribution serves at the path, or a 404."""
         source = source_of(self.distribution)
         return self.from_source(source) or self.from_superseded(source) or self.nothing(source)
 
@@ -63,7 +71,11 @@ class PublishedApp(DistributionApp):
         if self.path and not self.path.endswith("/"):
             below = f"{self.path}/"
             return with_slash(self.request) if self.is_directory(source, below) else None
-        return self.index(source) or self.listing(source)
+        if prefers_json(self.request):
+            response = self.listing(source)
+        else:
+            response = self.index(source) or self.listing(source)
+        return Varying(response) if response else None
 
     def index(self, source: Source) -> ASGIApp | None:
         """Answer with the directory's `index.html`, as a page and not as a download."""
@@ -73,14 +85,20 @@ class PublishedApp(DistributionApp):
 
     def listing(self, source: Source) -> ASGIApp | None:
         """Answer with the entries of the directory and those that the plugin adds."""
+        window = window_of(self.request)
         if self.request.method == "HEAD":
-            return head_of_listing() if self.is_directory(source, self.path) else None
-        entries = {entry.name: entry for entry in directory.entries(source, self.path)}
-        for name in self.distribution.content_handler_list_directory(self.path):
-            entries.setdefault(name, Entry(name))
-        if not entries:
+            return head_for(self.request) if self.is_directory(source, self.path) else None
+        entries = self.entries(source, window)
+        if not entries and (window.after is None or not self.is_directory(source, self.path)):
             return None
-        return listing(decoded_path(self.request.scope), entries.values())
+        return listing_for(self.request, entries)
+
+    def entries(self, source: Source, window: Window) -> list[Entry]:
+        """Read what of the directory, and of what the plugin adds to it, is in the window."""
+        added = self.distribution.content_handler_list_directory(self.path)
+        entries = {name: Entry(name) for name in window.select(added)}
+        entries |= {entry.name: entry for entry in directory.entries(source, self.path, window)}
+        return [entries[name] for name in window.select(entries)]
 
     def is_directory(self, source: Source, path: str) -> bool:
         """Tell whether `path`, which ends in a slash, can be listed."""

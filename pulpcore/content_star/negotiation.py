@@ -1,0 +1,42 @@
+"""Which form of a resource a client prefers, and what caches are told about it."""
+
+from django.http import HttpRequest
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+JSON_TYPE = "application/json"
+
+
+def prefers_json(request: Request) -> bool:
+    """Tell whether the request's `Accept` ranks JSON above text (RFC 9110 section 12.5.1)."""
+    negotiation = HttpRequest()
+    negotiation.META["HTTP_ACCEPT"] = request.headers.get("accept", "*/*")
+    try:
+        preferred = negotiation.get_preferred_type(["text/html", "text/plain", JSON_TYPE])
+    except (ValueError, LookupError):  # a parameter in an encoding that does not exist
+        return False
+    return bool(preferred == JSON_TYPE)
+
+
+class Varying:
+    """A response that would have been another one for another `Accept`.
+
+    It says so with `Vary: Accept`, beside what else it varies by, in every status: a cache that was
+    told with a 200 has to be told with a 304 too (RFC 9110 section 15.4.5).
+    """
+
+    def __init__(self, response: ASGIApp) -> None:
+        self.response = response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_varying(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=list(message["headers"]))
+                named = {name.strip().lower() for name in headers.get("Vary", "").split(",")}
+                if named.isdisjoint(("accept", "*")):
+                    headers.add_vary_header("Accept")
+                message = {**message, "headers": headers.raw}
+            await send(message)
+
+        await self.response(scope, receive, send_varying)
