@@ -58,7 +58,7 @@ def guarded_once(instance):
 
 def test_rbac_asks_who_the_user_is(content, pulp):
     base = guard_with(pulp, "rbac")
-    assert content.get(f"{base}/secret.txt").status_code == 403
+    assert content.get(f"{base}/secret.txt").status_code == 401
     assert content.get(f"{base}/secret.txt", auth=("admin", "wrong")).status_code == 403
     assert content.get(f"{base}/secret.txt", auth=pulp.auth).content == SECRET
 
@@ -72,7 +72,7 @@ def test_a_composite_permits_if_one_of_its_guards_does(content, pulp):
     )
     rbac = pulp.create("contentguards/core/rbac/", name=unique("guard"))
     base = guard_with(pulp, "composite", guards=[header["pulp_href"], rbac["pulp_href"]])
-    assert content.get(f"{base}/secret.txt").status_code == 403
+    assert content.get(f"{base}/secret.txt").status_code == 401
     assert content.get(f"{base}/secret.txt", headers=KEY).content == SECRET
     assert content.get(f"{base}/secret.txt", auth=pulp.auth).content == SECRET
 

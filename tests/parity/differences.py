@@ -175,6 +175,12 @@ DIFFERENCES = {
         "414 from 8,191 bytes on.",
         "A clear limit, and prefixes of the path stay few.",
     ),
+    "credentials missing": _difference(
+        "status",
+        "403 where a guard wants to know the user and no credentials were sent.",
+        "401 with the `WWW-Authenticate` of the first authentication class; 403 for refused ones.",
+        "Browsers and pip send a password only when they are asked for it.",
+    ),
     "prefix without a slash": _difference(
         "status",
         "404.",

@@ -121,8 +121,9 @@ ROWS = [
     Row("{header}/a.txt", "error text", {"If-None-Match": "*"}),
     Row("{header}/", "listing page", {"X-Key": "b3Blbg=="}),
     Row("{header}", "error text"),
-    Row("{rbac}/a.txt", "error text"),
-    Row("{rbac}/a.txt", "error text", method="HEAD"),
+    Row("{rbac}/a.txt", "credentials missing"),
+    Row("{rbac}/a.txt", "credentials missing", method="HEAD"),
+    Row("{rbac}/", "credentials missing"),
     Row("{rbac}/a.txt", FILE, {"Authorization": "{basic}"}),
     Row("{rbac}/a.txt", "error text", {"Authorization": "Basic bm86Ym9keQ=="}),
     # What is not a path
