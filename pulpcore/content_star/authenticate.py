@@ -25,8 +25,8 @@ from pulpcore.content_star.basic_auth import remembering
 log = logging.getLogger(__name__)
 
 # What authentication classes, jq and the database raise about credentials that make no sense:
-# claims of the wrong shape, bytes that are no text, NUL in a name.
-NONSENSE = (DataError, StopIteration, ValueError)
+# claims of the wrong shape or too deep, bytes that are no text, NUL in a name.
+NONSENSE = (DataError, RecursionError, StopIteration, ValueError)
 
 # Headers with credentials that guards look at, beside those of authentication classes.
 CREDENTIALS = {"HTTP_AUTHORIZATION", "HTTP_X_CLIENT_CERT"}
@@ -69,7 +69,7 @@ def authenticate(scope: Scope) -> Request:
     except NONSENSE as error:
         # Its text may quote what was sent.
         log.warning("Authentication failed for %r: %s", request.path, type(error).__name__)
-        drf_request.user, drf_request.auth = AnonymousUser(), None
+        return View(authentication_classes=()).initialize_request(request)
     return drf_request
 
 

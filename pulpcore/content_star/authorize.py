@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 HOST = re.compile(r"([\w.-]*|\[[\da-fA-F:.]+\])(:\d{0,5})?", re.ASCII)
 
 # What guards that come with pulpcore raise, instead of PermissionError, about headers that make no
-# sense: not ASCII, not UTF-8, JSON of another shape, a certificate that grants no path.
-STUMBLES = (AssertionError, StopIteration, ValueError)
+# sense: not ASCII, not UTF-8, JSON of another shape or too deep, a certificate without a path.
+STUMBLES = (AssertionError, RecursionError, StopIteration, ValueError)
 
 
 def authorize(request: Request, distribution: Distribution, path: str) -> None:
@@ -92,8 +92,8 @@ class GuardRequest(Mapping[str, Any]):
     def url(self) -> URL:
         """The URL as the client sent it, still percent-encoded: redirect guards sign it.
 
-        Raises `HTTPException` 400 for a `Host` that is none (RFC 9112 section 3.2). In the text of
-        a URL, `host/signed?validate_token=` would pass for a path and a query that were signed.
+        Raises `HTTPException` 400 for a `Host` that is none (RFC 9112 section 3.2): guards parse
+        the text of the URL, in which it could pass for a path and a query.
         """
         host = self.host
         if not HOST.fullmatch(host):

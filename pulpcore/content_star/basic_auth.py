@@ -21,6 +21,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,16 +40,22 @@ class _Entry:
     """Import path of the backend that knew the user."""
     fingerprint: bytes
     expires: float
-    """On the monotonic clock, in seconds."""
+    """In seconds, on the memory's clock."""
 
 
 class Memory:
     """Successful password checks. May be used from any thread."""
 
-    def __init__(self, seconds: float, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        capacity: int = CAPACITY,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`seconds` that a check is remembered; with 0 none is."""
         self._seconds = seconds
         self._capacity = capacity
+        self._clock = clock
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
@@ -76,7 +83,7 @@ class Memory:
         if self._seconds <= 0:
             return
         key = self._hash(name, password)
-        expires = time.monotonic() + self._seconds
+        expires = self._clock() + self._seconds
         entry = _Entry(user.pk, user.backend, self._fingerprint(user), expires)
         with self._lock:
             self._entries[key] = entry
@@ -92,7 +99,7 @@ class Memory:
             entry = self._entries.get(key)
             if entry is None:
                 return None
-            if entry.expires <= time.monotonic():
+            if entry.expires <= self._clock():
                 del self._entries[key]
                 return None
             self._entries.move_to_end(key)
@@ -137,5 +144,7 @@ def remembering(authentication: type) -> type:
     """Return the authentication class with a memory if it is a Basic one, else as it is."""
     if not issubclass(authentication, BasicAuthentication):
         return authentication
+    if authentication is BasicAuthentication:
+        return RememberedBasic
     # The memory goes between REST framework's class and those derived from it, which see all.
     return type(authentication.__name__, (authentication, RememberedBasic), {})
