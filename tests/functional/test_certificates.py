@@ -2,62 +2,22 @@
 
 import socket
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from pulpcore.content_star.cli.up import HEADER_BYTES
+from tests.certificates import DAY, NOW, Authority
 from tests.pulp import unique
 from tests.server import serving
 
 SECRET = b"for those with a certificate"
-NOW = datetime.now(UTC)
-DAY = timedelta(days=1)
 
 # Extensions by which subscriptions (RHSM, version 1) name their order and the paths they open.
 ORDER = "1.3.6.1.4.1.2312.9.4.1"
 PATH = "1.3.6.1.4.1.2312.9.2.1.1.6"
-
-
-class Authority:
-    """A certificate authority of its own."""
-
-    def __init__(self) -> None:
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, unique("ca"))])
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.pem = pem(self._builder(self.name, self.key).sign(self.key, hashes.SHA256()))
-
-    def _builder(self, name: x509.Name, key: Any, until: datetime = NOW + DAY) -> Any:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self.name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW - 2 * DAY)
-            .not_valid_after(until)
-            .add_extension(x509.BasicConstraints(name == self.name, None), critical=True)
-        )
-
-    def issue(self, until: datetime = NOW + DAY, **extensions: bytes) -> str:
-        """Return a client's certificate as PEM."""
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "client")])
-        builder = self._builder(name, ec.generate_private_key(ec.SECP256R1()), until)
-        for identifier, value in extensions.items():
-            extension = x509.UnrecognizedExtension(ObjectIdentifier(identifier), value)
-            builder = builder.add_extension(extension, critical=False)
-        return pem(builder.sign(self.key, hashes.SHA256()))
-
-
-def pem(certificate: x509.Certificate) -> str:
-    return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def text(value: str) -> bytes:

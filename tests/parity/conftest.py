@@ -1,9 +1,11 @@
 """Upstream's own content app beside ours, on the same database and files."""
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 
+from tests.certificates import Authority
 from tests.instance import Instance
 from tests.orm import Orm
 from tests.server import free_port, running
@@ -37,6 +39,16 @@ def places(instance: Instance) -> Iterator[dict[str, str]]:
         "contentguards/core/header/", name=orm.unique(), header_name="x-key", header_value="open"
     )
     rbac_guard = pulp.create("contentguards/core/rbac/", name=orm.unique())
+    composite_guard = pulp.create(
+        "contentguards/core/composite/",
+        name=orm.unique(),
+        guards=[header_guard["pulp_href"], rbac_guard["pulp_href"]],
+    )
+    redirect_guard = pulp.create("contentguards/core/content_redirect/", name=orm.unique())
+    authority = Authority()
+    x509_guard = pulp.create(
+        "contentguards/certguard/x509/", name=orm.unique(), ca_certificate=authority.pem
+    )
     published = orm.publication(files | {"page/index.html": b"<p>page</p>"})
     yield {
         "top": top,
@@ -64,6 +76,17 @@ def places(instance: Instance) -> Iterator[dict[str, str]]:
         "rbac": pulp.distribute(
             f"{top}/rbac", repository=repository, content_guard=rbac_guard["pulp_href"]
         ),
+        "composite": pulp.distribute(
+            f"{top}/composite", repository=repository, content_guard=composite_guard["pulp_href"]
+        ),
+        "x509": pulp.distribute(
+            f"{top}/x509", repository=repository, content_guard=x509_guard["pulp_href"]
+        ),
+        "signed": pulp.distribute(
+            f"{top}/signed", repository=repository, content_guard=redirect_guard["pulp_href"]
+        )
+        + "/a.txt?expires=99999999999&validate_token=00:00",
+        "certificate": quote(authority.issue()),
         "sha256": "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882",
         "basic": pulp.auth._auth_header,
     }
