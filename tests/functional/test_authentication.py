@@ -1,5 +1,7 @@
 """Who may see guarded content, and who is asked to say who they are, on the real process."""
 
+import base64
+import json
 import re
 import urllib.request
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ import httpx
 import pytest
 
 from tests.pulp import unique
+from tests.server import serving
 
 SECRET = b"for those who may"
 CHALLENGE = 'Basic realm="api"'
@@ -240,3 +243,51 @@ def test_permissions_are_looked_up_each_time(get, user):
     assert get(user.username, "first") == 200
     user.object_roles.all().delete()
     assert get(user.username, "first") == 403
+
+
+# Other classes
+
+
+def test_the_apis_own_classes_decide(instance, guard, user):
+    """A proxy tells the user in a header; REST framework's rule is that nobody is asked then."""
+    classes = [
+        "pulpcore.app.authentication.JSONHeaderRemoteAuthentication",
+        "rest_framework.authentication.BasicAuthentication",
+    ]
+    backends = [
+        "django.contrib.auth.backends.ModelBackend",
+        "pulpcore.backends.ObjectRolePermissionBackend",
+        "pulpcore.app.authentication.PulpNoCreateRemoteUserBackend",
+    ]
+    configured = {
+        "PULP_REST_FRAMEWORK__DEFAULT_AUTHENTICATION_CLASSES": json.dumps(classes),
+        "PULP_AUTHENTICATION_BACKENDS": json.dumps(backends),
+        "PULP_AUTHENTICATION_JSON_HEADER": "HTTP_X_IDENTITY",
+        "PULP_AUTHENTICATION_JSON_HEADER_JQ_FILTER": ".user",
+    }
+
+    def identity(claims: Any) -> dict[str, bytes]:
+        return {"X-Identity": base64.b64encode(json.dumps(claims).encode())}
+
+    with serving(instance, **configured) as server:
+
+        def status(**options: Any) -> int:
+            response = httpx.get(f"{server.content_url}{guard.base}/secret.txt", **options)
+            assert (response.content == SECRET) == (response.status_code == 200)
+            assert "www-authenticate" not in response.headers
+            return response.status_code
+
+        assert status(headers=identity({"user": user.username})) == 200
+        assert status(auth=(user.username, "first")) == 200
+        assert status(cookies=log_in_at(server.url, user)) == 403, "no class for sessions"
+        odd = [{"user": "a\0b"}, {"user": "nobody"}, {"user": ""}, {}, [], "text", 5, None]
+        for headers in [{}, {"X-Identity": "?"}, {"X-Identity": b"\xff"}, *map(identity, odd)]:
+            assert status(headers=headers) == 403, headers
+        for value in (b"\xff\xfe", b"[" * 9000, b"{"):
+            assert status(headers={"X-Identity": base64.b64encode(value)}) == 403, value
+
+
+def log_in_at(url: str, user: Any) -> httpx.Cookies:
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        log_in(client, user, "first")
+        return client.cookies
