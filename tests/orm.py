@@ -7,8 +7,7 @@ for looking at queries.
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +65,11 @@ class Orm:
         self._created.append(instance)
         return instance
 
-    @contextmanager
-    def domain(self, **storage_settings: Any) -> Iterator[str]:
-        """Make a domain with a storage of its own; what is created within belongs to it."""
-        from pulpcore.app.contexts import with_domain
+    def domain(self, **storage_settings: Any) -> Any:
+        """Make a domain with a storage of its own, for `with_domain`.
+
+        Clean up within it: what a domain holds is deleted in its own storage.
+        """
         from pulpcore.app.models import Domain
 
         domain = Domain(
@@ -78,9 +78,7 @@ class Orm:
             storage_settings=storage_settings,
         )
         domain.save()
-        with with_domain(domain):
-            yield domain.name
-        domain.delete()
+        return domain
 
     def version(self, files: dict[str, bytes]) -> Any:
         """Create a repository and return its version that holds `files`."""

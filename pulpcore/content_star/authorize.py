@@ -7,46 +7,60 @@ Everything here blocks and runs behind the database door.
 """
 
 import logging
+import re
+import traceback
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from io import BytesIO
 from typing import Any
 
-from django.core.handlers.asgi import ASGIRequest
-from django.db import DataError
 from multidict import CIMultiDict
-from rest_framework.exceptions import APIException
 from rest_framework.request import Request as DRFRequest
-from rest_framework.views import APIView
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from yarl import URL
 
 from pulpcore.app.models import Distribution
+from pulpcore.content_star.authenticate import authenticate, challenge
 from pulpcore.content_star.locate import raw_path
 
 log = logging.getLogger(__name__)
+
+# Host and port of RFC 3986 section 3.2, without user information; names may have underscores.
+HOST = re.compile(r"([\w.-]*|\[[\da-fA-F:.]+\])(:\d{0,5})?", re.ASCII)
+
+# What guards that come with pulpcore raise, instead of PermissionError, about headers that make no
+# sense: not ASCII, not UTF-8, JSON of another shape or too deep, a certificate without a path.
+STUMBLES = (AssertionError, RecursionError, StopIteration, ValueError)
 
 
 def authorize(request: Request, distribution: Distribution, path: str) -> None:
     """Ask the content guard of `distribution`, if it has one, to let the request pass.
 
     `path` is the one below the content prefix and the domain.
-    Raises `HTTPException` 403 with the guard's reason. Any other exception of a guard is not
+    Raises `HTTPException` with the guard's reason: 401 if it asked for the user and no credentials
+    were sent, so that clients ask for them, else 403. Any other exception of a guard is not
     caught here: it ends in an error, and nothing is served.
     """
     guard = distribution.content_guard
     if guard is None:
         return
+    seen = GuardRequest(request, distribution, path)
     try:
-        guard.cast().permit(GuardRequest(request, distribution, path))
+        guard.cast().permit(seen)
     except PermissionError as denial:
-        log.debug("Guard %r denied %r: %s", guard.name, request.url.path, denial)
+        log.debug("Guard %r denied %r: %s", guard.name, seen.path, denial)
+        if header := seen.challenge():
+            raise HTTPException(401, str(denial), {"WWW-Authenticate": header}) from denial
         raise HTTPException(403, str(denial)) from denial
+    except STUMBLES as error:
+        if not _comes_with_pulpcore(_raised_by(error)):
+            raise
+        log.warning("Guard %r stumbled over %r: %r", guard.name, seen.path, type(error))
+        raise HTTPException(403, "Access denied.") from error
 
 
 class GuardRequest(Mapping[str, Any]):
-    """The surface of `aiohttp.web.Request` that content guards use.
+    """The surface of `aiohttp.web.Request` that content guards use; docs/guards.md lists it.
 
     As a mapping it holds `drf_request`, `user` and `auth`. The user is authenticated when one of
     them is first asked for, so that requests whose guard does not care pay nothing.
@@ -56,45 +70,72 @@ class GuardRequest(Mapping[str, Any]):
         self._scope = request.scope
         self._domain = distribution.pulp_domain
         self.method: str = request.method
-        self.headers = CIMultiDict(request.headers.items())
+        # As aiohttp decodes them; Starlette's are Latin-1.
+        self.headers = CIMultiDict(
+            (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
+            for name, value in request.scope["headers"]
+        )
         self.remote: str | None = request.client.host if request.client else None
-        self.scheme: str = request.url.scheme
+        self.scheme: str = request.scope["scheme"]
         self.match_info = {"path": path, "pulp_domain": self._domain.name}
 
     @cached_property
-    def url(self) -> URL:
-        """The URL as the client sent it, still percent-encoded: redirect guards sign it."""
+    def rel_url(self) -> URL:
+        """Path and query as the client sent them, still percent-encoded."""
         return URL.build(
-            scheme=self.scheme,
-            authority=self.headers.get("Host", "localhost"),
             path=raw_path(self._scope).decode("latin-1"),
             query_string=self._scope["query_string"].decode("latin-1"),
             encoded=True,
         )
 
+    @cached_property
+    def url(self) -> URL:
+        """The URL as the client sent it, still percent-encoded: redirect guards sign it.
+
+        Raises `HTTPException` 400 for a `Host` that is none (RFC 9112 section 3.2): guards parse
+        the text of the URL, in which it could pass for a path and a query.
+        """
+        host = self.host
+        if not HOST.fullmatch(host):
+            raise HTTPException(400, "The Host header is not a host.")
+        try:
+            return URL.build(
+                scheme=self.scheme,
+                authority=host or "localhost",
+                path=self.rel_url.raw_path,
+                query_string=self.rel_url.raw_query_string,
+                encoded=True,
+            )
+        except ValueError:  # a port that is too large, an address that is none
+            raise HTTPException(400, "The Host header is not a host.") from None
+
+    @property
+    def host(self) -> str:
+        """The `Host` header, empty if there is none."""
+        return self.headers.get("Host", "")
+
     @property
     def path(self) -> str:
         """The decoded path of the URL."""
-        return self.url.path
+        return self.rel_url.path
 
     @property
     def query(self) -> Mapping[str, str]:
         """The parsed query of the URL."""
-        return self.url.query
+        return self.rel_url.query
+
+    @property
+    def query_string(self) -> str:
+        """The decoded query of the URL."""
+        return self.rel_url.query_string
+
+    def challenge(self) -> str | None:
+        """Return the `WWW-Authenticate` to ask for credentials, if the guard looked for some."""
+        return challenge(self._drf_request) if "_drf_request" in vars(self) else None
 
     @cached_property
     def _drf_request(self) -> DRFRequest:
-        """The request with its user. Raises `HTTPException` 400 for headers that make no sense."""
-        try:
-            drf_request = APIView().initialize_request(ASGIRequest(self._scope, BytesIO()))
-            APIView().perform_authentication(drf_request)
-        except APIException as error:
-            # As upstream: who fails to authenticate is anonymous, and the guard decides.
-            log.warning("Authentication failed for %r: %s", self.path, error)
-        except (ValueError, DataError) as error:
-            # A parameter of Content-Type in no known encoding, or a user name with NUL.
-            log.warning("Headers of %r cannot be read", self.path, exc_info=error)
-            raise HTTPException(400, "The headers of the request cannot be read.") from error
+        drf_request = authenticate(self._scope)
         drf_request.pulp_domain = self._domain
         return drf_request
 
@@ -113,3 +154,14 @@ class GuardRequest(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return 3
+
+
+def _raised_by(error: BaseException) -> object:
+    """Return the guard out of whose `permit` an exception came, the innermost one of composites."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    permits = [frame for frame in frames if frame.f_code.co_name == "permit"]
+    return permits[-1].f_locals.get("self") if permits else None
+
+
+def _comes_with_pulpcore(guard: object) -> bool:
+    return type(guard).__module__.startswith(("pulpcore.app.", "pulp_certguard."))

@@ -1,10 +1,14 @@
 """Content guards on the real process: what is denied is sent by no way."""
 
 import base64
+import json
+from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from tests.pulp import unique
+from tests.server import serving
 
 SECRET = b"for those with the key"
 KEY = {"X-Key": base64.b64encode(b"open").decode()}
@@ -58,23 +62,23 @@ def guarded_once(instance):
 
 def test_rbac_asks_who_the_user_is(content, pulp):
     base = guard_with(pulp, "rbac")
-    assert content.get(f"{base}/secret.txt").status_code == 403
+    assert content.get(f"{base}/secret.txt").status_code == 401
     assert content.get(f"{base}/secret.txt", auth=("admin", "wrong")).status_code == 403
     assert content.get(f"{base}/secret.txt", auth=pulp.auth).content == SECRET
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "status"),
     [
-        {"Authorization": "Basic " + base64.b64encode(b"a\0b:c").decode()},
-        {"Content-Type": "text/plain; charset*=no-such-encoding'x'%ff"},
+        ({"Authorization": "Basic " + base64.b64encode(b"a\0b:c").decode()}, 403),
+        ({"Content-Type": "text/plain; charset*=no-such-encoding'x'%ff"}, 403),
     ],
 )
-def test_headers_that_nobody_can_read_are_the_clients_mistake(content, pulp, headers):
+def test_headers_that_nobody_can_read_make_nobody(content, pulp, headers, status):
     base = guard_with(pulp, "rbac")
     response = content.get(f"{base}/secret.txt", headers=headers)
-    assert response.status_code == 400
-    assert "headers" in response.text
+    assert response.status_code == status
+    assert SECRET not in response.content
 
 
 def test_a_composite_permits_if_one_of_its_guards_does(content, pulp):
@@ -86,7 +90,7 @@ def test_a_composite_permits_if_one_of_its_guards_does(content, pulp):
     )
     rbac = pulp.create("contentguards/core/rbac/", name=unique("guard"))
     base = guard_with(pulp, "composite", guards=[header["pulp_href"], rbac["pulp_href"]])
-    assert content.get(f"{base}/secret.txt").status_code == 403
+    assert content.get(f"{base}/secret.txt").status_code == 401
     assert content.get(f"{base}/secret.txt", headers=KEY).content == SECRET
     assert content.get(f"{base}/secret.txt", auth=pulp.auth).content == SECRET
 
@@ -119,12 +123,125 @@ def test_guarded_distributions_are_hidden_where_the_domain_says_so(content, pulp
 
 
 def test_guarded_distributions_are_hidden_where_the_setting_says_so(instance, pulp):
-    import httpx
-
-    from tests.server import serving
-
     guarded, open_ = guard_with(pulp, "rbac"), pulp.distribute()
     with serving(instance, PULP_HIDE_GUARDED_DISTRIBUTIONS="true") as server:
         listing = httpx.get(server.content_url).text
     assert f"./{guarded}/" not in listing
     assert f"./{open_}/" in listing
+
+
+@pytest.fixture(scope="module", params=["broken", "composite"])
+def broken(request, instance) -> Iterator[str]:
+    """The base path of what is behind a guard whose plugin is gone."""
+    from pulpcore.app.models import CompositeContentGuard, ContentGuard, Distribution
+
+    pulp = instance.pulp()
+    guard = ContentGuard(name=unique("guard"), pulp_type="gone.guard")
+    guard.save()
+    composite = CompositeContentGuard(name=unique("guard"))
+    composite.save()
+    composite.guards.add(guard)
+    base = pulp.distribute(publication=pulp.publish(pulp.repository({"secret.txt": SECRET})))
+    chosen = composite if request.param == "composite" else guard
+    Distribution.objects.filter(base_path=base).update(content_guard=chosen.pk)
+    yield base
+    pulp.cleanup()
+    composite.delete()
+    ContentGuard.objects.filter(pk=guard.pk).delete()
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Range": "bytes=0-3"}, {"If-None-Match": "*"}, {"If-Match": '"other"'}]
+)
+@pytest.mark.parametrize("path", ["/secret.txt", "/", "", "/nothing", "/PULP_MANIFEST"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_guard_that_breaks_opens_nothing(content, broken, method, path, headers):
+    response = content.request(method, broken + path, headers=headers)
+    assert response.status_code == 500
+    assert not {"etag", "last-modified", "content-range", "location"} & set(response.headers)
+    if method == "GET":
+        assert response.headers["Correlation-ID"] in response.text
+    assert b"secret" not in response.content
+
+
+@pytest.fixture(scope="module")
+def with_jq(instance) -> Iterator[str]:
+    """The base path of what opens to a header with JSON whose `identity.org` is `good`."""
+    pulp = instance.pulp()
+    fields = {"header_name": "x-json", "header_value": "good", "jq_filter": ".identity.org"}
+    yield guard_with(pulp, "header", **fields)
+    pulp.cleanup()
+
+
+def test_a_header_may_be_json(content, with_jq):
+    key = base64.b64encode(json.dumps({"identity": {"org": "good"}}).encode())
+    assert content.get(f"{with_jq}/secret.txt", headers={"X-JSON": key}).content == SECRET
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "?",
+        "YQ",
+        "\u00e9",
+        b"\xff\xfe",
+        base64.b64encode(b"\xff\xfe"),
+        base64.b64encode(b"nonsense"),
+        base64.b64encode(b'"text"'),
+        base64.b64encode(b'["list"]'),
+        base64.b64encode(b'{"identity": 5}'),
+        base64.b64encode(b"null"),
+        base64.b64encode(b"[" * 5000),
+        base64.b64encode(b"9" * 5000),
+        base64.b64encode(b'{"identity": {"org": "\\u0000"}}'),
+        base64.b64encode(b'{"identity": {"org": NaN}}'),
+    ],
+)
+def test_odd_keys_are_refused(content, with_jq, guarded_once, value):
+    key = value if isinstance(value, bytes) else value.encode("latin-1")
+    for base in (with_jq, guarded_once):
+        response = content.get(f"{base}/secret.txt", headers={"X-JSON": key, "X-Key": key})
+        assert response.status_code == 403
+        assert "www-authenticate" not in response.headers
+
+
+def test_a_secret_of_the_environment_opens(instance, pulp, orm):
+    from pulpcore.app.models import Distribution, EnvVarHeaderContentGuard
+
+    guard = EnvVarHeaderContentGuard(
+        name=unique("guard"), header_name="X-Key", env_var="STAR_TEST_KEY"
+    )
+    guard.save()
+    base = pulp.distribute(publication=pulp.publish(pulp.repository({"secret.txt": SECRET})))
+    Distribution.objects.filter(base_path=base).update(content_guard=guard.pk)
+    allowed = {"PULP_ENVVAR_HEADER_CONTENT_GUARD_ALLOWED_VARS": '["STAR_TEST_KEY"]'}
+    with serving(instance, STAR_TEST_KEY="open", **allowed) as server:
+        url = f"{server.content_url}{base}/secret.txt"
+        assert httpx.get(url, headers=KEY).content == SECRET
+        for key in ("b3BlbjI=", "?", b"\xe9", base64.b64encode(b"\xff"), ""):
+            assert httpx.get(url, headers={"X-Key": key}).status_code == 403, key
+        assert httpx.get(url).status_code == 403
+    # The session's instance allows no variable.
+    assert httpx.get(f"{instance.content_url}{base}/secret.txt", headers=KEY).status_code == 403
+    pulp.cleanup()
+    guard.delete()
+
+
+def test_the_domains_default_guard_guards_what_is_made_without_one(content, pulp):
+    from pulpcore.app.models import ContentGuard, Domain
+
+    header = {"header_name": "x-key", "header_value": "open"}
+    guard = pulp.create("contentguards/core/header/", name=unique("guard"), **header)
+    publication = pulp.publish(pulp.repository({"secret.txt": SECRET}))
+    default = Domain.objects.filter(name="default")
+    try:
+        default.update(default_content_guard=ContentGuard.objects.get(name=guard["name"]))
+        base = pulp.distribute(publication=publication)
+        rbac = guard_with(pulp, "rbac")
+    finally:
+        default.update(default_content_guard=None)
+    later = pulp.distribute(publication=publication)
+    assert content.get(f"{base}/secret.txt").status_code == 403
+    assert content.get(f"{base}/secret.txt", headers=KEY).content == SECRET
+    assert content.get(f"{rbac}/secret.txt", headers=KEY).status_code == 401, "its own counts"
+    assert content.get(f"{later}/secret.txt").content == SECRET

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import pytest
 
+from pulpcore.app.contexts import with_domain
 from pulpcore.constants import CHECKPOINT_TS_FORMAT
+from tests.certificates import Authority
 from tests.instance import Instance
 from tests.orm import Orm, artifact
 from tests.pulp import Pulp
@@ -60,6 +63,16 @@ def places(instance: Instance) -> Iterator[dict[str, str]]:
     rbac_guard = pulp.create("contentguards/core/rbac/", name=orm.unique())
     times = checkpoints(pulp, repository)
     keyring, cert = pulp.keyring()
+    composite_guard = pulp.create(
+        "contentguards/core/composite/",
+        name=orm.unique(),
+        guards=[header_guard["pulp_href"], rbac_guard["pulp_href"]],
+    )
+    redirect_guard = pulp.create("contentguards/core/content_redirect/", name=orm.unique())
+    authority = Authority()
+    x509_guard = pulp.create(
+        "contentguards/certguard/x509/", name=orm.unique(), ca_certificate=authority.pem
+    )
     published = orm.publication(files | {"page/index.html": b"<p>page</p>"})
     yield {
         "top": top,
@@ -99,6 +112,17 @@ def places(instance: Instance) -> Iterator[dict[str, str]]:
         )["base_path"],
         "key": cert.fingerprint[-16:],
         "artifact": link(b"0123456789"),
+        "composite": pulp.distribute(
+            f"{top}/composite", repository=repository, content_guard=composite_guard["pulp_href"]
+        ),
+        "x509": pulp.distribute(
+            f"{top}/x509", repository=repository, content_guard=x509_guard["pulp_href"]
+        ),
+        "signed": pulp.distribute(
+            f"{top}/signed", repository=repository, content_guard=redirect_guard["pulp_href"]
+        )
+        + "/a.txt?expires=99999999999&validate_token=00:00",
+        "certificate": quote(authority.issue()),
         "sha256": "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882",
         "basic": pulp.auth._auth_header,
     }
@@ -127,8 +151,11 @@ def domain_places(places: dict[str, str], tmp_path_factory) -> Iterator[dict[str
     """Those of the default domain, and a distribution in a domain with a storage of its own."""
     orm = Orm()
     location = tmp_path_factory.mktemp("domain")
-    with orm.domain(location=str(location)) as domain:
+    domain = orm.domain(location=str(location))
+    with with_domain(domain):
         inside = orm.distribution(publication=orm.publication({"own.txt": b"of the domain"}))
-        assert any(path.is_file() for path in location.rglob("*"))
-        yield {**places, "domain": domain, "inside": inside}
+    assert any(path.is_file() for path in location.rglob("*"))
+    yield {**places, "domain": domain.name, "inside": inside}
+    with with_domain(domain):
         orm.cleanup()
+        domain.delete()

@@ -195,6 +195,30 @@ DIFFERENCES = {
         "414 from 8,191 bytes on.",
         "A clear limit, and prefixes of the path stay few.",
     ),
+    "credentials missing": _difference(
+        "status",
+        "403 where a guard wants to know the user and no credentials were sent.",
+        "401 with the `WWW-Authenticate` of the first authentication class; 403 for refused ones.",
+        "Browsers and pip send a password only when they are asked for it.",
+    ),
+    "odd keys": _difference(
+        "status",
+        "500 where a header guard cannot decode what was sent.",
+        "403, as for other wrong values.",
+        "It is the client's mistake.",
+    ),
+    "odd user names": _difference(
+        "status",
+        "500 for a user name with NUL.",
+        "403, as for any unknown name.",
+        "PostgreSQL cannot hold NUL; it is the client's mistake.",
+    ),
+    "host": _difference(
+        "status",
+        "A `Host` header that is no host is used as it is, or is 500.",
+        "400 where a guard asks for the URL.",
+        "RFC 9112 section 3.2.",
+    ),
     "prefix without a slash": _difference(
         "status",
         "404.",
@@ -234,6 +258,21 @@ FURTHER = {
         "Only the setting `HIDE_GUARDED_DISTRIBUTIONS` hides them.",
         "The domain's own `hide_guarded_distributions` does as well.",
         "It is documented, and not done.",
+    ),
+    "sessions of browsers": (
+        "Not known to content: RBAC guards answer 403.",
+        "Who is logged in at `/auth/login/` may browse what the guard allows.",
+        "Content has the origin of the API, so browsers send the cookie.",
+    ),
+    "checking passwords": (
+        "The password's hash is computed for every request, also where no guard asks.",
+        "Once a minute (`CONTENT_STAR_BASIC_AUTH_TTL`), and only if a guard asks.",
+        "It takes 100 to 250 ms of CPU. Changes of the user still count at once.",
+    ),
+    "large headers": (
+        "16 KiB for one header.",
+        "No limit, or that of uvicorn's option.",
+        "Client certificates can be larger.",
     ),
     "database connections": (
         "A connection that died makes requests fail with 500.",

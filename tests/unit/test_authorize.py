@@ -1,6 +1,7 @@
 """What content guards see, and what becomes of what they say."""
 
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -74,6 +75,43 @@ def test_a_guard_that_breaks_does_not_let_pass():
 
     with pytest.raises(ZeroDivisionError):
         authorize(request(), guarded(permit), "path")
+
+
+@pytest.mark.parametrize("error", [ValueError, StopIteration, AssertionError])
+def test_what_other_guards_raise_is_not_taken_for_a_denial(error):
+    from pulpcore.app.models import HeaderContentGuard
+
+    def permit(_):
+        raise error
+
+    with pytest.raises(error):
+        authorize(request(), guarded(permit), "path")
+    header = HeaderContentGuard(header_name="x-one", header_value="1", pulp_domain_id=uuid4())
+    with pytest.raises(HTTPException) as denied:
+        authorize(request(headers=[(b"x-one", b"\xe9")]), guarded(header.permit), "path")
+    assert denied.value.status_code == 403
+
+
+def test_headers_are_utf_8_as_aiohttp_has_it():
+    seen = GuardRequest(request(headers=[(b"x", "é".encode()), (b"y", b"\xe9")]), guarded(None), "")
+    assert seen.headers["X"] == "é"
+    assert seen.headers["Y"].encode("utf-8", "surrogateescape") == b"\xe9"
+
+
+@pytest.mark.parametrize("host", [b"", b"a_b:80", b"[::1]:80", b"pulp.example"])
+def test_hosts_of_every_kind_are_part_of_the_url(host):
+    seen = GuardRequest(request(headers=[(b"host", host)]), guarded(None), "")
+    assert str(seen.url).startswith(f"https://{host.decode() or 'localhost'}/pulp/content/dom/")
+
+
+@pytest.mark.parametrize("host", [b"a/b", b"a?b", b"a#b", b"a@b", b"a\\b", b"\xe9", b"a:b", b"["])
+def test_without_a_sound_host_there_is_a_path_and_no_url(host):
+    seen = GuardRequest(request(headers=[(b"host", host)]), guarded(None), "")
+    assert seen.path == "/pulp/content/dom/a b/x"
+    assert seen.query["expires"] == "1"
+    with pytest.raises(HTTPException) as refused:
+        _ = seen.url
+    assert refused.value.status_code == 400
 
 
 def test_nobody_is_authenticated_before_a_guard_asks(monkeypatch):

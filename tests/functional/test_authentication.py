@@ -1,0 +1,293 @@
+"""Who may see guarded content, and who is asked to say who they are, on the real process."""
+
+import base64
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.pulp import unique
+from tests.server import serving
+
+SECRET = b"for those who may"
+CHALLENGE = 'Basic realm="api"'
+
+
+@pytest.fixture(scope="module")
+def guard(instance) -> Iterator[Any]:
+    """An RBAC guard, whose `base` is the base path of what it guards."""
+    from pulpcore.app.models import RBACContentGuard
+
+    pulp = instance.pulp()
+    href = pulp.create("contentguards/core/rbac/", name=unique("guard"))["pulp_href"]
+    publication = pulp.publish(pulp.repository({"secret.txt": SECRET}))
+    guard = RBACContentGuard.objects.get(pk=href.split("/")[-2])
+    guard.base = pulp.distribute(publication=publication, content_guard=href)
+    yield guard
+    pulp.cleanup()
+
+
+@pytest.fixture
+def user(guard, orm) -> Iterator[Any]:
+    """A user who may download, with the password `first`."""
+    from django.contrib.auth import get_user_model
+
+    from pulpcore.app.role_util import assign_role
+
+    user = get_user_model().objects.create_user(unique("user"), password="first")
+    assign_role("core.rbaccontentguard_downloader", user, guard)
+    yield user
+    type(user).objects.filter(pk=user.pk).delete()
+
+
+@pytest.fixture
+def get(content, guard):
+    """Ask for the secret; returns the status, after a look at what came with it."""
+
+    def get(name: str = "", password: str = "", **options: Any) -> int:
+        auth = (name, password) if name else None
+        response = content.get(f"{guard.base}/secret.txt", auth=auth, **options)
+        assert (response.content == SECRET) == (response.status_code == 200)
+        assert ("www-authenticate" in response.headers) == (response.status_code == 401)
+        assert "set-cookie" not in response.headers
+        return response.status_code
+
+    return get
+
+
+@pytest.fixture
+def browser(instance, user) -> Iterator[httpx.Client]:
+    """A browser in which the user has logged in at the API's login page."""
+    with httpx.Client(base_url=instance.url, trust_env=False) as client:
+        log_in(client, user, "first")
+        yield client
+
+
+def log_in(client: httpx.Client, user: Any, password: str) -> None:
+    form = client.get("/auth/login/").text
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form)
+    fields = {"username": user.username, "password": password, "csrfmiddlewaretoken": token[1]}
+    response = client.post("/auth/login/", data={**fields, "next": "/pulp/api/v3/status/"})
+    assert response.status_code == 302, response.text
+
+
+# Asking for credentials
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/secret.txt", "/", "", "/nothing"])
+def test_without_credentials_they_are_asked_for(content, guard, method, path):
+    response = content.request(method, guard.base + path, headers={"If-None-Match": "*"})
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == CHALLENGE
+    assert "etag" not in response.headers
+    assert response.text == ("" if method == "HEAD" else response.text)
+
+
+def test_the_question_has_a_reason_and_leaves_scripts_alone(content, guard):
+    scripted = {"X-Requested-With": "XMLHttpRequest", "Accept": "application/json"}
+    response = content.get(f"{guard.base}/secret.txt", headers=scripted)
+    assert response.headers["www-authenticate"] == f"x{CHALLENGE}"
+    assert "credentials were not provided" in response.json()["detail"]
+
+
+def test_clients_that_wait_to_be_asked_get_the_file(content, guard, user):
+    url = f"{content.base_url}{guard.base}/secret.txt"
+    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    passwords.add_password(None, url, user.username, "first")
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPBasicAuthHandler(passwords)
+    )
+    with opener.open(url) as response:
+        assert response.read() == SECRET
+
+
+def test_a_known_user_who_may_not_is_not_asked_again(get, user):
+    from django.contrib.auth import get_user_model
+
+    stranger = get_user_model().objects.create_user(unique("user"), password="first")
+    try:
+        assert get(stranger.username, "first") == 403
+    finally:
+        stranger.delete()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Basic bm86Ym9keQ=="},
+        {"Authorization": "Basic"},
+        {"Authorization": "Basic a b"},
+        {"Authorization": "Basic ????"},
+        {"Authorization": "Basic " + "AAAA" * 2000},
+        {"Authorization": "Basic YQBiOmM="},  # a NUL, which no name in the database has
+        {"Authorization": "Basic 7aCAOmM="},  # a lone surrogate
+        {"Authorization": b"Basic \xff\xfe"},
+        {"Authorization": b"\xe9"},
+        {"Authorization": "Bearer x"},
+        {"Authorization": "Bearer x", "Cookie": "sessionid=nobody-has-this"},
+        {"X-CLIENT-CERT": "a certificate"},
+    ],
+)
+def test_refused_credentials_are_not_asked_for_again(get, headers):
+    assert get(headers=headers) == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Cookie": "sessionid=nobody-has-this"},
+        {"Cookie": 'sessionid="nobody\\000has"; other=1'},
+        {"Cookie": b"sessionid=\xff\xfe\xe9\xe9\xe9\xe9\xe9\xe9\xe9"},
+        {"Cookie": "sessionid"},
+        {"Cookie": "=;;=, sessionid=; a b=c; $Version=1; [x]=y"},
+        {"Cookie": "sessionid=" + "x" * 5000},
+        {"Cookie": "csrftoken=?; sessionid=../../../etc/passwd"},
+        {"Content-Type": "text/plain; charset=nonsense"},
+        {"Content-Type": b"\xff/\xff; charset=\xff"},
+        {"X-Forwarded-Proto": "\u0080", "X-Forwarded-For": ",,x"},
+        {"X-Requested-With": b"\xff"},
+        {"Accept": "\u00e9/;q=x"},
+        {"Host": "["},
+        {"Host": "é".encode()},
+        {"Authorization": ""},
+        {"X-CLIENT-CERT": ""},
+    ],
+)
+def test_odd_headers_are_no_credentials(content, guard, headers):
+    headers = {
+        name: value if isinstance(value, bytes) else value.encode("latin-1")
+        for name, value in headers.items()
+    }
+    response = content.get(f"{guard.base}/secret.txt", headers=headers)
+    assert response.status_code in (400, 401), response.text
+    # Only what is no HTTP is refused before the guard is asked.
+    assert response.status_code == 401 or "Invalid HTTP" in response.text
+
+
+# Sessions
+
+
+def test_a_browser_that_is_logged_in_may_browse(browser, guard):
+    url = f"/pulp/content/{guard.base}/"
+    assert "secret.txt" in browser.get(url).text
+    response = browser.get(url + "secret.txt")
+    assert response.content == SECRET
+    assert "set-cookie" not in response.headers
+    assert browser.head(url + "secret.txt").status_code == 200
+    browser.post("/auth/logout/", headers={"X-CSRFToken": browser.cookies["csrftoken"]})
+    response = browser.get(url)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == CHALLENGE
+
+
+def test_a_session_of_someone_who_may_not_is_refused(browser, guard, user):
+    user.object_roles.all().delete()
+    response = browser.get(f"/pulp/content/{guard.base}/secret.txt")
+    assert response.status_code == 403
+
+
+def test_a_session_ends_with_the_password_and_content_does_not_touch_it(browser, guard, user):
+    from django.contrib.sessions.models import Session
+
+    user.set_password("second")
+    user.save()
+    url = f"/pulp/content/{guard.base}/secret.txt"
+    assert browser.get(url).status_code == 401
+    key = browser.cookies["sessionid"]
+    assert Session.objects.filter(pk=key).exists()
+    Session.objects.filter(pk=key).delete()
+
+
+# Remembered passwords
+
+
+def test_a_new_password_counts_at_once(get, user):
+    assert [get(user.username, "first") for _ in range(3)] == [200] * 3
+    assert get(user.username, "second") == 403
+    user.set_password("second")
+    user.save()
+    assert get(user.username, "first") == 403
+    assert [get(user.username, "second") for _ in range(2)] == [200] * 2
+
+
+def test_a_failure_is_not_remembered(get, user):
+    assert [get(user.username, "second") for _ in range(2)] == [403] * 2
+    user.set_password("second")
+    user.save()
+    assert get(user.username, "second") == 200
+
+
+def test_users_who_are_not_any_more_are_refused_at_once(get, user):
+    assert get(user.username, "first") == 200
+    user.is_active = False
+    user.save()
+    assert get(user.username, "first") == 403
+    user.is_active = True
+    user.save()
+    assert get(user.username, "first") == 200
+    name = user.username
+    user.username = unique("user")
+    user.save()
+    assert get(name, "first") == 403
+    assert get(user.username, "first") == 200
+    type(user).objects.filter(pk=user.pk).delete()
+    assert get(user.username, "first") == 403
+
+
+def test_permissions_are_looked_up_each_time(get, user):
+    assert get(user.username, "first") == 200
+    user.object_roles.all().delete()
+    assert get(user.username, "first") == 403
+
+
+# Other classes
+
+
+def test_the_apis_own_classes_decide(instance, guard, user):
+    """A proxy tells the user in a header; REST framework's rule is that nobody is asked then."""
+    classes = [
+        "pulpcore.app.authentication.JSONHeaderRemoteAuthentication",
+        "rest_framework.authentication.BasicAuthentication",
+    ]
+    backends = [
+        "django.contrib.auth.backends.ModelBackend",
+        "pulpcore.backends.ObjectRolePermissionBackend",
+        "pulpcore.app.authentication.PulpNoCreateRemoteUserBackend",
+    ]
+    configured = {
+        "PULP_REST_FRAMEWORK__DEFAULT_AUTHENTICATION_CLASSES": json.dumps(classes),
+        "PULP_AUTHENTICATION_BACKENDS": json.dumps(backends),
+        "PULP_AUTHENTICATION_JSON_HEADER": "HTTP_X_IDENTITY",
+        "PULP_AUTHENTICATION_JSON_HEADER_JQ_FILTER": ".user",
+    }
+
+    def identity(claims: Any) -> dict[str, bytes]:
+        return {"X-Identity": base64.b64encode(json.dumps(claims).encode())}
+
+    with serving(instance, **configured) as server:
+
+        def status(**options: Any) -> int:
+            response = httpx.get(f"{server.content_url}{guard.base}/secret.txt", **options)
+            assert (response.content == SECRET) == (response.status_code == 200)
+            assert "www-authenticate" not in response.headers
+            return response.status_code
+
+        assert status(headers=identity({"user": user.username})) == 200
+        assert status(auth=(user.username, "first")) == 200
+        assert status(cookies=log_in_at(server.url, user)) == 403, "no class for sessions"
+        odd = [{"user": "a\0b"}, {"user": "nobody"}, {"user": ""}, {}, [], "text", 5, None]
+        for headers in [{}, {"X-Identity": "?"}, {"X-Identity": b"\xff"}, *map(identity, odd)]:
+            assert status(headers=headers) == 403, headers
+        for value in (b"\xff\xfe", b"[" * 9000, b"{"):
+            assert status(headers={"X-Identity": base64.b64encode(value)}) == 403, value
+
+
+def log_in_at(url: str, user: Any) -> httpx.Cookies:
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        log_in(client, user, "first")
+        return client.cookies

@@ -1,0 +1,161 @@
+"""pulp_certguard's guards on the real process, with certificates made here."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from pulpcore.content_star.cli.up import HEADER_BYTES
+from tests.certificates import DAY, NOW, Authority
+from tests.pulp import unique
+from tests.server import serving
+
+SECRET = b"for those with a certificate"
+
+# Extensions by which subscriptions (RHSM, version 1) name their order and the paths they open.
+ORDER = "1.3.6.1.4.1.2312.9.4.1"
+PATH = "1.3.6.1.4.1.2312.9.2.1.1.6"
+
+
+def text(value: str) -> bytes:
+    """Encode a short text as ASN.1."""
+    return bytes([12, len(value)]) + value.encode()
+
+
+def sent(certificate: str) -> dict[str, str]:
+    """Return the header in which proxies send a client's certificate."""
+    return {"X-CLIENT-CERT": quote(certificate)}
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture(scope="module", params=["x509", "rhsm"])
+def guarded(request, instance, authority) -> Iterator[str]:
+    """The base path of what a guard of either kind guards."""
+    yield from guard(instance, authority, request.param)
+
+
+@pytest.fixture(scope="module")
+def x509_guarded(instance, authority) -> Iterator[str]:
+    yield from guard(instance, authority, "x509")
+
+
+@pytest.fixture(scope="module")
+def rhsm_guarded(instance, authority) -> Iterator[str]:
+    yield from guard(instance, authority, "rhsm")
+
+
+def guard(instance, authority: Authority, kind: str) -> Iterator[str]:
+    pulp = instance.pulp()
+    endpoint = f"contentguards/certguard/{kind}/"
+    # The first of a bundle is someone else's.
+    bundle = Authority().pem + authority.pem
+    href = pulp.create(endpoint, name=unique("guard"), ca_certificate=bundle)["pulp_href"]
+    publication = pulp.publish(pulp.repository({"secret.txt": SECRET}))
+    yield pulp.distribute(
+        f"{unique('base')}/x86_64/os", publication=publication, content_guard=href
+    )
+    pulp.cleanup()
+
+
+def for_path(authority: Authority, path: str, **options: Any) -> str:
+    return authority.issue(**{ORDER: text("order"), PATH: text(path)}, **options)
+
+
+@pytest.mark.parametrize("path", ["/secret.txt", "/", "/PULP_MANIFEST"])
+def test_a_trusted_certificate_opens(content, guarded, authority, path):
+    header = sent(for_path(authority, f"/{guarded}"))
+    assert content.get(guarded + path, headers=header).status_code == 200
+    assert content.head(guarded + path, headers=header).status_code == 200
+
+
+def test_proxies_send_line_breaks_as_spaces(content, guarded, authority):
+    certificate = for_path(authority, f"/{guarded}").strip().replace("\n", " ")
+    response = content.get(f"{guarded}/secret.txt", headers={"X-CLIENT-CERT": certificate})
+    assert response.content == SECRET
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_other_certificates_do_not(content, guarded, authority, method):
+    stranger, path = Authority(), f"/{guarded}"
+    bad = [
+        for_path(stranger, path),
+        for_path(authority, path, until=NOW - DAY),
+        for_path(authority, path)[:-60],
+        "no certificate",
+        "-----BEGIN CERTIFICATE-----é-----END CERTIFICATE-----",
+        "%",
+    ]
+    for header in [{}, *map(sent, bad), {"X-CLIENT-CERT": ""}, {"X-CLIENT-CERT": b"\xff\xfe"}]:
+        response = content.request(method, f"{guarded}/secret.txt", headers=header)
+        assert response.status_code == 403, header
+        assert SECRET not in response.content
+        assert "www-authenticate" not in response.headers
+
+
+def test_the_reasons_are_told(content, x509_guarded, authority):
+    def reason(header: dict[str, str]) -> str:
+        return content.get(f"{x509_guarded}/secret.txt", headers=header).text
+
+    assert "X-CLIENT-CERT" in reason({})
+    assert "expired" in reason(sent(authority.issue(until=NOW - DAY)))
+    assert "certificate" in reason(sent(Authority().issue()))
+
+
+def test_a_subscription_opens_the_paths_it_names(content, rhsm_guarded, authority):
+    def status(**extensions: bytes) -> int:
+        header = sent(authority.issue(**extensions))
+        return content.get(f"{rhsm_guarded}/secret.txt", headers=header).status_code
+
+    order = {ORDER: text("order")}
+    top = rhsm_guarded.split("/")[0]
+    assert status(**order, **{PATH: text(f"/{top}")}) == 200
+    assert status(**order, **{PATH: text(f"/{top}/$arch/os")}) == 200
+    assert status(**order, **{PATH: text(f"/{top}/$arch/debug")}) == 403
+    assert status(**order, **{PATH: text(f"/{top[:-1]}")}) == 403
+    assert status(**order) == 403
+    assert status() == 403, "trusted, and no subscription"
+
+
+def test_a_domain_is_no_part_of_a_subscriptions_path(instance, rhsm_guarded, authority):
+    header = sent(for_path(authority, f"/{rhsm_guarded}"))
+    with serving(instance, PULP_DOMAIN_ENABLED="true") as server:
+        url = f"{server.content_url}default/{rhsm_guarded}/secret.txt"
+        assert httpx.get(url, headers=header).content == SECRET
+        assert httpx.get(url).status_code == 403
+
+
+# Beyond all that upstream's server takes: 16 KiB for one header
+BIG = {"1.2.3.4": bytes(range(256)) * 80}
+
+
+def test_large_certificates_pass(content, x509_guarded, authority):
+    header = sent(authority.issue(**BIG))
+    assert len(header["X-CLIENT-CERT"]) > 24 * 1024
+    assert content.get(f"{x509_guarded}/secret.txt", headers=header).content == SECRET
+    header = sent(Authority().issue(**BIG))
+    assert content.get(f"{x509_guarded}/secret.txt", headers=header).status_code == 403
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_h11_takes_large_certificates_with_an_option(instance, x509_guarded, authority, limited):
+    """Without it they fail if they come in pieces, as from a network."""
+    header = quote(authority.issue(**BIG))
+    option = () if limited else ("--h11-max-incomplete-event-size", str(HEADER_BYTES))
+    with serving(instance, "--http", "h11", *option) as server:
+        url = httpx.URL(server.url)
+        path = f"/pulp/content/{x509_guarded}/secret.txt"
+        request = f"GET {path} HTTP/1.1\r\nHost: pulp\r\nX-CLIENT-CERT: {header}\r\n\r\n".encode()
+        with socket.create_connection((url.host, url.port)) as connection:
+            connection.sendall(request[: 20 * 1024])
+            httpx.options(server.content_url)  # once it is answered, the piece has been read
+            if not limited:
+                connection.sendall(request[20 * 1024 :])
+            answer = connection.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 400" if limited else b"HTTP/1.1 200")

@@ -1,0 +1,123 @@
+"""Signed URLs on both content apps: what was signed opens, in whatever form it arrives."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from tests.orm import Orm
+
+NAMES = (
+    "plain.txt",
+    "dir/co:lon @ per%cent é.rpm",
+    "a+b & c=d;e,f.txt",
+    "~!$'()*[x].txt",
+    "ü?#.txt",
+)
+
+
+@pytest.fixture(scope="module")
+def signed(instance) -> Iterator[Any]:
+    """A redirect guard, whose `base` is the base path of what it guards."""
+    from pulpcore.app.models import ContentRedirectContentGuard
+
+    orm, pulp = Orm(), instance.pulp()
+    href = pulp.create("contentguards/core/content_redirect/", name=orm.unique())["pulp_href"]
+    guard = ContentRedirectContentGuard.objects.get(pk=href.split("/")[-2])
+    files = {name: name.encode() for name in NAMES}
+    guard.base = orm.distribution(publication=orm.publication(files), content_guard=guard)
+    yield guard
+    orm.cleanup()
+    pulp.cleanup()
+
+
+@pytest.fixture(params=["ours", "upstream"])
+def root(request, instance) -> str:
+    if request.param == "ours":
+        return instance.content_url
+    return request.getfixturevalue("upstream")
+
+
+def sign(guard, name: str, query: str = "") -> str:
+    """Return the path and query, below the prefix, of a signed URL."""
+    url = guard.preauthenticate_url(f"https://cdn.example/pulp/content/{guard.base}/{name}{query}")
+    return url.removeprefix("https://cdn.example/pulp/content/")
+
+
+def get(url: str, **headers: str) -> httpx.Response:
+    return httpx.get(url, headers=headers, trust_env=False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_signed_however_they_are_encoded(root, signed, name):
+    encoded = sign(signed, quote(name))
+    assert get(root + encoded).content == name.encode()
+    lower = quote(name).replace("%C3", "%c3")
+    assert get(root + encoded.replace(quote(name), lower)).content == name.encode()
+    sparingly = sign(signed, quote(name, safe="/:@+!$'()*,;=&~"))
+    assert get(root + sparingly).content == name.encode()
+    other = next(other for other in NAMES if other != name)
+    assert get(root + encoded.replace(quote(name), quote(other))).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("a=1&b=2&{expires}&{token}", 200),
+        ("a=1&b=2&{expires}&{token}&more=1", 200),
+        ("b=2&a=1&{expires}&{token}", 403),
+        ("a=1&{expires}&{token}", 403),
+        ("a=1&b=2&{token}&{expires}", 403),
+        ("a=1&b=2&{expires}&{token}0", 403),
+        ("a=1&b=2&{expires}", 403),
+        ("a=1&b=2&{expires}0&{token}", 403),
+        ("a=1&b=2&{expires}&validate_token=", 403),
+        ("a=1&b=2&{expires}&validate_token=x:y", 403),
+        ("a=1&b=2&{expires}&validate_token=%ff%00:%ff", 403),
+        ("expires=%00&{token}", 403),
+        ("expires=" + "9" * 5000 + "&{token}", 403),
+        ("", 403),
+    ],
+)
+def test_the_query_has_to_be_as_it_was_signed(root, signed, query, status):
+    path, _, sent = sign(signed, "plain.txt", "?a=1&b=2").partition("?")
+    _, _, expires, token = sent.split("&")
+    url = root + path + "?" + query.format(expires=expires, token=token)
+    assert get(url).status_code == status
+
+
+def test_a_proxy_may_have_changed_origin_and_scheme(root, signed):
+    url = root + sign(signed, "plain.txt")
+    forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "pulp.example"}
+    assert get(url, **forwarded).is_success
+    assert get(url, Host="pulp.example:8443", **forwarded).is_success
+    assert get(url, Host="pulp_content").is_success
+    assert get(url, Host="[2001:db8::1]:80").is_success
+
+
+def test_signatures_expire(root, signed, monkeypatch):
+    monkeypatch.setattr(type(signed), "EXPIRETIME", timedelta(seconds=-5))
+    response = get(root + sign(signed, "plain.txt"))
+    assert response.status_code == 403
+    assert "www-authenticate" not in response.headers
+
+
+@pytest.mark.parametrize("host", ["{path}?{expires}&validate_token=", "{path}?{query}#", "{path}#"])
+def test_a_host_with_a_path_in_it_opens_nothing_else(instance, signed, host):
+    path, _, query = sign(signed, "plain.txt").partition("?")
+    host = "x/pulp/content/" + host.format(
+        path=path, query=query, expires=query.split("&validate_token")[0]
+    )
+    url = f"{instance.content_url}{signed.base}/{quote(NAMES[1])}?{query}"
+    response = get(url, Host=host)
+    assert response.status_code == 400, response.text
+    assert "Host" in response.text
+
+
+@pytest.mark.parametrize("host", ["[", "a b", "a:b:c", "x:999999", "user@h", "é", "h\\x", "h?x"])
+def test_hosts_that_are_none_are_the_clients_mistake(instance, signed, host):
+    url = instance.content_url + sign(signed, "plain.txt")
+    assert get(url, Host=host.encode()).status_code == 400

@@ -1,0 +1,184 @@
+"""Remembering passwords: what is kept, for how long, and for whom."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.backends import ModelBackend
+from django.test import override_settings
+from rest_framework.authentication import BasicAuthentication, SessionAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+
+from pulpcore.content_star import basic_auth
+from pulpcore.content_star.basic_auth import Memory, remembering
+
+
+class Backend(ModelBackend):
+    """A backend that counts how often it has to check a password."""
+
+    checks: ClassVar[list[str]] = []
+
+    def authenticate(self, request: Any, username: Any = None, **credentials: Any) -> Any:
+        self.checks.append(username)
+        return super().authenticate(request, username, **credentials)
+
+
+PATH = f"{__name__}.Backend"
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def user(orm) -> Iterator[Any]:
+    user = get_user_model().objects.create_user(orm.unique(), password="first")
+    yield user
+    type(user).objects.filter(pk=user.pk).delete()
+
+
+@pytest.fixture
+def checks(monkeypatch, clock) -> Iterator[list[str]]:
+    """The names whose passwords were checked, with a memory of one minute."""
+    monkeypatch.setattr(basic_auth, "memory", Memory(60, clock=clock))
+    Backend.checks.clear()
+    with override_settings(AUTHENTICATION_BACKENDS=[PATH]):
+        yield Backend.checks
+
+
+def log_in(user: Any, password: str = "first", kind: type = BasicAuthentication) -> Any:
+    return remembering(kind)().authenticate_credentials(user.username, password)[0]
+
+
+def test_a_password_is_checked_once_a_minute(user, checks, clock):
+    first, second = log_in(user), log_in(user)
+    assert first == second == user
+    assert second.backend == PATH
+    assert len(checks) == 1
+    clock.now += 59
+    assert log_in(user) == user
+    assert len(checks) == 1
+    clock.now += 1
+    log_in(user)
+    assert len(checks) == 2
+
+
+def test_failures_are_checked_each_time(user, checks):
+    log_in(user)
+    for _ in range(2):
+        with pytest.raises(AuthenticationFailed):
+            log_in(user, "wrong")
+    assert len(checks) == 3
+    assert len(basic_auth.memory) == 1
+
+
+def test_what_changes_the_user_makes_it_check_again(user, checks):
+    for count, change in enumerate(({"is_active": False}, {"username": "renamed"}), 1):
+        log_in(user)
+        assert len(checks) == 2 * count - 1
+        row = get_user_model().objects.filter(pk=user.pk)
+        row.update(**change)
+        with pytest.raises(AuthenticationFailed):
+            log_in(user)
+        row.update(is_active=True, username=user.username)
+
+
+def test_a_backend_that_is_not_configured_any_more_knows_nobody(user, checks):
+    log_in(user)
+    other = "django.contrib.auth.backends.ModelBackend"
+    with override_settings(AUTHENTICATION_BACKENDS=[other]):
+        assert log_in(user).backend == other
+
+
+def test_zero_seconds_turn_it_off(user, checks, monkeypatch):
+    monkeypatch.setattr(basic_auth, "memory", Memory(0))
+    log_in(user)
+    log_in(user)
+    assert len(checks) == 2
+
+
+def test_neither_passwords_nor_names_are_kept(user, checks):
+    log_in(user)
+    kept = repr(vars(basic_auth.memory))
+    assert len(basic_auth.memory) == 1
+    user.refresh_from_db()
+    for secret in ("first", user.username, user.password):
+        assert secret not in kept
+
+
+def test_names_and_passwords_are_not_mixed_up(user):
+    memory = Memory(60)
+    user.backend = PATH
+    memory.remember("ab", "c", user)
+    with override_settings(AUTHENTICATION_BACKENDS=[PATH]):
+        assert memory.recall("a", "bc") is None
+        assert memory.recall("ab", "c") == user
+        assert memory.recall("ab\udc80", "c") is None
+
+
+def test_the_latest_used_are_kept(user):
+    memory = Memory(60, capacity=2)
+    user.backend = PATH
+    with override_settings(AUTHENTICATION_BACKENDS=[PATH]):
+        memory.remember("a", "", user)
+        memory.remember("b", "", user)
+        assert memory.recall("a", "")
+        memory.remember("c", "", user)
+        assert memory.recall("b", "") is None
+        assert memory.recall("a", "")
+        assert memory.recall("c", "")
+    assert len(memory) == 2
+
+
+def test_threads_do_not_disturb_each_other(clock):
+    user = get_user_model()(pk=1, username="name", password="hash")
+    user.backend = "not.configured"
+    memory = Memory(60, capacity=3, clock=clock)
+
+    def use(number: int) -> None:
+        memory.remember(str(number % 7), "", user)
+        memory.recall(str(number % 5), "")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(use, range(4000)))
+    assert len(memory) <= 3
+
+
+def test_classes_that_derive_from_basic_keep_their_say(user, checks):
+    class Office(BasicAuthentication):
+        hours = True
+
+        def authenticate_credentials(self, userid: str, password: str, request: Any = None) -> Any:
+            if not self.hours:
+                raise AuthenticationFailed
+            return super().authenticate_credentials(userid, password, request)
+
+    assert log_in(user, kind=Office) == log_in(user, kind=Office) == user
+    assert len(checks) == 1
+    Office.hours = False
+    with pytest.raises(AuthenticationFailed):
+        log_in(user, kind=Office)
+    assert issubclass(remembering(Office), Office)
+    assert remembering(SessionAuthentication) is SessionAuthentication
+
+
+def test_every_configured_basic_class_remembers():
+    from rest_framework.settings import api_settings
+
+    from pulpcore.content_star.authenticate import View
+
+    configured = api_settings.DEFAULT_AUTHENTICATION_CLASSES
+    for ours, theirs in zip(View.authentication_classes, configured, strict=True):
+        assert issubclass(ours, theirs)
+        remembers = issubclass(ours, basic_auth.RememberedBasic)
+        assert remembers == issubclass(theirs, BasicAuthentication)
