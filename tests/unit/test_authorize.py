@@ -85,7 +85,7 @@ def test_what_other_guards_raise_is_not_taken_for_a_denial(error):
 
     with pytest.raises(error):
         authorize(request(), guarded(permit), "path")
-    header = HeaderContentGuard(header_name="x-one", header_value="1")
+    header = HeaderContentGuard(header_name="x-one", header_value="1", pulp_domain=None)
     with pytest.raises(HTTPException) as denied:
         authorize(request(headers=[(b"x-one", b"\xe9")]), guarded(header.permit), "path")
     assert denied.value.status_code == 403
