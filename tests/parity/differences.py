@@ -90,6 +90,12 @@ DIFFERENCES = {
         "301 to `dir/`, as for publications.",
         "Relative links of the page lead somewhere else without the slash.",
     ),
+    "guarded answers": _difference(
+        "vary",
+        "No `Vary`.",
+        "`Vary` names the headers by which the guard decides, or `*`.",
+        "RFC 9110 section 12.5.5. A shared cache must not give one client what another may see.",
+    ),
     "method not allowed": _difference(
         "allow",
         "`Allow: GET,HEAD`",
@@ -209,6 +215,21 @@ FURTHER = {
         "A connection that died makes requests fail with 500.",
         "The read is done again on a fresh connection; 503 with `Retry-After` if there is none.",
         "Issues 1698, 2293, 2294, 3371.",
+    ),
+    "cache tags": (
+        "None.",
+        "`Surrogate-Key` and `Cache-Tag` on all that a distribution answers.",
+        "An edge cache can purge what a new publication replaces.",
+    ),
+    "probes": (
+        "`livez` and `readyz` below the prefix are not there, or redirect to a distribution.",
+        "They tell whether the process lives, and whether it can serve.",
+        "Probes that list the root cost a query and a page each time.",
+    ),
+    "metrics": (
+        "`artifacts.size.counter` counts what was to be sent, and only where domains are on.",
+        "It counts what was sent, with domains and without.",
+        "Ranges, HEAD, 304 and clients that leave are counted as what they cost.",
     ),
     "heartbeats": (
         "The process ends when a heartbeat fails.",

@@ -4,3 +4,26 @@
 # request needs one for a few milliseconds, so a handful serves hundreds of requests a second;
 # PostgreSQL's default limit is 100 connections for everything.
 CONTENT_STAR_DATABASE_THREADS = 4
+
+# The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
+# requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that
+# of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts first.
+LOGGING = {
+    "dynaconf_merge": True,
+    "formatters": {"content_star_access": {"format": "pulp [%(correlation_id)s]: %(message)s"}},
+    "handlers": {
+        "content_star_access": {
+            "class": "logging.StreamHandler",
+            "stream": "ext://sys.stdout",
+            "formatter": "content_star_access",
+            "filters": ["correlation_id"],
+        }
+    },
+    "loggers": {
+        "pulpcore.content_star.access": {
+            "handlers": ["content_star_access"],
+            "level": "WARNING",
+            "propagate": False,
+        }
+    },
+}

@@ -1,6 +1,7 @@
 """What all distribution apps share: the request, the plugin's hooks, and how a file is answered."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -10,8 +11,10 @@ from starlette.types import ASGIApp
 
 from pulpcore.app import mime_types
 from pulpcore.app.models import ContentArtifact, Distribution
+from pulpcore.content_star.edge import tags_of
+from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.locate import Place
-from pulpcore.content_star.lookup import Found, find, source_of
+from pulpcore.content_star.lookup import Found, Source, find, source_of
 from pulpcore.content_star.responses.artifact import ArtifactResponse
 
 # Caches in front of Pulp may keep what they get, but ask each time whether it still holds.
@@ -36,6 +39,13 @@ class DistributionApp(ABC):
     def respond(self) -> ASGIApp:
         """Return the response; raises `HTTPException`, or what else `errors` translates."""
 
+    @cached_property
+    def source(self) -> Source:
+        """What the distribution serves now; caches are told, since the answer depends on it."""
+        source = source_of(self.distribution)
+        exchange_of(self.request.scope).tags = tags_of(self.distribution, source)
+        return source
+
     def file(
         self,
         found: Found,
@@ -52,6 +62,7 @@ class DistributionApp(ABC):
         domain = self.distribution.pulp_domain
         if domain.storage_class != FILE_SYSTEM:
             raise HTTPException(501, f"Storage of class '{domain.storage_class}' is not served.")
+        exchange_of(self.request.scope).source = "local"
         return ArtifactResponse(
             domain.get_storage().path(artifact.file.name),
             size=artifact.size,
@@ -80,5 +91,5 @@ class DistributionApp(ABC):
         if result is None:
             return None
         if isinstance(result, ContentArtifact):
-            return self.file(find(result, source_of(self.distribution).version), self.path)
+            return self.file(find(result, self.source.version), self.path)
         raise HTTPException(501, "The plugin answers this path in a way that is not served here.")

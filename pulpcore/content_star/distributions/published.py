@@ -17,7 +17,6 @@ from pulpcore.content_star.lookup import (
     file_in_version,
     file_published,
     file_superseded,
-    source_of,
 )
 from pulpcore.content_star.redirect import with_slash
 
@@ -36,7 +35,7 @@ class PublishedApp(DistributionApp):
             return with_slash(self.request)
         return (
             self.from_plugin()
-            or self.from_source(source_of(self.distribution))
+            or self.from_source(self.source)
             or self.from_superseded()
             or self.nothing()
         )
@@ -102,7 +101,7 @@ class PublishedApp(DistributionApp):
         distribution = self.distribution
         if distribution.remote_id is not None:
             raise HTTPException(501, PULL_THROUGH)
-        source = source_of(distribution)
+        source = self.source
         if source.publication is None and source.version is None:
             raise HTTPException(404, NOTHING_CONFIGURED)
         if source.publication is None and distribution.SERVE_FROM_PUBLICATION:
