@@ -20,7 +20,7 @@ from pulpcore.content_star.exchange import exchange_of
 
 # Seconds for the database and the storage. Orchestrators give up sooner, and the answer is for
 # those who look what is wrong.
-DEADLINE = 3.0
+DEADLINE = 5.0
 
 
 class Health:
@@ -62,8 +62,8 @@ class Health:
             folder = await self.door.run(_storage_folder)
         except (Error, Domain.DoesNotExist):
             return "The database is not available."
-        # Not in a thread of the door: the storage may hang, and these are few.
-        if folder is not None and not await to_thread.run_sync(folder.is_dir):
+        # Not in a thread of the door: the storage may hang, and those are few.
+        if folder is not None and not await to_thread.run_sync(_is_there, folder):
             return "The storage is not there."
         return None
 
@@ -74,6 +74,13 @@ def _storage_folder() -> Path | None:
     if domain.storage_class != FILE_SYSTEM:
         return None
     return Path(domain.get_storage().location)
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:  # a network file system that has lost its server, or refuses us
+        return False
 
 
 def _answer(problem: str | None) -> Response:

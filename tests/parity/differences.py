@@ -181,6 +181,12 @@ DIFFERENCES = {
         "414 from 8,191 bytes on.",
         "A clear limit, and prefixes of the path stay few.",
     ),
+    "probes": _difference(
+        "status",
+        "`livez` and `readyz` below the prefix are not there.",
+        "They tell whether the process lives, and whether it can serve.",
+        "Probes that list the root cost a query and a page each time.",
+    ),
     "prefix without a slash": _difference(
         "status",
         "404.",
@@ -220,11 +226,6 @@ FURTHER = {
         "None.",
         "`Surrogate-Key` and `Cache-Tag` on all that a distribution answers.",
         "An edge cache can purge what a new publication replaces.",
-    ),
-    "probes": (
-        "`livez` and `readyz` below the prefix are not there, or redirect to a distribution.",
-        "They tell whether the process lives, and whether it can serve.",
-        "Probes that list the root cost a query and a page each time.",
     ),
     "metrics": (
         "`artifacts.size.counter` counts what was to be sent, and only where domains are on.",

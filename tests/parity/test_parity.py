@@ -128,6 +128,9 @@ ROWS = [
     Row("{rbac}/a.txt", "error text", method="HEAD"),
     Row("{rbac}/a.txt", f"{FILE}; guarded answers", {"Authorization": "{basic}"}),
     Row("{rbac}/a.txt", "error text", {"Authorization": "Basic bm86Ym9keQ=="}),
+    # Probes
+    Row("livez", "probes"),
+    Row("readyz", "probes"),
     # What is not a path
     Row("%00", "NUL"),
     Row("%ff", "not UTF-8"),
