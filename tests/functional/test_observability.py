@@ -112,6 +112,12 @@ def test_bytes_are_those_that_are_sent(server, collector, orm, method, headers, 
     assert (line["status"], line["bytes"]) == (str(status), str(size))
 
 
+def test_head_of_an_error_sends_no_bytes(server, orm):
+    base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
+    assert ask(server, f"default/{base}/nope", "HEAD").status_code == 404
+    assert logged(server, base)["bytes"] == "0"
+
+
 def test_bytes_of_a_client_that_leaves(server, collector, orm):
     base = orm.distribution(publication=orm.publication({"big.bin": BIG}))
     collector.refresh()
@@ -186,6 +192,14 @@ def test_what_clients_send_cannot_forge_the_log(server):
     assert line["agent"] == r"x\" 200 0 \"\\\x09\xe9"
     assert line["referer"] == r"\"-\" 1"
     assert line["client"] == r"1.2.3.4\x20-\x20-\x20\"forged\""
+
+
+def test_who_is_no_trusted_proxy_cannot_name_another_client(instance):
+    arguments = ("--no-access-log", "--forwarded-allow-ips", "192.0.2.1")
+    app, log_on = "pulpcore.routing:content_application", f"@json {LOG_ON}"
+    with serving(instance, *arguments, app=app, PULP_LOGGING=log_on) as server:
+        ask(server, "?mark", **{"X-Forwarded-For": "203.0.113.7"})
+        assert logged(server, "?mark")["client"] == "127.0.0.1"
 
 
 def test_credentials_in_queries_are_masked_and_the_rest_is_not(server, orm):
