@@ -4,6 +4,7 @@ import itertools
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 import httpx
 import pytest
@@ -56,7 +57,7 @@ def test_a_database_that_is_away(instance, tmp_path):
         assert (response.status_code, response.text) == (503, "The database is not available.\n")
         assert httpx.get(f"{server.content_url}livez").status_code == 200
         road.symlink_to(instance.address.socket_dir)
-        wait_until(lambda: httpx.get(f"{server.content_url}readyz").status_code == 200)
+        wait_until(lambda: httpx.get(f"{server.content_url}readyz", timeout=30).status_code == 200)
 
 
 def test_a_database_that_does_not_answer(instance, tmp_path):
@@ -74,8 +75,9 @@ def test_a_database_that_does_not_answer(instance, tmp_path):
         database.listen()
         road.unlink()
         road.symlink_to(silent)
+        patient = partial(httpx.get, timeout=30)
         with ThreadPoolExecutor() as pool:
-            responses = list(pool.map(httpx.get, [f"{server.content_url}readyz"] * 5))
+            responses = list(pool.map(patient, [f"{server.content_url}readyz"] * 5))
         for response in responses:
             assert (response.status_code, response.text) == (503, "No answer within 5 s.\n")
         assert connections(database) == 1, "however many ask"
