@@ -128,6 +128,10 @@ class Orm:
         publication.save()
         return publication
 
+    def guard(self, model: Any, **fields: Any) -> Any:
+        """Create a content guard."""
+        return self._save(model(name=unique("guard"), **fields))
+
     def distribution(
         self, base_path: str | None = None, from_publication: bool = True, **fields: Any
     ) -> str:

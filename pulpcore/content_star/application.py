@@ -7,11 +7,16 @@ from typing import Any
 from django.conf import settings
 from starlette.routing import Router
 
+from pulpcore.content_star.access_log import AccessLog
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
+from pulpcore.content_star.edge import EdgeHeaders
 from pulpcore.content_star.errors import Errors
+from pulpcore.content_star.exchange import Observe, Observer
+from pulpcore.content_star.health import Health
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
+from pulpcore.content_star.metrics import Metrics
 
 
 def create_application(*app_types: AppType) -> Router:
@@ -20,16 +25,24 @@ def create_application(*app_types: AppType) -> Router:
     `app_types` is what the process that runs it is, and registers as in Pulp's status.
     """
     door = Door(settings.CONTENT_STAR_DATABASE_THREADS)
-    endpoint = Content(door, settings.CONTENT_PATH_PREFIX)
+    prefix = settings.CONTENT_PATH_PREFIX
+    endpoint = Errors(Health(Content(door, prefix), door, prefix))
+    observers: list[Observer] = [AccessLog()]
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
         heartbeat = Heartbeat(*app_types)
         await heartbeat.start()
+        metrics = Metrics() if settings.OTEL_ENABLED else None
+        observers[1:] = [metrics] if metrics else []
         yield
+        if metrics:
+            await metrics.close()
         await heartbeat.stop()
         await door.close()
 
     # Not a route: what paths there are is for the database to say, and file names may contain
     # anything, line breaks included, which no route matches.
-    return Router(default=CorrelationId(Errors(endpoint)), lifespan=lifespan)
+    return Router(
+        default=CorrelationId(Observe(EdgeHeaders(endpoint), observers)), lifespan=lifespan
+    )

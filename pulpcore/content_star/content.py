@@ -10,6 +10,8 @@ from pulpcore.content_star.authorize import authorize
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions import app_for
+from pulpcore.content_star.edge import tags_of, vary_of
+from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.listings import head_for, listing_for
 from pulpcore.content_star.locate import (
     Address,
@@ -54,6 +56,8 @@ class Content:
         if not path.startswith(prefix):
             raise HTTPException(404, f"Content is below '{prefix}'.")
         address = parse_address(path.removeprefix(prefix))
+        route = "stream_content" if address.path else "list_distributions"
+        exchange_of(request.scope).route = route
         return await self.door.run(respond, request, address)
 
 
@@ -63,8 +67,12 @@ def respond(request: Request, address: Address) -> ASGIApp:
     if place is None:
         return browse(request, address)
     distribution = place.distribution
+    exchange = exchange_of(request.scope)
+    exchange.domain, exchange.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
+    exchange.vary = vary_of(distribution.content_guard)
     with with_domain(distribution.pulp_domain):
         authorize(request, distribution, address.path)
+        exchange.tags = tags_of(distribution)
         return app_for(distribution)(request, place).respond()
 
 

@@ -1,26 +1,12 @@
 """The hooks of a plugin's distribution, asked through the whole content app in this process."""
 
-import asyncio
 import hashlib
 
 import pytest
-from django.conf import settings
 from pulp_file.app.models import FileDistribution
 
-from pulpcore.content_star.content import Content
-from pulpcore.content_star.correlation import CorrelationId
-from pulpcore.content_star.db import Door
-from pulpcore.content_star.errors import Errors
 from tests.asgi import get
 from tests.listing import parse_listing
-
-
-@pytest.fixture
-def app(instance):
-    """The content app in this process, where a test can change what a plugin does."""
-    door = Door(threads=2)
-    yield CorrelationId(Errors(Content(door, settings.CONTENT_PATH_PREFIX)))
-    asyncio.run(door.close())
 
 
 @pytest.fixture

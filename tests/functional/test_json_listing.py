@@ -1,6 +1,5 @@
 """Directories as JSON, and what plugins answer to those who prefer it."""
 
-import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from urllib.parse import quote
 import httpx
 import pytest
 from aiohttp.web import json_response
-from django.conf import settings
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, example, given
@@ -24,10 +22,6 @@ from starlette.requests import Request
 from pulpcore.app.models import ContentArtifact, Distribution, PublishedArtifact
 from pulpcore.content_star import content as content_module
 from pulpcore.content_star import window
-from pulpcore.content_star.content import Content
-from pulpcore.content_star.correlation import CorrelationId
-from pulpcore.content_star.db import Door
-from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.locate import Address
 from pulpcore.content_star.window import make_cursor
 from tests.asgi import get
@@ -37,14 +31,6 @@ from tests.orm import Orm
 
 JSON = {"Accept": "application/json"}
 ROOT = "/pulp/content/"
-
-
-@pytest.fixture(scope="module")
-def app(instance) -> Iterator[CorrelationId]:
-    """The content app in this process, where a test can change plugins and the size of pages."""
-    door = Door(threads=2)
-    yield CorrelationId(Errors(Content(door, settings.CONTENT_PATH_PREFIX)))
-    asyncio.run(door.close())
 
 
 @pytest.fixture(scope="module")
@@ -471,7 +457,7 @@ def test_guards_come_first(content, pulp, orm, method, path):
     distribution.content_guard_id = href.rstrip("/").rpartition("/")[2]
     distribution.save()
     response = content.request(method, f"{base}{path}", headers=JSON)
-    assert response.status_code == 403
+    assert response.status_code == 401
     assert method == "HEAD" or list(response.json()) == ["detail"]
     assert b"file.json" not in response.content
 

@@ -36,26 +36,26 @@ DIFFERENCES = {
         " restored backup, have one validator.",
     ),
     "security headers": _difference(
-        "x-content-type-options content-security-policy content-disposition",
+        "x-content-type-options content-security-policy content-disposition cache-control",
         "None on a file system.",
         "`X-Content-Type-Options`, `Content-Security-Policy` and `Content-Disposition` (RFC 6266)"
         " on every artifact, the first two on listings too.",
         "CVE-2026-84232. Content shares an origin with the API and its sessions here.",
     ),
     "error text": _difference(
-        "body content-length content-type vary x-content-type-options",
+        "cache-control body content-length content-type vary x-content-type-options",
         "`404: Not Found` as text.",
         'The reason, as text or, where `Accept` prefers JSON, as `{"detail": ...}`.',
         "A client sees whether the base path or the file is wrong (issue 2977).",
     ),
     "listing page": _difference(
-        "body content-length vary x-content-type-options content-security-policy",
+        "cache-control body content-length vary x-content-type-options content-security-policy",
         "HTML without character set or doctype; partial base paths are titled without the prefix.",
         "A complete HTML page, titled with the path of the URL. Names, dates and sizes are alike.",
         "Browsers guess less, and the title is right (issue 4253).",
     ),
     "JSON of a directory": _difference(
-        "vary body listing content-length content-type x-content-type-options"
+        "cache-control vary body listing content-length content-type x-content-type-options"
         " content-security-policy",
         "A directory is HTML, whatever `Accept` says.",
         "JSON where `Accept` prefers it (see [listings](listings.md)), also where there is an"
@@ -69,7 +69,7 @@ DIFFERENCES = {
         "Names with `%`, `#` or `?` could not be followed.",
     ),
     "HEAD of a listing": _difference(
-        "content-length vary x-content-type-options content-security-policy",
+        "cache-control content-length vary x-content-type-options content-security-policy",
         "Makes the whole listing to tell its length; at the root, tells a wrong one.",
         "Tells whether the directory is there, without `Content-Length`.",
         "HEAD of a directory with a million files timed out (issue 3774).",
@@ -81,7 +81,7 @@ DIFFERENCES = {
         "A hidden distribution should not be given away by its neighbourhood.",
     ),
     "redirect body": _difference(
-        "body content-length content-type",
+        "cache-control body content-length content-type",
         "Redirects carry a line of text.",
         "Redirects have no body.",
         "Nobody reads it.",
@@ -172,7 +172,7 @@ DIFFERENCES = {
         "There is nothing behind the slash either.",
     ),
     "artifacts by id": _difference(
-        "etag last-modified x-pulp-artifact-size",
+        "cache-control etag last-modified x-pulp-artifact-size",
         "No validators.",
         "As for every other file.",
         "They can be cached and resumed.",
@@ -218,6 +218,12 @@ DIFFERENCES = {
         "A `Host` header that is no host is used as it is, or is 500.",
         "400 where a guard asks for the URL.",
         "RFC 9112 section 3.2.",
+    ),
+    "probes": _difference(
+        "status",
+        "`livez` and `readyz` below the prefix are not there.",
+        "They tell whether the process lives, and whether it can serve.",
+        "Probes that list the root cost a query and a page each time.",
     ),
     "prefix without a slash": _difference(
         "status",
@@ -278,6 +284,21 @@ FURTHER = {
         "A connection that died makes requests fail with 500.",
         "The read is done again on a fresh connection; 503 with `Retry-After` if there is none.",
         "Issues 1698, 2293, 2294, 3371.",
+    ),
+    "cache tags": (
+        "None.",
+        "`Surrogate-Key` and `Cache-Tag` on all that a distribution answers.",
+        "An edge cache can purge what a new publication replaces.",
+    ),
+    "metrics": (
+        "`artifacts.size.counter` counts what was to be sent, and only where domains are on.",
+        "It counts what was sent, with domains and without.",
+        "Ranges, HEAD, 304 and clients that leave are counted as what they cost.",
+    ),
+    "caching": (
+        "Listings, redirects and errors have no `Cache-Control`.",
+        "All that a distribution answers has the one that files have.",
+        "Caches keep such answers by rules of their own otherwise, guarded ones too.",
     ),
     "heartbeats": (
         "The process ends when a heartbeat fails.",

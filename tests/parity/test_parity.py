@@ -11,6 +11,9 @@ from tests.parity.differences import DIFFERENCES, DOCUMENT, document
 # Said of the exchange, not of the content.
 IGNORED = {"date", "server", "correlation-id", "connection"}
 
+# On every answer of a distribution; see `FURTHER` and `tests/functional/test_edge.py`.
+IGNORED |= {"surrogate-key", "cache-tag"}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -139,7 +142,11 @@ ROWS = [
     Row("{rbac}/a.txt", "odd user names", {"Authorization": "Basic YQBiOmM="}),
     Row("{header}/a.txt", "error text", {"X-Key": "?"}),
     Row("{header}/a.txt", "odd keys", {"X-Key": "/w=="}),
-    Row("{header}/a.txt", FILE, {"X-Key": "b3Blbg==", "Cookie": "a b=c; $x; =; sessionid=x"}),
+    Row(
+        "{header}/a.txt",
+        FILE,
+        {"X-Key": "b3Blbg==", "Cookie": "a b=c; $x; =; sessionid=x"},
+    ),
     Row("{signed}", "host", {"Host": "a b"}),
     Row("{composite}/a.txt", "credentials missing"),
     Row("{composite}/a.txt", "credentials missing", {"X-Key": "bm8="}),
@@ -171,6 +178,9 @@ ROWS = [
     Row("{keys}/", "listing page"),
     Row("{keys}/{key}.pub", "security headers"),
     Row("{keys}/0123456789abcdef.pub", "error text"),
+    # Probes
+    Row("livez", "probes"),
+    Row("readyz", "probes"),
     # What is not a path
     Row("%00", "NUL"),
     Row("%ff", "not UTF-8"),

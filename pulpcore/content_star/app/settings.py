@@ -9,3 +9,26 @@ CONTENT_STAR_DATABASE_THREADS = 4
 # authentication were right, because checking them takes 100 to 250 ms of CPU. Changes of the user
 # count at once all the same; 0 checks every request. See `basic_auth.py`.
 CONTENT_STAR_BASIC_AUTH_TTL = 60
+
+# The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
+# requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that
+# of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts first.
+LOGGING = {
+    "dynaconf_merge": True,
+    "formatters": {"content_star_access": {"format": "pulp [%(correlation_id)s]: %(message)s"}},
+    "handlers": {
+        "content_star_access": {
+            "class": "logging.StreamHandler",
+            "stream": "ext://sys.stdout",
+            "formatter": "content_star_access",
+            "filters": ["correlation_id"],
+        }
+    },
+    "loggers": {
+        "pulpcore.content_star.access": {
+            "handlers": ["content_star_access"],
+            "level": "WARNING",
+            "propagate": False,
+        }
+    },
+}

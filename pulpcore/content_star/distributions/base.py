@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cached_property
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Literal
@@ -15,14 +16,13 @@ from starlette.types import ASGIApp
 
 from pulpcore.app import mime_types
 from pulpcore.app.models import Artifact, ContentArtifact, Distribution
+from pulpcore.content_star.edge import CACHE_CONTROL, tags_of
+from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.locate import Place
-from pulpcore.content_star.lookup import Found, find, source_of
+from pulpcore.content_star.lookup import Found, Source, find, source_of
 from pulpcore.content_star.negotiation import prefers_json
 from pulpcore.content_star.responses.artifact import ArtifactResponse
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
-
-# Caches in front of Pulp may keep what they get, but ask each time whether it still holds.
-CACHE_CONTROL = "public, max-age=0, must-revalidate"
 
 FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
 
@@ -44,6 +44,13 @@ class DistributionApp(ABC):
     @abstractmethod
     def respond(self) -> ASGIApp:
         """Return the response; raises `HTTPException`, or what else `errors` translates."""
+
+    @cached_property
+    def source(self) -> Source:
+        """What the distribution serves now; caches are told, since the answer depends on it."""
+        source = source_of(self.distribution)
+        exchange_of(self.request.scope).tags = tags_of(self.distribution, source)
+        return source
 
     def file(
         self,
@@ -82,6 +89,7 @@ class DistributionApp(ABC):
         domain = self.distribution.pulp_domain
         if domain.storage_class != FILE_SYSTEM:
             raise HTTPException(501, f"Storage of class '{domain.storage_class}' is not served.")
+        exchange_of(self.request.scope).source = "local"
         return ArtifactResponse(
             domain.get_storage().path(artifact.file.name),
             size=artifact.size,
@@ -133,5 +141,5 @@ class DistributionApp(ABC):
         if result is None:
             return None
         if isinstance(result, ContentArtifact):
-            return self.file(find(result, source_of(self.distribution).version), self.path)
+            return self.file(find(result, self.source.version), self.path)
         raise HTTPException(501, NOT_SERVED)

@@ -16,7 +16,6 @@ from pulpcore.content_star.lookup import (
     file_in_version,
     file_published,
     file_superseded,
-    source_of,
 )
 from pulpcore.content_star.negotiation import Varying, prefers_json
 from pulpcore.content_star.redirect import with_slash
@@ -44,7 +43,7 @@ class PublishedApp(DistributionApp):
 
     def from_what_is_served(self) -> ASGIApp:
         """Answer with the file or directory that the distribution serves at the path, or a 404."""
-        source = source_of(self.distribution)
+        source = self.source
         return self.from_source(source) or self.from_superseded(source) or self.nothing(source)
 
     def from_source(self, source: Source) -> ASGIApp | None:

@@ -1,0 +1,96 @@
+"""What caches in front of Pulp are told: to ask each time, names to purge by, and `Vary`."""
+
+from django.conf import settings
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pulpcore.app.models import ContentGuard, Distribution
+from pulpcore.content_star.exchange import Exchange, exchange_of
+from pulpcore.content_star.lookup import Source
+
+# Caches may keep what they get, but ask each time whether it still holds: with the headers of the
+# client that wants it, so that the guard decides about that one.
+CACHE_CONTROL = "public, max-age=0, must-revalidate"
+
+# Guards that decide by who the user is, by the client's certificate, or by the URL itself.
+_GUARDS_OF_CREDENTIALS = frozenset(
+    {"core.rbac", "core.content_redirect", "certguard.x509", "certguard.rhsm"}
+)
+_CREDENTIALS = ("Authorization", "Cookie", "X-CLIENT-CERT")
+
+
+class EdgeHeaders:
+    """ASGI middleware that adds what the layers put into the exchange to the answer's headers.
+
+    To every answer: a 304 refreshes what a cache has stored (RFC 9111 section 3.2), and a cached
+    404 has to go when there is a file.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _add(message, exchange_of(scope))
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def tags_of(distribution: Distribution, source: Source | None = None) -> tuple[str, ...]:
+    """Name everything whose change may change an answer of `distribution`, which took `source`."""
+    tags = [f"distribution-{distribution.pk}"]
+    repository = distribution.repository_id
+    if source and source.version:
+        repository = source.version.repository_id
+    if repository:
+        tags.append(f"repository-{repository}")
+    if source and source.version:
+        tags.append(f"version-{source.version.pk}")
+    if source and source.publication:
+        tags.append(f"publication-{source.publication.pk}")
+    return tuple(tags)
+
+
+def vary_of(guard: ContentGuard | None) -> tuple[str, ...]:
+    """Name the request headers that `guard` may decide by, for answers that caches may reuse.
+
+    `*` if that cannot be known without asking: another request may always get another answer then
+    (RFC 9110 section 12.5.5).
+    """
+    if guard is None:
+        return ()
+    if guard.pulp_type not in _GUARDS_OF_CREDENTIALS:
+        return ("*",)
+    environ = (settings.REMOTE_USER_ENVIRON_NAME, settings.AUTHENTICATION_JSON_HEADER)
+    configured = (name[5:].replace("_", "-") for name in environ if name.startswith("HTTP_"))
+    return (*_CREDENTIALS, *configured)
+
+
+def _add(message: Message, exchange: Exchange) -> None:
+    if exchange.pulp_type is None:  # not below a distribution
+        return
+    message["headers"] = list(message["headers"])  # a response may send its headers again
+    headers = MutableHeaders(raw=message["headers"])
+    headers.setdefault("Cache-Control", CACHE_CONTROL)
+    if exchange.tags:
+        _join(headers, "Surrogate-Key", " ", exchange.tags)  # as Fastly and Varnish read it
+        _join(headers, "Cache-Tag", ",", exchange.tags)  # as Cloudflare and Akamai do
+    if not _is_asked_for_each_time(headers["Cache-Control"]):
+        for name in exchange.vary:
+            headers.add_vary_header(name)
+
+
+def _is_asked_for_each_time(cache_control: str) -> bool:
+    """Tell whether no cache may answer with what it has without asking (RFC 9111 section 5.2.2)."""
+    directives = {directive.strip().lower() for directive in cache_control.split(",")}
+    if any(each.startswith("s-maxage=") and each != "s-maxage=0" for each in directives):
+        return False
+    return not directives.isdisjoint(("max-age=0", "no-cache", "no-store", "private"))
+
+
+def _join(headers: MutableHeaders, name: str, separator: str, values: tuple[str, ...]) -> None:
+    """Add to a header that a plugin may have set."""
+    plugins = headers.getlist(name)
+    headers[name] = separator.join([*plugins, *values])

@@ -1,0 +1,109 @@
+"""What is known about one request and its answer, for the log, the metrics and edge caches.
+
+The layers fill in an `Exchange` as they learn things; whoever reports takes everything from there.
+It stays in the request's ASGI scope, which the response is called with too, and knows neither
+Django nor Pulp. Work behind the database door may be done twice, so that layers set its fields and
+never add to them.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+AnswerSource = Literal["local", "redirect", "proxied", "remote"]
+"""Where the bytes of a file come from: the file system, the object storage that the client is sent
+to, the object storage through this process, or a remote."""
+
+_KEY = "content_star"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its answer."""
+
+    # Filled in by the layers.
+    route: str = "unknown"
+    """What kind of URL was asked for, by the name of upstream's handler of it."""
+
+    domain: str = "default"
+    """The domain's name, once a distribution of it was found."""
+
+    pulp_type: str | None = None
+    """The kind of distribution that was found, such as `file.file`."""
+
+    source: AnswerSource | None = None
+    """None for all that is no file: listings, redirects within the content app, errors."""
+
+    tags: tuple[str, ...] = ()
+    """What an edge can purge the answer by; nothing is told before a guard has permitted it."""
+
+    vary: tuple[str, ...] = ()
+    """Request headers by which a guard may have decided; `*` stands for anything."""
+
+    # Measured by `Observe`.
+    status: int = 500
+    """Status of the answer; what servers answer if there was none."""
+
+    bytes_sent: int = 0
+    """Bytes of the body that the server took; none for HEAD."""
+
+    seconds_to_start: float = 0.0
+    """Seconds until the answer began, which is what Pulp is to blame for."""
+
+    seconds: float = 0.0
+    """Seconds until the answer ended, which a slow client prolongs."""
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    """Return the exchange of a request, the same one each time."""
+    exchange: Exchange | None = scope.get(_KEY)
+    if exchange is None:
+        exchange = scope[_KEY] = Exchange()
+    return exchange
+
+
+class Observer(Protocol):
+    """Wants to be told of every exchange when it has ended, in whatever way."""
+
+    def enabled(self) -> bool:
+        """Tell whether it is worth while to measure."""
+
+    def record(self, scope: Scope, exchange: Exchange) -> None:
+        """Take notice of an exchange; runs on the event loop, so it must not block."""
+
+
+class Observe:
+    """ASGI middleware that measures exchanges; without observers it stays out of the way."""
+
+    def __init__(self, app: ASGIApp, observers: Sequence[Observer]) -> None:
+        self.app = app
+        self.observers = observers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        observers = [observer for observer in self.observers if observer.enabled()]
+        if scope["type"] != "http" or not observers:
+            await self.app(scope, receive, send)
+            return
+        exchange = exchange_of(scope)
+        is_head = scope["method"] == "HEAD"  # servers drop the body of what answers HEAD
+        began = time.perf_counter()
+
+        async def measured_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                exchange.seconds_to_start = time.perf_counter() - began
+            await send(message)
+            # After sending: while the server waits for a slow client that then leaves, the
+            # response is cancelled, and this part has not been sent.
+            if message["type"] == "http.response.body" and not is_head:
+                exchange.bytes_sent += len(message.get("body", b""))
+
+        try:
+            await self.app(scope, receive, measured_send)
+        finally:
+            exchange.seconds = time.perf_counter() - began
+            for observer in observers:
+                observer.record(scope, exchange)

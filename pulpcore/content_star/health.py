@@ -1,0 +1,90 @@
+"""Probes: whether the process is alive, and whether it can serve.
+
+They are `<prefix>livez` and `<prefix>readyz`, without a slash at the end. Where a distribution (or,
+with domains, a domain) has that name, everything of it is at and below `<prefix>livez/`; without
+the slash there is only a redirect to there, so that no content is hidden by the probes.
+"""
+
+import asyncio
+from pathlib import Path
+
+from anyio import to_thread
+from django.db import Error
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pulpcore.app.models import Domain
+from pulpcore.content_star.db import Door
+from pulpcore.content_star.distributions.base import FILE_SYSTEM
+from pulpcore.content_star.exchange import exchange_of
+
+# Seconds for the database and the storage. Orchestrators give up sooner, and the answer is for
+# those who look what is wrong.
+DEADLINE = 5.0
+
+
+class Health:
+    """ASGI middleware that answers the probes."""
+
+    def __init__(self, app: ASGIApp, door: Door, prefix: str) -> None:
+        """`prefix` of the content app begins and ends with a slash."""
+        self.app = app
+        self.door = door
+        self.paths = {f"{prefix}livez": self.live, f"{prefix}readyz": self.ready}
+        self._check: asyncio.Task[str | None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
+            probe = self.paths.get(scope["path"].removeprefix(scope.get("root_path", "")))
+            if probe is not None:
+                exchange_of(scope).route = probe.__name__ + "z"
+                return await (await probe())(scope, receive, send)
+        await self.app(scope, receive, send)
+
+    async def live(self) -> Response:
+        """Answer at once: the event loop runs. The database is not asked, since to restart this
+        process would not bring it back."""
+        return _answer(None)
+
+    async def ready(self) -> Response:
+        """Answer 200 if content can be served, 503 with the reason if not.
+
+        All who ask at the same time share one check: probes, and strangers, cannot pile up work
+        on a database or a network file system that hangs.
+        """
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(self._problem())
+        done, _ = await asyncio.wait([self._check], timeout=DEADLINE)
+        return _answer(self._check.result() if done else f"No answer within {DEADLINE:.0f} s.")
+
+    async def _problem(self) -> str | None:
+        try:
+            folder = await self.door.run(_storage_folder)
+        except (Error, Domain.DoesNotExist):
+            return "The database is not available."
+        # Not in a thread of the door: the storage may hang, and those are few.
+        if folder is not None and not await to_thread.run_sync(_is_there, folder):
+            return "The storage is not there."
+        return None
+
+
+def _storage_folder() -> Path | None:
+    """The root of the default domain's storage, None if it is on no file system. Blocks."""
+    domain = Domain.objects.get(name="default")
+    if domain.storage_class != FILE_SYSTEM:
+        return None
+    return Path(domain.get_storage().location)
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:  # a network file system that has lost its server, or refuses us
+        return False
+
+
+def _answer(problem: str | None) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    if problem is None:
+        return PlainTextResponse("ok\n", headers=headers)
+    return PlainTextResponse(f"{problem}\n", 503, headers)

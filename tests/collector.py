@@ -1,0 +1,115 @@
+"""An OpenTelemetry collector: a real OTLP/HTTP endpoint that keeps what it is sent."""
+
+import contextlib
+import gzip
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+
+from tests.instance import wait_until
+
+Attributes = dict[str, str]
+
+CONTENT = "pulp-content"
+
+
+class Collector(ThreadingHTTPServer):
+    """Listens on a port of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.exports: list[ExportMetricsServiceRequest] = []
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What makes a process export to here, quickly."""
+        return {
+            "PULP_OTEL_ENABLED": "true",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.server_port}",
+            "OTEL_METRIC_EXPORT_INTERVAL": "50",
+            "NO_PROXY": "*",
+        }
+
+    def metrics(self) -> dict[str, Any]:
+        """The newest state of each metric of content; figures are totals since the start."""
+        return {
+            metric.name: metric
+            for resource in self.resources()
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    def resources(self) -> list[Any]:
+        """All that content has exported; the API in the same process exports for itself."""
+        resources = [found for export in list(self.exports) for found in export.resource_metrics]
+        names = [_attributes(found.resource)["service.name"] for found in resources]
+        return [found for found, name in zip(resources, names, strict=True) if name == CONTENT]
+
+    def refresh(self) -> None:
+        """Wait until all that has been counted up to now is here.
+
+        The next export may have been put together already, the one after it has not.
+        """
+        enough = len(self.resources()) + 2
+        wait_until(lambda: len(self.resources()) >= enough)
+
+    def points(self, name: str, **wanted: str) -> list[tuple[Attributes, Any]]:
+        """Attributes and values of a metric, where the attributes are as wanted.
+
+        The value of a counter is a number, that of a histogram how often something was recorded.
+        """
+        metric = self.metrics().get(name)
+        if metric is None:
+            return []
+        if metric.HasField("histogram"):
+            points = [(_attributes(point), point.count) for point in metric.histogram.data_points]
+        else:
+            points = [(_attributes(point), point.as_int) for point in metric.sum.data_points]
+        return [(found, value) for found, value in points if wanted.items() <= found.items()]
+
+    def total(self, name: str, **wanted: str) -> int:
+        """The sum of the values of a metric."""
+        return sum(value for _, value in self.points(name, **wanted))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        assert self.path == "/v1/metrics"
+        self.server.exports.append(ExportMetricsServiceRequest.FromString(body))
+        answer = ExportMetricsServiceResponse().SerializeToString()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-protobuf")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *args: Any) -> None:
+        """Keep the tests' output clean."""
+
+
+@contextlib.contextmanager
+def collecting() -> Iterator[Collector]:
+    """Run a collector."""
+    with Collector() as collector:
+        thread = threading.Thread(target=collector.serve_forever)
+        thread.start()
+        try:
+            yield collector
+        finally:
+            collector.shutdown()
+            thread.join()
+
+
+def _attributes(holder: Any) -> Attributes:
+    return {pair.key: pair.value.string_value for pair in holder.attributes}

@@ -1,0 +1,105 @@
+"""Probes of the real process, with what they ask for there and away."""
+
+import itertools
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+
+import httpx
+import pytest
+
+from tests.instance import wait_until
+from tests.server import serving
+
+TEXT = "text/plain; charset=utf-8"
+
+
+@pytest.mark.parametrize("path", ["livez", "readyz"])
+def test_probes(content, path):
+    response = content.get(path)
+    assert (response.status_code, response.text) == (200, "ok\n")
+    assert response.headers["Cache-Control"] == "no-store"
+    assert content.head(path).status_code == 200
+    assert content.post(path).status_code == 405
+
+
+@pytest.mark.parametrize("name", ["livez", "readyz"])
+def test_probes_hide_no_content(content, orm, name):
+    orm.distribution(name, publication=orm.publication({"a.txt": b"a", f"{name}": b"b"}))
+    assert content.get(name).text == "ok\n"
+    assert content.get(f"{name}/a.txt").content == b"a"
+    assert content.get(f"{name}/{name}").content == b"b"
+    assert "a.txt" in content.get(f"{name}/").text
+    assert f"./{name}/" in content.get("").text
+
+
+def test_probes_are_above_domains(instance, orm):
+    from pulpcore.app.models import Domain
+
+    domain = Domain(name="livez", storage_class="pulpcore.app.models.storage.FileSystem")
+    orm._save(domain)
+    with serving(instance, PULP_DOMAIN_ENABLED="true") as server:
+        assert httpx.get(f"{server.content_url}livez").text == "ok\n"
+        assert "Index of /pulp/content/livez/" in httpx.get(f"{server.content_url}livez/").text
+
+
+def test_a_database_that_is_away(instance, tmp_path):
+    """The socket's directory is a link here, and the link goes away for a while."""
+    road = tmp_path / "road"
+    road.symlink_to(instance.address.socket_dir)
+    databases = instance.environ["PULP_DATABASES"].replace(instance.address.socket_dir, str(road))
+    app = "pulpcore.routing:content_application"
+    with serving(instance, app=app, PULP_DATABASES=databases) as server:
+        # No connection yet is in the pool of content: it could live on without the link.
+        road.unlink()
+        response = httpx.get(f"{server.content_url}readyz", timeout=30)
+        assert (response.status_code, response.text) == (503, "The database is not available.\n")
+        assert httpx.get(f"{server.content_url}livez").status_code == 200
+        road.symlink_to(instance.address.socket_dir)
+        wait_until(lambda: httpx.get(f"{server.content_url}readyz", timeout=30).status_code == 200)
+
+
+def test_a_database_that_does_not_answer(instance, tmp_path):
+    """It accepts connections and says nothing."""
+    road, silent = tmp_path / "road", tmp_path / "silent"
+    road.symlink_to(instance.address.socket_dir)
+    silent.mkdir()
+    databases = instance.environ["PULP_DATABASES"].replace(instance.address.socket_dir, str(road))
+    app = "pulpcore.routing:content_application"
+    with (
+        serving(instance, app=app, PULP_DATABASES=databases) as server,
+        closing(socket.socket(socket.AF_UNIX)) as database,
+    ):
+        database.bind(str(silent / ".s.PGSQL.5432"))
+        database.listen()
+        road.unlink()
+        road.symlink_to(silent)
+        patient = partial(httpx.get, timeout=30)
+        with ThreadPoolExecutor() as pool:
+            responses = list(pool.map(patient, [f"{server.content_url}readyz"] * 5))
+        for response in responses:
+            assert (response.status_code, response.text) == (503, "No answer within 5 s.\n")
+        assert connections(database) == 1, "however many ask"
+        assert httpx.get(f"{server.content_url}livez").status_code == 200
+        database.close()
+
+
+def connections(listener: socket.socket) -> int:
+    """Take all connections that wait to be accepted, and count them."""
+    listener.setblocking(False)
+    for count in itertools.count():
+        try:
+            listener.accept()[0].close()
+        except BlockingIOError:
+            return count
+
+
+def test_a_storage_that_is_away(instance, tmp_path):
+    media = tmp_path / "media"
+    app = "pulpcore.routing:content_application"
+    with serving(instance, app=app, PULP_MEDIA_ROOT=str(media)) as server:
+        response = httpx.get(f"{server.content_url}readyz")
+        assert (response.status_code, response.text) == (503, "The storage is not there.\n")
+        media.mkdir()
+        assert httpx.get(f"{server.content_url}readyz").status_code == 200
