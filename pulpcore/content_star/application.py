@@ -12,6 +12,7 @@ from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
+from pulpcore.content_star.responses.objects import object_client
 
 
 def create_application(*app_types: AppType) -> Router:
@@ -26,7 +27,8 @@ def create_application(*app_types: AppType) -> Router:
     async def lifespan(app: Any) -> AsyncIterator[None]:
         heartbeat = Heartbeat(*app_types)
         await heartbeat.start()
-        yield
+        async with object_client():
+            yield
         await heartbeat.stop()
         await door.close()
 

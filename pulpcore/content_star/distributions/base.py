@@ -12,12 +12,17 @@ from pulpcore.app import mime_types
 from pulpcore.app.models import ContentArtifact, Distribution
 from pulpcore.content_star.locate import Place
 from pulpcore.content_star.lookup import Found, find, source_of
-from pulpcore.content_star.responses.artifact import ArtifactResponse
+from pulpcore.content_star.responses.artifact import (
+    ArtifactRedirect,
+    ArtifactResponse,
+    RepresentationArguments,
+)
+from pulpcore.content_star.responses.headers import content_disposition
+from pulpcore.content_star.storage import redirect_of
+from pulpcore.content_star.storage import source_of as source_in_storage
 
 # Caches in front of Pulp may keep what they get, but ask each time whether it still holds.
 CACHE_CONTROL = "public, max-age=0, must-revalidate"
-
-FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
 
 
 class DistributionApp(ABC):
@@ -44,23 +49,26 @@ class DistributionApp(ABC):
     ) -> ASGIApp:
         """Answer with the file `found` at `path`, which decides its type.
 
-        Raises `HTTPException` 501 if its bytes are not on a file system of Pulp.
+        Raises `HTTPException` 501 if its bytes are not in Pulp, `StoreUnavailable` if its domain's
+        storage cannot be had.
         """
         artifact = found.content_artifact.artifact
         if artifact is None:
             raise HTTPException(501, "This file is on demand: Pulp knows it but has not saved it.")
         domain = self.distribution.pulp_domain
-        if domain.storage_class != FILE_SYSTEM:
-            raise HTTPException(501, f"Storage of class '{domain.storage_class}' is not served.")
-        return ArtifactResponse(
-            domain.get_storage().path(artifact.file.name),
+        filename = PurePosixPath(found.content_artifact.relative_path).name
+        headers = {"Content-Disposition": content_disposition(filename, disposition)}
+        headers |= self.headers_for(path)
+        representation = RepresentationArguments(
             size=artifact.size,
             sha256=artifact.sha256,
             last_modified=found.last_modified,
-            filename=PurePosixPath(found.content_artifact.relative_path).name,
-            headers=self.headers_for(path),
-            disposition=disposition,
+            filename=filename,
+            headers=headers,
         )
+        if url := redirect_of(domain, artifact, headers, self.request.method):
+            return ArtifactRedirect(url, **representation)
+        return ArtifactResponse(source_in_storage(domain, artifact), **representation)
 
     def headers_for(self, path: str) -> dict[str, str]:
         """Return type and caching of the file at `path`, and what the plugin adds or replaces."""
