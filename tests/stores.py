@@ -36,8 +36,8 @@ class Relay:
         self.passed: list[int] = []
         """Bytes that each connection, the oldest first, has got from the store."""
 
-        self.open = 0
-        """Connections to the store now."""
+        self.open: set[int] = set()
+        """Connections to the store now, by their place in `passed`."""
 
         self.cut_after: int | None = None
         """Bytes from the store after which connections are cut."""
@@ -45,6 +45,7 @@ class Relay:
         self.reply: bytes | None = None
         """What is answered in the store's place."""
 
+        self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -52,7 +53,9 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def reset(self) -> None:
-        """Forget the connections of before, and fail no more."""
+        """End and forget the connections of before, idle ones too, and fail no more."""
+        with self._lock:
+            _shut(*self._sockets)
         wait_until(lambda: not self.open)
         self.cut_after = self.reply = None
         self.passed.clear()
@@ -78,7 +81,8 @@ class Relay:
                 with self._lock:
                     number = len(self.passed)
                     self.passed.append(0)
-                    self.open += 1
+                    self.open.add(number)
+                    self._sockets |= {client, store}
                 forward = threading.Thread(target=self._forward, args=[client, store], daemon=True)
                 forward.start()
                 try:
@@ -87,7 +91,8 @@ class Relay:
                     _shut(client, store)
                     forward.join()
                     with self._lock:
-                        self.open -= 1
+                        self._sockets -= {client, store}
+                        self.open.remove(number)
 
     def _forward(self, client: socket.socket, store: socket.socket) -> None:
         with suppress(OSError):
