@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.conf import settings
-from django.core.files.storage import Storage
+from django.core.files.storage import FileSystemStorage, Storage
 
 from pulpcore.app.models import Artifact, Domain
 from pulpcore.constants import STORAGE_RESPONSE_MAP
@@ -55,7 +55,7 @@ class Store:
 
 
 class LocalStore(Store):
-    """A storage whose files have paths."""
+    """A storage whose files lie on a file system of this machine."""
 
     def source(self, name: str, size: int) -> Source:
         return LocalSource(self.storage.path(name))
@@ -222,11 +222,8 @@ def _make_store(domain: Domain) -> Store:
     storage = domain.get_storage()
     if object_store := OBJECT_STORES.get(domain.storage_class):
         return object_store(storage, STORAGE_RESPONSE_MAP[domain.storage_class])
-    try:
-        storage.path("")
-    except NotImplementedError:
-        return Store(storage)
-    return LocalStore(storage)
+    # Having paths says nothing: Django's storage in memory has them too.
+    return LocalStore(storage) if isinstance(storage, FileSystemStorage) else Store(storage)
 
 
 def _careful(domain: Domain, work: Callable[[], T]) -> T:
