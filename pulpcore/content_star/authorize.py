@@ -13,6 +13,7 @@ from io import BytesIO
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
+from django.db import DataError
 from multidict import CIMultiDict
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request as DRFRequest
@@ -83,12 +84,17 @@ class GuardRequest(Mapping[str, Any]):
 
     @cached_property
     def _drf_request(self) -> DRFRequest:
-        drf_request = APIView().initialize_request(ASGIRequest(self._scope, BytesIO()))
+        """The request with its user. Raises `HTTPException` 400 for headers that make no sense."""
         try:
+            drf_request = APIView().initialize_request(ASGIRequest(self._scope, BytesIO()))
             APIView().perform_authentication(drf_request)
         except APIException as error:
             # As upstream: who fails to authenticate is anonymous, and the guard decides.
             log.warning("Authentication failed for %r: %s", self.path, error)
+        except (ValueError, DataError) as error:
+            # A parameter of Content-Type in no known encoding, or a user name with NUL.
+            log.warning("Headers of %r cannot be read", self.path, exc_info=error)
+            raise HTTPException(400, "The headers of the request cannot be read.") from error
         drf_request.pulp_domain = self._domain
         return drf_request
 

@@ -30,8 +30,12 @@ T = TypeVar("T")
 # idle, then long enough for a server that restarts or fails over to accept connections again.
 RETRY_PAUSES = (0.0, 0.1, 0.5, 1.0)
 
-# Seconds that closing waits for trips still under way.
-CLOSE_TIMEOUT = 5.0
+# Seconds after which work that nobody has got to yet is not worth those pauses any more: while the
+# database is away, everybody who queues for a thread would wait through those of all before.
+PATIENCE = sum(RETRY_PAUSES)
+
+# Seconds that closing waits for trips still under way: a query may hang for as long as it likes.
+CLOSE_TIMEOUT = 2.0
 
 
 class ConnectionLost(OperationalError):
@@ -51,28 +55,37 @@ class Door:
         If its connection dies, `work` is done again on a fresh one, so it has to be idempotent: to
         read, or to write what may be written twice.
         Raises what `work` raises, and `ConnectionLost` only if the database stayed away through
-        all of `RETRY_PAUSES`.
+        all of `RETRY_PAUSES`, of which the time that was spent waiting for a thread is a part.
         """
         context = contextvars.copy_context()
-        trip = partial(context.run, _insist, partial(work, *args, **kwargs))
+        trip = partial(context.run, _insist, partial(work, *args, **kwargs), time.monotonic())
         return await asyncio.get_running_loop().run_in_executor(self._executor, trip)
 
     async def close(self) -> None:
-        """Close the connections and end the threads, once the trips under way are done."""
+        """Close the connections and end the threads, once the trips under way are done.
+
+        Trips that are not done after `CLOSE_TIMEOUT` are left to themselves.
+        """
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
         # Only its own thread can close a connection. As many jobs as threads, each waiting for the
-        # others, reach every thread once.
-        everyone = threading.Barrier(self._threads)
+        # others and for us, reach every thread once.
+        everyone = threading.Barrier(self._threads + 1)
 
         def leave() -> None:
             connection.close()
-            everyone.wait(CLOSE_TIMEOUT)
+            everyone.wait()
 
         for _ in range(self._threads):
             self._executor.submit(leave)
-        self._executor.shutdown(wait=True)
+        try:
+            everyone.wait(CLOSE_TIMEOUT)
+        except threading.BrokenBarrierError:
+            log.warning("Closing without waiting for queries that take too long.")
+            self._executor.shutdown(wait=False, cancel_futures=True)
+        else:
+            self._executor.shutdown(wait=True)
 
 
 def _attempt(work: Callable[[], T]) -> T:
@@ -88,11 +101,13 @@ def _attempt(work: Callable[[], T]) -> T:
         _return_to_pool()
 
 
-def _insist(work: Callable[[], T]) -> T:
+def _insist(work: Callable[[], T], asked_at: float) -> T:
     for pause in RETRY_PAUSES:
         try:
             return _attempt(work)
         except ConnectionLost as lost:
+            if pause and time.monotonic() - asked_at > PATIENCE:
+                raise
             log.info("The database connection was lost, trying again: %s", lost)
             time.sleep(pause)
     return _attempt(work)

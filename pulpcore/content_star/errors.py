@@ -6,7 +6,7 @@ Errors are text, or JSON where the client prefers it, in the REST API's form: `{
 import json
 import logging
 
-from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest
 from django_guid import get_guid
@@ -44,8 +44,10 @@ class Errors:
             await self.app(scope, receive, watched_send)
         except Exception as error:
             answer = as_http(error)
-            if not isinstance(error, HTTPException) and answer.status_code >= 500:
+            if answer.status_code == 500:
                 log.error("%s %r failed", scope["method"], scope["path"], exc_info=error)
+            elif answer.status_code > 500:
+                log.error("%s %r: %s", scope["method"], scope["path"], error)
             if started:
                 # Too late for another status: the server must cut the connection, or the client
                 # would take what it got for the whole.
@@ -60,6 +62,9 @@ def as_http(error: Exception) -> HTTPException:
             return error
         case Http404():
             return HTTPException(404, str(error) or "Not found.")
+        case ObjectDoesNotExist():
+            # Deleted between two of the queries: a distribution, its guard, a publication.
+            return HTTPException(404, "Not found.")
         case ArtifactMissing():
             log.error("%s", error)
             return HTTPException(404, "The file is missing from the storage.")
@@ -92,7 +97,11 @@ def prefers_json(request: Request) -> bool:
     """Tell whether the request's `Accept` ranks JSON above text (RFC 9110 section 12.5.1)."""
     negotiation = HttpRequest()
     negotiation.META["HTTP_ACCEPT"] = request.headers.get("accept", "*/*")
-    return bool(negotiation.get_preferred_type(["text/html", "text/plain", JSON_TYPE]) == JSON_TYPE)
+    try:
+        preferred = negotiation.get_preferred_type(["text/html", "text/plain", JSON_TYPE])
+    except (ValueError, LookupError):  # a parameter in an encoding that does not exist
+        return False
+    return bool(preferred == JSON_TYPE)
 
 
 def _from_rest_framework(error: APIException) -> HTTPException:

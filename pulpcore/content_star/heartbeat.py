@@ -17,7 +17,7 @@ from django.utils import timezone
 from pulpcore.app.apps import pulp_plugin_configs
 from pulpcore.app.models import AppStatus
 from pulpcore.app.util import get_worker_name
-from pulpcore.content_star.db import Door
+from pulpcore.content_star.db import CLOSE_TIMEOUT, Door
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ class Heartbeat:
                 await self._beating
         for row in self._rows:
             try:
-                await self._door.run(row.remove)
+                await asyncio.wait_for(self._door.run(row.remove), CLOSE_TIMEOUT)
             except Exception as error:
-                log.warning("%s could not be removed: %s", row, error)
+                log.warning("%s could not be removed: %r", row, error)
         await self._door.close()
 
     async def _beat_forever(self) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from django.conf import settings
 from django.db.models import F, Func, Q, QuerySet, TextField, Value
-from django.db.models.functions import Substr
+from django.db.models.functions import Length, Substr
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -97,7 +97,7 @@ def parse_address(path: str) -> Address:
 def locate(address: Address) -> Place | None:
     """Find the distribution whose base path is a prefix of the address, or None.
 
-    Base paths cannot nest within a domain, so there is at most one.
+    Newer pulpcore lets no base path nest in another; where they do, the longest one wins.
     Raises `HTTPException` 501 if the plugin that the distribution belongs to is not installed.
     """
     distribution = (
@@ -106,6 +106,7 @@ def locate(address: Address) -> Place | None:
         )
         .select_related(*RELATED)
         .defer(*DEFERRED)
+        .order_by(Length("base_path").desc())
         .first()
     )
     if distribution is None:

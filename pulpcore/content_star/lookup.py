@@ -122,15 +122,18 @@ def find(content_artifact: ContentArtifact, version: RepositoryVersion | None) -
     return Found(content_artifact, date or version.pulp_created)
 
 
-def file_superseded(distribution: Distribution, path: str) -> Found | None:
+def file_superseded(
+    distribution: Distribution, path: str, current: Publication | None
+) -> Found | None:
     """Return the file at `path` of a publication that was replaced within the grace period.
 
-    A client that read the old metadata still gets the packages it names (pulpcore issue 7514).
-    A plugin's own `get_fallback_ca` is asked if it has one.
+    `current` is the one that is served now and was looked into already. A client that read the old
+    metadata still gets the packages it names (pulpcore issue 7514). A plugin's own
+    `get_fallback_ca` is asked if it has one.
     """
     if type(distribution).get_fallback_ca is not Distribution.get_fallback_ca:
         return _plugin_fallback(distribution, path)
-    for publication in _superseded(distribution):
+    for publication in _superseded(distribution, current):
         if found := file_in_publication(publication, path):
             return found
     return None
@@ -145,12 +148,13 @@ def _plugin_fallback(distribution: Distribution, path: str) -> Found | None:
     return find(content_artifact, version)
 
 
-def _superseded(distribution: Distribution) -> Iterator[Publication]:
+def _superseded(distribution: Distribution, current: Publication | None) -> Iterator[Publication]:
     if not retain_distributed_pub_enabled():
         return
     kept = (
         DistributedPublication.get_non_expired()
         .filter(distribution=distribution)
+        .exclude(publication=current)
         .order_by("-pulp_created")
         .select_related("publication__repository_version")
         .defer("publication__repository_version__content_ids")

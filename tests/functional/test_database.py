@@ -6,10 +6,11 @@ import contextlib
 import contextvars
 import hashlib
 import threading
+from functools import partial
 
 import httpx
 import pytest
-from django.db import ProgrammingError, connection
+from django.db import ProgrammingError, connection, transaction
 
 from pulpcore.app.models import AppStatus
 from pulpcore.content_star.db import ConnectionLost, Door
@@ -125,6 +126,26 @@ def test_work_is_not_done_again_for_ever():
         assert run(door.run(backend)) not in calls
 
 
+def test_who_queues_while_the_database_is_away_does_not_wait_for_all_before():
+    calls: dict[int, int] = {}
+
+    def work(number: int) -> None:
+        calls[number] = calls.get(number, 0) + 1
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with opened(1) as (door, run):
+
+        async def five() -> list[object]:
+            trips = (door.run(work, number) for number in range(5))
+            return await asyncio.gather(*trips, return_exceptions=True)
+
+        assert all(isinstance(result, ConnectionLost) for result in run(five()))
+    assert calls[0] > 2
+    # Their first connection may have been a stale one, so a second is tried in any case.
+    assert [calls[number] for number in range(1, 5)] == [2, 2, 2, 2]
+
+
 def test_an_error_that_is_not_the_connections_is_raised_at_once():
     calls = []
 
@@ -162,6 +183,34 @@ def test_closing_the_door_closes_every_connection():
             return cursor.fetchone()[0]
 
     wait_until(lambda: left() == 0)
+
+
+def test_a_query_that_hangs_does_not_keep_the_process_from_stopping(instance):
+    options = {"PGAPPNAME": "hanging"}
+    with (
+        serving(instance, "--timeout-graceful-shutdown", "1", **options) as server,
+        concurrent.futures.ThreadPoolExecutor(1) as clients,
+    ):
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("LOCK TABLE core_distribution, core_appstatus")
+            answer = clients.submit(httpx.get, f"{server.content_url}x/y", timeout=60)
+            wait_until(lambda: waiting("hanging"))
+            server.process.terminate()
+            server.process.wait(30)
+        assert answer.exception(60) or answer.result().status_code == 500
+    AppStatus.objects.filter(name__startswith=f"{server.process.pid}@").delete()
+
+
+def waiting(application: str) -> int:
+    """Count the connections of an application that wait for a lock."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name = %s AND wait_event_type = 'Lock'",
+            [application],
+        )
+        return cursor.fetchone()[0]
 
 
 def test_no_download_fails_while_all_connections_are_cut_off(instance, orm):
@@ -222,6 +271,28 @@ def test_no_connection_waits_for_a_slow_client(instance, orm):
             for chunk in response.iter_raw():
                 digest.update(chunk)
             assert digest.digest() == hashlib.sha256(data).digest()
+
+
+def test_a_pool_of_connections_is_shared_with_the_api(instance, orm):
+    """Two connections for four threads of content and the API: each is given back in time."""
+    data = b"pooled" * 1000
+    base = orm.distribution(publication=orm.publication({"a.bin": data}))
+    databases = instance.environ["PULP_DATABASES"].replace(
+        '"ENGINE"', '"OPTIONS": {"pool": {"min_size": 1, "max_size": 2, "timeout": 20}}, "ENGINE"'
+    )
+    with (
+        serving(instance, PULP_DATABASES=databases, PGAPPNAME="pooled") as server,
+        concurrent.futures.ThreadPoolExecutor(8) as clients,
+    ):
+        urls = [f"{server.content_url}{base}/a.bin", f"{server.url}/pulp/api/v3/status/"] * 40
+        answers = list(clients.map(partial(httpx.get, timeout=60), urls))
+        assert [answer.status_code for answer in answers] == [200] * len(urls)
+        assert all(answer.content == data for answer in answers[::2])
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pooled'"
+            )
+            assert cursor.fetchone()[0] <= 2
 
 
 def test_a_database_that_is_away_is_said_so(instance):

@@ -63,6 +63,20 @@ def test_rbac_asks_who_the_user_is(content, pulp):
     assert content.get(f"{base}/secret.txt", auth=pulp.auth).content == SECRET
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Basic " + base64.b64encode(b"a\0b:c").decode()},
+        {"Content-Type": "text/plain; charset*=no-such-encoding'x'%ff"},
+    ],
+)
+def test_headers_that_nobody_can_read_are_the_clients_mistake(content, pulp, headers):
+    base = guard_with(pulp, "rbac")
+    response = content.get(f"{base}/secret.txt", headers=headers)
+    assert response.status_code == 400
+    assert "headers" in response.text
+
+
 def test_a_composite_permits_if_one_of_its_guards_does(content, pulp):
     header = pulp.create(
         "contentguards/core/header/",

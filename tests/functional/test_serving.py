@@ -222,3 +222,20 @@ def test_the_correlation_id_is_the_clients_or_a_new_one(content):
     forged = content.get("", headers={"Correlation-ID": "x] forged"}).headers["Correlation-ID"]
     assert len(forged) == 32
     assert content.get("nope").headers["Correlation-ID"] != forged
+
+
+def test_where_base_paths_nest_the_longest_wins(orm, content):
+    """New pulpcore has a trigger against it, but older databases may hold such paths."""
+    from django.db import connection
+
+    top = orm.unique()
+    outer = orm.distribution(top, publication=orm.publication({"a.txt": b"outer", "x/b": b"b"}))
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE core_distribution DISABLE TRIGGER USER")
+        try:
+            inner = orm.distribution(f"{top}/x", publication=orm.publication({"a.txt": b"inner"}))
+        finally:
+            cursor.execute("ALTER TABLE core_distribution ENABLE TRIGGER USER")
+    assert content.get(f"{outer}/a.txt").content == b"outer"
+    assert content.get(f"{inner}/a.txt").content == b"inner"
+    assert content.get(f"{outer}/x/b").status_code == 404

@@ -7,6 +7,7 @@ from django.http import Http404
 from rest_framework import exceptions as rest
 from starlette.exceptions import HTTPException
 
+from pulpcore.app.models import Distribution
 from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import ConnectionLost
 from pulpcore.content_star.errors import Errors
@@ -31,6 +32,7 @@ def failing(error: Exception, started: bool = False) -> CorrelationId:
         (HTTPException(418, "teapot"), 418, "teapot"),
         (Http404("no such thing"), 404, "no such thing"),
         (Http404(), 404, "Not found"),
+        (Distribution.DoesNotExist(SECRET), 404, "Not found"),
         (PermissionDenied("not you"), 403, "not you"),
         (SuspiciousFileOperation(SECRET), 400, "no sense"),
         (rest.NotFound(), 404, "Not found"),
@@ -91,6 +93,8 @@ def test_an_answer_that_has_begun_is_not_finished_with_another():
         ("application/json;q=nonsense", True),
         ("", False),
         (";;,,=", False),
+        ("application/json; a*=no-such-encoding'x'%ff", False),
+        ("application/json; a*=no-such-syntax'%ff", False),
     ],
 )
 def test_json_goes_to_those_who_prefer_it(accept, is_json):

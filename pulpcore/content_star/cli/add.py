@@ -68,6 +68,9 @@ def command(
     from pulpcore.content_star.cli.pulp import Pulp, clear_errors
     from pulpcore.content_star.cli.repository import Repository
 
+    base_path = base_path.strip("/")
+    if not base_path:
+        raise click.ClickException("The --base-path must not be empty.")
     # A way out that cleans up in Pulp, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if url is None:
@@ -81,7 +84,6 @@ def command(
     folder = _scan(directory)
     with clear_errors(url, username), closing(Pulp(url, username, password, patience)) as pulp:
         sync = pulp.is_here if transfer == "auto" else transfer == "sync"
-        base_path = base_path.strip("/")
         repository = Repository(pulp, name or base_path, base_path)
         _read(folder)
         _bring(folder, repository, sync)

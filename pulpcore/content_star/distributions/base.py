@@ -1,7 +1,10 @@
 """What all distribution apps share: the request, the plugin's hooks, and how a file is answered."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Literal
 
 from starlette.exceptions import HTTPException
@@ -9,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from pulpcore.app import mime_types
-from pulpcore.app.models import ContentArtifact, Distribution
+from pulpcore.app.models import Artifact, ContentArtifact, Distribution
 from pulpcore.content_star.locate import Place
 from pulpcore.content_star.lookup import Found, find, source_of
 from pulpcore.content_star.responses.artifact import (
@@ -49,20 +52,38 @@ class DistributionApp(ABC):
     ) -> ASGIApp:
         """Answer with the file `found` at `path`, which decides its type.
 
-        Raises `HTTPException` 501 if its bytes are not in Pulp, `StoreUnavailable` if its domain's
-        storage cannot be had.
+        Raises `HTTPException` 501 if its bytes are not in Pulp, else as `artifact`.
         """
         artifact = found.content_artifact.artifact
         if artifact is None:
             raise HTTPException(501, "This file is on demand: Pulp knows it but has not saved it.")
+        return self.artifact(
+            artifact,
+            PurePosixPath(found.content_artifact.relative_path).name,
+            last_modified=found.last_modified,
+            headers=self.headers_for(path),
+            disposition=disposition,
+        )
+
+    def artifact(
+        self,
+        artifact: Artifact,
+        filename: str,
+        *,
+        last_modified: datetime | None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        disposition: Literal["attachment", "inline"] = "attachment",
+    ) -> ASGIApp:
+        """Answer with the bytes of `artifact`, to be saved as `filename`.
+
+        Raises `StoreUnavailable` if the storage of the domain cannot be had.
+        """
         domain = self.distribution.pulp_domain
-        filename = PurePosixPath(found.content_artifact.relative_path).name
-        headers = {"Content-Disposition": content_disposition(filename, disposition)}
-        headers |= self.headers_for(path)
+        headers = {"Content-Disposition": content_disposition(filename, disposition), **headers}
         representation = RepresentationArguments(
             size=artifact.size,
             sha256=artifact.sha256,
-            last_modified=found.last_modified,
+            last_modified=last_modified,
             filename=filename,
             headers=headers,
         )

@@ -34,12 +34,10 @@ class PublishedApp(DistributionApp):
     def respond(self) -> ASGIApp:
         if not self.path and not self.request.scope["path"].endswith("/"):
             return with_slash(self.request)
-        return (
-            self.from_plugin()
-            or self.from_source(source_of(self.distribution))
-            or self.from_superseded()
-            or self.nothing()
-        )
+        if answer := self.from_plugin():
+            return answer
+        source = source_of(self.distribution)
+        return self.from_source(source) or self.from_superseded(source) or self.nothing(source)
 
     def from_source(self, source: Source) -> ASGIApp | None:
         """Answer from what the distribution serves now."""
@@ -90,19 +88,18 @@ class PublishedApp(DistributionApp):
             self.distribution.content_handler_list_directory(path)
         )
 
-    def from_superseded(self) -> ASGIApp | None:
+    def from_superseded(self, source: Source) -> ASGIApp | None:
         """Answer from publications that were replaced within the grace period."""
         if not self.path or not self.distribution.SERVE_FROM_PUBLICATION:
             return None
-        found = file_superseded(self.distribution, self.path)
+        found = file_superseded(self.distribution, self.path, source.publication)
         return self.file(found, self.path) if found else None
 
-    def nothing(self) -> ASGIApp:
+    def nothing(self, source: Source) -> ASGIApp:
         """Say why there is nothing at the path."""
         distribution = self.distribution
         if distribution.remote_id is not None:
             raise HTTPException(501, PULL_THROUGH)
-        source = source_of(distribution)
         if source.publication is None and source.version is None:
             raise HTTPException(404, NOTHING_CONFIGURED)
         if source.publication is None and distribution.SERVE_FROM_PUBLICATION:
