@@ -13,9 +13,9 @@ import pytest
 from django.core.files.base import ContentFile
 
 from pulpcore.app.models import Domain
-from tests.instance import wait_until
+from tests.instance import stop, wait_until
 from tests.orm import Site
-from tests.server import Server, free_port
+from tests.server import Server, free_port, serving
 from tests.stores import Store, azure_settings
 
 MIB = 1 << 20
@@ -267,6 +267,16 @@ def test_a_client_that_leaves(domains, store, proxied):
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
     wait_until(lambda: not relay.open)
     assert sum(relay.passed) < len(BIG)
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_connections_end_with_the_process(instance, store, proxied, with_domains):
+    with serving(instance, **with_domains) as server:
+        assert ask(server, proxied, "big").content == BIG
+        stop(server.process)
+        assert not store.relay.open
+        assert "Application shutdown complete" in server.said()
+        assert "Unclosed" not in server.said()
 
 
 # What goes wrong
