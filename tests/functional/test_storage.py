@@ -227,13 +227,13 @@ def test_a_big_file_takes_little_memory(domains, proxied):
 
 def test_parts_of_a_big_file(domains, proxied):
     cuts = [(5, MIB + 5), (40 * MIB, 43 * MIB), (1, 2)]
-    asked = ",".join(f"{start}-{stop - 1}" for start, stop in cuts)
+    asked = ",".join(f"{start}-{end - 1}" for start, end in cuts)
     answer = ask(domains, proxied, "big", Range=f"bytes={asked}")
     assert answer.status_code == 206
     assert int(answer.headers["content-length"]) == len(answer.content)
     position = 0
-    for start, stop in cuts:
-        position = answer.content.index(BIG[start:stop], position) + stop - start
+    for start, end in cuts:
+        position = answer.content.index(BIG[start:end], position) + end - start
     one = ask(domains, proxied, "big", Range=f"bytes={MIB}-{9 * MIB}")
     assert one.content == BIG[MIB : 9 * MIB + 1]
 
