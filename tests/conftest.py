@@ -10,6 +10,8 @@ import pytest
 from tests.instance import Instance
 from tests.orm import Orm, configure, connect, disconnect
 from tests.pulp import Pulp
+from tests.server import Server, serving
+from tests.stores import STORES, Store, google_credentials
 
 # Before any test module is imported: most of what they test cannot be without Django's settings.
 STATE = configure()
@@ -62,3 +64,24 @@ def content(instance: Instance) -> Iterator[httpx.Client]:
     """The content app of the instance, for paths below its root, as an anonymous client."""
     with httpx.Client(base_url=instance.content_url, trust_env=False, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(scope="session", params=list(STORES))
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """An object store of each kind."""
+    with STORES[request.param]() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def with_domains(instance: Instance, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What makes a process on the instance serve domains, and sign for Google's storage."""
+    key = tmp_path_factory.mktemp("google") / "key.json"
+    return {"PULP_DOMAIN_ENABLED": "true", **google_credentials(key)}
+
+
+@pytest.fixture(scope="session")
+def domains(instance: Instance, with_domains: dict[str, str]) -> Iterator[Server]:
+    """A server on the instance that serves domains."""
+    with serving(instance, **with_domains) as server:
+        yield server

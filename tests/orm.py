@@ -95,11 +95,14 @@ class Orm:
         from pulp_file.app.models import FileContent
 
         from pulpcore.app.models import Content, ContentArtifact
+        from pulpcore.app.util import get_domain
 
         units = []
         for path, data in files.items():
             unit, created = FileContent.objects.get_or_create(
-                relative_path=path, digest=hashlib.sha256(data).hexdigest()
+                relative_path=path,
+                digest=hashlib.sha256(data).hexdigest(),
+                _pulp_domain=get_domain(),
             )
             if created:
                 ContentArtifact(content=unit, artifact=artifact(data), relative_path=path).save()
@@ -150,7 +153,7 @@ class Orm:
 
 
 def artifact(data: bytes) -> Any:
-    """Return the artifact of `data`, saved if it was not there."""
+    """Return the artifact of `data` in the current domain, saved if it was not there."""
     from pulpcore.app.models import Artifact
     from pulpcore.app.util import get_domain
 
@@ -163,6 +166,50 @@ def artifact(data: bytes) -> Any:
         new = Artifact.init_and_validate(file.name)
         new.save()
     return new
+
+
+class Site:
+    """A domain with its own storage, and a distribution of the repository with `files` in it."""
+
+    base_path = "base"
+
+    def __init__(self, storage_class: str, settings: dict[str, Any], files: dict[str, bytes]):
+        from pulpcore.app.contexts import with_domain
+        from pulpcore.app.models import Domain
+
+        self.orm = Orm()
+        self.domain = Domain(
+            name=unique("domain"), storage_class=storage_class, storage_settings=settings
+        )
+        self.domain.save()
+        with with_domain(self.domain):
+            version = self.orm.version(files)
+            self.orm.distribution(
+                self.base_path, from_publication=False, repository_version=version
+            )
+
+    def set(self, **fields: Any) -> None:
+        """Change fields of the domain as the REST API does, but for when it was changed."""
+        type(self.domain).objects.filter(pk=self.domain.pk).update(**fields)
+
+    def artifact(self, path: str) -> Any:
+        """Return the artifact of the file at `path`."""
+        from pulpcore.app.models import ContentArtifact
+
+        return ContentArtifact.objects.get(
+            content__pulp_domain=self.domain, relative_path=path
+        ).artifact
+
+    def remove(self) -> None:
+        """Remove the domain and all that is in it, but for the objects in its storage."""
+        from pulpcore.app.contexts import with_domain
+        from pulpcore.app.models import Artifact, Content
+
+        with with_domain(self.domain):
+            self.orm.cleanup()
+            Content.objects.filter(pulp_domain=self.domain).delete()
+            Artifact.objects.filter(pulp_domain=self.domain).delete()
+            type(self.domain).objects.filter(pk=self.domain.pk).delete()
 
 
 def _named(file: Any) -> Any:

@@ -17,11 +17,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.negotiation import prefers_json
-from pulpcore.content_star.responses.artifact import ArtifactMissing
+from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-# Seconds after which a client may try again when the database is away.
+# Seconds after which a client may try again when the database or a storage is away.
 RETRY_AFTER = 5
 
 
@@ -67,6 +67,9 @@ def as_http(error: Exception) -> HTTPException:
         case ArtifactMissing():
             log.error("%s", error)
             return HTTPException(404, "The file is missing from the storage.")
+        case StoreUnavailable():
+            detail = "The storage is not available."
+            return HTTPException(503, detail, headers={"Retry-After": str(RETRY_AFTER)})
         case PermissionDenied():
             return HTTPException(403, str(error) or "Permission denied.")
         case SuspiciousOperation():

@@ -322,7 +322,7 @@ def test_a_file_costs_few_queries_and_no_listing(orm):
         request = Request({**scope, "headers": [], "query_string": b""})
         with CaptureQueriesContext(connection) as queries:
             response = respond(request, Address("default", f"{base}/{path}"))
-        assert response.path.startswith("/")
+        assert response.source.name.startswith("/")
         sql = [query["sql"] for query in queries]
         assert len(sql) <= most, sql
         assert not any("starts_with" in query or "unnest" in query.lower() for query in sql)

@@ -165,6 +165,18 @@ DIFFERENCES = {
         "The range is ignored: 200.",
         "RFC 9110 section 14.2: ranges are defined for GET.",
     ),
+    "304 instead of a redirect": _difference(
+        "cache-control",
+        "Where it would redirect to object storage, 304 says `Cache-Control: no-store`.",
+        "304 has the file's own `Cache-Control`.",
+        "It is about the file that the client has, and no URL that expires is in it.",
+    ),
+    "If-Match in object storage": _difference(
+        "status",
+        "`If-Match` and `If-Unmodified-Since` are ignored for files in object storage.",
+        "412 where they do not hold, as on a file system.",
+        "RFC 9110 section 13.1.1.",
+    ),
     "nonsense for a checkpoint": _difference(
         "status",
         "What is no time gets a redirect to a slash first.",
@@ -309,6 +321,16 @@ FURTHER = {
         "The process changes to `WORKING_DIRECTORY`.",
         "It stays where it was started.",
         "The REST API lives in the same process.",
+    ),
+    "objects that are streamed through": (
+        "Without the redirect, an object of S3 is read into memory before it is sent.",
+        "It is sent as it comes, in pieces of 256 KiB, at the speed of the client.",
+        "Issue 7806: large files end the process.",
+    ),
+    "stores that fail": (
+        "500 for objects that are missing, and for stores that are down.",
+        "404 with an error in the log, and 503 with `Retry-After`.",
+        "Clients try again or elsewhere; nobody sees credentials or signed URLs.",
     ),
     "errors in detail": (
         "The HTTP reason phrase carries the reason.",

@@ -22,9 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pulpcore.content_star.responses import disk
-from pulpcore.content_star.responses.artifact import ArtifactMissing, ArtifactResponse
-from pulpcore.content_star.responses.disk import STEP, FileTruncated
+from pulpcore.content_star.responses.artifact import ArtifactResponse
+from pulpcore.content_star.responses.disk import STEP, FileTruncated, LocalSource
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
+from pulpcore.content_star.responses.source import ArtifactMissing
 
 pytestmark = pytest.mark.anyio
 
@@ -64,7 +65,7 @@ def hole(path: Path, size: int) -> str:
 
 def artifact(path: str, size: int = len(CONTENT), **options) -> ArtifactResponse:
     options = {"last_modified": MODIFIED, "filename": "foo.rpm", "sha256": SHA256, **options}
-    return ArtifactResponse(path, size=size, **options)
+    return ArtifactResponse(LocalSource(path), size=size, **options)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pulpcore.app.models import Distribution
 from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import ConnectionLost
 from pulpcore.content_star.errors import Errors
-from pulpcore.content_star.responses.artifact import ArtifactMissing
+from pulpcore.content_star.responses.source import ArtifactMissing
 from tests.asgi import get
 
 SECRET = "password=hunter2"

@@ -5,6 +5,11 @@
 # PostgreSQL's default limit is 100 connections for everything.
 CONTENT_STAR_DATABASE_THREADS = 4
 
+# Artifacts of fewer bytes are sent by Pulp itself where a domain redirects to its object storage: a
+# redirect costs clients a second round trip, which can take longer than a small file. 0 redirects
+# everything, as Pulp always has. A domain's label `content_star_redirect_min_size` goes before it.
+CONTENT_STAR_REDIRECT_MIN_SIZE = 0
+
 # Seconds for which content requests remember that a user name and password sent with Basic
 # authentication were right, because checking them takes 100 to 250 ms of CPU. Changes of the user
 # count at once all the same; 0 checks every request. See `basic_auth.py`.

@@ -21,10 +21,15 @@ from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.locate import Place
 from pulpcore.content_star.lookup import Found, Source, find, source_of
 from pulpcore.content_star.negotiation import prefers_json
-from pulpcore.content_star.responses.artifact import ArtifactResponse
-from pulpcore.content_star.responses.headers import SECURITY_HEADERS
-
-FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
+from pulpcore.content_star.responses.artifact import (
+    ArtifactRedirect,
+    ArtifactResponse,
+    RepresentationArguments,
+)
+from pulpcore.content_star.responses.disk import LocalSource
+from pulpcore.content_star.responses.headers import SECURITY_HEADERS, content_disposition
+from pulpcore.content_star.storage import redirect_of
+from pulpcore.content_star.storage import source_of as source_in_storage
 
 NOT_SERVED = "The plugin answers this path in a way that is not served here."
 
@@ -60,7 +65,7 @@ class DistributionApp(ABC):
     ) -> ASGIApp:
         """Answer with the file `found` at `path`, which decides its type.
 
-        Raises `HTTPException` 501 if its bytes are not in Pulp.
+        Raises `HTTPException` 501 if its bytes are not in Pulp, else as `artifact`.
         """
         artifact = found.content_artifact.artifact
         if artifact is None:
@@ -84,21 +89,24 @@ class DistributionApp(ABC):
     ) -> ASGIApp:
         """Answer with the bytes of `artifact`, to be saved as `filename`.
 
-        Raises `HTTPException` 501 if they are not on a file system.
+        Raises `StoreUnavailable` if the storage of the domain cannot be had.
         """
         domain = self.distribution.pulp_domain
-        if domain.storage_class != FILE_SYSTEM:
-            raise HTTPException(501, f"Storage of class '{domain.storage_class}' is not served.")
-        exchange_of(self.request.scope).source = "local"
-        return ArtifactResponse(
-            domain.get_storage().path(artifact.file.name),
+        headers = {"Content-Disposition": content_disposition(filename, disposition), **headers}
+        representation = RepresentationArguments(
             size=artifact.size,
             sha256=artifact.sha256,
             last_modified=last_modified,
             filename=filename,
             headers=headers,
-            disposition=disposition,
         )
+        exchange = exchange_of(self.request.scope)
+        if url := redirect_of(domain, artifact, headers, self.request.method):
+            exchange.source = "redirect"
+            return ArtifactRedirect(url, **representation)
+        source = source_in_storage(domain, artifact)
+        exchange.source = "local" if isinstance(source, LocalSource) else "proxied"
+        return ArtifactResponse(source, **representation)
 
     def headers_for(self, path: str) -> dict[str, str]:
         """Return type and caching of the file at `path`, and what the plugin adds or replaces."""

@@ -1,15 +1,16 @@
-"""The response for an artifact on local disk: the one place where its HTTP comes together."""
+"""The responses for an artifact: the one place where its HTTP comes together."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
+from typing import NotRequired, TypedDict, Unpack
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star.responses.body import Segment, multipart, read_whole, stream
 from pulpcore.content_star.responses.conditional import Validators, evaluate, if_range_matches
-from pulpcore.content_star.responses.disk import STEP, LocalFile
+from pulpcore.content_star.responses.disk import STEP
 from pulpcore.content_star.responses.headers import (
     SECURITY_HEADERS,
     Disposition,
@@ -17,6 +18,7 @@ from pulpcore.content_star.responses.headers import (
     http_date,
 )
 from pulpcore.content_star.responses.ranges import ByteRange, RangeNotSatisfiable, parse_ranges
+from pulpcore.content_star.responses.source import ArtifactMissing, Readable, Source
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -56,29 +58,27 @@ _SECURITY: RawHeaders = [
 ]
 
 
-class ArtifactMissing(Exception):
-    """An artifact's file is not there, or is not the one: its size is another."""
+class RepresentationArguments(TypedDict):
+    """What `Representation` is made of."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(f"Artifact is missing or damaged: {path}")
-        self.path = path
+    size: int
+    sha256: str
+    last_modified: datetime | None
+    filename: str
+    headers: NotRequired[Mapping[str, str]]
+    disposition: NotRequired[Disposition]
 
 
-class ArtifactResponse:
-    """Sends the file at `path` as an ASGI application: 200, 206, 304, 412 or 416.
+class Representation:
+    """What HTTP says of an artifact, wherever its bytes are: its headers and its validators.
 
-    `size` in bytes and `sha256` are what the file must have; `last_modified` is aware, or None when
+    `size` in bytes and `sha256` are what the artifact has; `last_modified` is aware, or None when
     unknown. `headers` adds to the response; Content-Type and Content-Disposition replace the
-    defaults, and headers that follow from the file are ours alone. Nothing is kept from one request
-    to the next, so an instance can be called any number of times, even at once.
-
-    Calling raises ArtifactMissing before anything is sent. An error that comes later is raised too
-    (OSError, FileTruncated), for the server to cut the connection.
+    defaults, and headers that follow from the artifact are ours alone.
     """
 
     def __init__(
         self,
-        path: str,
         *,
         size: int,
         sha256: str,
@@ -87,7 +87,6 @@ class ArtifactResponse:
         headers: Mapping[str, str] = MappingProxyType({}),
         disposition: Disposition = "attachment",
     ) -> None:
-        self.path = path
         self.size = size
         self.validators = Validators(f'"{sha256}"', last_modified)
         extra = {name.lower(): value for name, value in headers.items()}
@@ -103,14 +102,41 @@ class ArtifactResponse:
         self._headers.append((b"etag", self.validators.etag.encode("latin-1")))
         if last_modified is not None:
             self._headers.append((b"last-modified", http_date(last_modified).encode("latin-1")))
-        self._headers.append((b"accept-ranges", b"bytes"))
         self._headers.append((b"x-pulp-artifact-size", b"%d" % size))
+
+    def _precondition(self, scope: Scope, headers: Headers) -> int | None:
+        """The status that preconditions ask for instead of the artifact."""
+        return evaluate(scope["method"], headers, self.validators)
+
+    async def _send_precondition(self, status: int, send: Send) -> None:
+        """304 with what a cache needs to refresh what it has (15.4.5), or 412 (15.5.13)."""
+        headers = [header for header in self._headers if header[0] in _IN_NOT_MODIFIED]
+        if status == 412:
+            headers = [(b"content-length", b"0")]
+        await _send_empty(status, headers, send)
+
+
+class ArtifactResponse(Representation):
+    """Sends an artifact as an ASGI application: 200, 206, 304, 412 or 416.
+
+    `source` is where its bytes are; the other arguments are those of `Representation`. Nothing is
+    kept from one request to the next, so an instance can be called any number of times, even at
+    once.
+
+    Calling raises ArtifactMissing and StoreUnavailable before anything is sent. An error that comes
+    later is raised too (OSError), for the server to cut the connection.
+    """
+
+    def __init__(self, source: Source, **representation: Unpack[RepresentationArguments]) -> None:
+        super().__init__(**representation)
+        self.source = source
+        self._headers.append((b"accept-ranges", b"bytes"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ranges = None
         if not _SPECIAL.isdisjoint([name for name, _ in scope["headers"]]):
             headers = Headers(raw=scope["headers"])
-            status = evaluate(scope["method"], headers, self.validators)
+            status = self._precondition(scope, headers)
             if status is not None:
                 return await self._send_precondition(status, send)
             try:
@@ -119,7 +145,8 @@ class ArtifactResponse:
                 return await self._send_not_satisfiable(error, send)
 
         status, response_headers, segments = self._representation(ranges)
-        with await self._open() as file:
+        parts = [] if scope["method"] == "HEAD" else segments
+        with await self._open(parts) as file:
             await _send_file(file, status, response_headers, segments, scope, receive, send)
 
     def _ranges(self, method: str, headers: Headers) -> list[ByteRange] | None:
@@ -149,24 +176,13 @@ class ArtifactResponse:
         headers.append((b"content-length", b"%d" % sum(map(len, segments))))
         return 200 if ranges is None else 206, headers, segments
 
-    async def _open(self) -> LocalFile:
-        """Only what says that this artifact is not here is taken for that: a disk that fails, or
-        a file we may not read, is an error of the server's."""
-        try:
-            file = await LocalFile.open(self.path)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise ArtifactMissing(self.path) from error
+    async def _open(self, segments: Sequence[Segment]) -> Readable:
+        parts = [segment for segment in segments if isinstance(segment, ByteRange)]
+        file = await self.source.open(parts)
         if file.size != self.size:
-            file.close()
-            raise ArtifactMissing(self.path)
+            with file:
+                raise ArtifactMissing(self.source.name)
         return file
-
-    async def _send_precondition(self, status: int, send: Send) -> None:
-        """304 with what a cache needs to refresh what it has (15.4.5), or 412 (15.5.13)."""
-        headers = [header for header in self._headers if header[0] in _IN_NOT_MODIFIED]
-        if status == 412:
-            headers = [(b"content-length", b"0")]
-        await _send_empty(status, headers, send)
 
     async def _send_not_satisfiable(self, error: RangeNotSatisfiable, send: Send) -> None:
         headers = [
@@ -177,8 +193,31 @@ class ArtifactResponse:
         await _send_empty(416, headers, send)
 
 
+class ArtifactRedirect(Representation):
+    """Sends the client to `url` for the artifact: 302, 304 or 412.
+
+    `url` is sent as it is, percent-encoded and signed: encoding it again would break the signature
+    (pulpcore issue 2964). Nobody may store an answer whose URL expires.
+    """
+
+    def __init__(self, url: str, **representation: Unpack[RepresentationArguments]) -> None:
+        super().__init__(**representation)
+        self._redirect = [
+            header for header in self._headers if header[0] not in (b"cache-control", b"expires")
+        ]
+        self._redirect.append((b"cache-control", b"no-store"))
+        self._redirect.append((b"location", url.encode("ascii")))
+        self._redirect.append((b"content-length", b"0"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = self._precondition(scope, Headers(raw=scope["headers"]))
+        if status is not None:
+            return await self._send_precondition(status, send)
+        await _send_empty(302, self._redirect.copy(), send)
+
+
 async def _send_file(
-    file: LocalFile,
+    file: Readable,
     status: int,
     headers: RawHeaders,
     segments: Sequence[Segment],

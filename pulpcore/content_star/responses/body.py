@@ -1,4 +1,4 @@
-"""Bodies made of parts of a file and bytes between them, sent as ASGI messages."""
+"""Bodies made of parts of an artifact and bytes between them, sent as ASGI messages."""
 
 import secrets
 from collections.abc import Iterator, Sequence
@@ -8,10 +8,11 @@ from anyio import CancelScope
 from anyio.lowlevel import checkpoint
 from starlette.types import Receive, Send
 
-from pulpcore.content_star.responses.disk import STEP, LocalFile
+from pulpcore.content_star.responses.disk import STEP
 from pulpcore.content_star.responses.ranges import ByteRange
+from pulpcore.content_star.responses.source import Readable
 
-# Bytes as they are, or a range of the file.
+# Bytes as they are, or a range of the artifact.
 Segment = bytes | ByteRange
 
 
@@ -33,18 +34,16 @@ def multipart(
     return f"multipart/byteranges; boundary={boundary}", segments
 
 
-async def read_whole(file: LocalFile, segments: Sequence[Segment]) -> bytes:
-    """A body of at most STEP bytes. Raises OSError, FileTruncated if the file became shorter."""
+async def read_whole(file: Readable, segments: Sequence[Segment]) -> bytes:
+    """A body of at most STEP bytes. Raises OSError as reading does."""
     pieces = [await _load(file, segment) for segment in segments]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def stream(
-    file: LocalFile, segments: Sequence[Segment], receive: Receive, send: Send
-) -> None:
+async def stream(file: Readable, segments: Sequence[Segment], receive: Receive, send: Send) -> None:
     """Send the body step by step; return early, with the body incomplete, if the client leaves.
 
-    Raises OSError and FileTruncated as reading does: the response has started by then, and a server
+    Raises OSError as reading does: the response has started by then, and a server
     can only cut the connection, which is how a client learns that it has not got everything.
     """
     try:
@@ -56,7 +55,7 @@ async def stream(
         raise group.exceptions[0] from None
 
 
-async def _send_steps(file: LocalFile, segments: Sequence[Segment], send: Send) -> None:
+async def _send_steps(file: Readable, segments: Sequence[Segment], send: Send) -> None:
     for step in _steps(segments):
         body = await _load(file, step)
         await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -75,7 +74,7 @@ def _steps(segments: Sequence[Segment]) -> Iterator[Segment]:
             yield ByteRange(start, min(start + STEP, segment.stop))
 
 
-async def _load(file: LocalFile, segment: Segment) -> bytes:
+async def _load(file: Readable, segment: Segment) -> bytes:
     if isinstance(segment, bytes):
         return segment
     return await file.read(segment.start, len(segment))

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, TypeVarTuple
 
@@ -13,6 +13,8 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from pulpcore.content_star.responses.filesystem import is_local
+from pulpcore.content_star.responses.ranges import ByteRange
+from pulpcore.content_star.responses.source import ArtifactMissing
 
 # Bytes read and sent at a time, and so what a download holds in memory, about twice. Measured on
 # one uvicorn worker and loopback, a warm 1 GiB file, two clients: 64 KiB steps 2.4 GB/s, 128 KiB
@@ -72,7 +74,7 @@ class LocalFile:
         if directory in _local_directories:
             file = cls(path)
         else:
-            file = await _in_thread(cls, path)
+            file = await in_thread(cls, path)
         _remember(directory, file._nowait)
         return file
 
@@ -89,7 +91,7 @@ class LocalFile:
             # closed and given to another file: harmless, pread moves nothing and nobody gets what
             # it read.
             rest = (length - len(data), offset + len(data))
-            more = await _in_thread(os.pread, self._fd, *rest)
+            more = await in_thread(os.pread, self._fd, *rest)
             if not more:
                 raise FileTruncated(f"{self.path} has become shorter than {self.size} bytes")
             data += more
@@ -131,6 +133,23 @@ class LocalFile:
         self.close()
 
 
+class LocalSource:
+    """An artifact in the file at `path`."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+
+    async def open(self, parts: Sequence[ByteRange]) -> LocalFile:
+        """Only what says that this artifact is not here is taken for that: a disk that fails, or
+        a file we may not read, is an error of the server's (OSError)."""
+        try:
+            return await LocalFile.open(self.name)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise ArtifactMissing(self.name) from error
+
+
 def _scratch_buffer() -> memoryview:
     """One STEP of memory a thread reads into: it is never held across an await."""
     try:
@@ -149,9 +168,8 @@ def _remember(directory: str, local: bool) -> None:
     _local_directories.add(directory)
 
 
-async def _in_thread(
-    function: Callable[[*_Arguments], _Result], *arguments: *_Arguments
-) -> _Result:
+async def in_thread(function: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
+    """Do something that may wait for a disk, or for what stands behind a file."""
     try:
         limiter = _limiter.get()
     except LookupError:

@@ -1,0 +1,63 @@
+"""Where the bytes of an artifact come from, as far as a response has to know."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from pulpcore.content_star.responses.ranges import ByteRange
+
+
+class ArtifactMissing(Exception):
+    """An artifact's file is not there, or is not the one: its size is another."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"Artifact is missing or damaged: {path}")
+        self.path = path
+
+
+class StoreUnavailable(Exception):
+    """The store that holds an artifact cannot be asked for it now.
+
+    The message is for the log: neither URLs nor anything else that is confidential is in it.
+    """
+
+
+class StoreBroke(OSError):
+    """A store stopped in the middle of an artifact: what was promised cannot be sent."""
+
+
+class Readable(Protocol):
+    """The bytes of an artifact, open for reading. Use it in a `with` block."""
+
+    size: int
+    """How many bytes the whole has."""
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset` on, or STEP bytes where that is less.
+
+        What is read comes in the order and within the parts that were announced to `Source.open`.
+        Raises OSError if the bytes do not come.
+        """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+class Source(Protocol):
+    """The place of one artifact. It can be opened any number of times, even at once."""
+
+    @property
+    def name(self) -> str:
+        """What the log may call it: no secret is in it."""
+
+    async def open(self, parts: Sequence[ByteRange]) -> Readable:
+        """Open the artifact to read `parts` of it, one after the other; none if only to look.
+
+        Raises ArtifactMissing if it is not there, StoreUnavailable if that cannot be told.
+        """

@@ -1,0 +1,112 @@
+"""The same requests to upstream's content app and to ours, for artifacts in S3."""
+
+import hashlib
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from tests.orm import Site
+from tests.parity.differences import DIFFERENCES
+from tests.parity.test_parity import Row, ask, explain, facets
+from tests.server import Server, free_port, running
+from tests.stores import Store
+
+DATA = b"0123456789"
+FILES = {"a.txt": DATA, "dir/b c.tar.gz": b"bb", "empty": b""}
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+SAFE = "security headers"
+REDIRECT = f"redirect body; {SAFE}"
+
+REDIRECTS = [
+    Row("a.txt", REDIRECT),
+    Row("a.txt", REDIRECT, method="HEAD"),
+    Row("dir/b c.tar.gz", REDIRECT),
+    Row("a.txt", "304 instead of a redirect", {"If-None-Match": '"{sha256}"'}),
+    Row("a.txt", REDIRECT, {"If-None-Match": '"other"'}),
+    Row("a.txt", "If-Match in object storage", {"If-Match": '"other"'}),
+    Row("a.txt", REDIRECT, {"Range": "bytes=0-1"}),
+]
+PROXIED = [
+    Row("a.txt", SAFE),
+    Row("a.txt", SAFE, method="HEAD"),
+    Row("dir/b c.tar.gz", SAFE),
+    Row("empty", SAFE),
+    Row("a.txt", "", {"If-None-Match": '"{sha256}"'}),
+    Row("a.txt", "If-Match in object storage", {"If-Match": '"other"'}),
+    Row("a.txt", SAFE, {"Range": "bytes=2-4"}),
+    Row("a.txt", SAFE, {"Range": "bytes=-3"}),
+    Row("a.txt", "416", {"Range": "bytes=10-"}),
+    Row("a.txt", "several ranges", {"Range": "bytes=0-1,4-5"}),
+    Row("a.txt", "If-Range", {"Range": "bytes=0-1", "If-Range": '"other"'}),
+    Row("a.txt", "HEAD and Range", {"Range": "bytes=0-1"}, method="HEAD"),
+]
+ROWS = REDIRECTS + PROXIED
+
+pytestmark = pytest.mark.parametrize("store", ["s3"], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def upstream_domains(instance, with_domains: dict[str, str]) -> Iterator[str]:
+    """The root of upstream's content app, with domains."""
+    bind = f"127.0.0.1:{free_port()}"
+    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
+    with running(instance, command, f"http://{bind}", **with_domains) as server:
+        yield server.content_url
+
+
+@pytest.fixture(scope="module")
+def site(instance, store: Store) -> Iterator[Site]:
+    site = Site(store.storage_class, store.settings, FILES)
+    yield site
+    site.remove()
+
+
+@pytest.mark.parametrize("row", REDIRECTS, ids=str)
+def test_redirects(domains: Server, upstream_domains: str, site: Site, row: Row):
+    site.set(redirect_to_object_storage=True)
+    theirs, ours = both(domains, upstream_domains, site, row)
+    check(row, theirs, ours)
+    if theirs.status_code == ours.status_code == 302:
+        assert signed(ours) == signed(theirs) | {
+            "response-content-disposition": signed(ours)["response-content-disposition"]
+        }
+
+
+@pytest.mark.parametrize("row", PROXIED, ids=str)
+def test_proxied(domains: Server, upstream_domains: str, site: Site, row: Row):
+    site.set(redirect_to_object_storage=False)
+    check(row, *both(domains, upstream_domains, site, row))
+
+
+def both(
+    domains: Server, upstream: str, site: Site, row: Row
+) -> tuple[httpx.Response, httpx.Response]:
+    below = f"{site.domain.name}/{site.base_path}/"
+    theirs = ask(upstream + below, row, {"sha256": SHA256})
+    return theirs, ask(domains.content_url + below, row, {"sha256": SHA256})
+
+
+def check(row: Row, theirs: httpx.Response, ours: httpx.Response) -> None:
+    found = facets(theirs, ours)
+    # Compared by `signed`: the signature depends on the second.
+    found -= {"location"} if "location" in theirs.headers and "location" in ours.headers else set()
+    accepted = {name: DIFFERENCES[name].facets for name in row.excuses()}
+    excused = set().union(*accepted.values())
+    unexpected = set() if "status" in excused & found else found - excused
+    assert not unexpected, explain(unexpected, theirs, ours)
+    unused = [name for name, facet in accepted.items() if not facet & found]
+    assert not unused, f"not different any more: {unused}"
+
+
+def signed(redirect: httpx.Response) -> dict[str, list[str]]:
+    """What a signed URL says, but for when it was signed."""
+    url = urlsplit(redirect.headers["location"])
+    query = {
+        name: values
+        for name, values in parse_qs(url.query).items()
+        if name not in ("X-Amz-Date", "X-Amz-Signature")
+    }
+    return {"path": [url.netloc, url.path], **query}

@@ -1,0 +1,196 @@
+"""How a domain's storage is chosen, made and asked, without a store."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import FileSystemStorage, InMemoryStorage
+from django.test import override_settings
+
+from pulpcore.app.models import Artifact, Domain
+from pulpcore.content_star import storage
+from pulpcore.content_star.responses.artifact import ArtifactResponse
+from pulpcore.content_star.responses.disk import STEP, LocalSource
+from pulpcore.content_star.responses.filelike import FileSource
+from pulpcore.content_star.responses.source import ArtifactMissing, StoreBroke, StoreUnavailable
+from tests.asgi import get
+
+S3 = {
+    "access_key": "key",
+    "secret_key": "very secret",
+    "bucket_name": "bucket",
+    "region_name": "us-east-1",
+}
+
+
+def s3_domain(**settings: object) -> Domain:
+    return Domain(
+        name="stored",
+        storage_class="storages.backends.s3.S3Storage",
+        storage_settings={**S3, **settings},
+        pulp_last_updated=datetime(2024, 1, 1, tzinfo=UTC),
+    )
+
+
+def artifact(size: int = 1000) -> Artifact:
+    return Artifact(file="artifact/ab/cd", size=size, pulp_domain_id=None)
+
+
+def test_a_store_is_made_once_for_all_threads():
+    domain = s3_domain()
+    together = threading.Barrier(8)
+
+    def ask(number: int) -> storage.Store:
+        together.wait(30)
+        return storage.store_of(domain)
+
+    with ThreadPoolExecutor(8) as threads:
+        stores = set(threads.map(ask, range(8)))
+    assert len(stores) == 1
+    domain.pulp_last_updated = datetime(2024, 1, 2, tzinfo=UTC)
+    assert storage.store_of(domain) not in stores
+
+
+def test_signing_makes_no_client(monkeypatch: pytest.MonkeyPatch):
+    """In whichever thread: the storage itself would make one in each."""
+    boto3 = pytest.importorskip("boto3")
+    domain = s3_domain()
+    storage.store_of(domain)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("a second client")
+
+    monkeypatch.setattr(boto3.Session, "resource", refuse)
+    with ThreadPoolExecutor(1) as thread:
+        url = thread.submit(storage.redirect_of, domain, artifact(), {}, "GET").result(30)
+        source = thread.submit(storage.source_of, domain, artifact()).result(30)
+    assert url is not None
+    assert "X-Amz-Signature" in url or "Signature" in url
+    assert source.name == "artifact/ab/cd"
+
+
+def test_a_custom_domain_is_for_clients():
+    domain = s3_domain(custom_domain="cdn.example.com", endpoint_url="http://127.0.0.1:9")
+    url = storage.redirect_of(domain, artifact(), {}, "GET")
+    assert url is not None
+    assert url.startswith("https://cdn.example.com/artifact/ab/cd")
+    source = storage.source_of(domain, artifact())
+    assert source.target.url.startswith("http://127.0.0.1:9/bucket/artifact/ab/cd?")
+
+
+def test_a_public_bucket_is_redirected_to_without_a_signature():
+    url = storage.redirect_of(s3_domain(querystring_auth=False), artifact(), {}, "GET")
+    assert url is not None
+    assert "Signature" not in url
+
+
+@pytest.mark.parametrize(
+    ("setting", "label", "size", "redirected"),
+    [
+        (0, None, 0, True),
+        (500, None, 499, False),
+        (500, None, 500, True),
+        (500, "0", 499, True),
+        (0, "500", 499, False),
+        (0, "500", 500, True),
+        (500, "half", 499, False),
+    ],
+)
+def test_the_size_from_which_on_is_redirected(setting, label, size, redirected):
+    domain = s3_domain()
+    if label is not None:
+        domain.pulp_labels = {storage.MIN_SIZE_LABEL: label}
+    with override_settings(CONTENT_STAR_REDIRECT_MIN_SIZE=setting):
+        assert (storage.redirect_of(domain, artifact(size), {}, "GET") is not None) == redirected
+
+
+def test_a_domain_may_not_redirect():
+    domain = s3_domain()
+    domain.redirect_to_object_storage = False
+    assert storage.redirect_of(domain, artifact(), {}, "GET") is None
+
+
+def test_what_is_wrong_with_the_settings_is_not_told():
+    with pytest.raises(StoreUnavailable) as failure:
+        storage.source_of(s3_domain(endpoint_url="very secret"), artifact())
+    assert "ValueError" in str(failure.value)
+    assert "very secret" not in str(failure.value)
+    assert failure.value.__suppress_context__
+
+
+def other(domain_storage: object) -> Domain:
+    """The default domain, with a storage that only Django knows."""
+    domain = Domain(
+        name="other", storage_class="other.Storage", pulp_last_updated=datetime.now(UTC)
+    )
+    domain.get_storage = lambda: domain_storage
+    return domain
+
+
+def test_a_storage_of_files_is_read_from_the_disk(tmp_path):
+    domain = other(FileSystemStorage(location=tmp_path))
+    source = storage.source_of(domain, artifact())
+    assert isinstance(source, LocalSource)
+    assert source.name == str(tmp_path / "artifact/ab/cd")
+    assert storage.redirect_of(domain, artifact(), {}, "GET") is None
+
+
+def respond(kept: object, size: int) -> ArtifactResponse:
+    source = storage.source_of(other(kept), artifact())
+    assert isinstance(source, FileSource)
+    return ArtifactResponse(
+        source, size=size, sha256="ab", last_modified=None, filename="cd", headers={}
+    )
+
+
+def test_any_other_storage_is_read_through_django():
+    data = bytes(range(256)) * (3 * STEP // 256) + b"end"
+    kept = InMemoryStorage()
+    kept.save("artifact/ab/cd", ContentFile(data))
+    app = respond(kept, len(data))
+    assert get(app, "/").content == data
+    part = get(app, "/", {"Range": f"bytes=7-{2 * STEP}"})
+    assert (part.status_code, part.content) == (206, data[7 : 2 * STEP + 1])
+    several = get(app, "/", {"Range": "bytes=900-909,0-9"})
+    assert several.content.index(data[900:910]) < several.content.index(data[:10])
+
+
+def test_a_storage_without_the_file():
+    with pytest.raises(ArtifactMissing):
+        get(respond(InMemoryStorage(), 10), "/")
+
+
+def test_a_storage_with_another_file():
+    kept = InMemoryStorage()
+    kept.save("artifact/ab/cd", ContentFile(b"short"))
+    with pytest.raises(ArtifactMissing):
+        get(respond(kept, 10), "/")
+
+
+class Failing(InMemoryStorage):
+    """A storage whose errors tell too much."""
+
+    def _open(self, name: str, mode: str = "rb") -> ContentFile:
+        raise RuntimeError("very secret")
+
+
+class Breaking(InMemoryStorage):
+    """A storage whose files end early."""
+
+    def _open(self, name: str, mode: str = "rb") -> ContentFile:
+        file = ContentFile(b"short")
+        file.size = 4 * STEP
+        return file
+
+
+def test_a_storage_that_fails():
+    with pytest.raises(StoreUnavailable) as failure:
+        get(respond(Failing(), 10), "/")
+    assert "very secret" not in str(failure.value)
+
+
+def test_a_storage_that_ends_early():
+    with pytest.raises(StoreBroke):
+        get(respond(Breaking(), 4 * STEP), "/")
