@@ -6,17 +6,25 @@ SYSTEM_PYTHON := $(shell command -v python3.11 || command -v python3)
 RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 
-.PHONY: help run test lint
+.PHONY: help run test test-matrix lint
 .DEFAULT_GOAL := help
 
 help:  ## Show what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 8
 
 run: $(RUN)  ## Start Pulp on http://127.0.0.1:24817 (ARGS="--port 8080" and others are passed on)
 	@exec $(VENV)/bin/pulp-star up $(ARGS)
 
 test: $(DEV)  ## Run all tests (ARGS="tests/unit -k name" selects some)
 	@exec $(PYTHON) -m pytest $(ARGS)
+
+# The oldest pulpcore that pyproject.toml allows, and the newest there is. Parity is with the latter.
+test-matrix: matrix-3.115.0 matrix-3.123.1  ## Run the tests with each supported pulpcore
+
+matrix-%:
+	$(SYSTEM_PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' pulpcore==$*
+	$(VENV)-$*/bin/python -m pytest tests/unit tests/functional $(ARGS)
 
 lint: $(DEV)  ## Check style, format and types
 	$(PYTHON) -m ruff check .

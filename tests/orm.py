@@ -7,7 +7,8 @@ for looking at queries.
 import hashlib
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,22 @@ class Orm:
         instance.save()
         self._created.append(instance)
         return instance
+
+    @contextmanager
+    def domain(self, **storage_settings: Any) -> Iterator[str]:
+        """Make a domain with a storage of its own; what is created within belongs to it."""
+        from pulpcore.app.contexts import with_domain
+        from pulpcore.app.models import Domain
+
+        domain = Domain(
+            name=unique("domain"),
+            storage_class="pulpcore.app.models.storage.FileSystem",
+            storage_settings=storage_settings,
+        )
+        domain.save()
+        with with_domain(domain):
+            yield domain.name
+        domain.delete()
 
     def version(self, files: dict[str, bytes]) -> Any:
         """Create a repository and return its version that holds `files`."""
@@ -133,9 +150,10 @@ class Orm:
 def artifact(data: bytes) -> Any:
     """Return the artifact of `data`, saved if it was not there."""
     from pulpcore.app.models import Artifact
+    from pulpcore.app.util import get_domain
 
     digest = hashlib.sha256(data).hexdigest()
-    if known := Artifact.objects.filter(sha256=digest).first():
+    if known := Artifact.objects.filter(sha256=digest, pulp_domain=get_domain()).first():
         return known
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)

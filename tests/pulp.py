@@ -5,6 +5,7 @@ import uuid
 from typing import Any
 
 import httpx
+from pysequoia import Tsk
 
 API = "/pulp/api/v3/"
 FINAL_STATES = ("completed", "failed", "canceled", "skipped")
@@ -90,6 +91,21 @@ class Pulp:
         base_path = base_path or unique("base")
         self.create("distributions/file/file/", name=unique("dist"), base_path=base_path, **fields)
         return base_path
+
+    def keyring(self) -> tuple[str, Any]:
+        """Create a keyring with one OpenPGP key; return its href and the key."""
+        cert = Tsk.generate("Somebody <somebody@example.org>").extract_certificate()
+        href = self.create("repositories/core/openpgp_keyring/", name=unique("keyring"))[
+            "pulp_href"
+        ]
+        self.task(
+            self.http.post(
+                f"{API}content/core/openpgp_publickey/",
+                data={"repository": href},
+                files={"file": ("key", str(cert).encode())},
+            )
+        )
+        return href, cert
 
 
 def unique(prefix: str) -> str:

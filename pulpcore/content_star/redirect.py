@@ -10,7 +10,12 @@ from pulpcore.content_star.locate import decoded_path
 
 def with_slash(request: Request) -> RedirectResponse:
     """Redirect to the URL of `request` with a slash added to its path, its query kept."""
-    location = quote(f"{decoded_path(request.scope)}/", safe="/:@!$&'()*+,;=~")
+    return moved(request, f"{decoded_path(request.scope)}/")
+
+
+def moved(request: Request, path: str) -> RedirectResponse:
+    """Redirect for good to a decoded `path` of this server, the query of `request` kept."""
+    location = quote(path, safe="/:@!$&'()*+,;=~")
     if query := request.scope["query_string"]:
         location += "?" + query.decode("latin-1")
     return RedirectResponse(location, status_code=301)

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import hashlib
 import threading
+from functools import partial
 
 import httpx
 import pytest
@@ -222,6 +223,28 @@ def test_no_connection_waits_for_a_slow_client(instance, orm):
             for chunk in response.iter_raw():
                 digest.update(chunk)
             assert digest.digest() == hashlib.sha256(data).digest()
+
+
+def test_a_pool_of_connections_is_shared_with_the_api(instance, orm):
+    """Two connections for four threads of content and the API: each is given back in time."""
+    data = b"pooled" * 1000
+    base = orm.distribution(publication=orm.publication({"a.bin": data}))
+    databases = instance.environ["PULP_DATABASES"].replace(
+        '"ENGINE"', '"OPTIONS": {"pool": {"min_size": 1, "max_size": 2, "timeout": 20}}, "ENGINE"'
+    )
+    with (
+        serving(instance, PULP_DATABASES=databases, PGAPPNAME="pooled") as server,
+        concurrent.futures.ThreadPoolExecutor(8) as clients,
+    ):
+        urls = [f"{server.content_url}{base}/a.bin", f"{server.url}/pulp/api/v3/status/"] * 40
+        answers = list(clients.map(partial(httpx.get, timeout=60), urls))
+        assert [answer.status_code for answer in answers] == [200] * len(urls)
+        assert all(answer.content == data for answer in answers[::2])
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pooled'"
+            )
+            assert cursor.fetchone()[0] <= 2
 
 
 def test_a_database_that_is_away_is_said_so(instance):

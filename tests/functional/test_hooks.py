@@ -144,8 +144,3 @@ def test_what_is_not_saved_is_refused_clearly(app, orm):
     assert response.status_code == 501
     assert "on demand" in response.text
     assert list(parse_listing(get(app, f"/pulp/content/{base}/").text)) == ["remote.bin"]
-
-
-def test_checkpoint_distributions_are_refused_clearly(app, orm):
-    base = orm.distribution(publication=orm.publication({"a": b"a"}), checkpoint=True)
-    assert get(app, f"/pulp/content/{base}/a").status_code == 501

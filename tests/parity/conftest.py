@@ -1,12 +1,15 @@
 """Upstream's own content app beside ours, on the same database and files."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from pulpcore.constants import CHECKPOINT_TS_FORMAT
 from tests.instance import Instance
-from tests.orm import Orm
-from tests.server import free_port, running
+from tests.orm import Orm, artifact
+from tests.pulp import Pulp
+from tests.server import free_port, running, serving
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +19,24 @@ def upstream(instance: Instance) -> Iterator[str]:
     command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
     with running(instance, command, f"http://{bind}") as server:
         yield server.content_url
+
+
+def checkpoints(pulp: Pulp, repository: str) -> datetime:
+    """Make a checkpoint of yesterday, and return its time."""
+    from pulpcore.app.models import Publication
+
+    href = pulp.publish(repository, checkpoint=True)
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    Publication.objects.filter(pk=href.split("/")[-2]).update(pulp_created=yesterday)
+    return yesterday
+
+
+def link(data: bytes) -> str:
+    """Return the REST API's signed link to an artifact, below the root of a content app."""
+    from pulpcore.app.models import ArtifactDistribution
+
+    url = ArtifactDistribution.objects.get().artifact_url(artifact(data))
+    return url.partition("/pulp/content/")[2]
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +58,8 @@ def places(instance: Instance) -> Iterator[dict[str, str]]:
         "contentguards/core/header/", name=orm.unique(), header_name="x-key", header_value="open"
     )
     rbac_guard = pulp.create("contentguards/core/rbac/", name=orm.unique())
+    times = checkpoints(pulp, repository)
+    keyring, cert = pulp.keyring()
     published = orm.publication(files | {"page/index.html": b"<p>page</p>"})
     yield {
         "top": top,
@@ -64,8 +87,48 @@ def places(instance: Instance) -> Iterator[dict[str, str]]:
         "rbac": pulp.distribute(
             f"{top}/rbac", repository=repository, content_guard=rbac_guard["pulp_href"]
         ),
+        "checkpoint": pulp.distribute(f"{top}/check", repository=repository, checkpoint=True),
+        "time": times.strftime(CHECKPOINT_TS_FORMAT),
+        "later": (times + timedelta(minutes=1)).strftime(CHECKPOINT_TS_FORMAT),
+        "earlier": (times - timedelta(minutes=1)).strftime(CHECKPOINT_TS_FORMAT),
+        "keys": pulp.create(
+            "distributions/core/openpgp/",
+            name=orm.unique(),
+            base_path=f"{top}/keys",
+            repository=keyring,
+        )["base_path"],
+        "key": cert.fingerprint[-16:],
+        "artifact": link(b"0123456789"),
         "sha256": "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882",
         "basic": pulp.auth._auth_header,
     }
     orm.cleanup()
     pulp.cleanup()
+
+
+@pytest.fixture(scope="session")
+def domain_upstream(instance: Instance) -> Iterator[str]:
+    """The root of upstream's content app, with domains on."""
+    bind = f"127.0.0.1:{free_port()}"
+    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
+    with running(instance, command, f"http://{bind}", PULP_DOMAIN_ENABLED="true") as server:
+        yield server.content_url
+
+
+@pytest.fixture(scope="session")
+def domain_instance(instance: Instance) -> Iterator[str]:
+    """The root of our content app, with domains on."""
+    with serving(instance, PULP_DOMAIN_ENABLED="true") as server:
+        yield server.content_url
+
+
+@pytest.fixture(scope="session")
+def domain_places(places: dict[str, str], tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Those of the default domain, and a distribution in a domain with a storage of its own."""
+    orm = Orm()
+    location = tmp_path_factory.mktemp("domain")
+    with orm.domain(location=str(location)) as domain:
+        inside = orm.distribution(publication=orm.publication({"own.txt": b"of the domain"}))
+        assert any(path.is_file() for path in location.rglob("*"))
+        yield {**places, "domain": domain, "inside": inside}
+        orm.cleanup()

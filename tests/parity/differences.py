@@ -157,6 +157,18 @@ DIFFERENCES = {
         "The range is ignored: 200.",
         "RFC 9110 section 14.2: ranges are defined for GET.",
     ),
+    "nonsense for a checkpoint": _difference(
+        "status",
+        "What is no time gets a redirect to a slash first.",
+        "404.",
+        "There is nothing behind the slash either.",
+    ),
+    "artifacts by id": _difference(
+        "etag last-modified x-pulp-artifact-size",
+        "No validators.",
+        "As for every other file.",
+        "They can be cached and resumed.",
+    ),
     "NUL": _difference(
         "status",
         "500.",
@@ -199,6 +211,16 @@ FURTHER = {
         "Only the repository's files are served in the grace period, not the metadata.",
         "Both are.",
         "The metadata is what clients hold on to (issue 7514).",
+    ),
+    "unfinished checkpoints": (
+        "A checkpoint is served while it is being published.",
+        "It is served when it is complete.",
+        "Half a publication is not what there was at that time.",
+    ),
+    "replaced publications and checkpoints": (
+        "A path that a checkpoint lacks is looked for in replaced publications.",
+        "404.",
+        "It was not there at that time.",
     ),
     "hidden guarded distributions": (
         "Only the setting `HIDE_GUARDED_DISTRIBUTIONS` hides them.",

@@ -1,15 +1,17 @@
 """What all distribution apps share: the request, the plugin's hooks, and how a file is answered."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Literal
+from types import MappingProxyType
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from pulpcore.app import mime_types
-from pulpcore.app.models import ContentArtifact, Distribution
+from pulpcore.app.models import Artifact, ContentArtifact, Distribution
 from pulpcore.content_star.locate import Place
 from pulpcore.content_star.lookup import Found, find, source_of
 from pulpcore.content_star.responses.artifact import (
@@ -17,7 +19,7 @@ from pulpcore.content_star.responses.artifact import (
     ArtifactResponse,
     RepresentationArguments,
 )
-from pulpcore.content_star.responses.headers import content_disposition
+from pulpcore.content_star.responses.headers import Disposition, content_disposition
 from pulpcore.content_star.storage import redirect_of
 from pulpcore.content_star.storage import source_of as source_in_storage
 
@@ -41,12 +43,7 @@ class DistributionApp(ABC):
     def respond(self) -> ASGIApp:
         """Return the response; raises `HTTPException`, or what else `errors` translates."""
 
-    def file(
-        self,
-        found: Found,
-        path: str,
-        disposition: Literal["attachment", "inline"] = "attachment",
-    ) -> ASGIApp:
+    def file(self, found: Found, path: str, disposition: Disposition = "attachment") -> ASGIApp:
         """Answer with the file `found` at `path`, which decides its type.
 
         Raises `HTTPException` 501 if its bytes are not in Pulp, `StoreUnavailable` if its domain's
@@ -55,14 +52,28 @@ class DistributionApp(ABC):
         artifact = found.content_artifact.artifact
         if artifact is None:
             raise HTTPException(501, "This file is on demand: Pulp knows it but has not saved it.")
-        domain = self.distribution.pulp_domain
         filename = PurePosixPath(found.content_artifact.relative_path).name
-        headers = {"Content-Disposition": content_disposition(filename, disposition)}
-        headers |= self.headers_for(path)
+        headers = self.headers_for(path)
+        return self.artifact(artifact, filename, found.last_modified, headers, disposition)
+
+    def artifact(
+        self,
+        artifact: Artifact,
+        filename: str,
+        last_modified: datetime | None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        disposition: Disposition = "attachment",
+    ) -> ASGIApp:
+        """Answer with the bytes of `artifact`, to be saved as `filename`, or say where they are.
+
+        Raises `StoreUnavailable` if its domain's storage cannot be had.
+        """
+        domain = self.distribution.pulp_domain
+        headers = {"Content-Disposition": content_disposition(filename, disposition), **headers}
         representation = RepresentationArguments(
             size=artifact.size,
             sha256=artifact.sha256,
-            last_modified=found.last_modified,
+            last_modified=last_modified,
             filename=filename,
             headers=headers,
         )

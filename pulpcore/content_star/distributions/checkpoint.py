@@ -1,0 +1,94 @@
+"""Checkpoint distributions: the publications of a repository as they were at points in time."""
+
+from datetime import UTC, datetime, timedelta
+
+from django.db.models import QuerySet
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from pulpcore.app.models import Publication
+from pulpcore.constants import CHECKPOINT_TS_FORMAT
+from pulpcore.content_star.directory import Entry
+from pulpcore.content_star.distributions.published import PublishedApp
+from pulpcore.content_star.listing import head_of_listing, listing
+from pulpcore.content_star.locate import decoded_path
+from pulpcore.content_star.lookup import Source
+from pulpcore.content_star.redirect import moved, with_slash
+
+
+class CheckpointApp(PublishedApp):
+    """Serves `<timestamp>/<path>` from the checkpoint that was the latest at that time.
+
+    A time between two checkpoints redirects to the earlier one, so that every checkpoint has one
+    URL. Replaced publications do not step in here: what is asked for is one point in time.
+    """
+
+    def respond(self) -> ASGIApp:
+        return (self.from_plugin() if self.path else self.timestamps()) or self.from_checkpoint()
+
+    def from_checkpoint(self) -> ASGIApp:
+        """Answer with `<path>` of the checkpoint that `<timestamp>` names."""
+        url = decoded_path(self.request.scope)
+        base = url.removesuffix(self.path)
+        timestamp, slash, self.path = self.path.partition("/")
+        publication = self.at(_parse(timestamp))
+        name = _format(publication.pulp_created)
+        if name != timestamp:
+            return moved(self.request, f"{base}{name}/{self.path}")
+        if not slash:
+            return with_slash(self.request)
+        return self.from_source(Source(publication, publication.repository_version)) or (
+            self.nothing()
+        )
+
+    def timestamps(self) -> ASGIApp:
+        """List the checkpoints, oldest first."""
+        url = decoded_path(self.request.scope)
+        if not url.endswith("/"):
+            return with_slash(self.request)
+        if self.request.method == "HEAD":
+            return head_of_listing()
+        created = self.checkpoints().values_list("pulp_created", flat=True)
+        # Several within one second are one entry, of the latest.
+        entries = {f"{_format(moment)}/": moment for moment in created.order_by("pulp_created")}
+        return listing(url, [Entry(name, moment) for name, moment in entries.items()])
+
+    def at(self, moment: datetime) -> Publication:
+        """Return the checkpoint at `moment`; raises `HTTPException` 404 if there was none yet."""
+        end_of_second = moment + timedelta(seconds=1)
+        publication = (
+            self.checkpoints()
+            .filter(pulp_created__lt=end_of_second)
+            .select_related("repository_version")
+            .defer("repository_version__content_ids")
+            .order_by("-pulp_created")
+            .first()
+        )
+        if publication is None:
+            raise HTTPException(404, "There is no checkpoint that early.")
+        return publication
+
+    def checkpoints(self) -> QuerySet[Publication]:
+        """Return the checkpoint publications of the distribution's repository."""
+        return Publication.objects.filter(
+            repository_version__repository_id=self.distribution.repository_id,
+            checkpoint=True,
+            complete=True,
+        )
+
+
+def _parse(timestamp: str) -> datetime:
+    try:
+        moment = datetime.strptime(timestamp, CHECKPOINT_TS_FORMAT).replace(tzinfo=UTC)
+    except ValueError:
+        raise HTTPException(404, f"'{timestamp}' is not the time of a checkpoint.") from None
+    # strptime also takes fewer digits: one checkpoint would have several URLs.
+    if _format(moment) != timestamp:
+        raise HTTPException(404, f"'{timestamp}' is not the time of a checkpoint.")
+    if moment > datetime.now(UTC):
+        raise HTTPException(404, f"'{timestamp}' has not come yet.")
+    return moment
+
+
+def _format(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime(CHECKPOINT_TS_FORMAT)
