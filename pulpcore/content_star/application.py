@@ -12,6 +12,7 @@ from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
+from pulpcore.content_star.remote.download import downloads
 from pulpcore.content_star.responses.objects import object_client
 
 
@@ -27,7 +28,7 @@ def create_application(*app_types: AppType) -> Router:
     async def lifespan(app: Any) -> AsyncIterator[None]:
         heartbeat = Heartbeat(*app_types)
         await heartbeat.start()
-        async with object_client():
+        async with object_client(), downloads(door):
             yield
         await heartbeat.stop()
         await door.close()

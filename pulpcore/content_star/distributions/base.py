@@ -11,9 +11,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from pulpcore.app import mime_types
+from pulpcore.app.contexts import with_domain
 from pulpcore.app.models import Artifact, ContentArtifact, Distribution
 from pulpcore.content_star.locate import Place
 from pulpcore.content_star.lookup import Found, find, source_of
+from pulpcore.content_star.remote.response import OnDemandResponse
+from pulpcore.content_star.remote.sources import NoRemote, wanted
 from pulpcore.content_star.responses.artifact import (
     ArtifactRedirect,
     ArtifactResponse,
@@ -46,15 +49,40 @@ class DistributionApp(ABC):
     def file(self, found: Found, path: str, disposition: Disposition = "attachment") -> ASGIApp:
         """Answer with the file `found` at `path`, which decides its type.
 
-        Raises `HTTPException` 501 if its bytes are not in Pulp, `StoreUnavailable` if its domain's
-        storage cannot be had.
+        Raises `HTTPException` 404 if its bytes are neither in Pulp nor at a remote,
+        `StoreUnavailable` if its domain's storage cannot be had.
         """
         artifact = found.content_artifact.artifact
         if artifact is None:
-            raise HTTPException(501, "This file is on demand: Pulp knows it but has not saved it.")
+            return self.on_demand(found, path, disposition)
         filename = PurePosixPath(found.content_artifact.relative_path).name
         headers = self.headers_for(path)
         return self.artifact(artifact, filename, found.last_modified, headers, disposition)
+
+    def on_demand(self, found: Found, path: str, disposition: Disposition) -> ASGIApp:
+        """Answer with a file that a remote has and Pulp has not saved."""
+        domain = self.distribution.pulp_domain
+        filename = PurePosixPath(found.content_artifact.relative_path).name
+        try:
+            file = wanted(found.content_artifact, domain)
+        except NoRemote:
+            raise HTTPException(404, "No remote has this file any more.") from None
+
+        def again() -> ASGIApp:
+            found.content_artifact.refresh_from_db(fields=["artifact"])
+            with with_domain(domain):
+                return self.file(found, path, disposition)
+
+        return OnDemandResponse(
+            file,
+            again,
+            filename=filename,
+            last_modified=found.last_modified,
+            headers={
+                "Content-Disposition": content_disposition(filename, disposition),
+                **self.headers_for(path),
+            },
+        )
 
     def artifact(
         self,
