@@ -57,6 +57,13 @@ async def plain(request: web.Request, data: bytes) -> web.StreamResponse:
     return web.Response(body=data)
 
 
+async def ranges(request: web.Request, data: bytes) -> web.StreamResponse:
+    """What is asked for from some byte on."""
+    start = request.http_range.start or 0
+    headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+    return web.Response(status=206, body=data[start:], headers=headers)
+
+
 async def chunked(request: web.Request, data: bytes) -> web.StreamResponse:
     response = web.StreamResponse()
     response.enable_chunked_encoding()

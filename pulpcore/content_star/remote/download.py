@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -30,6 +31,12 @@ from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import Readable, StoreBroke, StoreUnavailable
 
 log = logging.getLogger(__name__)
+
+_CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<size>\d+)")
+
+# For work that holds a database connection while a storage takes a whole file: not those of the
+# requests, which would have to wait.
+SAVING_THREADS = 2
 
 
 class RemoteUnavailable(Exception):
@@ -195,7 +202,7 @@ class Download:
         try:
             await self._spool.sync()
             attributes: dict[str, str | int] = {"size": self._spool.size, **self._spool.digests()}
-            await self._owner.door.run(save, self.wanted, self._spool.path, attributes)
+            await self._owner.saving_door.run(save, self.wanted, self._spool.path, attributes)
         except Exception as error:
             # The clients have what they asked for; the next one lets us try again.
             log.error(
@@ -220,7 +227,7 @@ class Download:
 
     # The sink
 
-    async def restart(self) -> None:
+    async def restart(self) -> int:
         """Go on behind the bytes that clients have, if their digest is known in the end."""
         if self._spool is None:
             hashers = {name: partial(pulp_hashlib.new, name) for name in Artifact.DIGEST_FIELDS}
@@ -234,10 +241,17 @@ class Download:
             self._origin = self._source
             self._is_wrong = False
             await self._spool.clear()
+        return self._spool.size
 
     async def headers(self, headers: Mapping[str, str]) -> None:
         """Learn the size, where it is the size of the file and not of something encoded."""
-        length = headers.get("Content-Length")
+        assert self._spool is not None
+        part = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        length = part["size"] if part else headers.get("Content-Length")
+        if part and int(part["first"]) != self._spool.size:
+            raise Mismatch(f"from byte {part['first']} instead of {self._spool.size}", self._source)
+        if part:
+            self._position = self._spool.size
         if length is None or not length.isdecimal() or headers.get("Content-Encoding"):
             return
         if self.size is None:
@@ -362,6 +376,7 @@ class Downloads:
 
     def __init__(self, door: Door) -> None:
         self.door = door
+        self.saving_door = Door(SAVING_THREADS, name="content-save")
         self._downloads: dict[Wanted, Download] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -384,6 +399,7 @@ class Downloads:
         for download in list(self._downloads.values()):
             download.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.saving_door.close()
 
 
 _current: RunVar[Downloads] = RunVar("content_star_downloads")

@@ -8,17 +8,25 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from pulpcore.content_star.remote.sources import Source
+from pulpcore.download.http import HttpDownloader
 from pulpcore.exceptions import DigestValidationError, SizeValidationError
+
+_TELLS_HEADERS = HttpDownloader._handle_response
 
 
 class Sink(Protocol):
     """Takes what a downloader brings. Whatever a method raises ends the download."""
 
-    async def restart(self) -> None:
-        """The downloader begins, for the first time or again: what comes starts at byte 0."""
+    async def restart(self) -> int:
+        """The downloader begins, for the first time or again.
+
+        Returns the byte from which on the rest would do. It is asked for where the downloader can
+        do that, but what comes starts at byte 0 unless `headers` says otherwise.
+        """
 
     async def headers(self, headers: Mapping[str, str]) -> None:
-        """The remote has answered. Not all downloaders say so."""
+        """The remote has answered; with Content-Range, what comes starts there. Not all downloaders
+        say so."""
 
     async def write(self, data: bytes) -> None:
         """The next bytes, with any Content-Encoding undone."""
@@ -52,16 +60,23 @@ def _divert(downloader: Any, sink: Sink) -> None:
     """Lead all that `downloader` does with data to `sink`, as upstream's content app does too."""
     run_once = downloader._run
 
-    async def run_from_the_start(*args: Any, **kwargs: Any) -> Any:
-        await sink.restart()
+    session = getattr(downloader, "session", None)
+    # Others might not tell us that the remote has sent a part.
+    can_resume = getattr(type(downloader), "_handle_response", None) is _TELLS_HEADERS
+
+    async def run_from(*args: Any, **kwargs: Any) -> Any:
+        offset = await sink.restart()
+        if session is not None:
+            # aiohttp would ask for gzip, and then nobody knows the size before the end.
+            session.headers["Accept-Encoding"] = "identity"
+            session.headers.pop("Range", None)
+            if offset and can_resume:
+                session.headers["Range"] = f"bytes={offset}-"
         return await run_once(*args, **kwargs)
 
-    downloader._run = run_from_the_start
+    downloader._run = run_from
     downloader.handle_data = sink.write
     downloader.finalize = sink.finish
-    if session := getattr(downloader, "session", None):
-        # aiohttp would ask for gzip, and then nobody knows the size before the end.
-        session.headers["Accept-Encoding"] = "identity"
 
 
 async def _close(downloader: Any, remote: Any) -> None:
