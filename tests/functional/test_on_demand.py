@@ -12,8 +12,11 @@ from typing import ClassVar
 import httpx
 import pytest
 from django.utils import timezone
+from starlette.responses import PlainTextResponse
 
+from pulpcore.content_star.db import Door
 from tests import upstream as behave
+from tests.asgi import get
 from tests.instance import wait_until
 from tests.pulp import API, Pulp, unique
 from tests.server import serving
@@ -76,7 +79,7 @@ class Stock:
     """A repository with many files, synced from the server, for tests to take one each."""
 
     SIZES: ClassVar = {
-        "on_demand": {0: 1, 1: 1, 5000: 24, 400_000: 9, BIG: 18, HUGE: 1},
+        "on_demand": {0: 1, 1: 1, 5000: 26, 400_000: 9, BIG: 18, HUGE: 1},
         "streamed": {BIG: 6},
     }
 
@@ -201,6 +204,32 @@ def test_latecomers_do_not_fetch_again_what_has_been_saved_meanwhile(instance, m
             return await asyncio.gather(*(client.get(url) for _ in range(100)))
 
     assert {response.content for response in asyncio.run(get_all())} == {m.data}
+    assert m.gets == 1
+
+
+def test_what_has_been_saved_since_it_was_looked_up_is_looked_up_again(content, mirror, orm):
+    from pulpcore.content_star.remote.download import downloads
+    from pulpcore.content_star.remote.response import OnDemandResponse
+    from pulpcore.content_star.remote.sources import wanted
+
+    m = mirror(5000)
+    known = remote_artifacts(m).get().content_artifact
+    file = wanted(known, known.content.pulp_domain)
+    assert content.get(m.path).content == m.data
+    wait_until(lambda: saved(m))
+    late = OnDemandResponse(
+        file, lambda: PlainTextResponse("saved"), filename="f", last_modified=None, headers={}
+    )
+
+    async def app(scope, receive, send):
+        async with downloads(door):
+            await late(scope, receive, send)
+
+    door = Door(1)
+    try:
+        assert get(app, "/").text == "saved"
+    finally:
+        asyncio.run(door.close())
     assert m.gets == 1
 
 
@@ -348,12 +377,6 @@ def test_when_all_remotes_fail_the_answer_is_502_and_tells_no_secret(instance, m
         assert response.status_code == 502
         assert "s3cr3t" not in own.said() + response.text
         assert "500" in own.said()
-
-
-def test_content_without_a_remote_is_not_there(content, mirror):
-    m = mirror(5000)
-    remote_artifacts(m).delete()
-    assert content.get(m.path).status_code == 404
 
 
 def second_source(mirror: Mirror) -> Mirror:
