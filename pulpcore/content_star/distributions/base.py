@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from types import MappingProxyType
 
+from django.shortcuts import get_object_or_404
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp
@@ -69,9 +70,9 @@ class DistributionApp(ABC):
             raise HTTPException(404, "No remote has this file any more.") from None
 
         def again() -> ASGIApp:
-            found.content_artifact.refresh_from_db(fields=["artifact"])
+            current = get_object_or_404(ContentArtifact, pk=found.content_artifact.pk)
             with with_domain(domain):
-                return self.file(found, path, disposition)
+                return self.file(Found(current, found.last_modified), path, disposition)
 
         return OnDemandResponse(
             file,
