@@ -17,6 +17,7 @@ from pulpcore.content_star.exchange import Observe, Observer
 from pulpcore.content_star.health import Health
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
 from pulpcore.content_star.metrics import Metrics
+from pulpcore.content_star.remote.download import downloads
 from pulpcore.content_star.responses.objects import object_client
 
 
@@ -36,7 +37,7 @@ def create_application(*app_types: AppType) -> Router:
         await heartbeat.start()
         metrics = Metrics() if settings.OTEL_ENABLED else None
         observers[1:] = [metrics] if metrics else []
-        async with object_client():
+        async with object_client(), downloads(door):
             yield
         if metrics:
             await metrics.close()

@@ -121,13 +121,13 @@ def test_a_file_that_is_missing_from_the_storage_is_not_found(app, base, orm, in
     assert get(app, f"{base}/dir/b.txt").content == data
 
 
-def test_what_is_not_saved_is_refused_clearly(app, orm):
+def test_what_is_neither_saved_nor_at_a_remote_is_not_there(app, orm):
     from pulpcore.app.models import ContentArtifact
 
     version = orm.version({"remote.bin": b"not here yet"})
     ContentArtifact.objects.filter(content__in=version.content).update(artifact=None)
     base = orm.distribution(publication=orm.publication({}, version))
     response = get(app, f"/pulp/content/{base}/remote.bin")
-    assert response.status_code == 501
-    assert "on demand" in response.text
+    assert response.status_code == 404
+    assert "No remote" in response.text
     assert list(parse_listing(get(app, f"/pulp/content/{base}/").text)) == ["remote.bin"]

@@ -13,6 +13,7 @@ from tests.instance import Instance
 from tests.orm import Orm, artifact
 from tests.pulp import Pulp
 from tests.server import free_port, running, serving
+from tests.upstream import serving_upstream
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +44,26 @@ def link(data: bytes) -> str:
 
 
 @pytest.fixture(scope="session")
-def places(instance: Instance) -> Iterator[dict[str, str]]:
+def mirror(instance: Instance) -> Iterator[str]:
+    """The base path of a repository of files that are fetched and never saved."""
+    pulp = instance.pulp()
+    with serving_upstream() as server:
+        server.files = {"far.txt": b"9876543210", "gone": b"gone"}
+        server.files["PULP_MANIFEST"] = server.manifest("far.txt", "gone")
+        url = f"{server.url}PULP_MANIFEST"
+        remote = pulp.create(
+            "remotes/file/file/", name=Orm.unique(), url=url, policy="streamed", max_retries=1
+        )
+        repository = pulp.repository(autopublish=True)
+        sync = {"remote": remote["pulp_href"]}
+        pulp.task(pulp.http.post(f"{repository}sync/", json=sync))
+        del server.files["gone"]
+        yield pulp.distribute(repository=repository)
+        pulp.cleanup()
+
+
+@pytest.fixture(scope="session")
+def places(instance: Instance, mirror: str) -> Iterator[dict[str, str]]:
     """Base paths of distributions of every kind, by the names that the table of requests uses."""
     pulp = instance.pulp()
     orm = Orm()
@@ -76,6 +96,8 @@ def places(instance: Instance) -> Iterator[dict[str, str]]:
     published = orm.publication(files | {"page/index.html": b"<p>page</p>"})
     yield {
         "top": top,
+        "mirror": mirror,
+        "far": "7619ee8cea49187f309616e30ecf54be072259b43760f1f550a644945d5572f2",
         "superseded": superseded,
         "published": orm.distribution(f"{top}/published", publication=published),
         "through": orm.distribution(

@@ -189,6 +189,25 @@ DIFFERENCES = {
         "As for every other file.",
         "They can be cached and resumed.",
     ),
+    "on demand": _difference(
+        "etag last-modified content-length transfer-encoding content-type accept-ranges",
+        "The remote's own headers are passed on, and the body is sent in chunks, without its"
+        " length.",
+        "The headers that the file will have when it is saved.",
+        "A file is the same before and after. A HEAD, too, fetches nothing.",
+    ),
+    "on demand and conditional": _difference(
+        "status",
+        "200: conditions are ignored before a file is saved.",
+        "304.",
+        "The digest is known, so nothing has to be fetched.",
+    ),
+    "no remote sends it": _difference(
+        "status",
+        "404.",
+        "502.",
+        "The file is there, by all that Pulp knows; a client may try again.",
+    ),
     "NUL": _difference(
         "status",
         "500.",
@@ -247,6 +266,26 @@ DIFFERENCES = {
 
 # Differences that no single request shows.
 FURTHER = {
+    "many clients of one file on demand": (
+        "Each has it fetched from the remote.",
+        "Those of a process share one fetch.",
+        "Remotes limit how much is asked of them, and one fetch is quicker.",
+    ),
+    "wrong bytes of a remote": (
+        "The end is sent before it is verified, and the connection reset.",
+        "The end is kept back until all is verified. What is small enough is answered with 502.",
+        "Nobody should have the whole of a file that is wrong.",
+    ),
+    "a remote that breaks in the middle": (
+        "The connection is cut.",
+        "The rest is asked for again, then of other remotes, if the sha256 is known.",
+        "The client sees no interruption.",
+    ),
+    "ranges of files on demand": (
+        "Wrong for suffixes and beyond the end.",
+        "As for every other file, as soon as the bytes are there.",
+        "RFC 9110 section 14.",
+    ),
     "file and directory of one name": (
         "The directory wins.",
         "The file wins, with no listing query.",

@@ -36,6 +36,7 @@ class Row:
 
 
 FILE = "validators; security headers"
+ON_DEMAND = "on demand; security headers"
 CACHED = {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}
 JSON = {"Accept": "application/json"}
 CURL = {"Accept": "*/*"}
@@ -181,6 +182,14 @@ ROWS = [
     # Probes
     Row("livez", "probes"),
     Row("readyz", "probes"),
+    # On demand
+    Row("{mirror}/far.txt", ON_DEMAND),
+    Row("{mirror}/far.txt", ON_DEMAND, method="HEAD"),
+    Row("{mirror}/far.txt", ON_DEMAND, {"Range": "bytes=2-4"}),
+    Row("{mirror}/far.txt", "416", {"Range": "bytes=10-"}),
+    Row("{mirror}/far.txt", "on demand and conditional", {"If-None-Match": '"{far}"'}),
+    Row("{mirror}/gone", "no remote sends it"),
+    Row("{mirror}/PULP_MANIFEST", FILE),
     # What is not a path
     Row("%00", "NUL"),
     Row("%ff", "not UTF-8"),

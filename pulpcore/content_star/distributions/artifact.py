@@ -19,7 +19,7 @@ class ArtifactApp(DistributionApp):
         ).first()
         if artifact is None:
             raise HTTPException(404, f"There is no artifact '{name}'.")
-        return self.artifact(artifact, name, last_modified=artifact.pulp_created)
+        return self.artifact(artifact, name, artifact.pulp_created)
 
 
 def _parse(name: str) -> uuid.UUID:

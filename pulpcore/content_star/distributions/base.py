@@ -6,28 +6,35 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import PurePosixPath
 from types import MappingProxyType
-from typing import Literal
 
 from aiohttp.web import StreamResponse
+from django.shortcuts import get_object_or_404
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from pulpcore.app import mime_types
+from pulpcore.app.contexts import with_domain
 from pulpcore.app.models import Artifact, ContentArtifact, Distribution
 from pulpcore.content_star.edge import CACHE_CONTROL, tags_of
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.locate import Place
 from pulpcore.content_star.lookup import Found, Source, find, source_of
 from pulpcore.content_star.negotiation import prefers_json
+from pulpcore.content_star.remote.response import OnDemandResponse
+from pulpcore.content_star.remote.sources import NoRemote, wanted
 from pulpcore.content_star.responses.artifact import (
     ArtifactRedirect,
     ArtifactResponse,
     RepresentationArguments,
 )
 from pulpcore.content_star.responses.disk import LocalSource
-from pulpcore.content_star.responses.headers import SECURITY_HEADERS, content_disposition
+from pulpcore.content_star.responses.headers import (
+    SECURITY_HEADERS,
+    Disposition,
+    content_disposition,
+)
 from pulpcore.content_star.storage import redirect_of
 from pulpcore.content_star.storage import source_of as source_in_storage
 
@@ -57,39 +64,57 @@ class DistributionApp(ABC):
         exchange_of(self.request.scope).tags = tags_of(self.distribution, source)
         return source
 
-    def file(
-        self,
-        found: Found,
-        path: str,
-        disposition: Literal["attachment", "inline"] = "attachment",
-    ) -> ASGIApp:
+    def file(self, found: Found, path: str, disposition: Disposition = "attachment") -> ASGIApp:
         """Answer with the file `found` at `path`, which decides its type.
 
-        Raises `HTTPException` 501 if its bytes are not in Pulp, else as `artifact`.
+        Raises `HTTPException` 404 if its bytes are neither in Pulp nor at a remote,
+        `StoreUnavailable` if its domain's storage cannot be had.
         """
         artifact = found.content_artifact.artifact
         if artifact is None:
-            raise HTTPException(501, "This file is on demand: Pulp knows it but has not saved it.")
-        return self.artifact(
-            artifact,
-            PurePosixPath(found.content_artifact.relative_path).name,
+            return self.on_demand(found, path, disposition)
+        filename = PurePosixPath(found.content_artifact.relative_path).name
+        headers = self.headers_for(path)
+        return self.artifact(artifact, filename, found.last_modified, headers, disposition)
+
+    def on_demand(self, found: Found, path: str, disposition: Disposition) -> ASGIApp:
+        """Answer with a file that a remote has and Pulp has not saved."""
+        domain = self.distribution.pulp_domain
+        filename = PurePosixPath(found.content_artifact.relative_path).name
+        try:
+            file = wanted(found.content_artifact, domain)
+        except NoRemote:
+            raise HTTPException(404, "No remote has this file any more.") from None
+
+        exchange_of(self.request.scope).source = "remote"
+
+        def again() -> ASGIApp:
+            current = get_object_or_404(ContentArtifact, pk=found.content_artifact.pk)
+            with with_domain(domain):
+                return self.file(Found(current, found.last_modified), path, disposition)
+
+        return OnDemandResponse(
+            file,
+            again,
+            filename=filename,
             last_modified=found.last_modified,
-            headers=self.headers_for(path),
-            disposition=disposition,
+            headers={
+                "Content-Disposition": content_disposition(filename, disposition),
+                **self.headers_for(path),
+            },
         )
 
     def artifact(
         self,
         artifact: Artifact,
         filename: str,
-        *,
         last_modified: datetime | None,
         headers: Mapping[str, str] = MappingProxyType({}),
-        disposition: Literal["attachment", "inline"] = "attachment",
+        disposition: Disposition = "attachment",
     ) -> ASGIApp:
-        """Answer with the bytes of `artifact`, to be saved as `filename`.
+        """Answer with the bytes of `artifact`, to be saved as `filename`, or say where they are.
 
-        Raises `StoreUnavailable` if the storage of the domain cannot be had.
+        Raises `StoreUnavailable` if its domain's storage cannot be had.
         """
         domain = self.distribution.pulp_domain
         headers = {"Content-Disposition": content_disposition(filename, disposition), **headers}

@@ -1,7 +1,8 @@
 """Bodies made of parts of an artifact and bytes between them, sent as ASGI messages."""
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 
 import anyio
 from anyio import CancelScope
@@ -46,10 +47,15 @@ async def stream(file: Readable, segments: Sequence[Segment], receive: Receive, 
     Raises OSError as reading does: the response has started by then, and a server
     can only cut the connection, which is how a client learns that it has not got everything.
     """
+    await until_disconnect(receive, partial(_send_steps, file, segments, send))
+
+
+async def until_disconnect(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
+    """Do `work`, and cancel it if the client leaves."""
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_on_disconnect, receive, tasks.cancel_scope)
-            await _send_steps(file, segments, send)
+            await work()
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None

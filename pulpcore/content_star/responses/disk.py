@@ -68,6 +68,20 @@ class LocalFile:
         self._nowait = _HAS_NOWAIT and is_local(self._fd)
 
     @classmethod
+    def sharing(cls, fd: int, path: str) -> Self:
+        """Open what `fd` is open on once more, wherever it has been moved to from `path`.
+
+        Raises OSError if the process has too many files open.
+        """
+        file = cls.__new__(cls)
+        file._fd = -1
+        file.path = path
+        file._fd = os.dup(fd)
+        file.size = os.fstat(fd).st_size
+        file._nowait = _HAS_NOWAIT and is_local(fd)
+        return file
+
+    @classmethod
     async def open(cls, path: str) -> Self:
         """Open on the event loop where the directory is known to be local, in a thread if not."""
         directory = path.rpartition("/")[0]

@@ -1,0 +1,6 @@
+"""On-demand content: fetched from its remote once a process, for all who ask for it meanwhile.
+
+`sources.py` and `saving.py` talk to the database, behind the door. `fetch.py` runs a plugin's own
+downloader, `download.py` shares what it brings, `spool.py` is the file between, and `response.py`
+is what a distribution's app answers with.
+"""

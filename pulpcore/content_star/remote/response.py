@@ -1,0 +1,82 @@
+"""The response for a file that has yet to be fetched."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
+
+from anyio import sleep_forever
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pulpcore.content_star.remote.download import RemoteSource, current_downloads
+from pulpcore.content_star.remote.sources import AlreadySaved, Wanted
+from pulpcore.content_star.responses.artifact import ArtifactResponse
+from pulpcore.content_star.responses.body import until_disconnect
+from pulpcore.content_star.responses.conditional import Validators, evaluate
+
+
+class OnDemandResponse:
+    """Sends a file as an ASGI application, while it is fetched, as if it were here.
+
+    Where a remote has said too little (its size or its sha256), the headers wait until it is known,
+    at the latest for the whole file. Calling raises RemoteUnavailable, RemoteBroke and
+    StoreUnavailable.
+    """
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        again: Callable[[], ASGIApp],
+        *,
+        filename: str,
+        last_modified: datetime | None,
+        headers: Mapping[str, str],
+    ) -> None:
+        """`again` looks the file up once more, behind the door: it may have been saved."""
+        self.wanted = wanted
+        self.again = again
+        self.filename = filename
+        self.last_modified = last_modified
+        self.headers = headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # From the start: whoever leaves while the remote makes us wait is not waited for.
+        await until_disconnect(receive, partial(self._respond, scope, send))
+
+    async def _respond(self, scope: Scope, send: Send) -> None:
+        try:
+            await self._from_remote(scope, send)
+        except AlreadySaved:
+            response = await current_downloads().door.run(self.again)
+            await response(scope, _nothing, send)
+
+    async def _from_remote(self, scope: Scope, send: Send) -> None:
+        size, sha256 = self.wanted.size, self.wanted.sha256
+        if size is not None and sha256 is not None:
+            return await self._response(size, sha256)(scope, _nothing, send)
+        if sha256 is not None and self._has_precondition(scope, sha256):
+            return await self._response(0, sha256)(scope, _nothing, send)
+        with current_downloads().join(self.wanted) as download:
+            size, sha256 = await download.described()
+            await self._response(size, sha256)(scope, _nothing, send)
+
+    def _has_precondition(self, scope: Scope, sha256: str) -> bool:
+        """Whether 304 or 412 is the answer, whatever the size."""
+        validators = Validators(f'"{sha256}"', self.last_modified)
+        return evaluate(scope["method"], Headers(scope=scope), validators) is not None
+
+    def _response(self, size: int, sha256: str) -> ArtifactResponse:
+        return ArtifactResponse(
+            RemoteSource(self.wanted, size),
+            size=size,
+            sha256=sha256,
+            last_modified=self.last_modified,
+            filename=self.filename,
+            headers=self.headers,
+        )
+
+
+async def _nothing() -> Message:
+    """Receive in a response of which someone else sees that the client leaves."""
+    await sleep_forever()
+    raise AssertionError

@@ -1,0 +1,98 @@
+"""A temporary file that one download writes, off the event loop, while many read it."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from pulpcore.content_star.responses.disk import LocalFile, in_thread
+from pulpcore.content_star.responses.source import StoreUnavailable
+
+
+class Hasher(Protocol):
+    """What is used of `hashlib`'s objects."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
+class Spool:
+    """A temporary file and the digests of what is in it.
+
+    Its descriptor stays open until `close`, whatever becomes of its name: it can be read after it
+    has been moved to the storage or unlinked. Raises StoreUnavailable where the disk fails.
+    """
+
+    def __init__(self, directory: str, hashers: Mapping[str, Callable[[], Hasher]]) -> None:
+        """Blocks. `hashers` make what computes each digest."""
+        self._new_hashers = hashers
+        self._hashers = {name: new() for name, new in hashers.items()}
+        # A write that was cancelled goes on in its thread: it must not meet a descriptor that has
+        # been closed and given to another file.
+        self._lock = threading.Lock()
+        self.size = 0
+        try:
+            self._fd, self.path = tempfile.mkstemp(prefix="content-", dir=directory)
+        except OSError as error:
+            raise _unavailable(error) from None
+
+    async def write(self, data: bytes) -> None:
+        """Append `data`."""
+        await in_thread(self._write, data)
+
+    def _write(self, data: bytes) -> None:
+        with self._lock:
+            if self._fd < 0:
+                return
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
+            except OSError as error:
+                raise _unavailable(error) from None
+            for hasher in self._hashers.values():
+                hasher.update(data)
+            self.size += len(data)
+
+    async def clear(self) -> None:
+        """Begin again with nothing."""
+        await in_thread(self._clear)
+
+    def _clear(self) -> None:
+        with self._lock:
+            os.ftruncate(self._fd, 0)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            self._hashers = {name: new() for name, new in self._new_hashers.items()}
+            self.size = 0
+
+    async def sync(self) -> None:
+        """Have the bytes on the disk before a database says that they are there."""
+        await in_thread(os.fsync, self._fd)
+
+    def digests(self) -> dict[str, str]:
+        """Return the digests of what has been written, by algorithm."""
+        return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
+
+    def reader(self) -> LocalFile:
+        """Open the file once more, for someone who reads it at a speed of their own."""
+        return LocalFile.sharing(self._fd, self.path)
+
+    def unlink(self) -> None:
+        """Remove the name, so that the file is gone when the last one closes it."""
+        with suppress(FileNotFoundError):
+            Path(self.path).unlink()
+
+    def close(self) -> None:
+        """Give the descriptor back; any number of times."""
+        with self._lock:
+            if self._fd >= 0:
+                fd, self._fd = self._fd, -1
+                os.close(fd)
+
+
+def _unavailable(error: OSError) -> StoreUnavailable:
+    return StoreUnavailable(f"The working directory failed: {os.strerror(error.errno or 0)}")

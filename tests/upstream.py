@@ -1,0 +1,165 @@
+"""A server that remotes point at, which counts what it is asked and misbehaves as it is told."""
+
+import asyncio
+import gzip
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+Behaviour = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Upstream:
+    """Serves `files` by path. Use `serving_upstream` to have one run."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    behaviours: dict[str, Behaviour] = field(default_factory=dict)
+    """How a path is answered, if not plainly."""
+
+    gets: Counter[str] = field(default_factory=Counter)
+    """How often each path was asked for."""
+
+    seen: list[web.Request] = field(default_factory=list)
+    open: int = 0
+    """Answers being sent."""
+
+    url: str = ""
+
+    def manifest(self, *paths: str) -> bytes:
+        """The PULP_MANIFEST by which pulp_file learns of files, with their true digests."""
+        lines = [
+            f"{path},{hashlib.sha256(self.files[path]).hexdigest()},{len(self.files[path])}"
+            for path in paths
+        ]
+        return "\n".join(lines).encode()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.match_info["path"]
+        self.gets[path] += 1
+        self.seen.append(request)
+        if path not in self.files:
+            raise web.HTTPNotFound
+        self.open += 1
+        try:
+            behave = self.behaviours.get(path, plain)
+            return await behave(request, self.files[path])
+        finally:
+            self.open -= 1
+
+
+async def plain(request: web.Request, data: bytes) -> web.StreamResponse:
+    return web.Response(body=data)
+
+
+async def ranges(request: web.Request, data: bytes) -> web.StreamResponse:
+    """What is asked for from some byte on."""
+    start = request.http_range.start or 0
+    headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+    return web.Response(status=206, body=data[start:], headers=headers)
+
+
+async def chunked(request: web.Request, data: bytes) -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    for start in range(0, len(data), 50_000):
+        await response.write(data[start : start + 50_000])
+    await response.write_eof()
+    return response
+
+
+async def wrong(request: web.Request, data: bytes) -> web.StreamResponse:
+    """As many bytes, the last of them another."""
+    return web.Response(body=data[:-1] + bytes([data[-1] ^ 1]))
+
+
+async def too_long(request: web.Request, data: bytes) -> web.StreamResponse:
+    return await chunked(request, data + b"more")
+
+
+async def encoded(request: web.Request, data: bytes) -> web.StreamResponse:
+    """Compressed although nobody asked for it."""
+    return web.Response(body=gzip.compress(data), headers={"Content-Encoding": "gzip"})
+
+
+def status(code: int) -> Behaviour:
+    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+        return web.Response(status=code)
+
+    return behave
+
+
+def truncated(at: int) -> Behaviour:
+    """Announces everything, and cuts the connection after `at` bytes."""
+
+    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(data))})
+        await response.prepare(request)
+        await response.write(data[:at])
+        assert request.transport is not None
+        await asyncio.sleep(0)
+        request.transport.close()
+        return response
+
+    return behave
+
+
+class Held:
+    """Sends the first `at` bytes, and the rest when it is released."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self._released = threading.Event()
+
+    def release(self) -> None:
+        self._released.set()
+
+    async def __call__(self, request: web.Request, data: bytes) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(data))})
+        await response.prepare(request)
+        await response.write(data[: self.at])
+        while not self._released.is_set():
+            assert request.transport is not None
+            if request.transport.is_closing():
+                return response
+            await asyncio.sleep(0.01)
+        await response.write(data[self.at :])
+        await response.write_eof()
+        return response
+
+
+@contextmanager
+def serving_upstream() -> Iterator[Upstream]:
+    """Run an `Upstream` in a thread, on a port of its own."""
+    upstream = Upstream()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def start() -> web.AppRunner:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", upstream.answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        return runner
+
+    def run(work):
+        return asyncio.run_coroutine_threadsafe(work, loop).result(30)
+
+    runner = run(start())
+    try:
+        yield upstream
+    finally:
+        run(runner.cleanup())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
