@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
@@ -26,9 +26,8 @@ from pulpcore.content_star.remote.sources import (
     sources,
 )
 from pulpcore.content_star.remote.spool import Spool
-from pulpcore.content_star.responses.disk import STEP, in_thread
-from pulpcore.content_star.responses.ranges import ByteRange
-from pulpcore.content_star.responses.source import Readable, StoreBroke, StoreUnavailable
+from pulpcore.content_star.responses.disk import LocalFile, in_thread
+from pulpcore.content_star.responses.source import StoreBroke, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -131,10 +130,10 @@ class Download:
             raise kind(*self.failure.args)
         await self._changed.wait()
 
-    def reader(self) -> "Reader":
-        """Return what reads from the start; it has entered until it is closed."""
-        assert self._spool is not None and self.size is not None
-        return Reader(self, self._spool, self.size)
+    def open(self) -> LocalFile:
+        """Open what has been written; it has to have `begun`."""
+        assert self._spool is not None
+        return self._spool.reader()
 
     def stop(self) -> None:
         """End it, unless it is saving, which does not take long."""
@@ -293,82 +292,6 @@ class Download:
         self.sha256 = digests["sha256"]
         self.complete = True
         self._announce()
-
-
-class Reader:
-    """Reads a download from its temporary file, as far as it has come."""
-
-    def __init__(self, download: Download, spool: Spool, size: int) -> None:
-        self.size = size
-        self._download = download
-        self._file = spool.reader()
-
-    async def read(self, offset: int, length: int) -> bytes:
-        """As `Readable.read`. Raises RemoteBroke if the bytes do not come."""
-        length = min(length, STEP)
-        await self._download.reaches(offset + length)
-        return await self._file.read(offset, length)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.close()
-        self._download.__exit__(exception_type, exception, traceback)
-
-
-class Announced:
-    """Says the size of a file that nobody is going to read."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    async def read(self, offset: int, length: int) -> bytes:
-        """Nothing has been fetched."""
-        raise StoreBroke("Read without having been announced")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
-
-
-class RemoteSource:
-    """A `responses.source.Source`: a file of `size` bytes that is fetched when it is read."""
-
-    def __init__(self, wanted: Wanted, size: int) -> None:
-        self.name = f"content artifact {wanted.content_artifact}"
-        self._wanted = wanted
-        self._size = size
-
-    async def open(self, parts: Sequence[ByteRange]) -> Readable:
-        """Wait for the first bytes, so that a failure can still be answered.
-
-        Raises RemoteUnavailable, StoreUnavailable, AlreadySaved.
-        """
-        if not parts:
-            return Announced(self._size)
-        download = current_downloads().join(self._wanted)
-        download.__enter__()
-        try:
-            await download.begun()
-            if download.size is None:
-                await download.described()
-            return download.reader()
-        except BaseException as error:
-            download.__exit__(type(error), error, error.__traceback__)
-            raise
 
 
 class Downloads:

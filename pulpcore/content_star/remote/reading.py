@@ -1,0 +1,89 @@
+"""The bytes of a file that is being fetched, as responses read them."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from pulpcore.content_star.remote.download import Download, current_downloads
+from pulpcore.content_star.remote.sources import Wanted
+from pulpcore.content_star.responses.disk import STEP
+from pulpcore.content_star.responses.ranges import ByteRange
+from pulpcore.content_star.responses.source import Readable, StoreBroke
+
+
+class Reader:
+    """Reads a download from its temporary file, as far as it has come."""
+
+    def __init__(self, download: Download, size: int) -> None:
+        """Takes over the place of a client who has entered `download`, until it is closed."""
+        self.size = size
+        self._download = download
+        self._file = download.open()
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """As `Readable.read`. Raises RemoteBroke if the bytes do not come."""
+        length = min(length, STEP)
+        await self._download.reaches(offset + length)
+        return await self._file.read(offset, length)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._download.__exit__(exception_type, exception, traceback)
+
+
+class Announced:
+    """Says the size of a file that nobody is going to read."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Nothing has been fetched."""
+        raise StoreBroke("Read without having been announced")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+
+class RemoteSource:
+    """A `responses.source.Source`: a file of `size` bytes that is fetched when it is read."""
+
+    def __init__(self, wanted: Wanted, size: int) -> None:
+        self.name = f"content artifact {wanted.content_artifact}"
+        self._wanted = wanted
+        self._size = size
+
+    async def open(self, parts: Sequence[ByteRange]) -> Readable:
+        """Wait for the first bytes, so that a failure can still be answered.
+
+        Raises RemoteUnavailable, StoreUnavailable, AlreadySaved.
+        """
+        if not parts:
+            return Announced(self._size)
+        download = current_downloads().join(self._wanted)
+        download.__enter__()
+        try:
+            await download.begun()
+            size = download.size
+            if size is None:
+                size, _ = await download.described()
+            return Reader(download, size)
+        except BaseException as error:
+            download.__exit__(type(error), error, error.__traceback__)
+            raise
