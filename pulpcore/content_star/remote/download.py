@@ -6,8 +6,6 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from anyio.lowlevel import RunVar
 from django.conf import settings
@@ -86,16 +84,12 @@ class Download:
 
     # For clients
 
-    def __enter__(self) -> Self:
+    def enter(self) -> None:
+        """Be one of those for whom it goes on, until `leave`."""
         self._clients += 1
-        return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def leave(self) -> None:
+        """Let it end if this was the last client and there is nothing to save."""
         self._clients -= 1
         if self._clients:
             return

@@ -1,17 +1,15 @@
 """The bytes of a file that is being fetched, as responses read them."""
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from pulpcore.content_star.remote.download import Download, current_downloads
 from pulpcore.content_star.remote.sources import Wanted
 from pulpcore.content_star.responses.disk import STEP
 from pulpcore.content_star.responses.ranges import ByteRange
-from pulpcore.content_star.responses.source import Readable, StoreBroke
+from pulpcore.content_star.responses.source import Closing, Readable, StoreBroke
 
 
-class Reader:
+class Reader(Closing):
     """Reads a download from its temporary file, as far as it has come."""
 
     def __init__(self, download: Download, size: int) -> None:
@@ -26,20 +24,13 @@ class Reader:
         await self._download.reaches(offset + length)
         return await self._file.read(offset, length)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file, and leave the download."""
         self._file.close()
-        self._download.__exit__(exception_type, exception, traceback)
+        self._download.leave()
 
 
-class Announced:
+class Announced(Closing):
     """Says the size of a file that nobody is going to read."""
 
     def __init__(self, size: int) -> None:
@@ -49,16 +40,8 @@ class Announced:
         """Nothing has been fetched."""
         raise StoreBroke("Read without having been announced")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class RemoteSource:
@@ -77,13 +60,13 @@ class RemoteSource:
         if not parts:
             return Announced(self._size)
         download = current_downloads().join(self._wanted)
-        download.__enter__()
+        download.enter()
         try:
             await download.begun()
             size = download.size
             if size is None:
                 size, _ = await download.described()
             return Reader(download, size)
-        except BaseException as error:
-            download.__exit__(type(error), error, error.__traceback__)
+        except BaseException:
+            download.leave()
             raise

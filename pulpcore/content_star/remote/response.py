@@ -57,9 +57,13 @@ class OnDemandResponse:
             return await self._response(size, sha256)(scope, _nothing, send)
         if sha256 is not None and self._has_precondition(scope, sha256):
             return await self._response(0, sha256)(scope, _nothing, send)
-        with current_downloads().join(self.wanted) as download:
+        download = current_downloads().join(self.wanted)
+        download.enter()
+        try:
             size, sha256 = await download.described()
             await self._response(size, sha256)(scope, _nothing, send)
+        finally:
+            download.leave()
 
     def _has_precondition(self, scope: Scope, sha256: str) -> bool:
         """Whether 304 or 412 is the answer, whatever the size."""

@@ -5,7 +5,6 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Self, TypeVar, TypeVarTuple
 
 import anyio
@@ -14,7 +13,7 @@ from anyio.lowlevel import RunVar
 
 from pulpcore.content_star.responses.filesystem import is_local
 from pulpcore.content_star.responses.ranges import ByteRange
-from pulpcore.content_star.responses.source import ArtifactMissing
+from pulpcore.content_star.responses.source import ArtifactMissing, Closing
 
 # Bytes read and sent at a time, and so what a download holds in memory, about twice. Measured on
 # one uvicorn worker and loopback, a warm 1 GiB file, two clients: 64 KiB steps 2.4 GB/s, 128 KiB
@@ -45,7 +44,7 @@ class FileTruncated(OSError):
     """A file ended before the size it had when opened: what was promised cannot be sent."""
 
 
-class LocalFile:
+class LocalFile(Closing):
     """A regular file open for reading at any offset. `size` is in bytes, when it was opened.
 
     Use it in a `with` block. Being dropped closes it as well, which matters when the request is
@@ -131,17 +130,6 @@ class LocalFile:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         self.close()

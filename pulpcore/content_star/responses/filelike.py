@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from pulpcore.content_star.responses.disk import STEP, in_thread
 from pulpcore.content_star.responses.ranges import ByteRange
-from pulpcore.content_star.responses.source import ArtifactMissing, StoreBroke, StoreUnavailable
+from pulpcore.content_star.responses.source import (
+    ArtifactMissing,
+    Closing,
+    StoreBroke,
+    StoreUnavailable,
+)
 
 
 class FileLike(Protocol):
@@ -47,7 +51,7 @@ class FileSource:
             raise StoreUnavailable(f"The storage of {self.name} failed: {kind}") from None
 
 
-class OpenedFile:
+class OpenedFile(Closing):
     """An open file. How much of it is in memory is for its library to say; here it is one STEP."""
 
     def __init__(self, name: str, file: FileLike, size: int) -> None:
@@ -74,14 +78,7 @@ class OpenedFile:
         self._position = offset + length
         return data
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close it in a thread."""
         # It may wait, and who leaves the block may have been cancelled: nobody waits for it.
         asyncio.get_running_loop().run_in_executor(None, self._file.close)

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ssl import SSLContext
-from types import TracebackType
-from typing import Self
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -19,6 +17,7 @@ from pulpcore.content_star.responses.disk import STEP
 from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import (
     ArtifactMissing,
+    Closing,
     StoreBroke,
     StoreUnavailable,
 )
@@ -110,7 +109,7 @@ class ObjectSource:
         return file
 
 
-class RemoteObject:
+class RemoteObject(Closing):
     """An object of which parts are read in order, each with a request of its own.
 
     No more than about two STEPs are in memory: when they are not read, the store has to wait.
@@ -221,14 +220,3 @@ class RemoteObject:
         if self._response is not None:
             self._response.close()
             self._response = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
