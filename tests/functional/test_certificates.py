@@ -12,6 +12,7 @@ from pulpcore.content_star.cli.up import HEADER_BYTES
 from tests.certificates import DAY, NOW, Authority
 from tests.pulp import unique
 from tests.server import serving
+from tests.versions import since
 
 SECRET = b"for those with a certificate"
 
@@ -123,6 +124,7 @@ def test_a_subscription_opens_the_paths_it_names(content, rhsm_guarded, authorit
     assert status() == 403, "trusted, and no subscription"
 
 
+@since("3.117")
 def test_a_domain_is_no_part_of_a_subscriptions_path(instance, rhsm_guarded, authority):
     header = sent(for_path(authority, f"/{rhsm_guarded}"))
     with serving(instance, PULP_DOMAIN_ENABLED="true") as server:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.pulp import unique
 from tests.server import serving
+from tests.versions import since
 
 SECRET = b"for those with the key"
 KEY = {"X-Key": base64.b64encode(b"open").decode()}
@@ -205,6 +206,7 @@ def test_odd_keys_are_refused(content, with_jq, guarded_once, value):
         assert "www-authenticate" not in response.headers
 
 
+@since("3.119")
 def test_a_secret_of_the_environment_opens(instance, pulp, orm):
     from pulpcore.app.models import Distribution, EnvVarHeaderContentGuard
 
@@ -227,6 +229,7 @@ def test_a_secret_of_the_environment_opens(instance, pulp, orm):
     guard.delete()
 
 
+@since("3.117")
 def test_the_domains_default_guard_guards_what_is_made_without_one(content, pulp):
     from pulpcore.app.models import ContentGuard, Domain
 

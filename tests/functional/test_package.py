@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.server import free_port, running
+from tests.versions import since
 
 PROJECT = Path(__file__).parents[2]
 
@@ -50,6 +51,7 @@ def test_the_wheel_leaves_the_namespace_to_upstream(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"pulpcore"}
 
 
+@since("3.123.1")  # it installs the newest
 def test_the_project_installs_as_a_wheel_and_editable(wheel, clean, instance, tmp_path):
     pip(clean, "install", str(wheel))
     assert_works(clean, instance, tmp_path)
