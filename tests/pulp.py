@@ -18,6 +18,8 @@ class Pulp:
         """`http` is logged in; `auth` is for requests of tests that have to log in themselves."""
         self.http = http
         self.auth = auth
+        self.root = API
+        """Where the API is; a domain's is below its name."""
         self._created: list[str] = []
 
     def cleanup(self) -> None:
@@ -47,7 +49,7 @@ class Pulp:
 
     def create(self, endpoint: str, **fields: Any) -> dict[str, Any]:
         """POST to `endpoint` and return the created resource, be it made at once or by a task."""
-        response = self.http.post(API + endpoint, json=fields)
+        response = self.http.post(self.root + endpoint, json=fields)
         assert response.status_code in (201, 202), response.text
         created = (
             response.json()
@@ -69,7 +71,7 @@ class Pulp:
     def upload(self, repository: str, path: str, data: bytes) -> str:
         """Add a file to a repository and return the href of its content unit."""
         response = self.http.post(
-            f"{API}content/file/files/",
+            f"{self.root}content/file/files/",
             data={"relative_path": path, "repository": repository},
             files={"file": ("upload", data)},
         )
@@ -100,7 +102,7 @@ class Pulp:
         ]
         self.task(
             self.http.post(
-                f"{API}content/core/openpgp_publickey/",
+                f"{self.root}content/core/openpgp_publickey/",
                 data={"repository": href},
                 files={"file": ("key", str(cert).encode())},
             )

@@ -1,0 +1,94 @@
+"""Domains on an instance of their own, all through the REST API: worker, API and content."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.instance import Instance
+from tests.pulp import Pulp, unique
+from tests.stores import Store, azure, s3
+
+FILES = {"own.txt": b"of this domain", "dir/b.txt": b"b" * 5000}
+FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
+
+
+class DomainInstance(Instance):
+    """A Pulp with domains on."""
+
+    @property
+    def client_environ(self) -> dict[str, str]:
+        return {**super().client_environ, "PULP_DOMAIN_ENABLED": "true"}
+
+
+@pytest.fixture(scope="module")
+def domains() -> Iterator[DomainInstance]:
+    pulp = DomainInstance.temporary()
+    try:
+        yield pulp.start()
+        assert pulp.stop() == 0, pulp.said()
+    finally:
+        pulp.remove()
+
+
+@pytest.fixture(scope="module", params=[s3, azure], ids=["s3", "azure"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """An object store; Pulp's API takes no settings of Google's."""
+    with request.param() as running:
+        yield running
+
+
+@pytest.fixture
+def pulp(domains: DomainInstance) -> Iterator[Pulp]:
+    """The REST API, logged in by password: the session's login has no domain in its path."""
+    auth = httpx.BasicAuth(domains.username, domains.password)
+    with httpx.Client(base_url=domains.url, auth=auth, trust_env=False, timeout=60) as http:
+        yield Pulp(http, auth)
+
+
+def served_from(pulp: Pulp, domains: DomainInstance, **fields: Any) -> tuple[str, str]:
+    """Make a domain, and in it a published repository; return both names."""
+    name = unique("domain")
+    created = pulp.http.post("/pulp/default/api/v3/domains/", json={"name": name, **fields})
+    assert created.status_code == 201, created.text
+    pulp.root = f"/pulp/{name}/api/v3/"
+    repository = pulp.repository(FILES)
+    return name, pulp.distribute(publication=pulp.publish(repository))
+
+
+def test_a_domain_serves_from_a_directory_of_its_own(domains, pulp, tmp_path):
+    domain, base = served_from(
+        pulp,
+        domains,
+        storage_class=FILE_SYSTEM,
+        storage_settings={"MEDIA_ROOT": str(tmp_path)},
+    )
+    root = f"{domains.content_url}{domain}/"
+    for path, data in FILES.items():
+        assert httpx.get(f"{root}{base}/{path}").content == data
+    assert {path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()} >= {5000}
+    listing = httpx.get(root).text
+    assert f"<title>Index of /pulp/content/{domain}/</title>" in listing
+    assert f"./{base}/" in listing
+    assert base not in httpx.get(f"{domains.content_url}default/").text
+    assert httpx.get(f"{domains.content_url}default/{base}/own.txt").status_code == 404
+    pulp.cleanup()
+
+
+@pytest.mark.parametrize("redirects", [True, False])
+def test_a_domain_serves_from_an_object_store_of_its_own(domains, pulp, store, redirects):
+    domain, base = served_from(
+        pulp,
+        domains,
+        storage_class=store.storage_class,
+        storage_settings=store.settings,
+        redirect_to_object_storage=redirects,
+    )
+    url = f"{domains.content_url}{domain}/{base}/dir/b.txt"
+    first = httpx.get(url)
+    assert first.status_code == (302 if redirects else 200)
+    followed = httpx.get(url, follow_redirects=True)
+    assert followed.content == FILES["dir/b.txt"]
+    assert 'filename="b.txt"' in followed.headers["Content-Disposition"]
+    pulp.cleanup()
