@@ -8,6 +8,7 @@ import logging
 import os
 import ssl
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache, partial
@@ -61,7 +62,7 @@ class LocalStore(Store):
         return LocalSource(self.storage.path(name))
 
 
-class ObjectStore(Store):
+class ObjectStore(Store, ABC):
     """An object store with URLs, which are signed for whoever may have an object."""
 
     def __init__(self, storage: Storage, names: Mapping[str, str]) -> None:
@@ -80,13 +81,13 @@ class ObjectStore(Store):
         }
         return self.sign(name, parameters, method)
 
+    @abstractmethod
     def target(self, name: str) -> Target:
         """Return how we fetch the object ourselves."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sign(self, name: str, parameters: dict[str, Any], method: str) -> str:
         """Return the URL for a client; `parameters` are the store's own."""
-        raise NotImplementedError
 
 
 class S3Store(ObjectStore):

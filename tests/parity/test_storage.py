@@ -8,8 +8,7 @@ import httpx
 import pytest
 
 from tests.orm import Site
-from tests.parity.differences import DIFFERENCES
-from tests.parity.test_parity import Row, ask, explain, facets
+from tests.parity.test_parity import Row, ask, facets, judge
 from tests.server import Server, free_port, running
 from tests.stores import Store
 
@@ -93,12 +92,7 @@ def check(row: Row, theirs: httpx.Response, ours: httpx.Response) -> None:
     found = facets(theirs, ours)
     # Compared by `signed`: the signature depends on the second.
     found -= {"location"} if "location" in theirs.headers and "location" in ours.headers else set()
-    accepted = {name: DIFFERENCES[name].facets for name in row.excuses()}
-    excused = set().union(*accepted.values())
-    unexpected = set() if "status" in excused & found else found - excused
-    assert not unexpected, explain(unexpected, theirs, ours)
-    unused = [name for name, facet in accepted.items() if not facet & found]
-    assert not unused, f"not different any more: {unused}"
+    judge(row, found, theirs, ours)
 
 
 def signed(redirect: httpx.Response) -> dict[str, list[str]]:
