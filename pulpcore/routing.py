@@ -15,6 +15,7 @@ _django_application = get_asgi_application()
 from django.conf import settings  # noqa: E402
 
 from pulpcore.content_star.application import create_application  # noqa: E402
+from pulpcore.content_star.mounts import mounted  # noqa: E402
 
 
 class Router:
@@ -36,9 +37,9 @@ class Router:
             await self.django(scope, receive, send)
 
     def is_content(self, scope: Scope) -> bool:
-        """Tell whether the path of the URL is the content prefix or below it."""
+        """Tell whether the path of the URL is the content prefix, below it, or a plugin's."""
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        return f"{path}/".startswith(self.prefix)
+        return f"{path}/".startswith(self.prefix) or mounted(scope) is not None
 
 
 application = Router(

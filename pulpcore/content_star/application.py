@@ -17,6 +17,7 @@ from pulpcore.content_star.exchange import Observe, Observer
 from pulpcore.content_star.health import Health
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
 from pulpcore.content_star.metrics import Metrics
+from pulpcore.content_star.mounts import Mounts
 from pulpcore.content_star.remote.download import downloads
 from pulpcore.content_star.responses.objects import object_client
 
@@ -28,7 +29,7 @@ def create_application(*app_types: AppType) -> Router:
     """
     door = Door(settings.CONTENT_STAR_DATABASE_THREADS)
     prefix = settings.CONTENT_PATH_PREFIX
-    endpoint = Errors(Health(Content(door, prefix), door, prefix))
+    endpoint = Errors(Mounts(Health(Content(door, prefix), door, prefix)))
     observers: list[Observer] = [AccessLog()]
 
     @asynccontextmanager

@@ -5,10 +5,12 @@ import uuid
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from pulpcore.app.models import Artifact
+from pulpcore.app.models import Artifact, ArtifactDistribution
 from pulpcore.content_star.distributions.base import DistributionApp
+from pulpcore.content_star.distributions.registry import serves
 
 
+@serves(ArtifactDistribution)
 class ArtifactApp(DistributionApp):
     """Serves `<id of an artifact>`; its guard lets only links pass that Pulp signed."""
 

@@ -3,10 +3,13 @@
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from pulpcore.app.models import OpenPGPDistribution
 from pulpcore.content_star.distributions.published import PublishedApp
+from pulpcore.content_star.distributions.registry import serves
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
 
+@serves(OpenPGPDistribution)
 class OpenPGPApp(PublishedApp):
     """Serves `<key id>.pub`, a file that the model makes of the keys in the repository."""
 

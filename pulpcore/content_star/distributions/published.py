@@ -5,9 +5,11 @@ from dataclasses import replace
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from pulpcore.app.models import Distribution
 from pulpcore.content_star import directory
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.base import DistributionApp
+from pulpcore.content_star.distributions.registry import serves
 from pulpcore.content_star.listings import head_for, listing_for
 from pulpcore.content_star.lookup import (
     Found,
@@ -28,6 +30,7 @@ NOT_PUBLISHED = "Distribution is pointing to a repository that has no publicatio
 PULL_THROUGH = "Distribution would ask its remote for this file, which is not served here."
 
 
+@serves(Distribution)
 class PublishedApp(DistributionApp):
     """Serves the exact file first, then the directory's `index.html`, then its listing.
 
