@@ -15,16 +15,22 @@ _django_application = get_asgi_application()
 from django.conf import settings  # noqa: E402
 
 from pulpcore.content_star.application import create_application  # noqa: E402
+from pulpcore.content_star.in_place import InPlace  # noqa: E402
 from pulpcore.content_star.mounts import mounted  # noqa: E402
 
 
 class Router:
     """Sends content to the content app and everything else to Django."""
 
-    def __init__(self, content: ASGIApp, django: ASGIApp, content_prefix: str) -> None:
-        """`content_prefix` begins and ends with a slash; without the latter it is content too."""
+    def __init__(
+        self, content: ASGIApp, django: ASGIApp, content_prefix: str, in_place: bool = False
+    ) -> None:
+        """`content_prefix` begins and ends with a slash; without the latter it is content too.
+
+        `in_place` serves the content that Django redirects to, instead of the redirect.
+        """
         self.content = content
-        self.django = django
+        self.django = InPlace(django, content, self.is_content) if in_place else django
         self.prefix = content_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,6 +52,7 @@ application = Router(
     content=create_application("api", "content"),
     django=_django_application,
     content_prefix=settings.CONTENT_PATH_PREFIX,
+    in_place=settings.CONTENT_STAR_SERVE_IN_PLACE,
 )
 
 content_application = create_application("content")

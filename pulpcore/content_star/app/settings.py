@@ -15,6 +15,10 @@ CONTENT_STAR_REDIRECT_MIN_SIZE = 0
 # count at once all the same; 0 checks every request. See `basic_auth.py`.
 CONTENT_STAR_BASIC_AUTH_TTL = 60
 
+# Whether content that the API redirects to is sent in the same answer (see in_place.py), which
+# spares clients a second request. Off where redirects have to be seen, by a proxy's rules or a CDN.
+CONTENT_STAR_SERVE_IN_PLACE = True
+
 # The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
 # requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that
 # of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts first.
