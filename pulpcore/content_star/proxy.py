@@ -149,8 +149,9 @@ async def proxy_client() -> AsyncIterator[None]:
 def _request_headers(scope: Scope) -> list[tuple[str, str]]:
     headers = Headers(scope=scope)
     id_header = guid_settings.guid_header_name
+    dropped = _about_the_connection(headers.getlist("connection"))
     # `Expect` has been answered: the body is here, or comes.
-    dropped = _about_the_connection(headers.getlist("connection")) | {"expect", id_header.lower()}
+    dropped |= {"expect", "x-forwarded-proto", id_header.lower()}
     kept = [(name, value) for name, value in headers.items() if name not in dropped]
     if scope.get("client"):
         kept.append(("X-Forwarded-For", scope["client"][0]))
