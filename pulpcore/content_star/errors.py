@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.negotiation import prefers_json
-from pulpcore.content_star.remote.download import RemoteBroke, RemoteUnavailable
+from pulpcore.content_star.remote.failures import RemoteBroke, RemoteTimeout, RemoteUnavailable
 from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,8 @@ def as_http(error: Exception) -> HTTPException:
         case StoreUnavailable():
             detail = "The storage is not available."
             return HTTPException(503, detail, headers={"Retry-After": str(RETRY_AFTER)})
+        case RemoteTimeout():
+            return HTTPException(504, "The remote takes too long.")
         case RemoteUnavailable() | RemoteBroke():
             return HTTPException(502, "No remote could send the file.")
         case PermissionDenied():

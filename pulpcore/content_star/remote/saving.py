@@ -3,31 +3,49 @@
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from django.core.files import File
 from django.db import IntegrityError, transaction
 
 from pulpcore.app.models import Artifact, ContentArtifact
+from pulpcore.content_star.remote import workfile
+from pulpcore.content_star.remote.failures import Gone
 from pulpcore.content_star.remote.sources import Wanted
+
+# How often to try where orphan cleanup takes away the artifact that we would have used.
+TRIES = 3
 
 
 def save(file: Wanted, path: str, attributes: Mapping[str, str | int]) -> None:
     """Store the file at `path`, in the current domain, as the artifact of the content.
 
     `attributes` are its size and digests. The file at `path` stays: the storage may take away what
-    it is given, and this may be done again when the database connection is lost.
+    it is given, and this may be done again when the database connection is lost. Raises Gone.
     """
-    copy = _another(path)
-    try:
-        with transaction.atomic():
-            artifact = _artifact(copy, attributes)
-            # Not saved whole: content that has been removed meanwhile must not come back.
-            ContentArtifact.objects.filter(pk=file.content_artifact).update(artifact=artifact)
-    finally:
-        with suppress(FileNotFoundError):
-            Path(copy).unlink()
+    for left in reversed(range(TRIES)):
+        try:
+            artifact = _save_once(file, path, attributes)
+        except IntegrityError:
+            if not left:
+                raise
+            continue
+        if left < TRIES - 1:
+            _put_back(artifact, path)
+        return
+
+
+def _save_once(file: Wanted, path: str, attributes: Mapping[str, str | int]) -> Artifact:
+    known = ContentArtifact.objects.filter(pk=file.content_artifact)
+    if not known.exists():
+        raise Gone("The content has been removed meanwhile.")
+    with _another(path) as copy, transaction.atomic():
+        artifact = _artifact(copy, attributes)
+        # Not saved whole: content that has been removed meanwhile must not come back.
+        known.update(artifact=artifact)
+    return artifact
 
 
 def _artifact(path: str, attributes: Mapping[str, str | int]) -> Artifact:
@@ -36,20 +54,41 @@ def _artifact(path: str, attributes: Mapping[str, str | int]) -> Artifact:
         with transaction.atomic():
             artifact.save()
     except IntegrityError:
-        existing = Artifact.objects.filter(artifact.q()).first()
+        # Locked, so that orphan cleanup comes before us, and there is none any more, or after us,
+        # and finds that it is used.
+        existing = Artifact.objects.select_for_update(no_key=True).filter(artifact.q()).first()
         if existing is None:
-            # Orphan cleanup removed it between the two, and its file with it.
             raise
         existing.touch()
         return existing
     return artifact
 
 
-def _another(path: str) -> str:
+def _put_back(artifact: Artifact, path: str) -> None:
+    """Store the file again if orphan cleanup, which removes the file last, has taken ours."""
+    storage = artifact.file.storage
+    if not storage.exists(artifact.file.name):
+        with _another(path) as copy, Path(copy).open("rb") as stream:
+            storage.save(artifact.file.name, File(stream))
+
+
+@contextmanager
+def _another(path: str) -> Iterator[str]:
     """Give the file another name beside its own, or copy it where the file system has no links."""
     copy = f"{path}-{uuid.uuid4().hex[:8]}"
-    try:
-        os.link(path, copy)
-    except OSError:
-        shutil.copyfile(path, copy)
-    return copy
+    with ExitStack() as stack:
+        stack.callback(_remove, copy)
+        try:
+            os.link(path, copy)  # locked as the one file that both are
+        except OSError:
+            target = stack.enter_context(Path(copy).open("xb"))
+            workfile.lock(target.fileno())
+            with Path(path).open("rb") as original:
+                shutil.copyfileobj(original, target)
+            target.flush()
+        yield copy
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        Path(path).unlink()

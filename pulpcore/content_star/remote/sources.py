@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from pulpcore.app.models import Artifact, ContentArtifact, Domain, Remote, RemoteArtifact
@@ -34,6 +34,13 @@ class Wanted:
     domain: Domain
     sha256: str | None
     size: int | None
+    saves: bool = True
+    """Whether the remote that is asked first wants its files kept."""
+
+    @property
+    def identity(self) -> str:
+        """What it is called among processes, which elect one of them to fetch it."""
+        return f"content artifact {self.content_artifact}"
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,18 @@ class Source:
 
 def wanted(content_artifact: ContentArtifact, domain: Domain) -> Wanted:
     """Return what there is to know of a file before it is fetched. Raises NoRemote."""
-    offers = list(_offers(content_artifact.pk))
+    offers = list(_offers(content_artifact.pk).annotate(policy=F("remote__policy")))
     if not offers:
         raise NoRemote
     sha256 = next((offer.sha256 for offer in offers if offer.sha256), None)
     size = next((offer.size for offer in offers if offer.size is not None), None)
-    return Wanted(content_artifact.pk, domain, sha256, size)
+    return Wanted(content_artifact.pk, domain, sha256, size, offers[0].policy != Remote.STREAMED)
+
+
+def check_saved(file: Wanted) -> None:
+    """Raise AlreadySaved if there is nothing to fetch any more."""
+    if ContentArtifact.objects.filter(pk=file.content_artifact, artifact__isnull=False).exists():
+        raise AlreadySaved
 
 
 def sources(file: Wanted) -> list[Source]:
@@ -72,8 +85,7 @@ def sources(file: Wanted) -> list[Source]:
     Remotes that sent something wrong are left out for a while, as upstream does.
     Raises AlreadySaved.
     """
-    if ContentArtifact.objects.filter(pk=file.content_artifact, artifact__isnull=False).exists():
-        raise AlreadySaved
+    check_saved(file)
     cooldown = timedelta(seconds=settings.REMOTE_CONTENT_FETCH_FAILURE_COOLDOWN)
     offers = _offers(file.content_artifact).exclude(failed_at__gte=timezone.now() - cooldown)
     return [Source(offer, offer.remote.cast()) for offer in offers.select_related("remote")]

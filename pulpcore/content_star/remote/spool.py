@@ -1,13 +1,13 @@
 """A temporary file that one download writes, off the event loop, while many read it."""
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from pulpcore.content_star.remote import workfile
 from pulpcore.content_star.responses.disk import LocalFile, in_thread
 from pulpcore.content_star.responses.source import StoreUnavailable
 
@@ -36,7 +36,7 @@ class Spool:
         self._lock = threading.Lock()
         self.size = 0
         try:
-            self._fd, self.path = tempfile.mkstemp(prefix="content-", dir=directory)
+            self._fd, self.path = workfile.create(directory)
         except OSError as error:
             raise _unavailable(error) from None
 
