@@ -18,6 +18,7 @@ from pulpcore.content_star.health import Health
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
 from pulpcore.content_star.metrics import Metrics
 from pulpcore.content_star.mounts import Mounts
+from pulpcore.content_star.plugins import announce
 from pulpcore.content_star.proxy import proxy_client
 from pulpcore.content_star.remote.download import downloads
 from pulpcore.content_star.responses.objects import object_client
@@ -28,9 +29,12 @@ def create_application(*app_types: AppType) -> Router:
 
     `app_types` is what the process that runs it is, and registers as in Pulp's status.
     """
+    announce()
     door = Door(settings.CONTENT_STAR_DATABASE_THREADS)
+    # Plugins' handlers may take as long as they like: they keep no file waiting for a thread.
+    live_door = Door(settings.CONTENT_STAR_DATABASE_THREADS, name="live-db")
     prefix = settings.CONTENT_PATH_PREFIX
-    endpoint = Errors(Mounts(Health(Content(door, prefix), door, prefix)))
+    endpoint = Errors(Mounts(Health(Content(door, prefix), door, prefix), live_door))
     observers: list[Observer] = [AccessLog()]
 
     @asynccontextmanager
@@ -44,6 +48,7 @@ def create_application(*app_types: AppType) -> Router:
         if metrics:
             await metrics.close()
         await heartbeat.stop()
+        await live_door.close()
         await door.close()
 
     # Not a route: what paths there are is for the database to say, and file names may contain
