@@ -28,6 +28,9 @@ from pulpcore.app.models import Distribution
 from pulpcore.content_star import distributions, mounts
 from pulpcore.content_star.distributions import registry
 from pulpcore.content_star.distributions.base import DistributionApp
+from pulpcore.content_star.proxy import Proxy
+from pulpcore.content_star.responses.defaults import WithDefaults
+from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +108,14 @@ class RefusedApp(DistributionApp):
         raise HTTPException(501, f"Plugin '{label}' is not served here: {plugins()[label].why}.")
 
 
-# The seam for passing distributions on to CONTENT_STAR_LEGACY_URL: a class that does it takes the
-# place of `RefusedApp`, with routes that take every method: `routes = [Mount("/", ...)]`.
-_INSTEAD: dict[Served, type[DistributionApp]] = {"refused": RefusedApp, "proxied": RefusedApp}
+class ProxiedApp(DistributionApp):
+    """Passes requests on to the `pulpcore-content` that still serves the distribution's plugin."""
+
+    def respond(self) -> ASGIApp:
+        return WithDefaults(Proxy(settings.CONTENT_STAR_LEGACY_URL), SECURITY_HEADERS)
+
+
+_INSTEAD: dict[Served, type[DistributionApp]] = {"refused": RefusedApp, "proxied": ProxiedApp}
 
 
 def _load(config: PulpPluginAppConfig) -> Plugin:
