@@ -130,7 +130,7 @@ def _load(config: PulpPluginAppConfig) -> Plugin:
         return plugin("refused", failure)
     needs = list(_needs_of_bridge(config))
     if not needs:
-        return plugin("native", "plain publications: it has nothing of its own to serve content")
+        return plugin("native", _plainness(config))
     reason = failure or f"it reports {' and '.join(sorted(implementations)) or 'nothing'}"
     return plugin(_unported(), f"{reason}, and has {', '.join(needs)}{_setting()}")
 
@@ -182,6 +182,16 @@ def _needs_of_bridge(config: PulpPluginAppConfig) -> Iterator[str]:
     # Where upstream looks for routes. Its own module is no plugin's.
     if config.name != "pulpcore.app" and find_spec(f"{config.name}.content"):
         yield f"{config.name}.content"
+
+
+def _plainness(config: PulpPluginAppConfig) -> str:
+    """Say why a plugin that reports no star needs no bridge either."""
+    models = list(_distributions(config))
+    if not models:
+        return "it has no distributions"
+    if any(registry.claimed(model) is model for model in models):
+        return "content-star has classes for its distributions"
+    return "plain publications: its distributions have no code of their own for aiohttp"
 
 
 def _distributions(config: PulpPluginAppConfig) -> Iterable[type[Distribution]]:
