@@ -12,6 +12,8 @@ from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.edge import EdgeHeaders
 from pulpcore.content_star.errors import Errors
+from tests.remote_files import MakeRemoteFile, RemoteFiles
+from tests.upstream import Upstream, serving_upstream
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +22,18 @@ def app(instance) -> Iterator[ASGIApp]:
     door = Door(threads=2)
     yield CorrelationId(EdgeHeaders(Errors(Content(door, settings.CONTENT_PATH_PREFIX))))
     asyncio.run(door.close())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Upstream]:
+    """A server that remotes point at."""
+    with serving_upstream() as running:
+        yield running
+
+
+@pytest.fixture
+def remote_file(server: Upstream, instance, orm) -> Iterator[MakeRemoteFile]:
+    """Make files that are not saved."""
+    files = RemoteFiles(server)
+    yield files.make
+    files.cleanup()

@@ -65,7 +65,6 @@ class Download:
         self._source: Source | None = None
         self._seat: Seat | None = None
         self._is_waiting = False  # for another process
-        self._saving = False
         self._changed = asyncio.Event()
         self.task = asyncio.create_task(self._run(), name=f"fetch {wanted.content_artifact}")
 
@@ -87,12 +86,12 @@ class Download:
             return
         if self.task.done():
             self._dispose()
-        elif self._is_waiting or self._is_in_vain():
+        elif self._is_waiting or (self._is_in_vain() and not self._intake.complete):
             self._cancel()
 
     def _is_in_vain(self) -> bool:
-        source = self._source
-        return source is not None and not source.saves and not self._intake.complete
+        """Whether only clients want it."""
+        return self._source is not None and not self._source.saves
 
     async def begun(self) -> None:
         """Wait for the first bytes. Raises RemoteUnavailable, StoreUnavailable, AlreadySaved."""
@@ -126,8 +125,8 @@ class Download:
         return self._intake.spool.reader()
 
     def stop(self) -> None:
-        """End it, unless it is saving, which does not take long."""
-        if not self._saving:
+        """End it, unless all has come and is to be saved, which does not take long."""
+        if not self._intake.complete or self._is_in_vain():
             self._cancel()
 
     def _cancel(self) -> None:
@@ -213,7 +212,6 @@ class Download:
         spool = self._intake.spool
         if spool is None or self._source is None or not self._source.saves:
             return
-        self._saving = True
         try:
             await spool.sync()
             attributes: dict[str, str | int] = {"size": spool.size, **spool.digests()}

@@ -132,11 +132,11 @@ async def _close(downloader: Any, remote: Any) -> None:
     """Close the session that is made for each remote, even for one of files, and forget it: its
     factory is kept until the process ends, to be closed then."""
     factory = remote.__dict__.get("_download_factory")
+    if factory is not None:
+        atexit.unregister(factory._session_cleanup)
     for session in {getattr(downloader, "session", None), getattr(factory, "_session", None)}:
         if session is not None:
             await session.close()
-    if factory is not None:
-        atexit.unregister(factory._session_cleanup)
 
 
 # Whether the loggers of libraries keep what they would say of a URL to themselves: one may be

@@ -15,7 +15,7 @@ from pulpcore.content_star.remote import workfile
 from pulpcore.content_star.remote.failures import Gone
 from pulpcore.content_star.remote.sources import Wanted
 
-# How often to try where orphan cleanup takes away the artifact that we would have used.
+# How often to try where another process saves the same at the same time.
 TRIES = 3
 
 
@@ -31,10 +31,8 @@ def save(file: Wanted, path: str, attributes: Mapping[str, str | int]) -> None:
         except IntegrityError:
             if not left:
                 raise
-            continue
-        if left < TRIES - 1:
-            _put_back(artifact, path)
-        return
+        else:
+            return _put_back(artifact, path)
 
 
 def _save_once(file: Wanted, path: str, attributes: Mapping[str, str | int]) -> Artifact:
@@ -42,30 +40,24 @@ def _save_once(file: Wanted, path: str, attributes: Mapping[str, str | int]) -> 
     if not known.exists():
         raise Gone("The content has been removed meanwhile.")
     with _another(path) as copy, transaction.atomic():
-        artifact = _artifact(copy, attributes)
+        artifact = Artifact(**attributes, file=copy)
+        # Locked, so that orphan cleanup has either removed it by now or finds that it is used.
+        same = Artifact.objects.filter(artifact.q()).select_for_update(no_key=True).first()
+        if same is None:
+            artifact.save()
+        else:
+            artifact = same
+            artifact.touch()
         # Not saved whole: content that has been removed meanwhile must not come back.
         known.update(artifact=artifact)
     return artifact
 
 
-def _artifact(path: str, attributes: Mapping[str, str | int]) -> Artifact:
-    artifact = Artifact(**attributes, file=path)
-    try:
-        with transaction.atomic():
-            artifact.save()
-    except IntegrityError:
-        # Locked, so that orphan cleanup comes before us, and there is none any more, or after us,
-        # and finds that it is used.
-        existing = Artifact.objects.select_for_update(no_key=True).filter(artifact.q()).first()
-        if existing is None:
-            raise
-        existing.touch()
-        return existing
-    return artifact
-
-
 def _put_back(artifact: Artifact, path: str) -> None:
-    """Store the file again if orphan cleanup, which removes the file last, has taken ours."""
+    """Store the file again if orphan cleanup took ours for the one that it had to remove.
+
+    It does that after it has removed the artifact of before from the database.
+    """
     storage = artifact.file.storage
     if not storage.exists(artifact.file.name):
         with _another(path) as copy, Path(copy).open("rb") as stream:
