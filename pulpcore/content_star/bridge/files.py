@@ -78,13 +78,13 @@ def artifact_app(
     representation: Any = {
         "size": artifact.size,
         "sha256": artifact.sha256,
-        "last_modified": _last_modified(headers) or artifact.pulp_created,
+        "last_modified": last_modified_of(headers) or artifact.pulp_created,
         "filename": filename,
-        "headers": _plain(headers),
+        "headers": plain(headers),
         "disposition": disposition,
     }
     exchange = exchange_of(scope)
-    if may_redirect and (url := redirect_of(domain, artifact, _plain(headers), scope["method"])):
+    if may_redirect and (url := redirect_of(domain, artifact, plain(headers), scope["method"])):
         exchange.source = "redirect"
         return ArtifactRedirect(url, **representation)
     source = source_of(domain, artifact)
@@ -162,9 +162,9 @@ def _local_file(path: Path, headers: Mapping[str, str], name: str, scope: Scope)
         LocalSource(str(path)),
         size=status.st_size,
         sha256=tag,
-        last_modified=_last_modified(headers) or changed,
+        last_modified=last_modified_of(headers) or changed,
         filename=name,
-        headers=({"content-type": content_type} if content_type else {}) | _plain(headers),
+        headers=({"content-type": content_type} if content_type else {}) | plain(headers),
         disposition="inline",
     )
 
@@ -173,12 +173,13 @@ def _artifact(pk: Any) -> Artifact:
     return Artifact.objects.select_related("pulp_domain").get(pk=pk)
 
 
-def _last_modified(headers: Mapping[str, str]) -> datetime | None:
+def last_modified_of(headers: Mapping[str, str]) -> datetime | None:
+    """Return the time that `Last-Modified` says, None if it says none."""
     value = headers.get("Last-Modified")
     return parse_http_date(value) if value else None
 
 
-def _plain(headers: Mapping[str, str]) -> dict[str, str]:
+def plain(headers: Mapping[str, str]) -> dict[str, str]:
     """Return `headers` with one value for each name (RFC 9110 section 5.3)."""
     plain: dict[str, str] = {}
     for name, value in headers.items():
