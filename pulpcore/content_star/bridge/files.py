@@ -6,7 +6,7 @@ in `super().prepare`. So it is that method which is replaced, for requests of ou
 
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -95,11 +95,11 @@ def artifact_app(
 async def send_app(app: ASGIApp, response: web.StreamResponse, request: web.Request) -> None:
     """Answer `request` with `app` in the place of `response`, whose cookies and status are kept.
 
-    Handlers and middlewares see `response` as sent, with the status that was.
+    Its headers are for `app` to send. Handlers and middlewares see `response` as sent, with the
+    status that was.
     """
     connection = connection_of(request)
     assert connection is not None
-    await request._prepare_hook(response)
     cookies = [
         (b"set-cookie", cookie.OutputString().encode()) for cookie in response.cookies.values()
     ]
@@ -117,15 +117,31 @@ async def send_app(app: ASGIApp, response: web.StreamResponse, request: web.Requ
 
 
 class AppResponse(web.StreamResponse):
-    """A response that an application of ASGI sends."""
+    """A response that an application of ASGI sends, made when it is known what it has to say."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        super().__init__()
-        self._app = app
+    def __init__(
+        self, make: Callable[[Mapping[str, str], Scope], ASGIApp], headers: Mapping[str, str]
+    ) -> None:
+        """`make` is given the headers, which middlewares may have changed. It blocks."""
+        super().__init__(headers=headers)
+        self._make = make
 
     async def prepare(self, request: web.Request) -> Any:
         if not self.prepared:
-            await send_app(self._app, self, request)
+            await send_made(self._make, self, request)
+
+
+async def send_made(
+    make: Callable[[Mapping[str, str], Scope], ASGIApp],
+    response: web.StreamResponse,
+    request: web.Request,
+) -> None:
+    """Answer as `send_app` with what `make` makes of the headers, after signals have seen them."""
+    connection = connection_of(request)
+    assert connection is not None
+    await request._prepare_hook(response)
+    app = await sync_to_async(make)(response.headers, connection.scope)
+    await send_app(app, response, request)
 
 
 async def _prepare_file(response: web.FileResponse, request: Any) -> Any:
@@ -142,8 +158,7 @@ async def _prepare_artifact(response: Any, request: Any) -> Any:
 
 
 async def _send(response: Any, request: Any) -> None:
-    app = await sync_to_async(file_app)(response, connection_of(request).scope)  # type: ignore[union-attr]
-    await send_app(app, response, request)
+    await send_made(lambda headers, scope: file_app(response, scope), response, request)
 
 
 def _local_file(path: Path, headers: Mapping[str, str], name: str, scope: Scope) -> ASGIApp:

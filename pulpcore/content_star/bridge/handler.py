@@ -4,11 +4,11 @@ It finds distributions and content as ever. What it sends at the end, artifacts 
 is sent as every other file here is, by the methods that are replaced.
 """
 
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 from aiohttp import web
-from asgiref.sync import sync_to_async
 from starlette.types import ASGIApp, Scope
 
 from pulpcore.app.contexts import with_domain
@@ -19,7 +19,7 @@ from pulpcore.content_star.bridge.files import (
     artifact_app,
     last_modified_of,
     plain,
-    send_app,
+    send_made,
 )
 from pulpcore.content_star.bridge.request import connection_of
 from pulpcore.content_star.edge import tags_of, vary_of
@@ -70,7 +70,7 @@ async def _serve_content_artifact(
     self: Any, content_artifact: Any, headers: Any, request: Any
 ) -> web.StreamResponse:
     """Return the response for a file that is saved; its domain may redirect to it."""
-    return AppResponse(await sync_to_async(_saved)(content_artifact, headers, _scope(request)))
+    return AppResponse(partial(_saved, content_artifact), headers)
 
 
 async def _stream_content_artifact(
@@ -81,10 +81,9 @@ async def _stream_content_artifact(
     Raises `HTTPNotFound` if no remote has it.
     """
     try:
-        app = await sync_to_async(_on_demand)(content_artifact, response.headers, _scope(request))
+        await send_made(partial(_on_demand, content_artifact), response, request)
     except NoRemote:
         raise web.HTTPNotFound from None
-    await send_app(app, response, request)
     return response
 
 
@@ -125,10 +124,3 @@ def _describe(scope: Scope, distribution: Any) -> None:
     exchange.domain, exchange.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
     exchange.vary = vary_of(distribution.content_guard)
     exchange.tags = tags_of(distribution)
-
-
-def _scope(request: Any) -> Scope:
-    connection = connection_of(request)
-    if connection is None:
-        raise TypeError("A request of another server.")
-    return connection.scope

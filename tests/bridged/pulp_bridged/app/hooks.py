@@ -4,7 +4,7 @@ from aiohttp import web
 from pulp_file.app.models import FileDistribution
 
 from pulpcore.plugin.models import Artifact, ContentArtifact
-from pulpcore.plugin.responses import ArtifactResponse
+from pulpcore.responses import ArtifactResponse
 
 
 def add_hooks():
@@ -77,7 +77,9 @@ def local(distribution):
 
 
 def content(distribution):
-    return ContentArtifact.objects.filter(artifact__sha256=SHA256).first()
+    return (
+        ContentArtifact.objects.select_related("artifact").filter(artifact__sha256=SHA256).first()
+    )
 
 
 def stream(distribution):
