@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from aiohttp import web
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,7 +10,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.authorize import authorize
-from pulpcore.content_star.bridge.answers import answer
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.registry import has_routes
@@ -31,6 +29,7 @@ from pulpcore.content_star.locate import (
 from pulpcore.content_star.negotiation import Varying
 from pulpcore.content_star.plugins import app_for
 from pulpcore.content_star.redirect import with_slash
+from pulpcore.content_star.websockets import refuse
 from pulpcore.content_star.window import AT_ALL, window_of
 
 READS = ("GET", "HEAD")
@@ -46,7 +45,7 @@ class Content:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})  # there is nothing to talk about
+            await refuse(scope, send)
             return
         response = await self.respond(Request(scope))
         await response(scope, receive, send)
@@ -76,12 +75,9 @@ def respond(request: Request, address: Address) -> ASGIApp:
         return browse(request, address)
     app = app_for(place.distribution)
     is_live, _ = taken_by_route(app, request, place)
-    try:
-        with permitted(request, address, place):
-            serving = app(request, place)
-            return DistributionRoutes(serving) if is_live else serving.respond()
-    except web.HTTPException as raised:  # by a guard or a hook of a plugin
-        return answer(raised, request.scope, place.distribution.pulp_domain, place.path)
+    with permitted(request, address, place):
+        serving = app(request, place)
+        return DistributionRoutes(serving) if is_live else serving.respond()
 
 
 def respond_live(request: Request, path: str) -> ASGIApp:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.apps import PulpPluginAppConfig, pulp_plugin_configs
 from pulpcore.app.loggers import deprecation_logger
@@ -96,26 +96,46 @@ def announce() -> None:
 def app_for(distribution: Distribution) -> type[DistributionApp]:
     """Return the class that serves `distribution`, which is another one if its plugin is not."""
     plugin = plugins().get(type(distribution)._meta.app_label)
-    instead = _INSTEAD.get(plugin.served) if plugin else None
-    return instead or distributions.app_for(distribution)
+    if plugin and plugin.served in ("refused", "proxied"):
+        return InsteadApp
+    return distributions.app_for(distribution)
 
 
-class RefusedApp(DistributionApp):
-    """Answers for the distributions of plugins that are not served here."""
+def plugins_for_aiohttp() -> dict[str, ASGIApp | None]:
+    """Return which plugins may add routes to upstream's content app, by the names of Django apps.
+
+    None for those that are bridged, else what answers at their routes instead.
+    """
+    found = {config.name: plugins()[config.label] for config in pulp_plugin_configs()}
+    return {
+        name: None if plugin.served == "bridged" else _instead(plugin)
+        for name, plugin in found.items()
+        if plugin.served != "native"
+    }
+
+
+class InsteadApp(DistributionApp):
+    """Answers for the distributions of plugins that are served elsewhere, or not at all."""
 
     def respond(self) -> ASGIApp:
-        label = type(self.distribution)._meta.app_label
-        raise HTTPException(501, f"Plugin '{label}' is not served here: {plugins()[label].why}.")
+        return _instead(plugins()[type(self.distribution)._meta.app_label])
 
 
-class ProxiedApp(DistributionApp):
-    """Passes requests on to the `pulpcore-content` that still serves the distribution's plugin."""
+class Refused:
+    """ASGI application that says that a plugin is not served here. Raises `HTTPException` 501."""
 
-    def respond(self) -> ASGIApp:
+    def __init__(self, plugin: Plugin) -> None:
+        self.plugin = plugin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        plugin = self.plugin
+        raise HTTPException(501, f"Plugin '{plugin.label}' is not served here: {plugin.why}.")
+
+
+def _instead(plugin: Plugin) -> ASGIApp:
+    if plugin.served == "proxied":
         return WithDefaults(Proxy(settings.CONTENT_STAR_LEGACY_URL), SECURITY_HEADERS)
-
-
-_INSTEAD: dict[Served, type[DistributionApp]] = {"refused": RefusedApp, "proxied": ProxiedApp}
+    return Refused(plugin)
 
 
 def _load(config: PulpPluginAppConfig) -> Plugin:
