@@ -16,7 +16,7 @@ from rest_framework.request import Request as DRFRequest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain, with_user
 from pulpcore.app.models import Domain
@@ -24,6 +24,7 @@ from pulpcore.content_star import mounts
 from pulpcore.content_star.authenticate import authenticate, challenge
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.exchange import exchange_of
+from pulpcore.content_star.leaving import EndsWhenClientLeaves
 from pulpcore.content_star.locate import Address, Place, decoded_path, find_domain
 from pulpcore.content_star.responses.defaults import WithDefaults
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
@@ -178,7 +179,7 @@ def _placed(root: str, path: str) -> Scope:
 async def _answer(router: Router, live: Live, scope: Scope, receive: Receive, send: Send) -> None:
     scope.update({_KEY: live, "router": router})
     user = SimpleLazyObject(lambda: live.drf_request.user)
-    answer: ASGIApp = WithDefaults(router, DEFAULTS)
+    answer = EndsWhenClientLeaves(WithDefaults(router, DEFAULTS))
     with with_domain(live.domain), with_user(user):
         async with _asynchronous_orm():
             await answer(scope, receive, send)

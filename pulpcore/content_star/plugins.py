@@ -10,7 +10,7 @@ starts; workers and commands never see it.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
@@ -72,7 +72,10 @@ def plugins() -> dict[str, Plugin]:
     Raises `ImproperlyConfigured` for a declaration or a setting that makes no sense, and
     `AlreadyServed` if two plugins claim the same.
     """
-    return {config.label: _load(config) for config in pulp_plugin_configs()}
+    unported()  # a setting that makes no sense shows even where nothing depends on it
+    configs = list(pulp_plugin_configs())
+    failures = {config.label: _register(config) for config in configs}
+    return {config.label: _judge(config, failures[config.label]) for config in configs}
 
 
 def as_json() -> list[dict[str, str]]:
@@ -138,12 +141,13 @@ def _instead(plugin: Plugin) -> ASGIApp:
     return Refused(plugin)
 
 
-def _load(config: PulpPluginAppConfig) -> Plugin:
+def _judge(config: PulpPluginAppConfig, failure: str | None) -> Plugin:
+    """Decide how a plugin is served, once all have registered what they serve."""
+
     def plugin(served: Served, why: str) -> Plugin:
         return Plugin(config.label, config.python_package_name, config.version, served, why)
 
-    implementations, module = _declared(config)
-    failure = _register(config, module) if module else None
+    implementations, module = declared(config)
     if module and not failure:
         return plugin("native", f"it reports star, in {module}")
     if failure and "aiohttp" not in implementations:
@@ -152,15 +156,16 @@ def _load(config: PulpPluginAppConfig) -> Plugin:
     if not needs:
         return plugin("native", _plainness(config))
     reason = failure or f"it reports {' and '.join(sorted(implementations)) or 'nothing'}"
-    return plugin(_unported(), f"{reason}, and has {', '.join(needs)}{_setting()}")
+    return plugin(unported(), f"{reason}, and has {', '.join(needs)}{_setting()}")
 
 
-def _declared(config: PulpPluginAppConfig) -> tuple[frozenset[str], str | None]:
+def declared(config: PulpPluginAppConfig) -> tuple[frozenset[str], str | None]:
     """Return what the AppConfig reports: implementations, and the module if star is one."""
     reported: Any = getattr(config, "content_implementations", ())
     module: Any = getattr(config, "content_star", None)
     who = f"{registry.name_of(type(config))} of plugin '{config.label}'"
-    if isinstance(reported, str) or not all(isinstance(each, str) for each in reported):
+    is_set = isinstance(reported, Collection) and not isinstance(reported, str)
+    if not (is_set and all(isinstance(each, str) for each in reported)):
         raise ImproperlyConfigured(f"{who}: content_implementations is a set, not {reported!r}.")
     implementations = frozenset(reported)
     if unknown := implementations - IMPLEMENTATIONS:
@@ -176,8 +181,11 @@ def _declared(config: PulpPluginAppConfig) -> tuple[frozenset[str], str | None]:
     return implementations, module
 
 
-def _register(config: PulpPluginAppConfig, module: str) -> str | None:
+def _register(config: PulpPluginAppConfig) -> str | None:
     """Import the module of a plugin; return what went wrong, and leave no half of it behind."""
+    _, module = declared(config)
+    if module is None:
+        return None
     claims, mounted = registry.claims(), mounts.all_mounted()
     try:
         import_module(module)
@@ -209,8 +217,10 @@ def _plainness(config: PulpPluginAppConfig) -> str:
     models = list(_distributions(config))
     if not models:
         return "it has no distributions"
-    if any(registry.claimed(model) is model for model in models):
-        return "content-star has classes for its distributions"
+    claimed = [model for model in models if registry.claimed(model) is model]
+    if claimed:
+        names = sorted({registry.name_of(registry.app_of(model)) for model in claimed})
+        return f"its distributions are served by {' and '.join(names)}"
     return "plain publications: its distributions have no code of their own for aiohttp"
 
 
@@ -218,7 +228,7 @@ def _distributions(config: PulpPluginAppConfig) -> Iterable[type[Distribution]]:
     return (model for model in config.get_models() if issubclass(model, Distribution))
 
 
-def _unported() -> Served:
+def unported() -> Served:
     chosen = settings.CONTENT_STAR_UNPORTED
     if chosen not in UNPORTED:
         raise ImproperlyConfigured(

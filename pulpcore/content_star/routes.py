@@ -25,12 +25,15 @@ class Route(routing.Route):
     """Starlette's `Route`, but a function that is no coroutine runs behind the database door.
 
     Starlette would run it in a thread whose database connection nobody looks after. Such a handler
-    is called once, even if its connection dies.
+    is called once, even if its connection dies. Methods of an `HTTPEndpoint` have to be coroutines.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         """`options` are those of Starlette's `Route`: `methods`, `name` and others."""
-        super().__init__(path, through_door(endpoint) if _blocks(endpoint) else endpoint, **options)
+        is_function = not isclass(endpoint)
+        if is_function and _blocks(endpoint):
+            endpoint = through_door(endpoint)
+        super().__init__(path, endpoint, **options)
 
 
 def through_door(handler: Blocking) -> Coroutine:
@@ -60,8 +63,8 @@ def check(routes: Iterable[BaseRoute], owner: str) -> None:
                 check(route.routes, owner)
             case routing.Route() if _blocks(route.endpoint):
                 raise TypeError(
-                    f"The handler of {route.path!r} in {owner} blocks: make it a coroutine, or "
-                    f"take Route from pulpcore.content_star.plugin."
+                    f"The handler of {route.path!r} in {owner} blocks: make it a coroutine, or a "
+                    f"function in a Route of pulpcore.content_star.plugin."
                 )
 
 

@@ -1,6 +1,7 @@
 """Live APIs of plugins, below base paths and at prefixes of their own, on the real process."""
 
 import socket
+import uuid
 from collections.abc import Iterator
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 import websockets.exceptions
 import websockets.sync.client
 
+from tests.instance import wait_until
 from tests.pulp import Pulp, unique
 from tests.server import Server, serving
 
@@ -78,6 +80,14 @@ def test_a_client_that_leaves_while_sending_is_no_error(plugged, live, content, 
         connection.sendall(head.encode() + b"\r\nhalf")
         assert connection.recv(12) == b"HTTP/1.1 200"
     assert live.get("where/x").status_code == 200
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", None), ("POST", b"not read")])
+def test_a_stream_ends_when_nobody_listens_any_more(live, method, body):
+    before = int(live.get("ended").text)
+    with live.stream(method, "endless", content=body) as response:
+        assert next(response.iter_raw()) == b"begun"
+    wait_until(lambda: int(live.get("ended").text) == before + 1)
 
 
 @pytest.mark.parametrize(
@@ -201,11 +211,12 @@ def test_the_asynchronous_orm_leaves_no_connection_behind(plugged, live):
     ],
 )
 def test_errors_of_handlers_are_answered_like_all_others(live, what, status, text):
-    response = live.get(f"boom/{what}", headers={"Correlation-ID": "0123456789abcdef"})
+    correlation_id = uuid.uuid4().hex
+    response = live.get(f"boom/{what}", headers={"Correlation-ID": correlation_id})
     assert response.status_code == status
     assert text in response.text
     assert "a secret" not in response.text
-    assert response.headers["Correlation-ID"] == "0123456789abcdef"
+    assert response.headers["Correlation-ID"] == correlation_id
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     in_json = live.get(f"boom/{what}", headers={"Accept": "application/json"})
     assert text in in_json.json()["detail"]

@@ -1,3 +1,4 @@
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -38,6 +39,9 @@ ERRORS = {
 }
 
 
+ENDED: list[str] = []
+
+
 async def where(request: Request) -> Response:
     return JSONResponse(
         {
@@ -63,6 +67,23 @@ async def echo(request: Request) -> Response:
     return StreamingResponse(body(), media_type="application/octet-stream")
 
 
+async def endless(request: Request) -> Response:
+    """A stream that only ends when nobody listens any more."""
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            yield b"begun"
+            await asyncio.Event().wait()
+        finally:
+            ENDED.append(request.method)
+
+    return StreamingResponse(body())
+
+
+async def ended(request: Request) -> Response:
+    return PlainTextResponse(str(len(ENDED)))
+
+
 def who(request: Request) -> Response:
     user = user_of(request)
     current = get_current_authenticated_user()
@@ -83,7 +104,7 @@ def backend(request: Request) -> Response:
 
 async def count(request: Request) -> Response:
     """The asynchronous ORM."""
-    return PlainTextResponse(str(await Distribution.objects.filter(pk=None).acount()))
+    return PlainTextResponse(str(await Distribution.objects.filter(name="").acount()))
 
 
 async def boom(request: Request) -> Response:
@@ -109,6 +130,8 @@ ROUTES = [
     Route("/where/{rest:path}", where, name="where"),
     Route("/place/{rest:path}", place),
     Route("/echo", echo, methods=["POST", "PUT"]),
+    Route("/endless", endless, methods=["GET", "POST"]),
+    Route("/ended", ended),
     Route("/who", who, methods=["GET", "POST", "OPTIONS"]),
     Route("/known", known),
     Route("/backend", backend),
