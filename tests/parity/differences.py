@@ -288,7 +288,7 @@ DIFFERENCES = {
 FURTHER = {
     "many clients of one file on demand": (
         "Each has it fetched from the remote.",
-        "Those of a process share one fetch.",
+        "They share one fetch, those of several processes too if it is to be saved.",
         "Remotes limit how much is asked of them, and one fetch is quicker.",
     ),
     "wrong bytes of a remote": (
@@ -300,6 +300,17 @@ FURTHER = {
         "The connection is cut.",
         "The rest is asked for again, then of other remotes, if the sha256 is known.",
         "The client sees no interruption.",
+    ),
+    "a remote that is slow": (
+        "A try may take 300 seconds, the file included, unless the remote has timeouts.",
+        "The first byte has to come within 30 seconds, tries included, and 60 kB in each 60 seconds"
+        " then; a remote's own longer timeouts are respected. 504 if the last remote is too slow.",
+        "Nobody waits for 20 minutes, and large files may take longer than 5.",
+    ),
+    "a Content-Encoding that nobody asked for": (
+        "Undone; a `.gz` file that a server calls encoded fails its digest.",
+        "Undone or not, as the digest says.",
+        "The file is what its digest is of.",
     ),
     "ranges of files on demand": (
         "Wrong for suffixes and beyond the end.",
