@@ -1,5 +1,6 @@
 """The content endpoint: locate, authorize, and let the distribution's app respond."""
 
+from aiohttp import web
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -7,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.authorize import authorize
+from pulpcore.content_star.bridge.answers import answer
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions import app_for
@@ -71,9 +73,12 @@ def respond(request: Request, address: Address) -> ASGIApp:
     exchange.domain, exchange.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
     exchange.vary = vary_of(distribution.content_guard)
     with with_domain(distribution.pulp_domain):
-        authorize(request, distribution, address.path)
-        exchange.tags = tags_of(distribution)
-        return app_for(distribution)(request, place).respond()
+        try:
+            authorize(request, distribution, address.path)
+            exchange.tags = tags_of(distribution)
+            return app_for(distribution)(request, place).respond()
+        except web.HTTPException as raised:  # by a guard or a hook of a plugin
+            return answer(raised, request.scope, distribution.pulp_domain, place.path)
 
 
 def browse(request: Request, address: Address) -> ASGIApp:

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -61,6 +61,13 @@ class Door:
         trip = partial(context.run, _insist, partial(work, *args, **kwargs), time.monotonic())
         return await asyncio.get_running_loop().run_in_executor(self._executor, trip)
 
+    def executor(self) -> Executor:
+        """Return the threads as an executor, for calls of code that is not ours.
+
+        Nothing is done again: nobody knows what a call has done before its connection died.
+        """
+        return _Calls(self._executor)
+
     async def close(self) -> None:
         """Close the connections and end the threads, once the trips under way are done.
 
@@ -86,6 +93,25 @@ class Door:
             self._executor.shutdown(wait=False, cancel_futures=True)
         else:
             self._executor.shutdown(wait=True)
+
+
+class _Calls(Executor):
+    """Whoever shuts it down leaves the door open."""
+
+    def __init__(self, threads: Executor) -> None:
+        self._threads = threads
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return self._threads.submit(_once, partial(fn, *args, **kwargs))
+
+
+def _once(work: Callable[[], T]) -> T:
+    # One that died while it was idle is found out, and replaced, before the first query.
+    connection.health_check_enabled, connection.health_check_done = True, False
+    try:
+        return _attempt(work)
+    finally:
+        connection.health_check_enabled = False
 
 
 def _attempt(work: Callable[[], T]) -> T:

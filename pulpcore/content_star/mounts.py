@@ -8,8 +8,9 @@ _mounted: dict[str, ASGIApp] = {}
 def mount(prefix: str, app: ASGIApp) -> None:
     """Serve everything below `prefix`, which begins and ends with a slash, with `app`.
 
-    The scope reaches `app` as it is: with the whole path. Raises ValueError for a prefix that is no
-    such path or that something serves already.
+    The path without that last slash is served with it too. The scope reaches `app` as it is: with
+    the whole path. Raises ValueError for a prefix that is no such path or that something serves
+    already.
     """
     if not (prefix.startswith("/") and prefix.endswith("/") and prefix != "/"):
         raise ValueError(f"A prefix begins and ends with a slash, which {prefix!r} does not.")
@@ -18,10 +19,15 @@ def mount(prefix: str, app: ASGIApp) -> None:
     _mounted[prefix] = app
 
 
+def unmount(prefix: str) -> None:
+    """Serve `prefix` no more."""
+    del _mounted[prefix]
+
+
 def mounted(scope: Scope) -> ASGIApp | None:
     """Return the app of the longest prefix that the path of the URL is below, if there is one."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
-    below = [prefix for prefix in _mounted if path.startswith(prefix)]
+    below = [prefix for prefix in _mounted if f"{path}/".startswith(prefix)]
     return _mounted[max(below, key=len)] if below else None
 
 

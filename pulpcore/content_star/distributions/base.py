@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from pulpcore.app import mime_types
 from pulpcore.app.contexts import with_domain
 from pulpcore.app.models import Artifact, ContentArtifact, Distribution
+from pulpcore.content_star.bridge.answers import answer
 from pulpcore.content_star.edge import CACHE_CONTROL, tags_of
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.locate import Place
@@ -38,7 +39,7 @@ from pulpcore.content_star.responses.headers import (
 from pulpcore.content_star.storage import redirect_of
 from pulpcore.content_star.storage import source_of as source_in_storage
 
-NOT_SERVED = "The plugin answers this path in a way that is not served here."
+NOT_SERVED = "The plugin answers this path with something that is no response."
 
 
 class DistributionApp(ABC):
@@ -152,7 +153,7 @@ class DistributionApp(ABC):
     def json_from_plugin(self) -> ASGIApp | None:
         """Ask the plugin for JSON, where the client prefers it; None if it has none for the path.
 
-        Raises `HTTPException` 501 if it answers with a response of aiohttp's.
+        It may answer with anything that can be JSON, or with a response of aiohttp's.
         """
         if self.json_handler is None or not prefers_json(self.request):
             return None
@@ -160,13 +161,14 @@ class DistributionApp(ABC):
         if result is None:
             return None
         if isinstance(result, StreamResponse):
-            raise HTTPException(501, NOT_SERVED)
+            return self.answer(result)
         return JSONResponse(result, headers=dict(SECURITY_HEADERS))
 
     def from_plugin(self) -> ASGIApp | None:
         """Ask the plugin's `content_handler`; None if it has none or leaves the path to us.
 
-        Raises `HTTPException` 501 if it answers with anything but a content artifact.
+        Raises `HTTPException` 501 if it answers with anything but a content artifact or a response
+        of aiohttp's.
         """
         if type(self.distribution).content_handler is Distribution.content_handler:
             return None
@@ -175,4 +177,10 @@ class DistributionApp(ABC):
             return None
         if isinstance(result, ContentArtifact):
             return self.file(find(result, self.source.version), self.path)
+        if isinstance(result, StreamResponse):
+            return self.answer(result)
         raise HTTPException(501, NOT_SERVED)
+
+    def answer(self, response: StreamResponse) -> ASGIApp:
+        """Answer with a response of aiohttp's that the plugin made."""
+        return answer(response, self.request.scope, self.distribution.pulp_domain, self.path)
