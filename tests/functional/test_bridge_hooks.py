@@ -128,7 +128,7 @@ def test_every_hook_and_guards_may_raise_http_exceptions(app, base, orm, monkeyp
     from pulpcore.app.models import HeaderContentGuard
 
     def refuse(self, *args):
-        raise web.HTTPConflict(text=f"refused")
+        raise web.HTTPConflict(text="refused")
 
     for hook, path in {
         "content_handler": "x",

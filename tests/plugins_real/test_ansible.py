@@ -71,9 +71,15 @@ def test_parity(instance, upstream, content, row):
 
 
 def galaxy(instance, content: Content, home: Path, *arguments: str) -> None:
-    server = f"{instance.url}/pulp_ansible/galaxy/{content.base_path}/api/"
-    command = [GALAXY, "collection", *arguments, "-s", server, "star.hello"]
-    run(command, home, ANSIBLE_HOME=str(home / "ansible"))
+    settings = {
+        "ANSIBLE_HOME": str(home / "ansible"),
+        "ANSIBLE_GALAXY_SERVER_LIST": "star",
+        "ANSIBLE_GALAXY_SERVER_STAR_URL": f"{instance.url}/pulp_ansible/galaxy/"
+        f"{content.base_path}/api/",
+        "ANSIBLE_GALAXY_SERVER_STAR_USERNAME": instance.username,
+        "ANSIBLE_GALAXY_SERVER_STAR_PASSWORD": instance.password,
+    }
+    run([GALAXY, "collection", *arguments, "star.hello"], home, **settings)
 
 
 def test_galaxy_downloads(instance, content, collection, home):

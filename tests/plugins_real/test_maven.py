@@ -2,12 +2,14 @@
 
 import zipfile
 from collections.abc import Iterator
+from hashlib import sha1
 from pathlib import Path
 
 import pytest
 
 from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
+from tests.plugins_real.differences import ANSWER
 from tests.plugins_real.plugin import Content, Plugin, get, needs, run
 
 PLUGIN = Plugin(
@@ -62,6 +64,10 @@ SETTINGS = """\
 """
 
 
+def pom(artifact: str, packaging: str) -> bytes:
+    return POM.format(artifact=artifact, packaging=packaging).encode()
+
+
 @pytest.fixture(scope="module")
 def content(instance, api, workshop: Path) -> Iterator[Content]:
     """A repository into which a JAR and a parent POM were deployed."""
@@ -74,12 +80,17 @@ def content(instance, api, workshop: Path) -> Iterator[Content]:
     with zipfile.ZipFile(jar, "w") as archive:
         archive.writestr("META-INF/MANIFEST.MF", "Manifest-Version: 1.0\n")
     files = {
-        "parent/1.0/parent-1.0.pom": POM.format(artifact="parent", packaging="pom").encode(),
-        "hello/1.0/hello-1.0.pom": POM.format(artifact="hello", packaging="jar").encode(),
-        "hello/1.0/hello-1.0.jar": jar.read_bytes(),
+        "org/star/parent/1.0/parent-1.0.pom": POM.format(
+            artifact="parent", packaging="pom"
+        ).encode(),
+        "org/star/hello/1.0/hello-1.0.pom": POM.format(artifact="hello", packaging="jar").encode(),
+        "org/star/hello/1.0/hello-1.0.jar": jar.read_bytes(),
+        # Maven asks for this one with every extension.
+        "org/codehaus/plexus/plexus-utils/1.1/plexus-utils-1.1.jar": jar.read_bytes(),
     }
+    files |= {f"{path}.sha1": sha1(data).hexdigest().encode() for path, data in files.items()}
     for path, data in files.items():
-        response = api.http.put(f"/pulp/maven/{name}/org/star/{path}", content=data)
+        response = api.http.put(f"/pulp/maven/{name}/{path}", content=data)
         assert response.status_code in (200, 201, 202), response.text
     yield Content(base_path)
 
@@ -95,11 +106,13 @@ JAR = "/pulp/content/{base}/org/star/hello/1.0/hello-1.0.jar"
         Row("/pulp/content/{base}/org/star/hello/1.0/hello-1.0.pom", FILE),
         Row("/pulp/content/{base}/org/star/hello/1.0/hello-1.0.jar.sha1", FILE),
         Row("/pulp/content/{base}/org/star/hello/maven-metadata.xml", FILE),
-        Row("/pulp/content/{base}/"),
-        Row("/pulp/content/{base}/", method="HEAD"),
-        Row("/pulp/content/{base}/org/star/hello/1.0/"),
-        Row("/pulp/content/{base}/org/star/hello/1.0"),
-        Row("/pulp/content/{base}/org/star/hello/1.0", method="HEAD"),
+        Row("/pulp/content/{base}/", ANSWER),
+        Row("/pulp/content/{base}/", ANSWER, method="HEAD"),
+        Row("/pulp/content/{base}/org/star/hello/1.0/", ANSWER),
+        Row("/pulp/content/{base}/org/star/hello", ANSWER),
+        Row("/pulp/content/{base}/org/star/hello", ANSWER, method="HEAD"),
+        Row("/pulp/content/{base}/org/star/hello/1.0", "index.html without a slash"),
+        Row("/pulp/content/{base}/org/star/hello/1.0/index.html", FILE),
         Row("/pulp/content/{base}/org/star/nope/1.0/nope-1.0.jar", "error text"),
         Row("/pulp/content/{base}/org/nope/", "error text"),
     ],
@@ -125,4 +138,4 @@ def test_the_api_redirects_to_content(instance, content):
     response = get(
         f"{instance.url}/pulp/maven/{content.base_path}/org/star/hello/1.0/hello-1.0.pom"
     )
-    assert response.content == POM.format(artifact="hello", packaging="jar").encode()
+    assert response.content == pom("hello", "jar")

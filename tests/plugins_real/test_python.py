@@ -9,6 +9,7 @@ import pytest
 
 from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
+from tests.plugins_real.differences import ANSWER, INDEX
 from tests.plugins_real.plugin import Content, Plugin, run, upload
 
 PLUGIN = Plugin(
@@ -34,11 +35,17 @@ def wheel(workshop: Path, version: str) -> Path:
 
 @pytest.fixture(scope="module")
 def content(api, workshop: Path) -> Iterator[Content]:
-    """A repository of two versions of a package, published."""
-    repository = api.create("repositories/python/python/", name=Orm.unique())["pulp_href"]
+    """A repository of two versions of a package, published, and one that is not."""
+    repository, unpublished = (
+        api.create("repositories/python/python/", name=Orm.unique())["pulp_href"] for _ in range(2)
+    )
     for version in ("1.0", "2.0"):
         file = wheel(workshop, version)
-        upload(api, "python/packages/", file, repository=repository, relative_path=file.name)
+        named = {"relative_path": file.name}
+        made = upload(api, "python/packages/", file, repository=repository, **named)
+        units = [href for href in made["created_resources"] if "/content/" in href]
+        modify = {"add_content_units": units}
+        api.task(api.http.post(f"{unpublished}modify/", json=modify))
     publication = api.create("publications/python/pypi/", repository=repository)
     base_path = api.create(
         "distributions/python/pypi/",
@@ -50,7 +57,7 @@ def content(api, workshop: Path) -> Iterator[Content]:
         "distributions/python/pypi/",
         name=Orm.unique(),
         base_path=Orm.unique(),
-        repository=repository,
+        repository=unpublished,
     )["base_path"]
     yield Content(base_path, {"live": live})
 
@@ -64,13 +71,13 @@ FIRST = "star_hello-1.0-py3-none-any.whl"
         Row(f"/pulp/content/{{base}}/{FIRST}", FILE),
         Row(f"/pulp/content/{{base}}/{FIRST}", FILE, method="HEAD"),
         Row(f"/pulp/content/{{live}}/{FIRST}", FILE),
-        Row("/pulp/content/{base}/simple/", FILE),
-        Row("/pulp/content/{base}/simple/star-hello/", FILE),
+        Row("/pulp/content/{base}/simple/", INDEX),
+        Row("/pulp/content/{base}/simple/star-hello/", INDEX),
         Row("/pulp/content/{base}/simple/star-hello", "redirect body"),
-        Row("/pulp/content/{base}/pypi/star-hello/json"),
-        Row("/pulp/content/{base}/pypi/star-hello/json", method="HEAD"),
-        Row("/pulp/content/{base}/pypi/Star_Hello/json"),
-        Row("/pulp/content/{base}/pypi/star-hello/1.0/json"),
+        Row("/pulp/content/{base}/pypi/star-hello/json", ANSWER),
+        Row("/pulp/content/{base}/pypi/star-hello/json", ANSWER, method="HEAD"),
+        Row("/pulp/content/{base}/pypi/Star_Hello/json", ANSWER),
+        Row("/pulp/content/{base}/pypi/star-hello/1.0/json", ANSWER),
         Row("/pulp/content/{base}/pypi/star-hello/3.0/json", "error text"),
         Row("/pulp/content/{base}/pypi/nope/json", "error text"),
         Row("/pulp/content/{base}/", "listing page"),

@@ -7,6 +7,7 @@ import pytest
 
 from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
+from tests.plugins_real.differences import ANSWER
 from tests.plugins_real.plugin import Content, Plugin, get, needs, run, upload
 
 PLUGIN = Plugin(
@@ -74,8 +75,8 @@ PACKAGE = "/pulp/content/{base}/Packages/s/star-0-1.0-1.noarch.rpm"
         Row(PACKAGE, FILE, {"Range": "bytes=0-99"}),
         Row("/pulp/content/{base}/repodata/repomd.xml", FILE),
         Row("/pulp/content/{base}/{primary}", FILE),
-        Row("/pulp/content/{base}/config.repo"),
-        Row("/pulp/content/{base}/config.repo", method="HEAD"),
+        Row("/pulp/content/{base}/config.repo", ANSWER),
+        Row("/pulp/content/{base}/config.repo", ANSWER, method="HEAD"),
         Row("/pulp/content/{base}/", "listing page"),
         Row("/pulp/content/{base}/repodata/", "listing page"),
         Row("/pulp/content/{base}/repodata", "redirect body"),
