@@ -17,6 +17,7 @@ from django.conf import settings  # noqa: E402
 
 from pulpcore.content_star.application import create_application  # noqa: E402
 from pulpcore.content_star.mounts import mounted  # noqa: E402
+from pulpcore.content_star.websockets import refuse  # noqa: E402
 
 
 class Router:
@@ -31,7 +32,7 @@ class Router:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The content app gets the lifespan: it starts and stops what the process needs."""
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})  # Pulp speaks none; Django would raise
+            await refuse(scope, send)  # Django would raise
         elif scope["type"] == "lifespan" or self.is_content(scope):
             await self.content(scope, receive, send)
         else:

@@ -8,6 +8,7 @@ from django.conf import settings
 from starlette.routing import Router
 
 from pulpcore.content_star.access_log import AccessLog
+from pulpcore.content_star.bridge.application import Overlay, bridge, bridged_plugins
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
@@ -29,7 +30,8 @@ def create_application(*app_types: AppType) -> Router:
     """
     door = Door(settings.CONTENT_STAR_DATABASE_THREADS)
     prefix = settings.CONTENT_PATH_PREFIX
-    endpoint = Errors(Mounts(Health(Content(door, prefix), door, prefix)))
+    content = Overlay(Health(Content(door, prefix), door, prefix))
+    endpoint = Errors(Mounts(content))
     observers: list[Observer] = [AccessLog()]
 
     @asynccontextmanager
@@ -38,7 +40,7 @@ def create_application(*app_types: AppType) -> Router:
         await heartbeat.start()
         metrics = Metrics() if settings.OTEL_ENABLED else None
         observers[1:] = [metrics] if metrics else []
-        async with object_client(), downloads(door):
+        async with object_client(), downloads(door), bridge(bridged_plugins(), content):
             yield
         if metrics:
             await metrics.close()

@@ -1,6 +1,5 @@
 """The content endpoint: locate, authorize, and let the distribution's app respond."""
 
-from aiohttp import web
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -8,7 +7,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.authorize import authorize
-from pulpcore.content_star.bridge.answers import answer
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions import app_for
@@ -25,6 +23,7 @@ from pulpcore.content_star.locate import (
 )
 from pulpcore.content_star.negotiation import Varying
 from pulpcore.content_star.redirect import with_slash
+from pulpcore.content_star.websockets import refuse
 from pulpcore.content_star.window import AT_ALL, window_of
 
 ALLOW = {"Allow": "GET, HEAD, OPTIONS"}
@@ -40,7 +39,7 @@ class Content:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})  # there is nothing to talk about
+            await refuse(scope, send)
             return
         response = await self.respond(Request(scope))
         await response(scope, receive, send)
@@ -73,12 +72,9 @@ def respond(request: Request, address: Address) -> ASGIApp:
     exchange.domain, exchange.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
     exchange.vary = vary_of(distribution.content_guard)
     with with_domain(distribution.pulp_domain):
-        try:
-            authorize(request, distribution, address.path)
-            exchange.tags = tags_of(distribution)
-            return app_for(distribution)(request, place).respond()
-        except web.HTTPException as raised:  # by a guard or a hook of a plugin
-            return answer(raised, request.scope, distribution.pulp_domain, place.path)
+        authorize(request, distribution, address.path)
+        exchange.tags = tags_of(distribution)
+        return app_for(distribution)(request, place).respond()
 
 
 def browse(request: Request, address: Address) -> ASGIApp:

@@ -6,6 +6,7 @@ Errors are text, or JSON where the client prefers it, in the REST API's form: `{
 import json
 import logging
 
+from aiohttp import web
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pulpcore.content_star.bridge.answers import Answer
 from pulpcore.content_star.negotiation import prefers_json
 from pulpcore.content_star.remote.download import RemoteBroke, RemoteUnavailable
 from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavailable
@@ -42,6 +44,10 @@ class Errors:
 
         try:
             await self.app(scope, receive, watched_send)
+        except web.HTTPException as raised:  # by a guard or a hook that was written for aiohttp
+            if started:
+                raise
+            await Answer(raised)(scope, receive, send)
         except Exception as error:
             answer = as_http(error)
             if answer.status_code == 500:

@@ -1,5 +1,7 @@
 """Apps that plugins serve at prefixes of their own, beside the content prefix."""
 
+from collections.abc import Iterable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _mounted: dict[str, ASGIApp] = {}
@@ -26,9 +28,14 @@ def unmount(prefix: str) -> None:
 
 def mounted(scope: Scope) -> ASGIApp | None:
     """Return the app of the longest prefix that the path of the URL is below, if there is one."""
+    prefix = below(scope, _mounted)
+    return _mounted[prefix] if prefix else None
+
+
+def below(scope: Scope, prefixes: Iterable[str]) -> str | None:
+    """Return the longest of `prefixes` that the path of the URL is below, if there is one."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
-    below = [prefix for prefix in _mounted if f"{path}/".startswith(prefix)]
-    return _mounted[max(below, key=len)] if below else None
+    return max((each for each in prefixes if f"{path}/".startswith(each)), key=len, default=None)
 
 
 class Mounts:

@@ -256,6 +256,26 @@ DIFFERENCES = {
         "They tell whether the process lives, and whether it can serve.",
         "Probes that list the root cost a query and a page each time.",
     ),
+    "security of answers": _difference(
+        "x-content-type-options content-security-policy cache-control",
+        "As the plugin made them.",
+        "With the same security headers as everything else, unless the plugin sets its own.",
+        "They share an origin with the API. All else of them is kept.",
+    ),
+    "files of plugins": _difference(
+        "etag last-modified x-pulp-artifact-size content-disposition cache-control"
+        " x-content-type-options content-security-policy",
+        "`FileResponse` and `ArtifactResponse` are sent by two servers' ways, with the mtime's"
+        " validators or none.",
+        "As every other file. It is shown, not saved, unless the plugin says so.",
+        "They can be cached and resumed.",
+    ),
+    "middlewares of plugins": _difference(
+        "x-middleware x-signal",
+        "Middlewares and signals that a plugin adds to the content app see every request.",
+        "They see those that a plugin's own routes answer.",
+        "Files would have to go through aiohttp, and each plugin could break all others.",
+    ),
     "prefix without a slash": _difference(
         "status",
         "404.",

@@ -27,7 +27,10 @@ def answer(response: web.StreamResponse, scope: Scope, domain: Domain, path: str
 class Answer:
     """Sends an aiohttp response, whatever its class does to prepare itself, to one request."""
 
-    def __init__(self, response: web.StreamResponse, domain: Domain, path: str) -> None:
+    def __init__(
+        self, response: web.StreamResponse, domain: Domain | None = None, path: str = ""
+    ) -> None:
+        """`domain` and `path` below it are what the request is about, as far as that is known."""
         self.response = response
         self.domain = domain
         self.path = path
@@ -37,5 +40,5 @@ class Answer:
             await run(scope, receive, send, self._respond)
 
     async def _respond(self, request: web.Request) -> web.StreamResponse:
-        match(request, path=self.path, pulp_domain=self.domain.name)
+        match(request, path=self.path, pulp_domain=self.domain.name if self.domain else "default")
         return self.response

@@ -6,7 +6,7 @@ in `super().prepare`. So it is that method which is replaced, for requests of ou
 
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,13 @@ def artifact_app(
     representation: Any = {
         "size": artifact.size,
         "sha256": artifact.sha256,
-        "last_modified": _last_modified(headers) or artifact.pulp_created,
+        "last_modified": last_modified_of(headers) or artifact.pulp_created,
         "filename": filename,
-        "headers": _plain(headers),
+        "headers": plain(headers),
         "disposition": disposition,
     }
     exchange = exchange_of(scope)
-    if may_redirect and (url := redirect_of(domain, artifact, _plain(headers), scope["method"])):
+    if may_redirect and (url := redirect_of(domain, artifact, plain(headers), scope["method"])):
         exchange.source = "redirect"
         return ArtifactRedirect(url, **representation)
     source = source_of(domain, artifact)
@@ -95,11 +95,11 @@ def artifact_app(
 async def send_app(app: ASGIApp, response: web.StreamResponse, request: web.Request) -> None:
     """Answer `request` with `app` in the place of `response`, whose cookies and status are kept.
 
-    Handlers and middlewares see `response` as sent, with the status that was.
+    Its headers are for `app` to send. Handlers and middlewares see `response` as sent, with the
+    status that was.
     """
     connection = connection_of(request)
     assert connection is not None
-    await request._prepare_hook(response)
     cookies = [
         (b"set-cookie", cookie.OutputString().encode()) for cookie in response.cookies.values()
     ]
@@ -117,15 +117,31 @@ async def send_app(app: ASGIApp, response: web.StreamResponse, request: web.Requ
 
 
 class AppResponse(web.StreamResponse):
-    """A response that an application of ASGI sends."""
+    """A response that an application of ASGI sends, made when it is known what it has to say."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        super().__init__()
-        self._app = app
+    def __init__(
+        self, make: Callable[[Mapping[str, str], Scope], ASGIApp], headers: Mapping[str, str]
+    ) -> None:
+        """`make` is given the headers, which middlewares may have changed. It blocks."""
+        super().__init__(headers=headers)
+        self._make = make
 
     async def prepare(self, request: web.Request) -> Any:
         if not self.prepared:
-            await send_app(self._app, self, request)
+            await send_made(self._make, self, request)
+
+
+async def send_made(
+    make: Callable[[Mapping[str, str], Scope], ASGIApp],
+    response: web.StreamResponse,
+    request: web.Request,
+) -> None:
+    """Answer as `send_app` with what `make` makes of the headers, after signals have seen them."""
+    connection = connection_of(request)
+    assert connection is not None
+    await request._prepare_hook(response)
+    app = await sync_to_async(make)(response.headers, connection.scope)
+    await send_app(app, response, request)
 
 
 async def _prepare_file(response: web.FileResponse, request: Any) -> Any:
@@ -142,8 +158,7 @@ async def _prepare_artifact(response: Any, request: Any) -> Any:
 
 
 async def _send(response: Any, request: Any) -> None:
-    app = await sync_to_async(file_app)(response, connection_of(request).scope)  # type: ignore[union-attr]
-    await send_app(app, response, request)
+    await send_made(lambda headers, scope: file_app(response, scope), response, request)
 
 
 def _local_file(path: Path, headers: Mapping[str, str], name: str, scope: Scope) -> ASGIApp:
@@ -162,9 +177,9 @@ def _local_file(path: Path, headers: Mapping[str, str], name: str, scope: Scope)
         LocalSource(str(path)),
         size=status.st_size,
         sha256=tag,
-        last_modified=_last_modified(headers) or changed,
+        last_modified=last_modified_of(headers) or changed,
         filename=name,
-        headers=({"content-type": content_type} if content_type else {}) | _plain(headers),
+        headers=({"content-type": content_type} if content_type else {}) | plain(headers),
         disposition="inline",
     )
 
@@ -173,12 +188,13 @@ def _artifact(pk: Any) -> Artifact:
     return Artifact.objects.select_related("pulp_domain").get(pk=pk)
 
 
-def _last_modified(headers: Mapping[str, str]) -> datetime | None:
+def last_modified_of(headers: Mapping[str, str]) -> datetime | None:
+    """Return the time that `Last-Modified` says, None if it says none."""
     value = headers.get("Last-Modified")
     return parse_http_date(value) if value else None
 
 
-def _plain(headers: Mapping[str, str]) -> dict[str, str]:
+def plain(headers: Mapping[str, str]) -> dict[str, str]:
     """Return `headers` with one value for each name (RFC 9110 section 5.3)."""
     plain: dict[str, str] = {}
     for name, value in headers.items():
