@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.conftest import STATE
 from tests.instance import Instance
 from tests.orm import connect, disconnect
+from tests.plugins_real.table import Table
 from tests.pulp import Pulp
 from tests.server import free_port, running
 
@@ -23,6 +24,10 @@ PRIVATE_KEY_PATH = {private!r}
 APT_BY_HASH = True
 """
 """Plugins make links to themselves of these, and pulp_container signs its tokens."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Table())
 
 
 def postgres_with_icu() -> Path:

@@ -24,14 +24,14 @@ class Plugin:
     name: str
     """As PyPI knows it."""
 
-    uses: str
-    """What of the plugin takes part when its content is served."""
+    model: str
+    """The model of its distributions, as `app_label.Model`."""
 
     client: str
     """The client, and what it did."""
 
-    models: tuple[str, ...]
-    """Models of its distributions, as `app_label.Model`."""
+    note: str = ""
+    """What is worth knowing beside the result, with no full stop."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ from tests.plugins_real.plugin import Content, Plugin, run, upload
 
 PLUGIN = Plugin(
     "pulp-ansible",
-    uses="nothing: a repository version; Galaxy's API redirects to content",
-    client="ansible-galaxy: collection download, install",
-    models=("ansible.AnsibleDistribution",),
+    model="ansible.AnsibleDistribution",
+    client="ansible-galaxy: collection download and install, by the redirects of Galaxy's API",
 )
 GALAXY = Path(sys.executable).with_name("ansible-galaxy")
 GALAXY_YML = """\

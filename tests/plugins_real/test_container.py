@@ -14,14 +14,13 @@ import pytest
 
 from tests.orm import Orm
 from tests.parity.test_parity import Row
+from tests.plugins_real.differences import ANSWER
 from tests.plugins_real.plugin import Content, Plugin, get, needs, run
 
 PLUGIN = Plugin(
     "pulp-container",
-    uses="a route of its own, `/pulp/container/`, and a subclass of `Handler`; the registry's API"
-    " redirects to it",
-    client="skopeo: copy in and out, inspect, with tokens",
-    models=("container.ContainerDistribution",),
+    model="container.ContainerDistribution",
+    client="skopeo: copy in and out, inspect, with tokens; the registry's API redirects to content",
 )
 OCI = "application/vnd.oci.image."
 
@@ -111,16 +110,16 @@ def host(instance) -> str:
 @pytest.mark.parametrize(
     "row",
     [
-        Row("{signed}"),
-        Row("{signed}", method="HEAD"),
-        Row("{signed}", headers={"Range": "bytes=0-9"}),
-        Row("{signed}0"),
-        Row("/pulp/container/{base}/blobs/{digest}"),
-        Row("/pulp/container/nope/blobs/{digest}"),
-        Row("/pulp/container/{base}/blobs/sha256:00"),
-        Row("/pulp/container/{base}/nope"),
-        Row("/pulp/content/{base}/"),
-        Row("/pulp/content/{base}/nope"),
+        Row("{signed}", "files of plugins"),
+        Row("{signed}", "files of plugins", method="HEAD"),
+        Row("{signed}", "files of plugins", {"Range": "bytes=0-9"}),
+        Row("{signed}0", ANSWER),
+        Row("/pulp/container/{base}/blobs/{digest}", ANSWER),
+        Row("/pulp/container/nope/blobs/{digest}", ANSWER),
+        Row("/pulp/container/{base}/blobs/sha256:00", ANSWER),
+        Row("/pulp/container/{base}/nope", ANSWER),
+        Row("/pulp/content/{base}/", "error text"),
+        Row("/pulp/content/{base}/nope", "error text"),
     ],
     ids=str,
 )

@@ -12,9 +12,8 @@ from tests.plugins_real.plugin import Content, Plugin, get, needs, run, upload
 
 PLUGIN = Plugin(
     "pulp-deb",
-    uses="`content_handler` (content artifact of older publications)",
-    client="apt-get: update, with `by-hash` and without, and download",
-    models=("deb.AptDistribution",),
+    model="deb.AptDistribution",
+    client="apt-get: update and download, by hash and without",
 )
 CONTROL = """\
 Package: star-hello

@@ -12,9 +12,9 @@ from tests.plugins_real.plugin import Content, Plugin, needs, run, upload
 
 PLUGIN = Plugin(
     "pulp-gem",
-    uses="nothing: publications that pass content through",
+    model="gem.GemDistribution",
     client="gem: install, by the compact index",
-    models=("gem.GemDistribution",),
+    note="`gem fetch` and `gem list` do not take the plugin's `specs.4.8`, from `pulpcore-content` neither",
 )
 SPEC = """\
 Gem::Specification.new do |spec|

@@ -14,10 +14,8 @@ from tests.plugins_real.plugin import Content, Plugin, get, needs, run
 
 PLUGIN = Plugin(
     "pulp-maven",
-    uses="`content_handler` (aiohttp responses, raised and returned); the API's deploy paths"
-    " redirect to content",
-    client="mvn: a parent POM and a JAR, from content and by the API's redirects",
-    models=("maven.MavenDistribution",),
+    model="maven.MavenDistribution",
+    client="mvn: a parent POM and a JAR, from content and by the redirects of the API that takes deployments",
 )
 POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">

@@ -15,9 +15,9 @@ from tests.plugins_real.plugin import Content, Plugin, needs, run, upload
 
 PLUGIN = Plugin(
     "pulp-npm",
-    uses="`content_handler` (aiohttp response); publishing is the API's",
-    client="npm 10: pack, install, publish",
-    models=("npm.NpmDistribution",),
+    model="npm.NpmDistribution",
+    client="npm 10: pack, install, and publish to the API",
+    note="npm 11 does not take the plugin's metadata, which lack `version`, from `pulpcore-content` neither",
 )
 
 # Of the plugins' environment: npm 11 does not take the plugin's metadata, which lack `version`.

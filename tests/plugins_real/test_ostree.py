@@ -11,9 +11,8 @@ from tests.plugins_real.plugin import Content, Plugin, needs, run
 
 PLUGIN = Plugin(
     "pulp-ostree",
-    uses="nothing: a repository version",
+    model="ostree.OstreeDistribution",
     client="ostree: pull",
-    models=("ostree.OstreeDistribution",),
 )
 
 pytestmark = needs("ostree")

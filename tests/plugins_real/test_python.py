@@ -14,9 +14,8 @@ from tests.plugins_real.plugin import Content, Plugin, run, upload
 
 PLUGIN = Plugin(
     "pulp-python",
-    uses="`content_handler` (aiohttp JSON); the index is the API's",
-    client="pip: download from the API's index and from the published one",
-    models=("python.PythonDistribution",),
+    model="python.PythonDistribution",
+    client="pip: download by the API's index and by the published one",
 )
 METADATA = "Metadata-Version: 2.1\nName: star-hello\nVersion: {version}\nSummary: Of the tests\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

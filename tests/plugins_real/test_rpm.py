@@ -12,10 +12,8 @@ from tests.plugins_real.plugin import Content, Plugin, get, needs, run, upload
 
 PLUGIN = Plugin(
     "pulp-rpm",
-    uses="`content_handler` (aiohttp response), `content_headers_for`,"
-    " `content_handler_list_directory`",
-    client="dnf: repoquery, download, from a generated `config.repo` too",
-    models=("rpm.RpmDistribution",),
+    model="rpm.RpmDistribution",
+    client="dnf: repoquery and download, also by the `config.repo` that the plugin makes",
 )
 SPEC = """\
 Name: star-{name}
