@@ -334,6 +334,37 @@ def test_files_on_demand_are_fetched_by_us(plugin, server, pulp):
         upstream.files.clear()
 
 
+def test_what_pulp_does_not_know_yet_is_passed_through(plugin, server, orm):
+    """By upstream's own code: only where a file is known do we fetch it."""
+    from pulp_file.app.models import FileContent, FileDistribution, FileRemote
+
+    with serving_upstream() as upstream:
+        upstream.files = {"new.txt": b"new " * 100_000}
+        remote = orm._save(FileRemote(name=orm.unique(), url=upstream.url, policy="on_demand"))
+        base = orm.distribution()
+        FileDistribution.objects.filter(base_path=base).update(remote=remote)
+        got = plugin.get(f"files/{base}/new.txt")
+        assert got.content == upstream.files["new.txt"], server.said()[-6000:]
+        assert plugin.get(f"files/{base}/old.txt").status_code == 404
+        digest = hashlib.sha256(upstream.files["new.txt"]).hexdigest()
+        saved = FileContent.objects.filter(relative_path="new.txt", digest=digest)
+        wait_until(saved.exists)  # after the response
+        assert plugin.get(f"files/{base}/new.txt").content == upstream.files["new.txt"]
+        assert upstream.gets["new.txt"] == 1
+        saved.delete()
+
+
+def test_an_application_that_cannot_be_started_keeps_nobody_from_being_served(
+    instance, tmp_path, orm
+):
+    base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
+    with serving(instance, **installed(tmp_path / "no such folder")) as server:
+        assert "The aiohttp application of the plugins cannot be started" in server.said()
+        assert httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False).content == b"a"
+        response = httpx.get(f"{server.url}/pulp/bridged/hello/x", trust_env=False)
+        assert response.status_code == 404
+
+
 def test_a_plugin_that_cannot_be_imported_keeps_nobody_from_being_served(
     instance, tmp_path, content, orm
 ):

@@ -145,19 +145,21 @@ async def send_made(
 
 
 async def _prepare_file(response: web.FileResponse, request: Any) -> Any:
-    # Nothing of ours compresses files.
-    if connection_of(request) is None or response.prepared or response.compression:
+    compresses = response.compression and not response.prepared  # nothing of ours does
+    if connection_of(request) is None or compresses:
         return await _file_prepare(response, request)
     return await _send(response, request)
 
 
 async def _prepare_artifact(response: Any, request: Any) -> Any:
-    if connection_of(request) is None or response.prepared:
+    if connection_of(request) is None:
         return await _artifact_prepare(response, request)
     return await _send(response, request)
 
 
 async def _send(response: Any, request: Any) -> None:
+    if response.prepared:
+        return
     await send_made(lambda headers, scope: file_app(response, scope), response, request)
 
 

@@ -36,7 +36,7 @@ def make_request(connection: Connection, max_body: int = MAX_BODY) -> web.Reques
         raw_headers=tuple((bytes(name), bytes(value)) for name, value in scope["headers"]),
         should_close=False,
         compression=None,
-        upgrade=False,
+        upgrade="upgrade" in headers.get("Connection", "").lower(),
         chunked="Transfer-Encoding" in headers,
         url=url,
     )

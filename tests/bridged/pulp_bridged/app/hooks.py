@@ -1,7 +1,7 @@
 """Hooks of a distribution, with every kind of answer that plugins give."""
 
 from aiohttp import web
-from pulp_file.app.models import FileDistribution
+from pulp_file.app.models import FileContent, FileDistribution, FileRemote
 
 from pulpcore.plugin.models import Artifact, ContentArtifact
 from pulpcore.responses import ArtifactResponse
@@ -10,6 +10,11 @@ from pulpcore.responses import ArtifactResponse
 def add_hooks():
     FileDistribution.content_handler = content_handler
     FileDistribution.content_headers_for = content_headers_for
+    # pulp_file itself does not know how to save what it has not synced.
+    FileRemote.get_remote_artifact_content_type = lambda self, path: FileContent
+    FileContent.init_from_artifact_and_relative_path = staticmethod(
+        lambda artifact, path: FileContent(relative_path=path, digest=artifact.sha256)
+    )
     FileDistribution.content_handler_list_directory = content_handler_list_directory
 
 
