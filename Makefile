@@ -38,7 +38,7 @@ $(PLUGINS)/installed: pyproject.toml tests/plugins_real/requirements.txt
 	$(SYSTEM_PYTHON) -m venv $(PLUGINS)
 	$(PLUGINS)/bin/python -m pip install --quiet --disable-pip-version-check \
 	    -e '.[dev]' -r tests/plugins_real/requirements.txt
-	-npm --prefix $(PLUGINS) install --silent --no-audit --no-fund npm@10
+	-npm --prefix $(PLUGINS) install --silent --no-audit --no-fund npm@10 npm-11@npm:npm@11
 	@touch $@
 
 lint: $(DEV)  ## Check style, format and types

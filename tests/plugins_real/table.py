@@ -49,7 +49,7 @@ class Outcome:
 
     def result(self) -> str:
         compared, used = self.passed["parity"], self.passed["client"]
-        found = f"{compared} requests answered alike, {used} tests of the client passed"
+        found = f"{compared} requests alike, {used} tests of the client"
         known = "; ".join(f"fails: {reason}" for reason in dict.fromkeys(self.broken.values()))
         return ". ".join(text for text in (found, self.plugin.note, known) if text)
 
@@ -64,9 +64,8 @@ def served(plugin: Plugin) -> str:
     model = apps.get_model(plugin.model)
     if not app_of(model).__module__.startswith("pulpcore.content_star."):
         return "native"
-    parts = [
-        f"`{hook}`" for hook in HOOKS if getattr(model, hook) is not getattr(Distribution, hook)
-    ]
+    own = (hook for hook in HOOKS if getattr(model, hook) is not getattr(Distribution, hook))
+    parts = [f"`{hook}`" for hook in own]
     parts += ["routes of its own" for _ in content_modules(plugin)]
     return f"bridged: {', '.join(parts)}" if parts else "plain: nothing of the plugin runs"
 

@@ -14,7 +14,7 @@ PLUGIN = Plugin(
     "pulp-gem",
     model="gem.GemDistribution",
     client="gem: install, by the compact index",
-    note="`gem fetch` and `gem list` do not take the plugin's `specs.4.8`, from `pulpcore-content` neither",
+    note="`gem fetch` refuses the plugin's `specs.4.8`, as it does from `pulpcore-content`",
 )
 SPEC = """\
 Gem::Specification.new do |spec|

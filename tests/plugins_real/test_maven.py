@@ -15,7 +15,7 @@ from tests.plugins_real.plugin import Content, Plugin, get, needs, run
 PLUGIN = Plugin(
     "pulp-maven",
     model="maven.MavenDistribution",
-    client="mvn: a parent POM and a JAR, from content and by the redirects of the API that takes deployments",
+    client="mvn: a parent POM and a JAR, from content and by redirects of the deploy API",
 )
 POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">

@@ -17,11 +17,12 @@ PLUGIN = Plugin(
     "pulp-npm",
     model="npm.NpmDistribution",
     client="npm 10: pack, install, and publish to the API",
-    note="npm 11 does not take the plugin's metadata, which lack `version`, from `pulpcore-content` neither",
+    note="npm 11 refuses the plugin's metadata, as it does from `pulpcore-content`",
 )
 
-# Of the plugins' environment: npm 11 does not take the plugin's metadata, which lack `version`.
-NPM = Path(sys.executable).parents[1] / "node_modules/.bin/npm"
+MODULES = Path(sys.executable).parents[1] / "node_modules"
+NPM = MODULES / ".bin/npm"
+"""npm 10, of the plugins' environment."""
 
 pytestmark = needs(str(NPM))
 
@@ -70,9 +71,12 @@ def test_parity(instance, upstream, content, row):
 
 
 def npm(home: Path, registry: str, *arguments: str) -> str:
-    options = ["--registry", registry, "--cache", home / "cache", "--no-audit", "--no-fund"]
-    options += ["--fetch-retries=0", "--no-update-notifier"]
-    return run([NPM, *arguments, *options], home).stdout
+    return run([NPM, *arguments, *options(home, registry)], home).stdout
+
+
+def options(home: Path, registry: str) -> list[str | Path]:
+    quiet = ["--no-audit", "--no-fund", "--fetch-retries=0", "--no-update-notifier"]
+    return ["--registry", registry, "--cache", home / "cache", *quiet]
 
 
 @pytest.mark.parametrize(
@@ -111,3 +115,12 @@ def test_npm_publishes(instance, api, home):
     npm(home, registry, "publish", str(home / "new"))
     npm(home, f"{instance.content_url}{base_path}/", "install", "star-new")
     assert (home / "node_modules/star-new/package.json").exists()
+
+
+def test_npm_11_wants_more_than_the_plugin_tells(instance, upstream, content, home):
+    """The metadata lack `version`, whoever serves them."""
+    npm = ["node", MODULES / "npm-11/bin/npm-cli.js", "install", "star"]
+    for origin in (instance.url, upstream):
+        registry = f"{origin}/pulp/content/{content.base_path}/"
+        refused = run([*npm, *options(home, registry)], home, check=False)
+        assert "missing version" in refused.stderr
