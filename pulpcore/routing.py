@@ -6,11 +6,12 @@ alone, for operators who scale it apart.
 
 import os
 
-from django.core.asgi import get_asgi_application
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pulpcore.content_star.api import create_api
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pulpcore.app.settings")
-_django_application = get_asgi_application()
+_django_application = create_api()
 
 from django.conf import settings  # noqa: E402
 
