@@ -38,6 +38,9 @@ PATIENCE = sum(RETRY_PAUSES)
 CLOSE_TIMEOUT = 2.0
 
 
+_current: contextvars.ContextVar["Door"] = contextvars.ContextVar("content_star_door")
+
+
 class ConnectionLost(OperationalError):
     """The database cannot be reached, or left while it was asked; the cause is the first error."""
 
@@ -58,6 +61,7 @@ class Door:
         all of `RETRY_PAUSES`, of which the time that was spent waiting for a thread is a part.
         """
         context = contextvars.copy_context()
+        context.run(_current.set, self)
         trip = partial(context.run, _insist, partial(work, *args, **kwargs), time.monotonic())
         return await asyncio.get_running_loop().run_in_executor(self._executor, trip)
 
@@ -86,6 +90,11 @@ class Door:
             self._executor.shutdown(wait=False, cancel_futures=True)
         else:
             self._executor.shutdown(wait=True)
+
+
+def current_door() -> Door | None:
+    """Return the door that this trip went through; for what has to be read while it is sent."""
+    return _current.get(None)
 
 
 def _attempt(work: Callable[[], T]) -> T:

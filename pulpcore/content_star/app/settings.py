@@ -15,6 +15,11 @@ CONTENT_STAR_REDIRECT_MIN_SIZE = 0
 # count at once all the same; 0 checks every request. See `basic_auth.py`.
 CONTENT_STAR_BASIC_AUTH_TTL = 60
 
+# Has a web server in front send saved files: the URI of nginx's internal location of MEDIA_ROOT,
+# such as "/pulp-artifacts/" (X-Accel-Redirect), or "X-Sendfile" for Apache and lighttpd. Not where
+# clients reach Pulp in another way too: they would get no bytes. Empty: Pulp sends files itself.
+CONTENT_STAR_SENDFILE = ""
+
 # The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
 # requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that
 # of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts first.

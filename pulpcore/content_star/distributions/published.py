@@ -10,7 +10,9 @@ from pulpcore.content_star import directory
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.registry import serves
+from pulpcore.content_star.listing_page import Level, ListingPage
 from pulpcore.content_star.listings import head_for, listing_for
+from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.lookup import (
     Found,
     Source,
@@ -21,7 +23,7 @@ from pulpcore.content_star.lookup import (
 )
 from pulpcore.content_star.negotiation import Varying, prefers_json
 from pulpcore.content_star.redirect import with_slash
-from pulpcore.content_star.window import Window, window_of
+from pulpcore.content_star.window import EVERYTHING, Window, window_of
 
 NOTHING_CONFIGURED = (
     "Distribution is not pointing to a publication, repository, repository version, or remote."
@@ -90,10 +92,21 @@ class PublishedApp(DistributionApp):
         window = window_of(self.request)
         if self.request.method == "HEAD":
             return head_for(self.request) if self.is_directory(source, self.path) else None
+        if not prefers_json(self.request):
+            return self.page(source)
         entries = self.entries(source, window)
         if not entries and (window.after is None or not self.is_directory(source, self.path)):
             return None
         return listing_for(self.request, entries)
+
+    def page(self, source: Source) -> ASGIApp | None:
+        """Answer with all entries as HTML: with rows that are kept, or else read now or later."""
+        added = self.distribution.content_handler_list_directory(self.path)
+        level = Level(source, self.path, tuple(EVERYTHING.select(added)))
+        rows = level.kept() or level.read()
+        if rows is None and not level.is_large:
+            return None
+        return ListingPage(decoded_path(self.request.scope), level, rows)
 
     def entries(self, source: Source, window: Window) -> list[Entry]:
         """Read what of the directory, and of what the plugin adds to it, is in the window."""
