@@ -42,8 +42,9 @@ class HandoverResponse(ArtifactResponse):
             return await self._send_precondition(status, send)
         with await self._open([]):  # it is there, and has its size
             pass
-        headers = [
-            *self._headers,
+        # It is for the server in front to say which ranges it takes.
+        headers = [header for header in self._headers if header[0] != b"accept-ranges"]
+        headers += [
             (b"content-type", self.content_type.encode("latin-1")),
             (b"content-length", b"0"),
             self._handover,
