@@ -38,6 +38,9 @@ PATIENCE = sum(RETRY_PAUSES)
 CLOSE_TIMEOUT = 2.0
 
 
+_current: contextvars.ContextVar["Door"] = contextvars.ContextVar("content_star_door")
+
+
 class ConnectionLost(OperationalError):
     """The database cannot be reached, or left while it was asked; the cause is the first error."""
 
@@ -68,7 +71,9 @@ class Door:
         return await self._travel(_afresh, partial(work, *args, **kwargs))
 
     async def _travel(self, way: Callable[..., T], *args: object) -> T:
-        trip = partial(contextvars.copy_context().run, way, *args)
+        context = contextvars.copy_context()
+        context.run(_current.set, self)
+        trip = partial(context.run, way, *args)
         return await asyncio.get_running_loop().run_in_executor(self._executor, trip)
 
     def executor(self) -> Executor:
@@ -122,6 +127,11 @@ def _once(work: Callable[[], T]) -> T:
         return _attempt(work)
     finally:
         connection.health_check_enabled = False
+
+
+def current_door() -> Door | None:
+    """Return the door that this trip went through; for what has to be read while it is sent."""
+    return _current.get(None)
 
 
 def _attempt(work: Callable[[], T]) -> T:

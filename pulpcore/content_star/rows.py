@@ -6,7 +6,7 @@ Everything here blocks and runs behind the database door.
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from string import Template
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -33,6 +33,8 @@ _DEFERRED: Mapping[type[models.Model], frozenset[str]] = {
     RepositoryVersion: frozenset({"content_ids"}),
     Artifact: frozenset({"md5", "sha1", "sha224", "sha384", "sha512"}),
 }
+
+_known_fields: dict[type[models.Model], tuple[tuple[str, Any], ...]] = {}
 
 
 class Row:
@@ -155,10 +157,11 @@ def _loaded(model: type[models.Model]) -> list[Any]:
     return [field for field in model._meta.concrete_fields if field.attname not in deferred]
 
 
-@cache
-def _fields(model: Any) -> tuple[tuple[str, Any], ...]:
+def _fields(model: type[models.Model]) -> tuple[tuple[str, Any], ...]:
     """Names of the loaded fields, with what makes a value of the database one of Python's."""
-    return tuple((field.attname, _converter(field)) for field in _loaded(model))
+    if model not in _known_fields:
+        _known_fields[model] = tuple((field.attname, _converter(field)) for field in _loaded(model))
+    return _known_fields[model]
 
 
 def _converter(field: Any) -> Any:

@@ -25,6 +25,11 @@ CONTENT_STAR_SERVE_IN_PLACE = True
 CONTENT_STAR_UNPORTED = "bridge"
 CONTENT_STAR_LEGACY_URL = None
 
+# Has a web server in front send saved files: the URI of nginx's internal location of MEDIA_ROOT,
+# such as "/pulp-artifacts/" (X-Accel-Redirect), or "X-Sendfile" for Apache and lighttpd. Not where
+# clients reach Pulp in another way too: they would get no bytes. Empty: Pulp sends files itself.
+CONTENT_STAR_SENDFILE = ""
+
 # The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
 # requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that
 # of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts first.

@@ -24,6 +24,7 @@ from pulpcore.app.models import Artifact, ContentArtifact, Distribution
 from pulpcore.content_star.bridge.answers import answer
 from pulpcore.content_star.edge import CACHE_CONTROL, tags_of
 from pulpcore.content_star.exchange import exchange_of
+from pulpcore.content_star.handover import handover_of
 from pulpcore.content_star.locate import Place, decoded_path
 from pulpcore.content_star.lookup import Found, Source, find, source_of
 from pulpcore.content_star.negotiation import prefers_json
@@ -36,6 +37,7 @@ from pulpcore.content_star.responses.artifact import (
 )
 from pulpcore.content_star.responses.defaults import WithDefaults
 from pulpcore.content_star.responses.disk import LocalSource
+from pulpcore.content_star.responses.handover import HandoverResponse
 from pulpcore.content_star.responses.headers import (
     SECURITY_HEADERS,
     Disposition,
@@ -190,6 +192,8 @@ class DistributionApp(ABC):
             return ArtifactRedirect(url, **representation)
         source = source_in_storage(domain, artifact)
         exchange.source = "local" if isinstance(source, LocalSource) else "proxied"
+        if header := handover_of(source):
+            return HandoverResponse(source, header, **representation)
         return ArtifactResponse(source, **representation)
 
     def headers_for(self, path: str) -> dict[str, str]:

@@ -11,7 +11,9 @@ from pulpcore.content_star import directory
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.registry import serves
+from pulpcore.content_star.listing_page import Level, ListingPage
 from pulpcore.content_star.listings import head_for, listing_for
+from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.lookup import (
     Found,
     Source,
@@ -22,7 +24,7 @@ from pulpcore.content_star.lookup import (
 )
 from pulpcore.content_star.negotiation import Varying, prefers_json
 from pulpcore.content_star.redirect import with_slash
-from pulpcore.content_star.window import Window, window_of
+from pulpcore.content_star.window import EVERYTHING, Window, window_of
 
 NOTHING_CONFIGURED = (
     "Distribution is not pointing to a publication, repository, repository version, or remote."
@@ -96,15 +98,26 @@ class PublishedApp(DistributionApp):
         window = window_of(self.request)
         if self.request.method == "HEAD":
             return head_for(self.request) if self.is_directory(source, self.path) else None
+        if not prefers_json(self.request):
+            return self.page(source)
         entries = self.entries(source, window)
         if not entries and (window.after is None or not self.is_directory(source, self.path)):
             return None
-        return listing_for(self.request, entries, usage=self.usage_here())
+        return listing_for(self.request, entries)
 
     def usage_here(self) -> str:
         """Return what the page of the directory says about the use of the repository."""
         is_page = not self.place.path and not prefers_json(self.request)
         return self.usage() if is_page else ""
+
+    def page(self, source: Source) -> ASGIApp | None:
+        """Answer with all entries as HTML: with rows that are kept, or else read now or later."""
+        added = set(self.extra_entries(self.path))
+        level = Level(source, self.path, tuple(EVERYTHING.select(added)))
+        rows = level.kept() or level.read()
+        if rows is None and not level.is_large:
+            return None
+        return ListingPage(decoded_path(self.request.scope), level, rows, self.usage_here())
 
     def entries(self, source: Source, window: Window) -> list[Entry]:
         """Read what of the directory, and of what the plugin adds to it, is in the window."""
