@@ -17,7 +17,7 @@ from statistics import median
 from aiohttp import web
 
 from benchmarks.probe import Latency, probing
-from benchmarks.servers import Start, bare, ours, ours_from, pulp, theirs
+from benchmarks.servers import OURS, THEIRS, Contestant, bare, other, pulp
 from tests.instance import Instance, wait_until
 from tests.pulp import unique
 from tests.server import Server
@@ -132,34 +132,46 @@ def share(mirror: Mirror, server: Server, clients: int) -> tuple[int, float, flo
 
 @dataclass
 class Health:
-    """How a small file was answered, without and with large files being fetched."""
-
-    idle: Latency
-    busy: Latency
-    machine: Latency
-    """Of the bare server beside, while they were fetched: what the machine's load does alone."""
+    """How small things were answered while nothing was fetched, or ten large files."""
 
     rate: float
     """MB/s at which they were fetched, together."""
 
+    small: Latency
+    """Of a small file that is saved."""
 
-def health(mirror: Mirror, server: Server, beside: Server) -> Health:
-    small = f"{server.content_url}{mirror.small}"
-    with probing(small) as idle:
-        time.sleep(IDLE_SECONDS)
+    loop: Latency
+    """Of what is answered without asking anybody."""
+
+    machine: Latency
+    """Of a bare server beside: what the machine's load does alone."""
+
+
+def health(mirror: Mirror, contestant: Contestant, server: Server, beside: Server) -> list[Health]:
+    """Return how it was while nothing was fetched, and then while large files were."""
     urls = [f"{server.content_url}{mirror.base}/{path}" for path in LARGE]
-    with probing(small) as busy, probing(beside.content_url) as machine:
-        began = time.perf_counter()
-        download(urls, LARGE_SIZE)
-        seconds = time.perf_counter() - began
+    found = []
+    for fetch in (lambda: time.sleep(IDLE_SECONDS), lambda: download(urls, LARGE_SIZE)):
+        with (
+            probing(f"{server.content_url}{mirror.small}") as small,
+            probing(f"{server.url}{contestant.loop_path}") as loop,
+            probing(beside.url) as machine,
+        ):
+            began = time.perf_counter()
+            fetch()
+            seconds = time.perf_counter() - began
+        found.append(Health(LARGE_COUNT * LARGE_SIZE / 1e6 / seconds, small, loop, machine))
     mirror.forget(*LARGE)
-    return Health(idle, busy, machine, LARGE_COUNT * LARGE_SIZE / 1e6 / seconds)
+    return found
 
 
-def compare(starts: dict[str, Start], rounds: int) -> None:
+Servers = dict[Contestant, Server]
+
+
+def compare(contestants: Sequence[Contestant], rounds: int) -> None:
     with pulp() as instance, serving_upstream() as upstream, ExitStack() as stack:
         mirror = Mirror(instance, upstream)
-        servers = {name: stack.enter_context(start(instance)) for name, start in starts.items()}
+        servers = {each: stack.enter_context(each.start(instance)) for each in contestants}
         beside = stack.enter_context(bare(instance))
         for server in servers.values():  # connections to the database, modules imported late
             share(mirror, server, 1)
@@ -168,37 +180,43 @@ def compare(starts: dict[str, Start], rounds: int) -> None:
         print_health(mirror, servers, beside, rounds)
 
 
-def print_shared(mirror: Mirror, servers: dict[str, Server], rounds: int) -> None:
+def print_shared(mirror: Mirror, servers: Servers, rounds: int) -> None:
     print("| clients of one 5 MB file | server | GETs of the remote | first byte, ms | total, ms |")
     print("| --- | --- | --- | --- | --- |")
     for clients in CLIENTS:
-        results: dict[str, list[tuple[int, float, float]]] = {name: [] for name in servers}
+        results: dict[Contestant, list[tuple[int, float, float]]] = {each: [] for each in servers}
         for _ in range(rounds):
-            for name, server in servers.items():
-                results[name].append(share(mirror, server, clients))
-        for name, found in results.items():
+            for contestant, server in servers.items():
+                results[contestant].append(share(mirror, server, clients))
+        for contestant, found in results.items():
             gets, first, total = (median(column) for column in zip(*found, strict=True))
-            print(f"| {clients} | {name} | {gets:.0f} | {first * 1e3:.0f} | {total * 1e3:.0f} |")
+            row = f"{clients} | {contestant.name} | {gets:.0f} | {first * 1e3:.0f}"
+            print(f"| {row} | {total * 1e3:.0f} |")
     print(flush=True)
 
 
-def print_health(mirror: Mirror, servers: dict[str, Server], beside: Server, rounds: int) -> None:
-    results: dict[str, list[Health]] = {name: [] for name in servers}
+def print_health(mirror: Mirror, servers: Servers, beside: Server, rounds: int) -> None:
+    results: dict[Contestant, list[list[Health]]] = {each: [] for each in servers}
     for _ in range(rounds):
-        for name, server in servers.items():
-            results[name].append(health(mirror, server, beside))
-    print(
-        "| small file, ms | idle p50 | p99 | ten fetches p50 | p99 | bare beside p50 | p99 | MB/s |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, found in results.items():
-        cells = [
-            f"{median(getattr(each, when).percentile(percent) for each in found):.1f}"
-            for when in ("idle", "busy", "machine")
+        for contestant, server in servers.items():
+            results[contestant].append(health(mirror, contestant, server, beside))
+    print("| p50 / p99, ms | while | small file | event loop | bare server beside | MB/s |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for contestant, found in results.items():
+        idle, busy = (list(each) for each in zip(*found, strict=True))
+        print(f"| {contestant.name} | idle | {_latencies(idle)} | |")
+        rate = median(each.rate for each in busy)
+        print(f"| {contestant.name} | ten fetches | {_latencies(busy)} | {rate:.0f} |", flush=True)
+
+
+def _latencies(found: Sequence[Health]) -> str:
+    return " | ".join(
+        " / ".join(
+            f"{median(getattr(each, what).percentile(percent) for each in found):.1f}"
             for percent in (50, 99)
-        ]
-        rate = f"{median(each.rate for each in found):.0f}"
-        print(f"| {' | '.join([name, *cells, rate])} |", flush=True)
+        )
+        for what in ("small", "loop", "machine")
+    )
 
 
 def main() -> None:
@@ -206,11 +224,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", type=Path, help="another checkout of this project")
     arguments = parser.parse_args()
-    starts = {"pulp-content-star": ours}
+    contestants = [OURS, THEIRS]
     if arguments.against:
-        starts[f"pulp-content-star in {arguments.against.name}"] = ours_from(arguments.against)
-    starts["pulpcore-content"] = theirs
-    compare(starts, arguments.rounds)
+        contestants.insert(1, other(arguments.against))
+    compare(contestants, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The servers that are compared, each with one worker process, on loopback and a port of its own."""
+"""The servers that are compared, each with one worker process and a port of its own on loopback."""
 
 import logging
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.instance import Instance, wait_until
@@ -14,7 +15,15 @@ from tests.server import Server, free_port, running, serving
 QUIET = ("--no-access-log", "--log-level", "warning")
 REPOSITORY = Path(__file__).parent.parent
 
-Start = Callable[[Instance], AbstractContextManager[Server]]
+
+@dataclass(frozen=True)
+class Contestant:
+    """A server that can be started on an instance."""
+
+    name: str
+    start: Callable[[Instance], AbstractContextManager[Server]]
+    loop_path: str = "/"
+    """What is answered without asking anybody: it tells how late the event loop is."""
 
 
 @contextmanager
@@ -36,20 +45,6 @@ def ours(instance: Instance) -> AbstractContextManager[Server]:
     return serving(instance, *QUIET)
 
 
-def ours_from(checkout: Path) -> Start:
-    """As `ours`, with the code of another checkout, to measure what a change has changed."""
-
-    def start(instance: Instance) -> AbstractContextManager[Server]:
-        return serving(instance, *QUIET, PYTHONPATH=str(checkout))
-
-    return start
-
-
-def theirs(instance: Instance) -> AbstractContextManager[Server]:
-    """Upstream's `pulpcore-content`."""
-    return _pulpcore_content(instance)
-
-
 @contextmanager
 def theirs_with_redis(instance: Instance) -> Iterator[Server]:
     """Upstream's `pulpcore-content`, which keeps what it has answered in Redis."""
@@ -58,14 +53,15 @@ def theirs_with_redis(instance: Instance) -> Iterator[Server]:
     redis = instance.spawn(command)
     try:
         cache = {"PULP_CACHE_ENABLED": "true", "PULP_REDIS_HOST": "127.0.0.1"}
-        with _pulpcore_content(instance, **cache, PULP_REDIS_PORT=str(port)) as server:
+        with theirs(instance, **cache, PULP_REDIS_PORT=str(port)) as server:
             yield server
     finally:
         redis.terminate()
         wait_until(lambda: redis.poll() is not None)
 
 
-def _pulpcore_content(instance: Instance, **environ: str) -> AbstractContextManager[Server]:
+def theirs(instance: Instance, **environ: str) -> AbstractContextManager[Server]:
+    """Upstream's `pulpcore-content`."""
     bind = f"127.0.0.1:{free_port()}"
     command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
     return running(instance, command, f"http://{bind}", **environ)
@@ -78,6 +74,20 @@ def bare(instance: Instance) -> AbstractContextManager[Server]:
 
 def _app(instance: Instance, app: str, **environ: str) -> AbstractContextManager[Server]:
     return serving(instance, *QUIET, app=app, PYTHONPATH=str(REPOSITORY), **environ)
+
+
+LIVEZ = "/pulp/content/livez"
+OURS = Contestant("pulp-content-star", ours, LIVEZ)
+THEIRS = Contestant("pulpcore-content", theirs)
+
+
+def other(checkout: Path) -> Contestant:
+    """Ours as it is in another checkout, to measure what a change has changed."""
+
+    def start(instance: Instance) -> AbstractContextManager[Server]:
+        return serving(instance, *QUIET, PYTHONPATH=str(checkout))
+
+    return Contestant(f"ours in {checkout.name}", start, LIVEZ)
 
 
 def installed(program: str) -> bool:
