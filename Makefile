@@ -5,8 +5,9 @@ PYTHON := $(VENV)/bin/python
 SYSTEM_PYTHON := $(shell command -v python3.11 || command -v python3)
 RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
+BENCH := $(VENV)/installed-bench
 
-.PHONY: help run test test-matrix lint
+.PHONY: help run test test-matrix bench lint
 .DEFAULT_GOAL := help
 
 help:  ## Show what there is to make
@@ -26,6 +27,9 @@ matrix-%:
 	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' pulpcore==$*
 	$(VENV)-$*/bin/python -m pytest tests/unit tests/functional $(ARGS)
 
+bench: $(BENCH)  ## Measure ours beside other servers (ARGS="--quick"; see benchmarks/README.md)
+	@exec $(PYTHON) -m benchmarks $(ARGS)
+
 lint: $(DEV)  ## Check style, format and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -41,3 +45,7 @@ $(RUN): pyproject.toml | $(PYTHON)
 $(DEV): pyproject.toml | $(PYTHON)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(RUN)
+
+$(BENCH): pyproject.toml | $(PYTHON)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@

@@ -1,5 +1,8 @@
 """ASGI applications to compare with."""
 
+import os
+
+from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 SMALL = 4096
@@ -19,3 +22,8 @@ async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         return
     await send(_START)
     await send({"type": "http.response.body", "body": _BODY})
+
+
+def static() -> StaticFiles:
+    """Serve the directory that BENCHMARK_TREE names."""
+    return StaticFiles(directory=os.environ["BENCHMARK_TREE"], follow_symlink=True)

@@ -1,19 +1,37 @@
 """The servers that are compared, each with one worker process and a port of its own on loopback."""
 
 import logging
+import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from enum import Flag, auto
 from pathlib import Path
 
+from benchmarks.data import tree_of
 from tests.instance import Instance, wait_until
 from tests.orm import configure, connect, disconnect
 from tests.server import Server, free_port, running, serving
 
 QUIET = ("--no-access-log", "--log-level", "warning")
-REPOSITORY = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parent.parent
+
+
+class Can(Flag):
+    """What a server can be asked for."""
+
+    SMALL = auto()
+    """Something that is as large as a small file."""
+
+    FILES = auto()
+    LISTINGS = auto()
+    GUARDED = auto()
+
+
+ALL = Can.SMALL | Can.FILES | Can.LISTINGS | Can.GUARDED
 
 
 @dataclass(frozen=True)
@@ -22,6 +40,10 @@ class Contestant:
 
     name: str
     start: Callable[[Instance], AbstractContextManager[Server]]
+    can: Can = ALL
+    program: str | None = None
+    """What has to be installed for it, if it is not a dependency."""
+
     loop_path: str = "/"
     """What is answered without asking anybody: it tells how late the event loop is."""
 
@@ -72,13 +94,62 @@ def bare(instance: Instance) -> AbstractContextManager[Server]:
     return _app(instance, "benchmarks.apps:bare")
 
 
-def _app(instance: Instance, app: str, **environ: str) -> AbstractContextManager[Server]:
-    return serving(instance, *QUIET, app=app, PYTHONPATH=str(REPOSITORY), **environ)
+def static(instance: Instance) -> AbstractContextManager[Server]:
+    """Starlette's own way to serve files, without any Pulp."""
+    tree = str(tree_of(instance))
+    return _app(instance, "benchmarks.apps:static", "--factory", BENCHMARK_TREE=tree)
+
+
+def _app(
+    instance: Instance, app: str, *arguments: str, **environ: str
+) -> AbstractContextManager[Server]:
+    return serving(instance, *QUIET, *arguments, app=app, PYTHONPATH=str(CHECKOUT), **environ)
+
+
+_NGINX = """
+daemon off;
+{user}
+worker_processes 1;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    default_type application/octet-stream;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 1000000000;
+    access_log off;
+    server {{
+        listen 127.0.0.1:{port};
+        root {tree};
+        autoindex on;
+    }}
+}}
+"""
+
+
+@contextmanager
+def nginx(instance: Instance) -> Iterator[Server]:
+    """nginx with one worker, on plain files."""
+    port = free_port()
+    user = "" if os.geteuid() else "user root;"
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "nginx.conf")
+        settings = {"folder": folder, "port": port, "tree": tree_of(instance), "user": user}
+        config.write_text(_NGINX.format(**settings))
+        command = ["nginx", "-p", folder, "-c", str(config), "-e", f"{folder}/error.log"]
+        with running(instance, command, f"http://127.0.0.1:{port}") as server:
+            yield server
 
 
 LIVEZ = "/pulp/content/livez"
-OURS = Contestant("pulp-content-star", ours, LIVEZ)
+OURS = Contestant("pulp-content-star", ours, loop_path=LIVEZ)
 THEIRS = Contestant("pulpcore-content", theirs)
+REDIS = Contestant("pulpcore-content, Redis", theirs_with_redis, program="redis-server")
+STATIC = Contestant("Starlette StaticFiles", static, Can.SMALL | Can.FILES)
+BARE = Contestant("bare uvicorn", bare, Can.SMALL)
+NGINX = Contestant("nginx", nginx, Can.SMALL | Can.FILES | Can.LISTINGS, program="nginx")
+CONTESTANTS = (OURS, THEIRS, REDIS, STATIC, BARE, NGINX)
 
 
 def other(checkout: Path) -> Contestant:
@@ -87,9 +158,9 @@ def other(checkout: Path) -> Contestant:
     def start(instance: Instance) -> AbstractContextManager[Server]:
         return serving(instance, *QUIET, PYTHONPATH=str(checkout))
 
-    return Contestant(f"ours in {checkout.name}", start, LIVEZ)
+    return Contestant(f"ours in {checkout.name}", start, loop_path=LIVEZ)
 
 
-def installed(program: str) -> bool:
+def installed(program: str | None) -> bool:
     """Whether this machine has a program that is not ours to bring along."""
-    return shutil.which(program) is not None
+    return program is None or shutil.which(program) is not None
