@@ -5,8 +5,9 @@ PYTHON := $(VENV)/bin/python
 SYSTEM_PYTHON := $(shell command -v python3.11 || command -v python3)
 RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
+BENCH := $(VENV)/installed-bench
 
-.PHONY: help run test test-matrix test-plugins lint
+.PHONY: help run test test-matrix test-plugins bench lint
 .DEFAULT_GOAL := help
 
 help:  ## Show what there is to make
@@ -41,6 +42,9 @@ $(PLUGINS)/installed: pyproject.toml tests/plugins_real/requirements.txt
 	-npm --prefix $(PLUGINS) install --silent --no-audit --no-fund npm@10 npm-11@npm:npm@11
 	@touch $@
 
+bench: $(BENCH)  ## Measure ours beside other servers (ARGS="--quick"; see benchmarks/README.md)
+	@exec $(PYTHON) -m benchmarks $(ARGS)
+
 lint: $(DEV)  ## Check style, format and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -56,3 +60,7 @@ $(RUN): pyproject.toml | $(PYTHON)
 $(DEV): pyproject.toml | $(PYTHON)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(RUN)
+
+$(BENCH): pyproject.toml | $(PYTHON)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
