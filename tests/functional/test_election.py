@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from django.db import connection
 
 from pulpcore.content_star.cli.postgres import PORT, _as_account
 from pulpcore.content_star.cli.state import DATABASE
+from pulpcore.content_star.remote import election
 from pulpcore.content_star.remote.election import APPLICATION_NAME, Election, Seat, key_of
 from tests import upstream as behave
 from tests.instance import stop, wait_until
@@ -294,6 +296,35 @@ def test_seats(instance, orm):
 
     assert sorted(asyncio.run(elect())) == ["foreign", "same"]
     wait_until(lambda: not connections())
+
+
+@pytest.mark.parametrize(("answers", "says"), [(True, "takes too long"), (False, "without an")])
+def test_a_database_that_cannot_be_asked_elects_nobody(monkeypatch, caplog, answers, says):
+    class Nowhere:
+        @staticmethod
+        def get_connection_params():
+            return {"host": "127.0.0.1", "port": port, "dbname": "pulp", "user": "pulp"}
+
+    async def never() -> None:
+        pytest.fail("nobody else was elected")
+
+    async def elect() -> Election:
+        mine = Election()
+        await mine.take(Seat("a"), never)
+        await mine.take(Seat("a"), never)
+        await mine.close()
+        return mine
+
+    monkeypatch.setattr(election, "django_connection", Nowhere)
+    monkeypatch.setattr(election, "TRY_TIMEOUT", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        if answers:
+            silent.listen()
+        mine = asyncio.run(elect())
+    assert caplog.text.count(says) == 1
+    mine._executor.shutdown()  # which has not been waited for
 
 
 def test_keys_are_64_bits_and_their_own():
