@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from django.db import connection
 
 from pulpcore.content_star.cli.postgres import PORT, _as_account
 from pulpcore.content_star.cli.state import DATABASE
+from pulpcore.content_star.remote import election
 from pulpcore.content_star.remote.election import APPLICATION_NAME, Election, Seat, key_of
 from tests import upstream as behave
 from tests.instance import stop, wait_until
@@ -38,7 +40,7 @@ def connections() -> list[int]:
     return [pid for (pid,) in rows(query, APPLICATION_NAME)]
 
 
-def waits_for(key: int) -> bool:
+def is_locked(key: int) -> bool:
     """Whether somebody has this lock."""
     query = (
         "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
@@ -89,7 +91,7 @@ def test_another_process_waits_for_the_one_that_fetches(instance, other, remote_
     file.behave(held)
     first = Client(instance.content_url + file.path)
     wait_until(lambda: first.body)
-    assert waits_for(key_for(file))
+    assert is_locked(key_for(file))
     second = Client(other.content_url + file.path)
     third = httpx.Client(trust_env=False)
     with pytest.raises(httpx.ReadTimeout):
@@ -98,7 +100,7 @@ def test_another_process_waits_for_the_one_that_fetches(instance, other, remote_
     held.release()
     assert first.result() == second.result() == file.data
     assert file.gets == [1]
-    assert not waits_for(key_for(file))
+    assert not is_locked(key_for(file))
 
 
 def test_a_waiter_that_leaves_costs_nothing(instance, other, remote_file):
@@ -154,17 +156,16 @@ def test_who_waits_takes_over_from_one_that_fails(instance, other, remote_file):
     assert file.gets == [2]
 
 
-def test_waiting_ends(instance, other, remote_file):
+def test_waiting_ends(here, remote_file, monkeypatch):
+    monkeypatch.setattr(election, "PATIENCE", 0.3)
     file = remote_file(BIG)
-    held = Held(1_000_000)
-    file.behave(held)
-    first = Client(instance.content_url + file.path)
-    wait_until(lambda: first.body)
-    file.behave(behave.plain)
-    assert Client(other.content_url + file.path).result() == file.data
-    assert file.gets == [2]
-    held.release()
-    assert first.result() == file.data
+    [[mine]] = rows("SELECT pg_try_advisory_lock(%s)", key_for(file))
+    assert mine, "by the connection of this test"
+    try:
+        assert here(file.path).content == file.data
+    finally:
+        rows("SELECT pg_advisory_unlock(%s)", key_for(file))
+    assert file.gets == [1]
 
 
 def test_nobody_waits_for_what_is_not_saved(instance, other, remote_file):
@@ -173,7 +174,7 @@ def test_nobody_waits_for_what_is_not_saved(instance, other, remote_file):
     file.behave(held)
     clients = [Client(url + file.path) for url in (instance.content_url, other.content_url)]
     wait_until(lambda: all(client.body for client in clients))
-    assert not waits_for(key_for(file))
+    assert not is_locked(key_for(file))
     held.release()
     assert [client.result() for client in clients] == [file.data, file.data]
 
@@ -294,6 +295,35 @@ def test_seats(instance, orm):
 
     assert sorted(asyncio.run(elect())) == ["foreign", "same"]
     wait_until(lambda: not connections())
+
+
+@pytest.mark.parametrize(("answers", "says"), [(True, "takes too long"), (False, "without an")])
+def test_a_database_that_cannot_be_asked_elects_nobody(monkeypatch, caplog, answers, says):
+    class Nowhere:
+        @staticmethod
+        def get_connection_params():
+            return {"host": "127.0.0.1", "port": port, "dbname": "pulp", "user": "pulp"}
+
+    async def never() -> None:
+        pytest.fail("nobody else was elected")
+
+    async def elect() -> Election:
+        mine = Election()
+        await mine.take(Seat("a"), never)
+        await mine.take(Seat("a"), never)
+        await mine.close()
+        return mine
+
+    monkeypatch.setattr(election, "django_connection", Nowhere)
+    monkeypatch.setattr(election, "TRY_TIMEOUT", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        if answers:
+            silent.listen()
+        mine = asyncio.run(elect())
+    assert caplog.text.count(says) == 1
+    mine._executor.shutdown()  # which has not been waited for
 
 
 def test_keys_are_64_bits_and_their_own():

@@ -12,15 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from django.conf import settings
 
-from pulpcore.content_star.content import Content
-from pulpcore.content_star.db import Door
-from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.remote import pace
-from pulpcore.content_star.remote.download import downloads
 from tests import upstream as behave
-from tests.asgi import get
 from tests.certificates import Authority
 from tests.instance import in_venv, wait_until
 from tests.orm import Site
@@ -178,27 +172,6 @@ def test_a_remote_that_stops_in_the_middle_makes_way(content, remote_file):
     assert content.get(file.path).content == file.data
     assert file.gets[1] == 1
     wait_until(lambda: file.upstream.open == 0)
-
-
-@pytest.fixture
-def here(instance, monkeypatch):
-    """GET with a content app in this process, where limits can be lowered."""
-    prefix = settings.CONTENT_PATH_PREFIX
-
-    def get_here(path: str) -> httpx.Response:
-        door = Door(1)
-        content = Errors(Content(door, prefix))
-
-        async def app(scope, receive, send):
-            async with downloads(door):
-                await content(scope, receive, send)
-
-        try:
-            return get(app, prefix + path)
-        finally:
-            asyncio.run(door.close())
-
-    return get_here
 
 
 def test_a_remote_without_timeouts_does_not_hang_for_ever(here, remote_file, monkeypatch):

@@ -68,11 +68,11 @@ class Election:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="content-election")
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        # Of the thread's:
+        self._rest_until = 0.0
+        # The thread's:
         self._connection: Any = None
         self._seats: dict[int, Seat] = {}
         self._is_pooled = False
-        self._rest_until = 0.0
 
     async def take(self, seat: Seat, meanwhile: Callable[[], Awaitable[None]]) -> None:
         """Wait until it is the turn of `seat`, or for PATIENCE, or until there is no election.
@@ -91,6 +91,8 @@ class Election:
             await meanwhile()
 
     async def _try(self, seat: Seat) -> bool:
+        if time.monotonic() < self._rest_until:
+            return True
         future = self._submit(self._claim, seat)
         try:
             return future is None or await asyncio.wait_for(
@@ -98,6 +100,7 @@ class Election:
             )
         except TimeoutError:
             log.warning("The database takes too long to elect who fetches.")
+            self._rest_until = time.monotonic() + REST
             self.leave(seat)
             return True
 
@@ -128,7 +131,7 @@ class Election:
     def _claim(self, seat: Seat) -> bool:
         if seat.key in self._seats:
             return False
-        if self._is_pooled or time.monotonic() < self._rest_until:
+        if self._is_pooled:
             return True
         try:
             has_lock = self._lock(seat.key)
@@ -162,7 +165,8 @@ class Election:
     def _connect(self) -> None:
         # Not Django's own: that may come from a pool, and is closed when requests end.
         parameters: dict[str, Any] = {
-            "connect_timeout": 3,
+            "connect_timeout": 3,  # seconds
+            "tcp_user_timeout": 10_000,  # milliseconds
             **django_connection.get_connection_params(),
             "application_name": APPLICATION_NAME,
         }
