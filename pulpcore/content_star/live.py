@@ -86,12 +86,18 @@ def user_of(request: Request) -> Any:
 
 
 def require_user(request: Request) -> Any:
-    """Return who sends the request; raises `HTTPException` 401 for those who do not say. Blocks."""
+    """Return who sends the request. Blocks.
+
+    Raises `HTTPException` 401 for those who do not say, so that clients ask them, or 403 where they
+    should not be asked: by the rules that content guards have. Else as `user_of`.
+    """
     user = user_of(request)
     if user.is_authenticated:
         return user
     header = challenge(_live_of(request).drf_request)
-    raise HTTPException(401, "Log in first.", {"WWW-Authenticate": header} if header else None)
+    if header is None:
+        raise HTTPException(403, "This is for known users only.")
+    raise HTTPException(401, "Log in first.", {"WWW-Authenticate": header})
 
 
 class DistributionRoutes:

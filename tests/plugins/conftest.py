@@ -56,11 +56,10 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def plugged(example: Path, probe: Path) -> Iterator[PluggedInstance]:
     """A Pulp with both plugins."""
     pulp = PluggedInstance.temporary()
-    assert isinstance(pulp, PluggedInstance)
     pulp.plugins = (example, probe)
     try:
         yield pulp.start()
@@ -69,7 +68,7 @@ def plugged(example: Path, probe: Path) -> Iterator[PluggedInstance]:
         pulp.remove()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def admin(plugged: PluggedInstance) -> Iterator[httpx.Client]:
     """A browser in which the administrator has logged in; checking passwords takes time."""
     with plugged.client() as client:
@@ -84,7 +83,7 @@ def pulp(plugged: PluggedInstance, admin: httpx.Client) -> Iterator[Pulp]:
     api.cleanup()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def content(plugged: PluggedInstance) -> Iterator[httpx.Client]:
     """The content app of the instance with plugins, as an anonymous client."""
     with httpx.Client(base_url=plugged.content_url, trust_env=False, timeout=30) as client:
