@@ -52,6 +52,16 @@ _PUBLISHED = """
     WHERE pa.publication_id = %(publication)s AND starts_with(pa.relative_path, %(prefix)s)
 """
 
+# The same for the first few rows: one look into the memberships for each, in place of them all.
+_FIRST_PUBLISHED = """
+    SELECT pa.relative_path, ca.pulp_id, ca.artifact_id,
+           coalesce(added.pulp_created, pa.pulp_created) AS modified
+    FROM core_publishedartifact pa
+    JOIN core_contentartifact ca ON ca.pulp_id = pa.content_artifact_id
+    LEFT JOIN LATERAL ({members} AND rc.content_id = ca.content_id LIMIT 1) AS added ON TRUE
+    WHERE pa.publication_id = %(publication)s AND starts_with(pa.relative_path, %(prefix)s)
+"""
+
 _CONTAINED = """
     SELECT ca.relative_path, ca.pulp_id, ca.artifact_id, member.pulp_created AS modified
     FROM member JOIN core_contentartifact ca USING (content_id)
@@ -93,7 +103,17 @@ _LEVEL_AND_COUNT = """
 # Of so many rows below a directory, or fewer, PostgreSQL makes a listing in some 20 ms.
 FEW = 2000
 
-_ANYTHING = "SELECT EXISTS (SELECT FROM entry)"
+# Unlike a listing these look for no dates, and stop at the first row: of the unique index
+# (publication_id, relative_path), and of the one on relative_path of content artifacts, which the
+# planner can search for a prefix where the collation of the database is C.
+_ANYTHING_PUBLISHED = """
+    EXISTS (
+        SELECT FROM core_publishedartifact
+        WHERE publication_id = %(publication)s AND starts_with(relative_path, %(prefix)s)
+    )
+"""
+
+_ANYTHING_CONTAINED = f"EXISTS (WITH member AS ({_MEMBERS}) {_CONTAINED})"
 
 
 def entries(source: Source, directory: str, window: Window = EVERYTHING) -> list[Entry]:
@@ -133,20 +153,28 @@ def all_entries(source: Source, directory: str, after: str | None) -> Iterator[l
 
 def exists(source: Source, directory: str) -> bool:
     """Tell whether anything is at or below `directory`, without listing it."""
+    query = " OR ".join(_anything(source))
     with connection.cursor() as cursor:
-        query = _with_rows(source) + _ANYTHING
-        cursor.execute(query, _parameters(source, directory))
+        cursor.execute(f"SELECT {query}", _parameters(source, directory))
         return bool(cursor.fetchone()[0])
 
 
+def _anything(source: Source) -> Iterator[str]:
+    if source.publication is not None:
+        yield _ANYTHING_PUBLISHED
+    if source.publication is None or source.publication.pass_through:
+        yield _ANYTHING_CONTAINED
+
+
 def _with_rows(source: Source, limit: str = "") -> str:
-    """Name the rows of `source` below the directory `entry`."""
+    """Name the rows of `source` below the directory `entry`, all or few of them."""
+    published = _FIRST_PUBLISHED.format(members=_MEMBERS) if limit else _PUBLISHED
     if source.publication is None:
         rows = _CONTAINED
     elif source.publication.pass_through:
-        rows = f"{_PUBLISHED} UNION ALL {_CONTAINED}"
+        rows = f"{published} UNION ALL {_CONTAINED}"
     else:
-        rows = _PUBLISHED
+        rows = published
     return f"WITH member AS ({_MEMBERS}), entry AS ({rows} {limit})"
 
 
