@@ -66,7 +66,7 @@ def measure_all(
             able = [each for each in contestants if case.needs in each.can]
             results[case] = {each: [] for each in able}
             for each in able:
-                case.measure(targets[each], 1.0)  # caches, connections, modules imported late
+                case.measure(targets[each], 2.0)  # caches, connections, modules imported late
             for number in range(rounds):
                 for each in able:
                     measured = measure(case, targets[each], servers[each], seconds)
