@@ -91,7 +91,7 @@ def _processes(server: Server) -> list[psutil.Process]:
 
 def _cpu_seconds(server: Server) -> float:
     times = [process.cpu_times() for process in _processes(server)]
-    return sum(each.user + each.system for each in times)
+    return float(sum(each.user + each.system for each in times))
 
 
 def save(results: report.Results, how: str, into_readme: bool) -> None:
@@ -100,7 +100,8 @@ def save(results: report.Results, how: str, into_readme: bool) -> None:
     print(f"\n{text}")
     folder = HERE if into_readme else BUILD
     folder.mkdir(parents=True, exist_ok=True)
-    report.chart(results, [folder / "chart.svg", folder / "chart.png"])
+    BUILD.mkdir(parents=True, exist_ok=True)
+    report.chart(results, [folder / "chart.svg", BUILD / "chart.png"])
     if into_readme:
         readme = HERE / "README.md"
         kept = readme.read_text().partition(MARK)[0]

@@ -53,15 +53,15 @@ class Heads(asyncio.Protocol):
 
 async def measure(url: str, seconds: float, connections: int) -> dict[str, float]:
     parts = urlsplit(url)
+    assert parts.hostname and parts.port
+    host, port = parts.hostname, parts.port
     request = f"HEAD {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
     milliseconds: list[float] = []
     loop = asyncio.get_running_loop()
     failure: asyncio.Future[None] = loop.create_future()
     began = time.perf_counter()
     for _ in range(connections):
-        await loop.create_connection(
-            lambda: Heads(request, milliseconds, failure), parts.hostname, parts.port
-        )
+        await loop.create_connection(lambda: Heads(request, milliseconds, failure), host, port)
     await asyncio.wait([failure], timeout=seconds)
     if failure.done():
         failure.result()
