@@ -110,7 +110,7 @@ def _said(*command: str) -> str:
 
 
 def chart(results: Results, paths: Iterable[Path]) -> None:
-    """Draw requests per second of all servers, relative to ours."""
+    """Draw requests per second of all servers in all cases."""
     from matplotlib.figure import Figure
 
     contestants = list(dict.fromkeys(each for servers in results.values() for each in servers))
