@@ -66,7 +66,7 @@ def measure_all(
             able = [each for each in contestants if case.needs in each.can]
             results[case] = {each: [] for each in able}
             for each in able:
-                case.measure(targets[each], 1.0)  # caches, connections, modules imported late
+                case.measure(targets[each], 2.0)  # caches, connections, modules imported late
             for number in range(rounds):
                 for each in able:
                     measured = measure(case, targets[each], servers[each], seconds)
@@ -91,7 +91,7 @@ def _processes(server: Server) -> list[psutil.Process]:
 
 def _cpu_seconds(server: Server) -> float:
     times = [process.cpu_times() for process in _processes(server)]
-    return sum(each.user + each.system for each in times)
+    return float(sum(each.user + each.system for each in times))
 
 
 def save(results: report.Results, how: str, into_readme: bool) -> None:
@@ -100,7 +100,8 @@ def save(results: report.Results, how: str, into_readme: bool) -> None:
     print(f"\n{text}")
     folder = HERE if into_readme else BUILD
     folder.mkdir(parents=True, exist_ok=True)
-    report.chart(results, [folder / "chart.svg", folder / "chart.png"])
+    BUILD.mkdir(parents=True, exist_ok=True)
+    report.chart(results, [folder / "chart.svg", BUILD / "chart.png"])
     if into_readme:
         readme = HERE / "README.md"
         kept = readme.read_text().partition(MARK)[0]

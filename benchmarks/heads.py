@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from statistics import quantiles
+from typing import cast
 from urllib.parse import urlsplit
 
 import uvloop
@@ -20,14 +21,16 @@ END = b"\r\n\r\n"
 class Heads(asyncio.Protocol):
     """One connection: the next request goes out when the answer to the last is there."""
 
-    def __init__(self, request: bytes, milliseconds: list[float]) -> None:
+    def __init__(
+        self, request: bytes, milliseconds: list[float], failure: asyncio.Future[None]
+    ) -> None:
         self.request = request
         self.milliseconds = milliseconds
+        self.failure = failure
         self.received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         self.ask()
 
     def ask(self) -> None:
@@ -36,25 +39,33 @@ class Heads(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received += data
-        if self.received.endswith(END):
-            assert self.received.startswith(b"HTTP/1.1 200"), self.received
+        if not self.received.startswith(b"HTTP/1.1 200"[: len(self.received)]):
+            self.transport.close()
+        elif self.received.endswith(END):
             self.received = b""
             self.milliseconds.append((time.perf_counter() - self.began) * 1e3)
             self.ask()
 
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.failure.done():
+            self.failure.set_exception(RuntimeError(f"{error or self.received!r}"))
+
 
 async def measure(url: str, seconds: float, connections: int) -> dict[str, float]:
     parts = urlsplit(url)
+    assert parts.hostname and parts.port
+    host, port = parts.hostname, parts.port
     request = f"HEAD {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
     milliseconds: list[float] = []
     loop = asyncio.get_running_loop()
-    for _ in range(connections):
-        await loop.create_connection(
-            lambda: Heads(request, milliseconds), parts.hostname, parts.port
-        )
+    failure: asyncio.Future[None] = loop.create_future()
     began = time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < seconds or len(milliseconds) < 2:
-        await asyncio.sleep(0.1)
+    for _ in range(connections):
+        await loop.create_connection(lambda: Heads(request, milliseconds, failure), host, port)
+    await asyncio.wait([failure], timeout=seconds)
+    if failure.done():
+        failure.result()
+    elapsed = time.perf_counter() - began
     percentiles = quantiles(milliseconds, n=100)
     counts = {"requests": len(milliseconds), "seconds": elapsed, "bytes": 0, "failed": 0}
     return {**counts, "p50": percentiles[49], "p99": percentiles[98]}

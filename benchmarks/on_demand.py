@@ -16,10 +16,11 @@ from statistics import median
 
 from aiohttp import web
 
+from benchmarks.apps import SMALL
 from benchmarks.probe import Latency, probing
 from benchmarks.servers import OURS, THEIRS, Contestant, bare, other, pulp
 from tests.instance import Instance, wait_until
-from tests.pulp import unique
+from tests.pulp import Pulp, unique
 from tests.server import Server
 from tests.upstream import Upstream, serving_upstream
 
@@ -79,9 +80,8 @@ class Mirror:
             artifact.delete()
 
 
-def _small(client) -> str:
-    repository = client.repository({"small.bin": os.urandom(4096)}, autopublish=True)
-    return str(repository)
+def _small(client: Pulp) -> str:
+    return client.repository({"small.bin": os.urandom(SMALL)}, autopublish=True)
 
 
 async def large(request: web.Request, data: bytes) -> web.StreamResponse:

@@ -76,7 +76,8 @@ def _ratio(servers: Mapping[Contestant, Sequence[Measured]], contestant: Contest
     if contestant == OURS or OURS not in servers:
         return ""
     pairs = zip(servers[OURS], servers[contestant], strict=True)
-    return f"{_short(median(ours.rate / theirs.rate for ours, theirs in pairs))}x"
+    ratios = [ours.rate / theirs.rate for ours, theirs in pairs if theirs.rate]
+    return f"{_short(median(ratios))}x" if ratios else ""
 
 
 def machine() -> str:
@@ -109,7 +110,7 @@ def _said(*command: str) -> str:
 
 
 def chart(results: Results, paths: Iterable[Path]) -> None:
-    """Draw requests per second of all servers, relative to ours."""
+    """Draw requests per second of all servers in all cases."""
     from matplotlib.figure import Figure
 
     contestants = list(dict.fromkeys(each for servers in results.values() for each in servers))
