@@ -211,6 +211,15 @@ def test_blocking_calls_share_as_many_connections_as_there_are_threads(plugin):
     assert set(again) <= set(pids) or len({*pids, *again}) <= 3
 
 
+def test_a_cursor_may_wander_from_thread_to_thread(plugin, orm):
+    names = {orm.distribution() for _ in range(9)}
+    found = plugin.get("iterate").json()
+    from pulp_file.app.models import FileDistribution
+
+    paths = FileDistribution.objects.filter(name__in=found).values_list("base_path", flat=True)
+    assert names <= set(paths)
+
+
 def test_a_connection_that_died_is_replaced(plugin):
     from django.db import connection
 
