@@ -15,6 +15,12 @@ CONTENT_STAR_REDIRECT_MIN_SIZE = 0
 # count at once all the same; 0 checks every request. See `basic_auth.py`.
 CONTENT_STAR_BASIC_AUTH_TTL = 60
 
+# What becomes of plugins whose content is written for aiohttp only: "bridge" runs it here, "refuse"
+# answers 501, and "proxy" passes requests on to a `pulpcore-content` that still runs, at
+# CONTENT_STAR_LEGACY_URL (`http://host:port`). `pulpcore-manager content-star-plugins` lists them.
+CONTENT_STAR_UNPORTED = "bridge"
+CONTENT_STAR_LEGACY_URL = None
+
 # The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
 # requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that
 # of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts first.
