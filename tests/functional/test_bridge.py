@@ -250,7 +250,14 @@ def test_routes_below_the_content_prefix_come_first_and_hide_nothing(server, orm
 
 
 def test_routes_that_would_cover_others_are_refused_and_reported(server):
-    assert "routes at / would cover what others serve" in server.said()
+    problem = "routes at / would cover what others serve"
+    assert problem in server.said()
+    status = httpx.get(
+        f"{server.content_url}readyz", headers={"Accept": "application/json"}, trust_env=False
+    ).json()
+    (told,) = (each for each in status["bridge"] if each["plugin"] == "pulp_bridged.app")
+    assert told["problem"] == problem
+    assert "/pulp/bridged/files/" in told["prefixes"]
     response = httpx.get(f"{server.url}/pulp/v2/", trust_env=False)
     assert "X-Why" not in response.headers
 

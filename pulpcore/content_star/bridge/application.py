@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 
 from aiohttp import web
 from django.conf import settings
@@ -23,13 +24,16 @@ from pulpcore.content_star.bridge.run import run
 from pulpcore.content_star.bridge.threads import threads_of
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.exchange import exchange_of
+from pulpcore.content_star.health import STATUS
 from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.mounts import below, mount, unmount
 
 log = logging.getLogger(__name__)
 
-# What plugins added, for those who report it; filled when the process starts.
+# What plugins added; filled when the process starts, and told in the status of the content app.
 modules: list[Module] = []
+
+STATUS["bridge"] = lambda: [asdict(module) for module in modules]
 
 
 class Bridge:
