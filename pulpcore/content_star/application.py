@@ -49,7 +49,7 @@ def create_application(*app_types: AppType) -> Router:
             object_client(),
             proxy_client(),
             downloads(door),
-            bridge(plugins_for_aiohttp(), content),
+            bridge(plugins_for_aiohttp(), content, live_door),
         ):
             yield
         if metrics:

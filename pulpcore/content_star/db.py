@@ -117,16 +117,7 @@ class _Calls(Executor):
         self._threads = threads
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return self._threads.submit(_once, partial(fn, *args, **kwargs))
-
-
-def _once(work: Callable[[], T]) -> T:
-    # One that died while it was idle is found out, and replaced, before the first query.
-    connection.health_check_enabled, connection.health_check_done = True, False
-    try:
-        return _attempt(work)
-    finally:
-        connection.health_check_enabled = False
+        return self._threads.submit(_afresh, partial(fn, *args, **kwargs))
 
 
 def current_door() -> Door | None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 
 from aiohttp import web
 from django.conf import settings
@@ -21,13 +22,16 @@ from pulpcore.content_star.bridge.run import run
 from pulpcore.content_star.bridge.threads import threads_of
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.exchange import exchange_of
+from pulpcore.content_star.health import STATUS
 from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.mounts import below, mount, unmount
 
 log = logging.getLogger(__name__)
 
-# What plugins added, for those who report it; filled when the process starts.
+# What plugins added; filled when the process starts, and told in the status of the content app.
 modules: list[Module] = []
+
+STATUS["bridge"] = lambda: [asdict(module) for module in modules]
 
 
 class Bridge:
@@ -68,17 +72,17 @@ class Overlay:
 
 
 @asynccontextmanager
-async def bridge(plugins: Mapping[str, ASGIApp | None], content: Overlay) -> AsyncIterator[None]:
+async def bridge(
+    plugins: Mapping[str, ASGIApp | None], content: Overlay, door: Door
+) -> AsyncIterator[None]:
     """Serve what `plugins` add to upstream's content app, from its start to its end.
 
     They are named as their Django apps. What answers at the routes of one instead of the bridge is
-    beside its name.
+    beside its name. Their blocking calls come through `door`.
 
     If starting the aiohttp application fails, that is logged, and nothing of it is served.
     """
     async with AsyncExitStack() as stack:
-        door = Door(settings.CONTENT_STAR_DATABASE_THREADS, name="plugin-db")
-        stack.push_async_callback(door.close)
         stack.enter_context(threads_of(door))
         modules[:] = await _serve(plugins, content, stack)
         yield
