@@ -28,7 +28,7 @@ from pulpcore.app.models import Distribution
 from pulpcore.content_star import distributions, mounts
 from pulpcore.content_star.distributions import registry
 from pulpcore.content_star.distributions.base import DistributionApp
-from pulpcore.content_star.proxy import Proxy
+from pulpcore.content_star.proxy import Proxy, is_origin
 from pulpcore.content_star.responses.defaults import WithDefaults
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
@@ -234,8 +234,12 @@ def unported() -> Served:
         raise ImproperlyConfigured(
             f"CONTENT_STAR_UNPORTED is one of {sorted(UNPORTED)}, not {chosen!r}."
         )
-    if chosen == "proxy" and not settings.CONTENT_STAR_LEGACY_URL:
-        raise ImproperlyConfigured("CONTENT_STAR_UNPORTED = 'proxy' needs CONTENT_STAR_LEGACY_URL.")
+    if chosen == "proxy" and not is_origin(settings.CONTENT_STAR_LEGACY_URL):
+        # Without the value: there may be a password in it.
+        raise ImproperlyConfigured(
+            "CONTENT_STAR_UNPORTED = 'proxy' needs CONTENT_STAR_LEGACY_URL, which is "
+            "http://host:port or https://host:port, without user, path or query."
+        )
     return UNPORTED[chosen]
 
 
