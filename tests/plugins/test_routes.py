@@ -270,8 +270,16 @@ def test_websockets_are_closed(plugged, open_base):
             websockets.sync.client.connect(url)
 
 
+def test_a_prefix_is_the_root_with_or_without_its_slash(plugged):
+    for root in (PREFIX, PREFIX.rstrip("/")):
+        told = httpx.get(plugged.url + root, trust_env=False).json()
+        assert (told["root"], told["rest"]) == (PREFIX.rstrip("/"), "")
+    told = httpx.get(f"{plugged.url}{PREFIX}/x", trust_env=False).json()
+    assert (told["root"], told["rest"]) == (PREFIX.rstrip("/"), "/x"), "no slash is dropped"
+
+
 def test_a_prefix_has_404s_of_its_own(plugged):
-    assert httpx.get(f"{plugged.url}{PREFIX}nothing", trust_env=False).status_code == 404
+    assert httpx.get(f"{plugged.url}{PREFIX}live/nothing", trust_env=False).status_code == 404
     assert httpx.post(f"{plugged.url}{PREFIX}live/endpoint", trust_env=False).status_code == 405
 
 
@@ -289,6 +297,9 @@ def test_domains_are_part_of_the_root(domains, open_base):
         assert told["root"] == f"{root}/live"
         assert told["url"] == f"{domains.url}{root}/live/where/x/y"
         assert told["domain"] == told["current_domain"] == "default"
+    for path in (PREFIX, PREFIX.rstrip("/"), f"{PREFIX}/x"):
+        unnamed = httpx.get(domains.url + path, trust_env=False)
+        assert (unnamed.status_code, "There is no domain ''" in unnamed.text) == (404, True)
     missing = httpx.get(f"{domains.url}{PREFIX}nowhere/live/where/x", trust_env=False)
     assert missing.status_code == 404
     assert "There is no domain" in missing.text

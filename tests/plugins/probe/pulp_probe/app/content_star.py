@@ -172,4 +172,7 @@ class ProbeCheckpoints(CheckpointApp, ProbeApp):
         return "one directory for each checkpoint"
 
 
-mount("/pulp/probe/", [Mount("/live", routes=ROUTES, name="live")])
+mount(
+    "/pulp/probe/",
+    [Mount("/live", routes=ROUTES, name="live"), Route("/{rest:path}", where)],
+)
