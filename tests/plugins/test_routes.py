@@ -217,6 +217,7 @@ def test_errors_of_handlers_are_answered_like_all_others(live, what, status, tex
     assert text in response.text
     assert "a secret" not in response.text
     assert response.headers["Correlation-ID"] == correlation_id
+    assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     in_json = live.get(f"boom/{what}", headers={"Accept": "application/json"})
     assert text in in_json.json()["detail"]
