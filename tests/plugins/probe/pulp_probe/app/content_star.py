@@ -45,7 +45,7 @@ ENDED: list[str] = []
 async def where(request: Request) -> Response:
     return JSONResponse(
         {
-            "rest": request.path_params["rest"],
+            "rest": request.path_params.get("rest"),
             "root": request.scope["root_path"],
             "url": str(request.url_for("live:where", rest="x/y")),
             "domain": domain_of(request).name,
@@ -174,5 +174,5 @@ class ProbeCheckpoints(CheckpointApp, ProbeApp):
 
 mount(
     "/pulp/probe/",
-    [Mount("/live", routes=ROUTES, name="live"), Route("/{rest:path}", where)],
+    [Mount("/live", routes=ROUTES, name="live"), Route("/", where)],
 )
