@@ -16,8 +16,10 @@ class EndsWhenClientLeaves:
     read of a body is noticed to end only if it is a single message.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, at_once: bool = False) -> None:
+        """`at_once` watches from the beginning: for an app that reads every body, or none."""
         self.app = app
+        self.at_once = at_once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["asgi"] = {**scope.get("asgi", {}), "spec_version": "2.4"}
@@ -44,6 +46,8 @@ class EndsWhenClientLeaves:
                 watching = asyncio.create_task(watch())
 
         with CancelScope() as presence:
+            if self.at_once:
+                watching = asyncio.create_task(watch())
             try:
                 await self.app(scope, receive_body, send_watched)
             finally:

@@ -3,20 +3,18 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from urllib.parse import quote_from_bytes, urlsplit
 
 import aiohttp
-from anyio import Event
 from anyio.lowlevel import RunVar
 from django_guid import get_guid
 from django_guid.config import settings as guid_settings
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from yarl import URL
 
-from pulpcore.content_star.responses.body import until_disconnect
+from pulpcore.content_star.leaving import EndsWhenClientLeaves
 
 log = logging.getLogger(__name__)
 
@@ -83,12 +81,12 @@ class Proxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _NAME in Headers(scope=scope).get("via", ""):
             raise HTTPException(508, "The server behind this one is this one.")
-        body = _Body(scope, receive)
-        await until_disconnect(body.disconnect, partial(self._exchange, scope, body, send))
+        # Cancelled, an upload is cut off; it must not end as if it were whole.
+        await EndsWhenClientLeaves(self._exchange, at_once=True)(scope, receive, send)
 
-    async def _exchange(self, scope: Scope, body: "_Body", send: Send) -> None:
+    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            response = await self._ask(scope, body)
+            response = await self._ask(scope, receive)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             log.error("%s could not be asked: %s", self.url, type(error).__name__)
             raise HTTPException(502, "The server behind this one does not answer.") from None
@@ -104,45 +102,29 @@ class Proxy:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _ask(self, scope: Scope, body: "_Body") -> aiohttp.ClientResponse:
+    async def _ask(self, scope: Scope, receive: Receive) -> aiohttp.ClientResponse:
         raw_path = scope.get("raw_path") or scope["path"].encode()
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         return await _client.get().request(
             scope["method"],
             URL(self.url + quote_from_bytes(raw_path + query, _PRINTABLE), encoded=True),
             headers=_request_headers(scope),
-            data=body.chunks() if body.exists else None,
+            data=_chunks(receive) if _has_body(scope) else None,
             allow_redirects=False,
         )
 
 
-class _Body:
-    """The body of a request, and behind it the news that the client has left."""
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        headers = Headers(scope=scope)
-        self.exists = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
-        self._receive = receive
-        self._is_read = Event()
-        self._has_left = False
-        if not self.exists:
-            self._is_read.set()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Read the body. It ends early, and the exchange with it, if the client leaves."""
-        more = True
-        while more:
-            message = await self._receive()
-            self._has_left = message["type"] == "http.disconnect"
-            more = not self._has_left and message.get("more_body", False)
-            if not self._has_left:
-                yield message.get("body", b"")
-        self._is_read.set()
-
-    async def disconnect(self) -> Message:
-        """Receive what comes behind the body."""
-        await self._is_read.wait()
-        return {"type": "http.disconnect"} if self._has_left else await self._receive()
+async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
 
 
 _client: RunVar[aiohttp.ClientSession] = RunVar("content_star_proxy_client")

@@ -30,6 +30,8 @@ class Backend:
     def __init__(self) -> None:
         self.url = ""
         self.running = 0
+        self.whole: list[bytes] = []
+        """Bodies that were received to their end."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.running += 1
@@ -64,6 +66,10 @@ class Backend:
         response.headers["Connection"] = "X-Private"
         response.headers["X-Private"] = "of the connection"
         raise response
+
+    async def upload(self, request: web.Request) -> web.Response:
+        self.whole.append(await request.read())
+        return web.Response()
 
     async def early(self, request: web.Request) -> web.Response:
         return web.Response(status=413)
@@ -275,9 +281,20 @@ def test_a_server_that_stops_in_the_middle_cuts_the_client_off(client):
 
 def test_when_the_client_leaves_the_server_is_left(client, backend):
     with client.stream("GET", "/hang") as response:
-        next(response.iter_raw())
+        pieces = response.iter_raw()  # which leaves when it is forgotten
+        next(pieces)
         assert backend.running
     wait_until(lambda: not backend.running)
+
+
+def test_an_upload_that_breaks_off_is_not_whole_to_the_server(client, backend):
+    assert client.post("/upload", content=iter([b"first"])).status_code == 200
+    with socket.create_connection((client.base_url.host, client.base_url.port), 30) as connection:
+        head = b"PUT /upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head + b"4\r\nhalf\r\n")
+        wait_until(lambda: backend.running)
+    wait_until(lambda: not backend.running)
+    assert backend.whole == [b"first"]
 
 
 def test_a_server_that_is_not_there_is_502(backend):
