@@ -93,7 +93,7 @@ def as_json() -> list[dict[str, object]]:
 
 
 def _told(plugin: Plugin) -> dict[str, object]:
-    module = modules.get(plugin.app, Module(plugin.app))
+    module = modules.get(plugin.app, Module())
     return {**asdict(plugin), "prefixes": list(module.prefixes), "problem": module.problem}
 
 

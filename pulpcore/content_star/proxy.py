@@ -116,7 +116,9 @@ class Proxy:
 
 def _has_body(scope: Scope) -> bool:
     headers = Headers(scope=scope)
-    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+    # Where HTTP/1.1 says nothing there is none; later versions need not say that there is one.
+    unsaid = "0" if scope["http_version"] < "2" else ""
+    return "transfer-encoding" in headers or headers.get("content-length", unsaid) != "0"
 
 
 async def _chunks(receive: Receive) -> AsyncIterator[bytes]:

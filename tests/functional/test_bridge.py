@@ -93,6 +93,22 @@ def test_it_knows_who_asks(plugin, instance):
     assert plugin.get("hello/x", auth=("admin", "wrong")).json()["authenticated"] is False
 
 
+def test_a_session_is_nobody_without_its_token_where_something_may_change(plugin, instance):
+    with instance.client() as browser:
+        cookies, token = dict(browser.cookies), browser.cookies["csrftoken"]
+    session = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
+
+    def is_known(method: str, **headers: str) -> bool:
+        response = plugin.request(method, "hello/x", headers={**session, **headers})
+        return response.json()["authenticated"]
+
+    assert is_known("GET")
+    assert not is_known("POST")
+    assert is_known("POST", **{"X-CSRFToken": token})
+    foreign = {"X-CSRFToken": token, "Origin": "https://elsewhere.example"}
+    assert not is_known("DELETE", **foreign)
+
+
 def test_exceptions_are_answers_or_errors_that_tell_nothing(plugin, server):
     response = plugin.get("found")
     assert (response.status_code, response.headers["Location"]) == (302, "/elsewhere")

@@ -24,6 +24,9 @@ from tests.server import free_port
 PIECE = b"x" * 100_000
 
 
+ABOUT_THE_BODY = (b"content-length", b"transfer-encoding")
+
+
 class Backend:
     """The server behind."""
 
@@ -142,7 +145,14 @@ def gateway(url: str, **options):
         async with proxy_client():
             yield
 
-    app = Router(default=CorrelationId(Errors(Proxy(url))), lifespan=lifespan)
+    async def proxy(scope, receive, send):
+        if (b"x-version", b"2") in scope["headers"]:
+            # As servers that speak HTTP/2 have it: nothing is said about the body.
+            headers = [each for each in scope["headers"] if each[0] not in ABOUT_THE_BODY]
+            scope |= {"http_version": "2", "headers": headers}
+        await Proxy(url)(scope, receive, send)
+
+    app = Router(default=CorrelationId(Errors(proxy)), lifespan=lifespan)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", **options))
 
     @asynccontextmanager
@@ -244,6 +254,12 @@ def test_bodies_stream_both_ways(client):
 def test_a_body_with_a_length_keeps_it(client):
     response = client.post("/echo", content=PIECE)
     assert response.content == PIECE
+
+
+@pytest.mark.parametrize("body", [b"", PIECE])
+def test_a_body_may_come_unannounced(client, body):
+    assert client.post("/echo", content=body, headers={"X-Version": "2"}).content == body
+    assert client.get("/", headers={"X-Version": "2"}).status_code == 200
 
 
 def test_an_answer_may_come_before_the_body_has_been_read(client):

@@ -22,9 +22,6 @@ log = logging.getLogger(__name__)
 class Module:
     """What a plugin adds to upstream's content app."""
 
-    plugin: str
-    """The name of its Django app, such as `pulp_container.app`."""
-
     prefixes: tuple[str, ...] = ()
     """Paths below which its routes are served, each with a slash at both ends."""
 
@@ -33,7 +30,8 @@ class Module:
 
 
 modules: dict[str, Module] = {}
-"""What plugins added, by their Django apps; those that have a module `content`, once imported."""
+"""What plugins added, once it has been imported, by the names of their Django apps, such as
+`pulp_container.app`. Those without a module `content` are not in it."""
 
 
 def import_modules(plugins: Iterable[str]) -> None:
@@ -84,7 +82,7 @@ def _import(plugin: str, app: web.Application) -> Module:
         import_module(f"{plugin}.content")
     except Exception as error:
         log.exception("The content module of the plugin %s cannot be imported.", plugin)
-        return Module(plugin, problem=f"{plugin}.content cannot be imported: {kind_of(error)}")
+        return Module(problem=f"{plugin}.content cannot be imported: {kind_of(error)}")
     added = [each for each in app.router.resources() if each not in known]
     prefixes = {prefix_of(each) for each in added}
     refused = sorted(filter(_covers_others, prefixes))
@@ -92,7 +90,7 @@ def _import(plugin: str, app: web.Application) -> Module:
     if refused:
         problem = f"routes at {', '.join(refused)} would cover what others serve"
         log.error("The plugin %s is not served in full: %s.", plugin, problem)
-    return Module(plugin, tuple(sorted(prefixes - set(refused))), problem)
+    return Module(tuple(sorted(prefixes - set(refused))), problem)
 
 
 def _covers_others(prefix: str) -> bool:
