@@ -60,6 +60,11 @@ def raw_path(scope: Scope) -> bytes:
     return scope.get("raw_path") or quote(scope["path"]).encode()  # ASGI leaves it to the server
 
 
+def raw_path_below(scope: Scope) -> bytes:
+    """Return `raw_path` without the root path, which a proxy in front has stripped."""
+    return raw_path(scope).removeprefix(quote(scope.get("root_path", "")).encode())
+
+
 def decoded_path(scope: Scope) -> str:
     """Return the percent-decoded path of the request, as the client sent it.
 

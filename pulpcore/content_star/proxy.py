@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from yarl import URL
 
 from pulpcore.content_star.leaving import EndsWhenClientLeaves
+from pulpcore.content_star.locate import raw_path_below
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +68,11 @@ def is_origin(url: object) -> bool:
 class Proxy:
     """ASGI application that lets the server at `url` answer, with bodies streamed both ways.
 
-    Method, path, query, `Host` and all headers but those of the connection go along, so that what
-    the server signs or checks of a URL holds. Its redirects and encoded bodies are passed back as
-    they are. Calling raises `HTTPException` 502 if it cannot be reached, 508 for a request that has
-    been here before; where the server stops in the middle, an error ends the connection to the
-    client too. It can be called within `proxy_client`.
+    Method, path below the root path, query, `Host` and all headers but those of the connection go
+    along, so that what the server signs or checks of a URL holds. Its redirects and encoded bodies
+    are passed back as they are. Calling raises `HTTPException` 502 if it cannot be reached, 508 for
+    a request that has been here before; where the server stops in the middle, an error ends the
+    connection to the client too. It can be called within `proxy_client`.
     """
 
     def __init__(self, url: str) -> None:
@@ -103,11 +104,11 @@ class Proxy:
         await send({"type": "http.response.body", "body": b""})
 
     async def _ask(self, scope: Scope, receive: Receive) -> aiohttp.ClientResponse:
-        raw_path = scope.get("raw_path") or scope["path"].encode()
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        target = quote_from_bytes(raw_path_below(scope) + query, _PRINTABLE)
         return await _client.get().request(
             scope["method"],
-            URL(self.url + quote_from_bytes(raw_path + query, _PRINTABLE), encoded=True),
+            URL(self.url + target, encoded=True),
             headers=_request_headers(scope),
             data=_chunks(receive) if _has_body(scope) else None,
             allow_redirects=False,

@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from pulpcore.content_star.exchange import Observe
 from pulpcore.content_star.mounts import mount, mounted
 from pulpcore.content_star.responses.objects import object_client
 from pulpcore.routing import Router
@@ -137,6 +138,26 @@ def test_there_is_one_correlation_id(app, base):
         assert ask(api, app, headers=given).headers.get_list("Correlation-ID") == [made]
     answer = ask(redirecting(f"{base}/a.txt"), app, headers={"Correlation-ID": sent})
     assert answer.headers.get_list("Correlation-ID") == [sent]
+
+
+def test_it_is_measured_as_the_content_that_it_is(app, base):
+    class Record:
+        def __init__(self) -> None:
+            self.seen: list[tuple[object, ...]] = []
+
+        def enabled(self) -> bool:
+            return True
+
+        def record(self, scope, exchange) -> None:
+            status, route = exchange.status, exchange.route
+            self.seen.append((scope["path"], status, exchange.bytes_sent, route, exchange.source))
+
+    record = Record()
+    observed = Observe(app, [record])
+    ask(redirecting(f"{base}/a.txt"), observed, headers={"Range": "bytes=2-4"})
+    ask(redirecting(f"{base}/a.txt"), observed, method="HEAD")
+    path, route = f"{base}/a.txt", "stream_content"
+    assert record.seen == [(path, 206, 3, route, "local"), (path, 200, 0, route, "local")]
 
 
 @pytest.fixture

@@ -326,6 +326,13 @@ def test_a_server_that_is_this_one_is_asked_once(client):
     assert client.get("/", headers={"Via": "1.1 pulp-content-star"}).status_code == 508
 
 
+def test_a_root_path_is_not_the_servers(backend):
+    """It has been stripped by the proxy in front, which the server behind has the same of."""
+    url, start = gateway(backend.url, root_path="/below")
+    with in_thread(start):
+        assert httpx.get(f"{url}/a%2Fb?c", trust_env=False).json()["target"] == "/a%2Fb?c"
+
+
 def test_no_second_request_is_smuggled_in_a_body(backend):
     """Of two lengths one is a lie; httptools refuses both, h11 does not."""
     smuggled = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -2,7 +2,6 @@
 
 import asyncio
 from typing import Any
-from urllib.parse import quote
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
@@ -13,7 +12,7 @@ from yarl import URL
 
 from pulpcore.content_star.bridge.connection import Connection
 from pulpcore.content_star.bridge.writer import Writer
-from pulpcore.content_star.locate import raw_path
+from pulpcore.content_star.locate import raw_path_below
 
 # Bytes of a body that `request.read()`, `json()` and `post()` take, which is aiohttp's default.
 MAX_BODY = 1024**2
@@ -76,6 +75,6 @@ def _headers(scope: Scope) -> "CIMultiDict[str]":
 
 def _url(scope: Scope) -> URL:
     """Path and query as the client sent them, still percent-encoded."""
-    path = raw_path(scope).decode("latin-1").removeprefix(quote(scope.get("root_path", "")))
+    path = raw_path_below(scope).decode("latin-1")
     query = scope["query_string"].decode("latin-1")
     return URL.build(path=path or "/", query_string=query, encoded=True)
