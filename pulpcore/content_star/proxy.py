@@ -44,7 +44,8 @@ _HOP_BY_HOP = frozenset(
 # What aiohttp would add where the client has said nothing.
 _UNSAID = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
-_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+# What may stand in a target as it is; what follows a `#` would go nowhere.
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")
 
 
 # How gateways know each other's requests (RFC 9110 section 7.6.3).
@@ -80,6 +81,9 @@ class Proxy:
         self.url = url.rstrip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not raw_path_below(scope).startswith(b"/"):
+            # `@host` or `%2F.host` would be a part of the server's name.
+            raise HTTPException(400, "The path of the URL does not begin with a slash.")
         if _NAME in Headers(scope=scope).get("via", ""):
             raise HTTPException(508, "The server behind this one is this one.")
         # Cancelled, an upload is cut off; it must not end as if it were whole.

@@ -333,6 +333,26 @@ def test_a_root_path_is_not_the_servers(backend):
         assert httpx.get(f"{url}/a%2Fb?c", trust_env=False).json()["target"] == "/a%2Fb?c"
 
 
+@pytest.mark.parametrize(
+    ("target", "answer"),
+    [
+        (b"@127.0.0.2/", b"400"),
+        (b"%2Fa/b", b"400"),
+        (b".elsewhere/", b"400"),
+        (b"//elsewhere/a", b'"target": "//elsewhere/a"'),
+        (b"/a#b?c", b'"target": "/a%23b?c"'),
+        (b"/a/../b", b'"target": "/a/../b"'),
+    ],
+)
+def test_no_target_leads_to_another_server(backend, target, answer):
+    """httptools refuses most of these; h11 does not."""
+    url, start = gateway(backend.url, http="h11")
+    with in_thread(start), socket.create_connection(("127.0.0.1", httpx.URL(url).port), 30) as one:
+        one.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
+        with one.makefile("rb") as response:
+            assert answer in response.read()
+
+
 def test_no_second_request_is_smuggled_in_a_body(backend):
     """Of two lengths one is a lie; httptools refuses both, h11 does not."""
     smuggled = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
