@@ -8,6 +8,8 @@ from django.conf import settings
 from starlette.routing import Router
 
 from pulpcore.content_star.access_log import AccessLog
+from pulpcore.content_star.cache.listener import listening
+from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
@@ -29,7 +31,8 @@ def create_application(*app_types: AppType) -> Router:
     """
     door = Door(settings.CONTENT_STAR_DATABASE_THREADS)
     prefix = settings.CONTENT_PATH_PREFIX
-    endpoint = Errors(Mounts(Health(Content(door, prefix), door, prefix)))
+    plans = Plans(settings.CONTENT_STAR_PLANS, settings.CONTENT_STAR_PLANS_BYTES)
+    endpoint = Errors(Mounts(Health(Content(door, prefix, plans), door, prefix)))
     observers: list[Observer] = [AccessLog()]
 
     @asynccontextmanager
@@ -38,7 +41,7 @@ def create_application(*app_types: AppType) -> Router:
         await heartbeat.start()
         metrics = Metrics() if settings.OTEL_ENABLED else None
         observers[1:] = [metrics] if metrics else []
-        async with object_client(), downloads(door):
+        async with object_client(), downloads(door), listening(plans, door):
             yield
         if metrics:
             await metrics.close()

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from pulpcore.app.models import ArtifactDistribution, Distribution, Domain
+from pulpcore.content_star.lookup import Source
 from pulpcore.content_star.window import EVERYTHING, Window
 
 # Bytes of a URL's path, as sent. Longer ones are no paths of anything: PostgreSQL cannot index
@@ -54,6 +55,9 @@ class Place:
 
     path: str
     """Relative to the base path, without leading slashes; empty for the distribution's root."""
+
+    source: Source | None = None
+    """What the distribution serves, if that is known already."""
 
 
 def raw_path(scope: Scope) -> bytes:
@@ -103,7 +107,7 @@ def locate(address: Address) -> Place | None:
     """
     distribution = (
         Distribution.objects.filter(
-            pulp_domain__name=address.domain, base_path__in=_prefixes(address.path)
+            pulp_domain__name=address.domain, base_path__in=prefixes(address.path)
         )
         .select_related(*RELATED)
         .defer(*DEFERRED)
@@ -159,7 +163,7 @@ def _visible(domain: Domain) -> QuerySet[Distribution]:
     return distributions
 
 
-def _prefixes(path: str) -> list[str]:
+def prefixes(path: str) -> list[str]:
     """Return every prefix of `path` that ends where a segment does, if it can be a base path."""
     head = f"{path}/"[: MAX_BASE_PATH_LENGTH + 1]
     return [head[:end] for end, character in enumerate(head) if character == "/" and end]

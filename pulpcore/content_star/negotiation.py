@@ -1,5 +1,7 @@
 """Which form of a resource a client prefers, and what caches are told about it."""
 
+from functools import lru_cache
+
 from django.http import HttpRequest
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -10,8 +12,13 @@ JSON_TYPE = "application/json"
 
 def prefers_json(request: Request) -> bool:
     """Tell whether the request's `Accept` ranks JSON above text (RFC 9110 section 12.5.1)."""
+    return _prefers_json(request.headers.get("accept", "*/*"))
+
+
+@lru_cache(256)  # clients have few
+def _prefers_json(accept: str) -> bool:
     negotiation = HttpRequest()
-    negotiation.META["HTTP_ACCEPT"] = request.headers.get("accept", "*/*")
+    negotiation.META["HTTP_ACCEPT"] = accept
     try:
         preferred = negotiation.get_preferred_type(["text/html", "text/plain", JSON_TYPE])
     except (ValueError, LookupError):  # a parameter in an encoding that does not exist
