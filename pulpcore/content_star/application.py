@@ -41,7 +41,7 @@ def create_application(*app_types: AppType) -> Router:
         await heartbeat.start()
         metrics = Metrics() if settings.OTEL_ENABLED else None
         observers[1:] = [metrics] if metrics else []
-        async with object_client(), downloads(door), listening(plans, door):
+        async with object_client(), downloads(door), listening(plans):
             yield
         if metrics:
             await metrics.close()

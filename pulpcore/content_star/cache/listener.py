@@ -7,8 +7,8 @@ for `plans.BOUND` seconds from there. A connection that is silently dead, a serv
 loop that is too busy to read all end the use of plans by themselves, with nobody having to notice.
 
 A pooler that gives each transaction another connection (pgbouncer's transaction pooling) would echo
-pings and lose everything else. So each connection is tried first: what an ordinary connection of
-this process notifies has to arrive while the listener asks for nothing.
+pings and lose everything else. So each connection is tried first: what another connection notifies
+has to arrive while this one asks for nothing.
 
 With each ping the triggers are counted. Whatever is wrong, plans are not used, `Plans.problem` says
 why, and it is tried again.
@@ -25,13 +25,12 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from django.db import connection as ordinary
+from django.db import connection as django_connection
 from psycopg import AsyncConnection, Error, Notify
 
 from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.cache.signals import following
 from pulpcore.content_star.cache.triggers import ALL, CHANNEL, COUNT, triggers
-from pulpcore.content_star.db import Door
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +59,14 @@ class Unusable(Exception):
 
 
 @asynccontextmanager
-async def listening(plans: Plans, door: Door) -> AsyncIterator[None]:
+async def listening(plans: Plans) -> AsyncIterator[None]:
     """Have `plans` follow the database, and this process's own changes, until the block ends."""
     if not plans.capacity:
         plans.problem = "turned off"
         yield
         return
     with following(plans):
-        task = asyncio.create_task(Listener(plans, door).run(), name="plans")
+        task = asyncio.create_task(Listener(plans).run(), name="plans")
         try:
             yield
         finally:
@@ -79,10 +78,8 @@ async def listening(plans: Plans, door: Door) -> AsyncIterator[None]:
 class Listener:
     """One connection after the other, for as long as the process lives."""
 
-    def __init__(self, plans: Plans, door: Door) -> None:
-        """`door` has the ordinary connections."""
+    def __init__(self, plans: Plans) -> None:
         self.plans = plans
-        self.door = door
         self.channel = f"{CHANNEL}_{uuid.uuid4().hex}"
         self.pings = 0
         self._sent: dict[str, float] = {}
@@ -135,7 +132,11 @@ class Listener:
             "SELECT set_config('application_name', %s, false)", [APPLICATION_NAME]
         )
         test = uuid.uuid4().hex
-        await self.door.run(_notify, self.channel, test)
+        other = await _connect()
+        try:
+            await other.execute("SELECT pg_notify(%s, %s)", [self.channel, test])
+        finally:
+            await other.close()
         deadline = time.monotonic() + DEADLINE
         while test not in self._heard:
             if time.monotonic() > deadline:
@@ -195,13 +196,8 @@ class Listener:
 
 async def _connect() -> AsyncConnection:
     """Connect as Django would, for the event loop."""
-    parameters = ordinary.get_connection_params()
+    parameters = django_connection.get_connection_params()
     for name in ("cursor_factory", "context", "prepare_threshold"):
         parameters.pop(name, None)
     # A pooler by transaction takes no prepared statements, and we find that out ourselves.
     return await AsyncConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
-
-
-def _notify(channel: str, payload: str) -> None:
-    with ordinary.cursor() as cursor:
-        cursor.execute("SELECT pg_notify(%s, %s)", [channel, payload])
