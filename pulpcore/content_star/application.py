@@ -51,5 +51,7 @@ def create_application(*app_types: AppType) -> Router:
     # Not a route: what paths there are is for the database to say, and file names may contain
     # anything, line breaks included, which no route matches.
     return Router(
-        default=CorrelationId(Observe(EdgeHeaders(endpoint), observers)), lifespan=lifespan
+        default=CorrelationId(Observe(EdgeHeaders(endpoint), observers)),
+        redirect_slashes=False,  # spares each request the search for a route that there is not
+        lifespan=lifespan,
     )

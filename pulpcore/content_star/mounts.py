@@ -20,6 +20,8 @@ def mount(prefix: str, app: ASGIApp) -> None:
 
 def mounted(scope: Scope) -> ASGIApp | None:
     """Return the app of the longest prefix that the path of the URL is below, if there is one."""
+    if not _mounted:
+        return None
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     below = [prefix for prefix in _mounted if path.startswith(prefix)]
     return _mounted[max(below, key=len)] if below else None

@@ -12,13 +12,16 @@ JSON_TYPE = "application/json"
 
 def prefers_json(request: Request) -> bool:
     """Tell whether the request's `Accept` ranks JSON above text (RFC 9110 section 12.5.1)."""
-    return _prefers_json(request.headers.get("accept", "*/*"))
+    for name, value in request.scope["headers"]:
+        if name == b"accept":
+            return _prefers_json(value)
+    return False
 
 
-@lru_cache(256)  # clients have few
-def _prefers_json(accept: str) -> bool:
+@lru_cache(256)  # there are few, and to parse one takes longer than to send a file
+def _prefers_json(accept: bytes) -> bool:
     negotiation = HttpRequest()
-    negotiation.META["HTTP_ACCEPT"] = accept
+    negotiation.META["HTTP_ACCEPT"] = accept.decode("latin-1")
     try:
         preferred = negotiation.get_preferred_type(["text/html", "text/plain", JSON_TYPE])
     except (ValueError, LookupError):  # a parameter in an encoding that does not exist

@@ -7,7 +7,6 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp
 
 from pulpcore.app.models import Distribution, Domain
-from pulpcore.content_star.cache.files import RememberedFile
 from pulpcore.content_star.cache.plans import (
     Answer,
     DistributionPlan,
@@ -26,6 +25,7 @@ from pulpcore.content_star.lookup import Source
 from pulpcore.content_star.negotiation import Varying
 from pulpcore.content_star.responses.artifact import ArtifactRedirect, ArtifactResponse
 from pulpcore.content_star.responses.disk import LocalSource
+from pulpcore.content_star.responses.remembered import RememberedFile
 
 
 class Draft:
