@@ -35,7 +35,7 @@ DECLARE
 BEGIN
     BEGIN
         EXECUTE 'SELECT array_agg(id) FROM (SELECT id FROM ('
-            || TG_ARGV[0] || ') AS found (id) LIMIT {MOST_IDS + 1}) AS some' INTO ids;
+            || TG_ARGV[0] || ') AS found (id) LIMIT {MOST_IDS + 1}) AS few' INTO ids;
     EXCEPTION WHEN OTHERS THEN
         ids := ARRAY[NULL::uuid];
     END;
