@@ -32,14 +32,14 @@ def create_application(*app_types: AppType) -> Router:
     door = Door(settings.CONTENT_STAR_DATABASE_THREADS)
     prefix = settings.CONTENT_PATH_PREFIX
     plans = Plans(settings.CONTENT_STAR_PLANS, settings.CONTENT_STAR_PLANS_BYTES)
-    endpoint = Errors(Mounts(Health(Content(door, prefix, plans), door, prefix)))
+    endpoint = Errors(Mounts(Health(Content(door, prefix, plans), door, prefix, plans)))
     observers: list[Observer] = [AccessLog()]
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
         heartbeat = Heartbeat(*app_types)
         await heartbeat.start()
-        metrics = Metrics() if settings.OTEL_ENABLED else None
+        metrics = Metrics(plans) if settings.OTEL_ENABLED else None
         observers[1:] = [metrics] if metrics else []
         async with object_client(), downloads(door), listening(plans):
             yield

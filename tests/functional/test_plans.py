@@ -15,6 +15,7 @@ import pytest
 from django.conf import settings
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from pulp_file.app.models import FileDistribution
 from starlette.requests import Request
 
 from pulpcore.app.models import ContentArtifact, Distribution, HeaderContentGuard, Publication
@@ -31,6 +32,7 @@ from pulpcore.content_star.cache.triggers import CHANNEL
 from pulpcore.content_star.cli.postgres import _as_account
 from pulpcore.content_star.content import Content, respond
 from pulpcore.content_star.db import Door
+from pulpcore.content_star.distributions.published import PublishedApp
 from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.locate import Address
 from pulpcore.content_star.responses.remembered import SMALL
@@ -171,6 +173,41 @@ def test_what_the_api_changed_counts_at_once(instance, pulp, content):
             assert content.get(f"{base}/a").status_code == expected
 
 
+def test_a_plugin_with_a_handler_of_its_own_is_asked_each_time(orm, planned, plans, monkeypatch):
+    base = orm.distribution(publication=orm.publication({"a": b"a", "b": b"b"}))
+    instead = ContentArtifact.objects.get(
+        published_artifact__publication__distribution__base_path=base, relative_path="b"
+    )
+    answers, asked = [None], []
+
+    def content_handler(self, path):
+        asked.append(path)
+        return answers[-1]
+
+    monkeypatch.setattr(FileDistribution, "content_handler", content_handler)
+    url = f"/pulp/content/{base}/a"
+    for answer, expected in ((None, b"a"), (None, b"a"), (instead, b"b"), (None, b"a")):
+        answers.append(answer)
+        assert get(planned, url).content == expected
+    assert asked == ["a"] * 4
+    kept = plans.recall(Key(f"{base}/a", "GET", json=False))
+    assert kept is not None and kept.asks_plugin
+
+
+def test_an_app_of_a_plugin_keeps_nothing_unless_it_says_so(orm, planned, plans, monkeypatch):
+    class Silent(PublishedApp):
+        pass
+
+    class Sure(PublishedApp):
+        keeps_answers = True
+
+    base = orm.distribution(publication=orm.publication({"a": b"a"}))
+    for app, kept in ((Silent, False), (Sure, True)):
+        monkeypatch.setattr("pulpcore.content_star.content.app_for", lambda _, app=app: app)
+        assert get(planned, f"/pulp/content/{base}/a").content == b"a"
+        assert (plans.recall(Key(f"{base}/a", "GET", json=False)) is not None) == kept
+
+
 def test_a_small_file_is_read_once_and_a_large_one_each_time(orm, planned):
     files = {"small": b"s" * 100, "large": b"l" * (SMALL + 1)}
     publication = orm.publication(files)
@@ -309,12 +346,15 @@ def test_without_triggers_every_request_is_looked_up(instance, orm):
         try:
             instance.run(["pulpcore-manager", "migrate", "content_star", "zero"])
             wait_until(lambda: NO_TRIGGERS in server.said(), explain=server.said)
+            ready = httpx.get(f"{server.content_url}readyz")
+            assert ready.status_code == 200 and NO_TRIGGERS in ready.text
             assert httpx.get(url).content == b"old"
             Distribution.objects.filter(base_path=base).update(publication=new)
             assert httpx.get(url).content == b"new"
         finally:
             instance.run(["pulpcore-manager", "migrate"])
         wait_until(lambda: server.said().count(WORKING) == 2, 60, server.said)
+        assert httpx.get(f"{server.content_url}readyz").text == "ok\n"
         assert httpx.get(url).content == b"new"
         Distribution.objects.filter(base_path=base).update(publication=old)
         assert httpx.get(url).content == b"old"

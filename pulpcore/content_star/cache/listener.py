@@ -28,7 +28,7 @@ from contextlib import asynccontextmanager
 from django.db import connection as django_connection
 from psycopg import AsyncConnection, Error, Notify
 
-from pulpcore.content_star.cache.plans import Plans
+from pulpcore.content_star.cache.plans import TURNED_OFF, Plans
 from pulpcore.content_star.cache.signals import following
 from pulpcore.content_star.cache.triggers import ALL, CHANNEL, COUNT, triggers
 
@@ -62,7 +62,7 @@ class Unusable(Exception):
 async def listening(plans: Plans) -> AsyncIterator[None]:
     """Have `plans` follow the database, and this process's own changes, until the block ends."""
     if not plans.capacity:
-        plans.problem = "turned off"
+        plans.problem = TURNED_OFF
         yield
         return
     with following(plans):

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 # this after a commit is answered from before it, in whatever process.
 BOUND = 1.0
 
+STARTING = "starting"
+TURNED_OFF = "turned off"
+
 # Distributions that are kept at most: some 20 KiB each.
 MAX_DISTRIBUTIONS = 2000
 
@@ -189,8 +192,8 @@ class Plans:
     capacity_bytes: int
     """Bytes of files that are kept at most."""
 
-    problem: str | None = "not started"
-    """Why nothing is kept, for the log and for probes; None while things are."""
+    problem: str | None = STARTING
+    """Why nothing is kept, for the log, probes and metrics; None while things are."""
 
     generation: int = 0
     bytes: int = 0
