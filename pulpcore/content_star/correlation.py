@@ -1,11 +1,14 @@
 """The correlation id that ties a response to its lines in the log, as django-guid does it."""
 
-from uuid import uuid4
+from random import getrandbits
 
 from django_guid import set_guid
 from django_guid.config import settings
 from django_guid.utils import generate_guid, validate_guid
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_RANDOM = ~(0xF << 76 | 0x3 << 62)
+_VERSION_4 = 0x4 << 76 | 0x2 << 62
 
 
 class CorrelationId:
@@ -14,12 +17,14 @@ class CorrelationId:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._header = settings.guid_header_name.lower().encode("latin-1")
+        usual = settings.uuid_format == "hex" and settings.uuid_length == 32
+        self._generate = _generate if usual else generate_guid
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        correlation_id = self._given(scope) or _generate()
+        correlation_id = self._given(scope) or self._generate()
         set_guid(correlation_id)
         header = (self._header, correlation_id.encode("latin-1"))
 
@@ -41,7 +46,8 @@ class CorrelationId:
 
 
 def _generate() -> str:
-    if settings.uuid_format == "hex" and settings.uuid_length == 32:
-        return uuid4().hex  # as below, which looks these two up again
-    guid: str = generate_guid()
-    return guid
+    """Return a random UUID, version 4 (RFC 9562 section 5.4), ten times as fast as `uuid.uuid4`.
+
+    From no source of secrets: everybody sees it.
+    """
+    return f"{getrandbits(128) & _RANDOM | _VERSION_4:032x}"

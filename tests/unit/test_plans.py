@@ -34,13 +34,16 @@ def kept_by(plan: DistributionPlan, *ids: uuid.UUID, expires: float = FOR_EVER) 
     return Kept(Nothing(404, "no"), plan, False, None, (), (), ids, expires)
 
 
+def known(plans: Plans, base_path: str) -> DistributionPlan:
+    return plans.keep_place(plan_of(base_path), plans.generation)
+
+
 def key(path: str) -> Key:
     return Key(path, "GET", json=False)
 
 
 def test_an_answer_goes_with_its_distribution(plans):
-    plan = plans.keep_place(plan_of("base"), plans.generation)
-    other = plans.keep_place(plan_of("other"), plans.generation)
+    plan, other = known(plans, "base"), known(plans, "other")
     plans.keep(key("base/a"), kept_by(plan), plans.generation)
     plans.keep(key("other/a"), kept_by(other), plans.generation)
     assert plans.recall(key("base/a")) and plans.recall(key("other/a"))
@@ -52,7 +55,7 @@ def test_an_answer_goes_with_its_distribution(plans):
 
 
 def test_an_answer_goes_with_a_row_of_its_own(plans):
-    plan, row = plan_of("base"), uuid.uuid4()
+    plan, row = known(plans, "base"), uuid.uuid4()
     plans.keep(key("base/a"), kept_by(plan, row), plans.generation)
     plans.keep(key("base/b"), kept_by(plan, uuid.uuid4()), plans.generation)
     plans.forget([row])
@@ -73,14 +76,23 @@ def test_what_was_begun_before_a_change_is_not_kept(plans, change):
 
 
 def test_an_answer_of_a_distribution_that_has_changed_meanwhile_is_not_kept(plans):
-    plan = plans.keep_place(plan_of("base"), plans.generation)
+    plan = known(plans, "base")
     plans.forget([plan.distribution.pk])
     plans.keep(key("base/a"), kept_by(plan), plans.generation)
     assert plans.recall(key("base/a")) is None
 
 
+def test_an_answer_of_a_distribution_that_could_not_be_kept_is_not_kept(plans):
+    """Nobody would drop it."""
+    plans.proved(float("-inf"))
+    plan = known(plans, "base")
+    plans.proved(FOR_EVER)
+    plans.keep(key("base/a"), kept_by(plan), plans.generation)
+    assert plans.recall(key("base/a")) is None
+
+
 def test_nothing_is_used_or_kept_while_changes_may_be_missed(plans):
-    plan = plans.keep_place(plan_of("base"), plans.generation)
+    plan = known(plans, "base")
     plans.keep(key("base/a"), kept_by(plan), plans.generation)
     plans.proved(float("-inf"))
     assert plans.recall(key("base/a")) is None
@@ -92,12 +104,12 @@ def test_nothing_is_used_or_kept_while_changes_may_be_missed(plans):
 
 
 def test_an_answer_ends_in_time(plans):
-    plans.keep(key("base/a"), kept_by(plan_of("base"), expires=0), plans.generation)
+    plans.keep(key("base/a"), kept_by(known(plans, "base"), expires=0), plans.generation)
     assert plans.recall(key("base/a")) is None
 
 
 def test_what_was_used_longest_ago_goes_first(plans):
-    plan = plan_of("base")
+    plan = known(plans, "base")
     for path in "abc":
         plans.keep(key(path), kept_by(plan), plans.generation)
     assert plans.recall(key("a"))
@@ -106,7 +118,8 @@ def test_what_was_used_longest_ago_goes_first(plans):
 
 
 def test_bytes_are_bounded(plans):
-    kept = {path: kept_by(plan_of("base")) for path in "abc"}
+    plan = known(plans, "base")
+    kept = {path: kept_by(plan) for path in "abc"}
     for path, each in kept.items():
         plans.keep(key(path), each, plans.generation)
     assert plans.grow(key("a"), kept["a"], 60)
@@ -136,7 +149,7 @@ def test_a_new_base_path_takes_paths_away_from_those_above(plans):
 def test_without_capacity_nothing_is_kept():
     plans = Plans(0, 0)
     plans.proved(FOR_EVER)
-    plan = plans.keep_place(plan_of("base"), plans.generation)
+    plan = known(plans, "base")
     plans.keep(key("base/a"), kept_by(plan), plans.generation)
     assert plans.find(Address("default", "base/a")) is None
     assert plans.recall(key("base/a")) is None

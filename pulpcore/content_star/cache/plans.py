@@ -111,8 +111,8 @@ class DistributionPlan:
     nested: bool
     """Whether other distributions' base paths go on from its own: these have to be asked for."""
 
-    alive: bool = True
-    """False once one of its rows has changed: its answers are as good as gone."""
+    alive: bool = False
+    """True while it is kept, which it is until one of its rows changes. Its answers end with it."""
 
     def place(self, path: str) -> Place:
         """Return what `locate` would; `path` is below the domain.
@@ -257,6 +257,7 @@ class Plans:
                 return known
             self._drop_place(place)
             self._places[place] = plan
+            plan.alive = True
             self._index(place, plan.ids())
             while len(self._places) > min(MAX_DISTRIBUTIONS, self.capacity):
                 self._drop_place(next(iter(self._places)))
