@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star.access_log import AccessLog
 from pulpcore.content_star.cache.listener import listening
@@ -50,8 +51,14 @@ def create_application(*app_types: AppType) -> Router:
 
     # Not a route: what paths there are is for the database to say, and file names may contain
     # anything, line breaks included, which no route matches.
-    return Router(
-        default=CorrelationId(Observe(EdgeHeaders(endpoint), observers)),
-        redirect_slashes=False,  # spares each request the search for a route that there is not
-        lifespan=lifespan,
+    return Application(
+        default=CorrelationId(Observe(EdgeHeaders(endpoint), observers)), lifespan=lifespan
     )
+
+
+class Application(Router):
+    """A router without routes, which requests need not look for."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = super().__call__ if scope["type"] == "lifespan" else self.default
+        await app(scope, receive, send)

@@ -49,18 +49,19 @@ class Content:
 
     async def respond(self, request: Request) -> ASGIApp:
         """Choose the response; everything that blocks is one trip through the door."""
-        if request.method == "OPTIONS":
+        scope, method = request.scope, request.method
+        if method == "OPTIONS":
             return Response(headers=ALLOW)
-        if request.method not in ("GET", "HEAD"):
-            raise HTTPException(405, f"Method {request.method} is not allowed.", ALLOW)
-        path = decoded_path(request.scope)
-        prefix = request.scope.get("root_path", "") + self.prefix
+        if method not in ("GET", "HEAD"):
+            raise HTTPException(405, f"Method {method} is not allowed.", ALLOW)
+        path = decoded_path(scope)
+        prefix = scope.get("root_path", "") + self.prefix
         if f"{path}/" == prefix:
             return with_slash(request)
         if not path.startswith(prefix):
             raise HTTPException(404, f"Content is below '{prefix}'.")
-        key = Key(path.removeprefix(prefix), request.method, prefers_json(request))
-        exchange = exchange_of(request.scope)
+        key = Key(path.removeprefix(prefix), method, prefers_json(request))
+        exchange = exchange_of(scope)
         kept = self.plans.recall(key)
         if kept is None:
             address = parse_address(key.path)

@@ -76,7 +76,6 @@ def _add(message: Message, exchange: Exchange) -> None:
     if exchange.pulp_type is None:  # not below a distribution
         return
     raw = message["headers"] = list(message["headers"])  # a response may send its headers again
-    headers = MutableHeaders(raw=raw)
     known = dict(raw)
     cache_control = known.get(b"cache-control")
     if cache_control is None:
@@ -86,9 +85,11 @@ def _add(message: Message, exchange: Exchange) -> None:
         if _TAGS.isdisjoint(known):
             raw += _named(exchange.tags)
         else:
+            headers = MutableHeaders(raw=raw)
             _join(headers, "Surrogate-Key", " ", exchange.tags)
             _join(headers, "Cache-Tag", ",", exchange.tags)
     if exchange.vary and not _is_asked_for_each_time(cache_control):
+        headers = MutableHeaders(raw=raw)
         for name in exchange.vary:
             headers.add_vary_header(name)
 

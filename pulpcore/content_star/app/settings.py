@@ -15,8 +15,8 @@ CONTENT_STAR_REDIRECT_MIN_SIZE = 0
 # count at once all the same; 0 checks every request. See `basic_auth.py`.
 CONTENT_STAR_BASIC_AUTH_TTL = 60
 
-# Answers that each process keeps in memory until something changes that they were made from: 5 to
-# 10 KiB each. 0 looks everything up with each request. See `cache/plans.py`.
+# Answers that each process keeps in memory until something changes that they were made from, about
+# 4 KiB each. 0 looks everything up with each request. See `cache/plans.py`.
 CONTENT_STAR_PLANS = 10_000
 
 # Bytes of small files (64 KiB and less) that each process keeps with them.
