@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from pulpcore.content_star.access_log import AccessLog
 from pulpcore.content_star.cache.listener import listening
 from pulpcore.content_star.cache.plans import Plans
+from pulpcore.content_star.cache.warm import Warm
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
@@ -52,7 +53,8 @@ def create_application(*app_types: AppType) -> Router:
     # Not a route: what paths there are is for the database to say, and file names may contain
     # anything, line breaks included, which no route matches.
     return Application(
-        default=CorrelationId(Observe(EdgeHeaders(endpoint), observers)), lifespan=lifespan
+        default=CorrelationId(Observe(Warm(EdgeHeaders(endpoint), plans, prefix), observers)),
+        lifespan=lifespan,
     )
 
 

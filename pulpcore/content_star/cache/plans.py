@@ -164,6 +164,9 @@ class Kept:
     size: int = 0
     """Bytes of the file that are in memory."""
 
+    headers: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
+    """Headers of answers that are complete, by status."""
+
     is_open: bool = field(init=False)
     """Whether it can be given to anyone without asking a guard or a plugin."""
 
