@@ -104,16 +104,18 @@ def respond_again(request: Request, address: Address, kept: Kept) -> ASGIApp:
 
     Blocks.
     """
-    place = kept.plan.place(address.path)
-    distribution = place.distribution
-    with with_domain(distribution.pulp_domain):
-        authorize(request, distribution, address.path)
-        exchange_of(request.scope).tags = tags_of(distribution)
-        app = app_for(distribution)(request, place)
+    exchange = exchange_of(request.scope)
+    domain = kept.plan.distribution.pulp_domain
+    with with_domain(domain):
+        authorize(request, kept.plan.guarded(), address.path)
+        if not kept.asks_plugin:
+            kept.tell_permitted(exchange)
+            return kept.answer.again(request)
+        place = kept.plan.place(address.path)
+        exchange.tags = tags_of(place.distribution)
+        app = app_for(place.distribution)(request, place)
         app.kept = kept
-        response = app.respond() if kept.asks_plugin else app.again()
-        assert response is not None
-        return response
+        return app.respond()
 
 
 def browse(request: Request, address: Address) -> ASGIApp:

@@ -123,6 +123,12 @@ class DistributionPlan:
         source = self.source and Source(own(self.source.publication), own(self.source.version))
         return Place(distribution, path[len(distribution.base_path) :].lstrip("/"), source)
 
+    def guarded(self) -> Distribution:
+        """Return the distribution for its guard to decide, which has an object of its own."""
+        distribution = copy.copy(self.distribution)
+        distribution.content_guard = own(self.distribution.content_guard)
+        return distribution
+
     def ids(self) -> Iterator[UUID | None]:
         """Name the rows that it depends on."""
         distribution = self.distribution
