@@ -6,11 +6,13 @@ from typing import Any
 
 from django.conf import settings
 from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star.access_log import AccessLog
 from pulpcore.content_star.bridge.application import Overlay, bridge
 from pulpcore.content_star.cache.listener import listening
 from pulpcore.content_star.cache.plans import Plans
+from pulpcore.content_star.cache.warm import Warm
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
@@ -64,8 +66,15 @@ def create_application(*app_types: AppType) -> Router:
 
     # Not a route: what paths there are is for the database to say, and file names may contain
     # anything, line breaks included, which no route matches.
-    return Router(
-        default=CorrelationId(Observe(EdgeHeaders(endpoint), observers)),
-        redirect_slashes=False,  # spares each request the search for a route that there is not
+    return Application(
+        default=CorrelationId(Observe(Warm(EdgeHeaders(endpoint), plans, prefix), observers)),
         lifespan=lifespan,
     )
+
+
+class Application(Router):
+    """A router without routes, which requests need not look for."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = super().__call__ if scope["type"] == "lifespan" else self.default
+        await app(scope, receive, send)

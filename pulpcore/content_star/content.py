@@ -56,9 +56,10 @@ class Content:
 
     async def respond(self, request: Request) -> ASGIApp:
         """Choose the response; everything that blocks is one trip through the door."""
-        path = decoded_path(request.scope)
-        prefix = request.scope.get("root_path", "") + self.prefix
-        if request.method not in READS:
+        scope, method = request.scope, request.method
+        path = decoded_path(scope)
+        prefix = scope.get("root_path", "") + self.prefix
+        if method not in READS:
             if not (path.startswith(prefix) and has_routes()):
                 return refusal(request)
             return await self.door.run(respond_live, request, path.removeprefix(prefix))
@@ -66,8 +67,8 @@ class Content:
             return with_slash(request)
         if not path.startswith(prefix):
             raise HTTPException(404, f"Content is below '{prefix}'.")
-        key = Key(path.removeprefix(prefix), request.method, prefers_json(request))
-        exchange = exchange_of(request.scope)
+        key = Key(path.removeprefix(prefix), method, prefers_json(request))
+        exchange = exchange_of(scope)
         kept = self.plans.recall(key)
         if kept is None:
             address = parse_address(key.path)
@@ -149,13 +150,18 @@ def respond_again(request: Request, address: Address, kept: Kept) -> ASGIApp:
 
     Blocks.
     """
-    place = kept.plan.place(address.path)
-    with permitted(request, address, place):
+    exchange = exchange_of(request.scope)
+    domain = kept.plan.distribution.pulp_domain
+    with with_domain(domain):
+        authorize(request, kept.plan.guarded(), address.path)
+        if not kept.asks_plugin:
+            kept.tell_permitted(exchange)
+            return kept.answer.again(request)
+        place = kept.plan.place(address.path)
+        exchange.tags = tags_of(place.distribution)
         app = app_for(place.distribution)(request, place)
         app.kept = kept
-        response = app.respond() if kept.asks_plugin else app.again()
-        assert response is not None
-        return response
+        return app.respond()
 
 
 def browse(request: Request, address: Address) -> ASGIApp:

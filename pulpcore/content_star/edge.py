@@ -1,5 +1,6 @@
 """What caches in front of Pulp are told: to ask each time, names to purge by, and `Vary`."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from django.conf import settings
@@ -9,6 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pulpcore.app.models import ContentGuard, Distribution
 from pulpcore.content_star.exchange import Exchange, exchange_of
 from pulpcore.content_star.lookup import Source
+
+RawHeader = tuple[bytes, bytes]
 
 # Caches may keep what they get, but ask each time whether it still holds: with the headers of the
 # client that wants it, so that the guard decides about that one.
@@ -36,7 +39,7 @@ class EdgeHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _add(message, exchange_of(scope))
+                message["headers"] = add_edge_headers(message["headers"], exchange_of(scope))
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -72,11 +75,11 @@ def vary_of(guard: ContentGuard | None) -> tuple[str, ...]:
     return (*_CREDENTIALS, *configured)
 
 
-def _add(message: Message, exchange: Exchange) -> None:
+def add_edge_headers(headers: Iterable[RawHeader], exchange: Exchange) -> list[RawHeader]:
+    """Return `headers` of an answer and what the exchange adds to them, in a list of its own."""
+    raw = list(headers)  # a response may send its headers again
     if exchange.pulp_type is None:  # not below a distribution
-        return
-    raw = message["headers"] = list(message["headers"])  # a response may send its headers again
-    headers = MutableHeaders(raw=raw)
+        return raw
     known = dict(raw)
     cache_control = known.get(b"cache-control")
     if cache_control is None:
@@ -86,15 +89,18 @@ def _add(message: Message, exchange: Exchange) -> None:
         if _TAGS.isdisjoint(known):
             raw += _named(exchange.tags)
         else:
-            _join(headers, "Surrogate-Key", " ", exchange.tags)
-            _join(headers, "Cache-Tag", ",", exchange.tags)
+            mutable = MutableHeaders(raw=raw)
+            _join(mutable, "Surrogate-Key", " ", exchange.tags)
+            _join(mutable, "Cache-Tag", ",", exchange.tags)
     if exchange.vary and not _is_asked_for_each_time(cache_control):
+        mutable = MutableHeaders(raw=raw)
         for name in exchange.vary:
-            headers.add_vary_header(name)
+            mutable.add_vary_header(name)
+    return raw
 
 
 @lru_cache(4096)
-def _named(tags: tuple[str, ...]) -> list[tuple[bytes, bytes]]:
+def _named(tags: tuple[str, ...]) -> list[RawHeader]:
     """Return the headers for `tags` as Fastly and Varnish read them, and as Cloudflare and Akamai
     do."""
     return [

@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 JSON_TYPE = "application/json"
 
 
-def prefers_json(request: Request) -> bool:
+def prefers_json(request: Request | Scope) -> bool:
     """Tell whether the request's `Accept` ranks JSON above text (RFC 9110 section 12.5.1)."""
-    for name, value in request.scope["headers"]:
+    for name, value in request["headers"]:
         if name == b"accept":
             return _prefers_json(value)
     return False

@@ -29,10 +29,12 @@ from pulpcore.content_star.cache.listener import (
 from pulpcore.content_star.cache.plans import Key, Plans
 from pulpcore.content_star.cache.signals import following
 from pulpcore.content_star.cache.triggers import CHANNEL
+from pulpcore.content_star.cache.warm import Warm
 from pulpcore.content_star.cli.postgres import _as_account
 from pulpcore.content_star.content import Content, respond
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.distributions.published import PublishedApp
+from pulpcore.content_star.edge import EdgeHeaders
 from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.locate import Address
 from pulpcore.content_star.responses.remembered import SMALL
@@ -61,7 +63,8 @@ def planned(plans):
     """The content app in this process, with plans that only this process's own changes reach."""
     door = Door(threads=2)
     with following(plans):
-        yield Errors(Content(door, settings.CONTENT_PATH_PREFIX, plans))
+        prefix = settings.CONTENT_PATH_PREFIX
+        yield Warm(EdgeHeaders(Errors(Content(door, prefix, plans))), plans, prefix)
     asyncio.run(door.close())
 
 
@@ -100,6 +103,37 @@ def test_a_warm_answer_costs_no_query(orm, planned, plans, path):
     warm = get(planned, f"/pulp/content/{base}/{path}")
     assert (warm.status_code, warm.content) == (cold.status_code, cold.content)
     assert warm.headers == cold.headers
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("accept", ["*/*", "application/json"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"If-None-Match": "{etag}"},
+        {"If-None-Match": 'W/{etag}, "other"'},
+        {"If-None-Match": '"other"'},
+        {"If-Match": '"other"'},
+        {"If-None-Match": "{etag}", "If-Match": '"other"'},
+        {"Range": "bytes=0-3"},
+        {"Range": "bytes=100-"},
+    ],
+)
+def test_a_warm_answer_is_the_cold_one(orm, planned, app, method, accept, asked):
+    """All that comes before the layers is what comes through them, whatever is asked."""
+    base = orm.distribution(publication=orm.publication({"a.bin": b"0123456789"}))
+    url = f"/pulp/content/{base}/a.bin"
+    etag = get(app, url).headers["ETag"]
+    headers = {name: value.format(etag=etag) for name, value in asked.items()}
+    cold = get(app, url, {"Accept": accept, **headers}, method=method)
+    for _ in range(3):
+        get(planned, url, {"Accept": accept}, method=method)
+        warm = get(planned, url, {"Accept": accept, **headers}, method=method)
+        assert (warm.status_code, warm.content) == (cold.status_code, cold.content)
+        assert dict(warm.headers) == {
+            name: value for name, value in cold.headers.items() if name != "correlation-id"
+        }
 
 
 def test_a_listing_is_not_kept(orm, planned, plans):

@@ -30,8 +30,8 @@ CONTENT_STAR_LEGACY_URL = None
 # clients reach Pulp in another way too: they would get no bytes. Empty: Pulp sends files itself.
 CONTENT_STAR_SENDFILE = ""
 
-# Answers that each process keeps in memory until something changes that they were made from: 5 to
-# 10 KiB each. 0 looks everything up with each request. See `cache/plans.py`.
+# Answers that each process keeps in memory until something changes that they were made from, about
+# 4 KiB each. 0 looks everything up with each request. See `cache/plans.py`.
 CONTENT_STAR_PLANS = 10_000
 
 # Bytes of small files (64 KiB and less) that each process keeps with them.

@@ -123,6 +123,12 @@ class DistributionPlan:
         source = self.source and Source(own(self.source.publication), own(self.source.version))
         return Place(distribution, path[len(distribution.base_path) :].lstrip("/"), source)
 
+    def guarded(self) -> Distribution:
+        """Return the distribution for its guard to decide, which has an object of its own."""
+        distribution = copy.copy(self.distribution)
+        distribution.content_guard = own(self.distribution.content_guard)
+        return distribution
+
     def ids(self) -> Iterator[UUID | None]:
         """Name the rows that it depends on."""
         distribution = self.distribution
@@ -164,16 +170,25 @@ class Kept:
     size: int = 0
     """Bytes of the file that are in memory."""
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it can be given to anyone without asking a guard or a plugin."""
-        return not self.asks_plugin and self.plan.distribution.content_guard_id is None
+    headers: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
+    """Headers of answers that are complete, by status."""
+
+    is_open: bool = field(init=False)
+    """Whether it can be given to anyone without asking a guard or a plugin."""
+
+    domain: str = field(init=False)
+    pulp_type: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Looked up once: Django's objects take their time.
+        distribution = self.plan.distribution
+        self.is_open = not self.asks_plugin and distribution.content_guard_id is None
+        self.domain, self.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
 
     def tell(self, exchange: Exchange) -> None:
         """Fill in what is known of the exchange before anyone has been let in."""
-        distribution = self.plan.distribution
-        exchange.domain = distribution.pulp_domain.name
-        exchange.pulp_type = distribution.pulp_type
+        exchange.domain = self.domain
+        exchange.pulp_type = self.pulp_type
         exchange.vary = self.vary
 
     def tell_permitted(self, exchange: Exchange) -> None:

@@ -38,6 +38,8 @@ _SPECIAL = frozenset(
     }
 )
 
+_SAFE = frozenset({"GET", "HEAD"})
+
 # What follows from the file and from this response's own decisions, whatever a plugin says. A
 # Content-Security-Policy is not among them: browsers enforce a second one beside ours, so a plugin
 # can make the policy stricter and never weaker.
@@ -142,15 +144,10 @@ class ArtifactResponse(Representation):
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if found := self.at_once(scope):
+            return await _send_at_once(*found, send)
         ranges = None
-        special = [header for header in scope["headers"] if header[0] in _SPECIAL]
-        if not special:
-            if isinstance(self.source, RememberedFile) and self.source.data is not None:
-                body = b"" if scope["method"] == "HEAD" else self.source.data
-                return await _send_at_once(200, self._whole_headers, body, send)
-        elif special == [(b"if-none-match", self._etag)] and scope["method"] in ("GET", "HEAD"):
-            return await self._send_precondition(304, send)  # as below, for most who ask
-        else:
+        if not _SPECIAL.isdisjoint([name for name, _ in scope["headers"]]):
             headers = Headers(raw=scope["headers"])
             status = self._precondition(scope, headers)
             if status is not None:
@@ -171,6 +168,24 @@ class ArtifactResponse(Representation):
 
     def _can_send_path(self, scope: Scope) -> bool:
         return PATHSEND in (scope.get("extensions") or {}) and isinstance(self.source, LocalSource)
+
+    def at_once(self, scope: Scope) -> tuple[int, RawHeaders, bytes] | None:
+        """Return status, headers and body where nothing has to be opened or weighed.
+
+        That is the whole of a file in memory, and 304 for most who ask with what they have. None
+        for all else: calling the response knows what to do.
+        """
+        special = [header for header in scope["headers"] if header[0] in _SPECIAL]
+        is_head = scope["method"] == "HEAD"
+        if special:
+            asks = special == [(b"if-none-match", self._etag)]
+            return (304, self._not_modified, b"") if asks and scope["method"] in _SAFE else None
+        if not isinstance(self.source, RememberedFile):
+            return None
+        if is_head and self.source.seen:
+            return 200, self._whole_headers, b""
+        body = self.source.data
+        return None if is_head or body is None else (200, self._whole_headers, body)
 
     def _ranges(self, method: str, headers: Headers) -> list[ByteRange] | None:
         """Ranges are defined for GET alone (14.2); more than one Range line is no range at all."""
