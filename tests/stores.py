@@ -36,6 +36,9 @@ class Relay:
         self.passed: list[int] = []
         """Bytes that each connection, the oldest first, has got from the store."""
 
+        self.asked = bytearray()
+        """What the store was sent, but no more than the beginning of bodies."""
+
         self.open: set[int] = set()
         """Connections to the store now, by their place in `passed`."""
 
@@ -58,6 +61,7 @@ class Relay:
             _shut(*self._sockets)
         wait_until(lambda: not self.open)
         self.cut_after = self.reply = None
+        self.asked.clear()
         self.passed.clear()
 
     def close(self) -> None:
@@ -97,6 +101,7 @@ class Relay:
     def _forward(self, client: socket.socket, store: socket.socket) -> None:
         with suppress(OSError):
             while data := client.recv(1 << 16):
+                self.asked += data[:4096]
                 store.sendall(data)
         _shut(store, client)
 

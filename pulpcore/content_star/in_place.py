@@ -3,14 +3,19 @@
 from collections.abc import Callable
 from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
 
+from django_guid.config import settings
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-# What Django said for the URL that the client asked for, and content says for its own.
+_DOTS = frozenset({".", ".."})
+
+# What Django said for the URL that the client asked for; and what neither says for both.
 _OF_THE_REDIRECT = frozenset({b"set-cookie", b"vary"})
-_OF_THE_TARGET_ALONE = frozenset({b"cache-control", b"expires"})
+_OF_ONE_ALONE = frozenset({b"cache-control", b"expires"})
+
+_ID = settings.guid_header_name.lower().encode()
 
 
 class InPlace:
@@ -57,9 +62,12 @@ class InPlace:
             if not url.path or url.path.endswith("/") or not _is_at(url, request.get("host", "")):
                 return None
             path = unquote_to_bytes(url.path).decode("utf-8", "surrogateescape")
+            if _DOTS & set(path.split("/")):  # a client would go somewhere else
+                return None
             root_path = scope.get("root_path", "")
             target = {
                 **scope,
+                "headers": _with_id_of(redirect, scope),
                 "path": path,
                 "raw_path": url.path.encode("ascii"),
                 "query_string": url.query.encode("ascii"),
@@ -79,20 +87,27 @@ def _is_at(url: SplitResult, host: str) -> bool:
     return same and url.scheme in ("http", "https")
 
 
+def _with_id_of(redirect: Message, scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a request with the correlation id that Django has logged it by."""
+    made = [header for header in redirect["headers"] if header[0].lower() == _ID]
+    return [header for header in scope["headers"] if not made or header[0] != _ID] + made
+
+
 def _as_answer_to(redirect: Message, send: Send) -> Send:
     """Send content as the answer to a URL for which Django said `redirect`.
 
-    Who may follow that URL, and to where, was decided for this one request, so no shared cache may
-    keep what came of it, as it would not have kept the redirect.
+    Who may follow that URL, and to where, was decided for this one request, by Django, by a guard
+    or by both. So no shared cache may keep what came of it, whatever Django said of the redirect.
     """
     headers = [header for header in redirect["headers"] if header[0].lower() in _OF_THE_REDIRECT]
-    said = [header for header in redirect["headers"] if header[0].lower() == b"cache-control"]
-    headers += said or [(b"cache-control", b"private, no-cache")]
 
     async def send_merged(message: Message) -> None:
         if message["type"] == "http.response.start":
-            kept = [h for h in message["headers"] if h[0].lower() not in _OF_THE_TARGET_ALONE]
-            message = {**message, "headers": [*kept, *headers]}
+            said = Headers(raw=[*message["headers"], *redirect["headers"]])
+            secret = any("no-store" in value for value in said.getlist("cache-control"))
+            caching = (b"cache-control", b"no-store" if secret else b"private, no-cache")
+            kept = [h for h in message["headers"] if h[0].lower() not in _OF_ONE_ALONE]
+            message = {**message, "headers": [*kept, *headers, caching]}
         await send(message)
 
     return send_merged

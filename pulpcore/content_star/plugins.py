@@ -26,9 +26,10 @@ from pulpcore.app.apps import PulpPluginAppConfig, pulp_plugin_configs
 from pulpcore.app.loggers import deprecation_logger
 from pulpcore.app.models import Distribution
 from pulpcore.content_star import distributions, mounts
+from pulpcore.content_star.bridge.modules import Module, modules
 from pulpcore.content_star.distributions import registry
 from pulpcore.content_star.distributions.base import DistributionApp
-from pulpcore.content_star.proxy import Proxy
+from pulpcore.content_star.proxy import Proxy, is_origin
 from pulpcore.content_star.responses.defaults import WithDefaults
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
@@ -51,6 +52,9 @@ class Plugin:
 
     label: str
     """Label of its Django app, such as `file`."""
+
+    app: str
+    """Name of its Django app, such as `pulp_file.app`."""
 
     package: str
     """Name of the Python package."""
@@ -78,9 +82,18 @@ def plugins() -> dict[str, Plugin]:
     return {config.label: _judge(config, failures[config.label]) for config in configs}
 
 
-def as_json() -> list[dict[str, str]]:
-    """Return how each plugin is served, sorted by label, for programs."""
-    return [asdict(plugin) for _, plugin in sorted(plugins().items())]
+def as_json() -> list[dict[str, object]]:
+    """Return how each plugin is served, sorted by label, for programs.
+
+    What is known of its routes for aiohttp is there once they have been imported: `prefixes` that
+    are served, and the `problem` that keeps others from it.
+    """
+    return [_told(plugin) for _, plugin in sorted(plugins().items())]
+
+
+def _told(plugin: Plugin) -> dict[str, object]:
+    module = modules.get(plugin.app, Module(plugin.app))
+    return {**asdict(plugin), "prefixes": list(module.prefixes), "problem": module.problem}
 
 
 @cache
@@ -109,10 +122,9 @@ def plugins_for_aiohttp() -> dict[str, ASGIApp | None]:
 
     None for those that are bridged, else what answers at their routes instead.
     """
-    found = {config.name: plugins()[config.label] for config in pulp_plugin_configs()}
     return {
-        name: None if plugin.served == "bridged" else _instead(plugin)
-        for name, plugin in found.items()
+        plugin.app: None if plugin.served == "bridged" else _instead(plugin)
+        for plugin in plugins().values()
         if plugin.served != "native"
     }
 
@@ -145,7 +157,8 @@ def _judge(config: PulpPluginAppConfig, failure: str | None) -> Plugin:
     """Decide how a plugin is served, once all have registered what they serve."""
 
     def plugin(served: Served, why: str) -> Plugin:
-        return Plugin(config.label, config.python_package_name, config.version, served, why)
+        package, version = config.python_package_name, config.version
+        return Plugin(config.label, config.name, package, version, served, why)
 
     implementations, module = declared(config)
     if module and not failure:
@@ -154,7 +167,7 @@ def _judge(config: PulpPluginAppConfig, failure: str | None) -> Plugin:
         return plugin("refused", failure)
     needs = list(_needs_of_bridge(config))
     if not needs:
-        return plugin("native", _plainness(config))
+        return plugin("native", "; but ".join(filter(None, (_plainness(config), failure))))
     reason = failure or f"it reports {' and '.join(sorted(implementations)) or 'nothing'}"
     return plugin(unported(), f"{reason}, and has {', '.join(needs)}{_setting()}")
 
@@ -234,8 +247,12 @@ def unported() -> Served:
         raise ImproperlyConfigured(
             f"CONTENT_STAR_UNPORTED is one of {sorted(UNPORTED)}, not {chosen!r}."
         )
-    if chosen == "proxy" and not settings.CONTENT_STAR_LEGACY_URL:
-        raise ImproperlyConfigured("CONTENT_STAR_UNPORTED = 'proxy' needs CONTENT_STAR_LEGACY_URL.")
+    if chosen == "proxy" and not is_origin(settings.CONTENT_STAR_LEGACY_URL):
+        # Without the value: there may be a password in it.
+        raise ImproperlyConfigured(
+            "CONTENT_STAR_UNPORTED = 'proxy' needs CONTENT_STAR_LEGACY_URL, which is "
+            "http://host:port or https://host:port, without user, path or query."
+        )
     return UNPORTED[chosen]
 
 

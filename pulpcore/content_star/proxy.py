@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote_from_bytes, urlsplit
 
 import aiohttp
 from anyio import Event
@@ -48,20 +48,41 @@ _UNSAID = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
+# How gateways know each other's requests (RFC 9110 section 7.6.3).
+_NAME = "pulp-content-star"
+
+
+def is_origin(url: object) -> bool:
+    """Tell whether `url` is scheme, host and perhaps a port, with or without a slash at the end."""
+    if not isinstance(url, str):
+        return False
+    try:
+        parts = urlsplit(url)
+        if not parts.hostname or parts.port == 0:  # which raises for what is no port
+            return False
+    except ValueError:
+        return False
+    more = ("@" in parts.netloc, parts.path.removesuffix("/"), parts.query, parts.fragment)
+    return parts.scheme in ("http", "https") and not any(more)
+
+
 class Proxy:
     """ASGI application that lets the server at `url` answer, with bodies streamed both ways.
 
     Method, path, query, `Host` and all headers but those of the connection go along, so that what
     the server signs or checks of a URL holds. Its redirects and encoded bodies are passed back as
-    they are. Calling raises `HTTPException` 502 if it cannot be reached; where it stops in the
-    middle, an error ends the connection to the client too. It can be called within `proxy_client`.
+    they are. Calling raises `HTTPException` 502 if it cannot be reached, 508 for a request that has
+    been here before; where the server stops in the middle, an error ends the connection to the
+    client too. It can be called within `proxy_client`.
     """
 
     def __init__(self, url: str) -> None:
-        """`url` has no path: the server has the same ones as we."""
+        """`url` is an origin: the server has the same paths as we."""
         self.url = url.rstrip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _NAME in Headers(scope=scope).get("via", ""):
+            raise HTTPException(508, "The server behind this one is this one.")
         body = _Body(scope, receive)
         await until_disconnect(body.disconnect, partial(self._exchange, scope, body, send))
 
@@ -152,11 +173,15 @@ def _request_headers(scope: Scope) -> list[tuple[str, str]]:
     dropped = _about_the_connection(headers.getlist("connection"))
     # `Expect` has been answered: the body is here, or comes.
     dropped |= {"expect", "x-forwarded-proto", id_header.lower()}
+    if "transfer-encoding" in headers:
+        # It wins, and what is framed anew by a length that lies is the start of another request
+        # (RFC 9112 section 6.3).
+        dropped.add("content-length")
     kept = [(name, value) for name, value in headers.items() if name not in dropped]
     if scope.get("client"):
         kept.append(("X-Forwarded-For", scope["client"][0]))
     kept.append(("X-Forwarded-Proto", scope["scheme"]))
-    kept.append(("Via", f"{scope['http_version']} pulp-content-star"))
+    kept.append(("Via", f"{scope['http_version']} {_NAME}"))
     kept.append((id_header, str(get_guid())))
     return kept
 

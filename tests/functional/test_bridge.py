@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import json
 import os
 import socket
 import threading
@@ -252,14 +253,18 @@ def test_routes_below_the_content_prefix_come_first_and_hide_nothing(server, orm
 def test_routes_that_would_cover_others_are_refused_and_reported(server):
     problem = "routes at / would cover what others serve"
     assert problem in server.said()
-    status = httpx.get(
-        f"{server.content_url}readyz", headers={"Accept": "application/json"}, trust_env=False
-    ).json()
-    (told,) = (each for each in status["bridge"] if each["plugin"] == "pulp_bridged.app")
-    assert told["problem"] == problem
+    told = status(server)["bridged"]
+    assert (told["served"], told["problem"]) == ("bridged", problem)
     assert "/pulp/bridged/files/" in told["prefixes"]
     response = httpx.get(f"{server.url}/pulp/v2/", trust_env=False)
     assert "X-Why" not in response.headers
+
+
+def status(server: Server) -> dict[str, dict]:
+    """What the server tells of its plugins, by label."""
+    as_json = {"Accept": "application/json"}
+    told = httpx.get(f"{server.content_url}readyz", headers=as_json, trust_env=False).json()
+    return {each["label"]: each for each in told["plugins"]}
 
 
 def test_the_application_is_started_once(server, notes):
@@ -379,6 +384,10 @@ def test_an_application_that_cannot_be_started_keeps_nobody_from_being_served(
         assert httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False).content == b"a"
         response = httpx.get(f"{server.url}/pulp/bridged/hello/x", trust_env=False)
         assert response.status_code == 404
+        told = status(server)["bridged"]
+        assert told["prefixes"] == []
+        assert "cannot be started: FileNotFoundError" in told["problem"]
+        assert "no such folder" not in told["problem"]
 
 
 def test_a_plugin_that_cannot_be_imported_keeps_nobody_from_being_served(
@@ -408,3 +417,8 @@ def test_a_plugin_that_cannot_be_imported_keeps_nobody_from_being_served(
         assert httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False).content == b"a"
         response = httpx.get(f"{server.url}/pulp/bridged/hello/x", trust_env=False)
         assert response.json()["name"] == "x"
+        problem = "pulp_broken.app.content cannot be imported: ModuleNotFoundError"
+        assert status(server)["broken"]["problem"].startswith(problem)
+        command = ["pulpcore-manager", "content-star-plugins", "--json"]
+        told = json.loads(instance.run(command, **environ).stdout)
+        assert {each["label"]: each for each in told} == status(server)

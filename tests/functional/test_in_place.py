@@ -1,9 +1,12 @@
 """Content that the API's side redirects to, in the answer to the first request."""
 
 import asyncio
+import uuid
+from collections.abc import Iterator
 
 import httpx
 import pytest
+from django.test import override_settings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
@@ -11,8 +14,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from pulpcore.content_star.mounts import mount, mounted
+from pulpcore.content_star.responses.objects import object_client
 from pulpcore.routing import Router
+from tests.orm import Site
 from tests.pulp import unique
+from tests.stores import Store
 
 
 def redirecting(location: str, status: int = 302, **headers: str) -> ASGIApp:
@@ -69,8 +75,12 @@ def test_no_shared_cache_keeps_what_the_api_decided(app, base):
     answer = ask(redirecting(f"{base}/a.txt", Vary="Authorization"), app)
     assert answer.headers["Cache-Control"] == "private, no-cache"
     assert "Authorization" in answer.headers["Vary"]
-    answer = ask(redirecting(f"{base}/a.txt", **{"Cache-Control": "max-age=5"}), app)
-    assert answer.headers["Cache-Control"] == "max-age=5", "what the API said of its own URL"
+    public = {"Cache-Control": "public, max-age=5", "Expires": "Fri, 01 Jan 2100 00:00:00 GMT"}
+    answer = ask(redirecting(f"{base}/a.txt", **public), app)
+    assert answer.headers["Cache-Control"] == "private, no-cache", "it knew no guard"
+    assert "Expires" not in answer.headers
+    answer = ask(redirecting(f"{base}/a.txt", **{"Cache-Control": "no-store"}), app)
+    assert answer.headers["Cache-Control"] == "no-store"
 
 
 def test_guards_are_asked(app, orm):
@@ -96,6 +106,8 @@ def test_guards_are_asked(app, orm):
         "{base}/",  # its links are relative to its own URL
         "{base}/dir/",
         "http://[broken{base}/a.txt",
+        "http://pulp:8080{base}/../a.txt",  # to a client, dots lead elsewhere
+        "http://pulp:8080{base}/%2e%2E/a.txt",
     ],
 )
 def test_other_redirects_are_left_to_the_client(app, base, location):
@@ -115,6 +127,58 @@ def test_what_content_redirects_to_is_not_followed(app, base):
     answer = ask(redirecting(f"{base}/dir"), app)
     assert answer.status_code == 301
     assert answer.headers["Location"].endswith(f"{base}/dir/")
+
+
+def test_there_is_one_correlation_id(app, base):
+    """Django's, by which its log has the request; but what is no id cannot become one."""
+    made, sent = uuid.uuid4().hex, uuid.uuid4().hex
+    for given in ({}, {"Correlation-ID": sent}):
+        api = redirecting(f"{base}/a.txt", **{"Correlation-ID": made})
+        assert ask(api, app, headers=given).headers.get_list("Correlation-ID") == [made]
+    answer = ask(redirecting(f"{base}/a.txt"), app, headers={"Correlation-ID": sent})
+    assert answer.headers.get_list("Correlation-ID") == [sent]
+
+
+@pytest.fixture
+def site(instance, store: Store) -> Iterator[Site]:
+    """A domain on an object store."""
+    with override_settings(DOMAIN_ENABLED=True):
+        site = Site(store.storage_class, store.settings, {"a.txt": b"0123456789"})
+        store.relay.reset()
+        yield site
+        site.remove()
+
+
+def with_store(content: ASGIApp) -> ASGIApp:
+    async def app(scope, receive, send):
+        async with object_client():
+            await content(scope, receive, send)
+
+    return app
+
+
+CREDENTIALS = {"Authorization": "Basic c29tZWJvZHk6aHVudGVyMg==", "Cookie": "sessionid=hunter2"}
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+@pytest.mark.parametrize("redirects", [False, True])
+def test_no_credentials_reach_an_object_storage(app, store, site, redirects):
+    site.set(redirect_to_object_storage=redirects)
+    api = redirecting(f"/pulp/content/{site.domain.name}/{site.base_path}/a.txt")
+    headers = {**CREDENTIALS, "Range": "bytes=2-4"}
+    answer = ask(api, with_store(app), headers=headers)
+    if redirects:
+        # To another origin, where clients take no credentials; in-place ends there.
+        assert answer.status_code == 302
+        assert answer.headers["Location"].startswith(f"{store.relay.url}/")
+        assert "hunter2" not in str(answer.headers)
+        assert answer.headers["Cache-Control"] == "no-store", "as content says of signed URLs"
+        assert store.relay.asked == b""
+    else:
+        assert (answer.status_code, answer.content) == (206, b"234")
+        assert b"bytes=2-4" in store.relay.asked
+        for secret in (b"c29tZWJvZHk6aHVudGVyMg==", b"hunter2", b"authorization:", b"cookie:"):
+            assert secret not in store.relay.asked.lower() + store.relay.asked
 
 
 def test_a_plugins_own_prefix_is_served_too(app):

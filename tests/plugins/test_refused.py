@@ -35,10 +35,13 @@ def test_the_status_and_the_command_list_every_plugin(plugged, content):
     told = {each["label"]: each for each in status["plugins"]}
     assert told["example"] == {
         "label": "example",
+        "app": "pulp_example.app",
         "package": "pulp-example",
         "version": "1.0.0",
         "served": "native",
         "why": "it reports star, in pulp_example.app.content_star",
+        "prefixes": [],
+        "problem": None,
     }
     assert told["file"]["served"] == "native"
     assert "served by pulp_probe.app.content_star.ProbeApp" in told["file"]["why"]

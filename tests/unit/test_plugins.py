@@ -61,6 +61,44 @@ def test_settings_that_make_no_sense(settings, words):
         unported()
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        "",
+        5,
+        "localhost:24816",
+        "//localhost:24816",
+        "ftp://localhost",
+        "http://",
+        "http://:24816",
+        "http://localhost:port",
+        "http://localhost:99999",
+        "http://localhost:0",
+        "http://[::1",
+        "http://localhost/pulp/content/",
+        "http://localhost//",
+        "http://localhost/?a=b",
+        "http://localhost#a",
+        "http://admin:hunter2@localhost",
+    ],
+)
+def test_a_url_to_pass_requests_on_to_is_a_server_and_nothing_more(url):
+    proxy = {"CONTENT_STAR_UNPORTED": "proxy", "CONTENT_STAR_LEGACY_URL": url}
+    with override_settings(**proxy), pytest.raises(ImproperlyConfigured) as error:
+        unported()
+    assert "http://host:port" in str(error.value)
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:24816", "https://pulp.example/", "HTTP://[::1]:24816"]
+)
+def test_servers_to_pass_requests_on_to(url):
+    with override_settings(CONTENT_STAR_UNPORTED="proxy", CONTENT_STAR_LEGACY_URL=url):
+        assert unported() == "proxied"
+
+
 def blocking(request):
     raise AssertionError("nobody calls it")
 

@@ -127,7 +127,7 @@ def backend() -> Iterator[Backend]:
         yield backend
 
 
-def gateway(url: str):
+def gateway(url: str, **options):
     """A uvicorn with a proxy of `url`, at its own URL."""
     port = free_port()
 
@@ -137,7 +137,7 @@ def gateway(url: str):
             yield
 
     app = Router(default=CorrelationId(Errors(Proxy(url))), lifespan=lifespan)
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", **options))
 
     @asynccontextmanager
     async def start():
@@ -286,3 +286,23 @@ def test_a_server_that_is_not_there_is_502(backend):
         response = httpx.get(url, trust_env=False)
     assert response.status_code == 502
     assert "127.0.0.1" not in response.text
+
+
+def test_a_server_that_is_this_one_is_asked_once(client):
+    assert client.get("/", headers={"Via": "1.1 cache"}).status_code == 200
+    assert client.get("/", headers={"Via": "1.1 pulp-content-star"}).status_code == 508
+
+
+def test_no_second_request_is_smuggled_in_a_body(backend):
+    """Of two lengths one is a lie; httptools refuses both, h11 does not."""
+    smuggled = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+    url, start = gateway(backend.url, http="h11")
+    with in_thread(start), socket.create_connection(("127.0.0.1", httpx.URL(url).port), 30) as one:
+        one.sendall(
+            b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+            b"%x\r\n%s\r\n0\r\n\r\n" % (len(smuggled), smuggled)
+        )
+        response = http.client.HTTPResponse(one)
+        response.begin()
+        assert response.read() == smuggled, "a body, whole and no more than that"

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
+from dataclasses import replace
 
 from aiohttp import web
 from django.conf import settings
@@ -11,10 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.content_star.bridge.connection import Connection
 from pulpcore.content_star.bridge.modules import (
-    Module,
-    find_modules,
     import_modules,
     kind_of,
+    modules,
     upstream_app,
 )
 from pulpcore.content_star.bridge.request import make_request
@@ -22,16 +21,10 @@ from pulpcore.content_star.bridge.run import run
 from pulpcore.content_star.bridge.threads import threads_of
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.exchange import exchange_of
-from pulpcore.content_star.health import STATUS
 from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.mounts import below, mount, unmount
 
 log = logging.getLogger(__name__)
-
-# What plugins added; filled when the process starts, and told in the status of the content app.
-modules: list[Module] = []
-
-STATUS["bridge"] = lambda: [asdict(module) for module in modules]
 
 
 class Bridge:
@@ -80,43 +73,59 @@ async def bridge(
     They are named as their Django apps. What answers at the routes of one instead of the bridge is
     beside its name. Their blocking calls come through `door`.
 
-    If starting the aiohttp application fails, that is logged, and nothing of it is served.
+    If starting the aiohttp application fails, that is logged, and nothing is bridged. `modules`
+    tells what is served, and why something is not.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(threads_of(door))
-        modules[:] = await _serve(plugins, content, stack)
+        import_modules(plugins)
+        await _serve(plugins, content, stack)
         yield
 
 
 async def _serve(
     plugins: Mapping[str, ASGIApp | None], content: Overlay, stack: AsyncExitStack
-) -> list[Module]:
-    with_modules = find_modules(plugins)
-    prefix = settings.CONTENT_PATH_PREFIX
-    # Not below the prefix itself, but above it.
-    reserved = [prefix.rstrip("/"), settings.V3_API_ROOT]
-    found = import_modules(with_modules, reserved) if with_modules else []
-    if not any(module.prefixes for module in found):
-        return found
-    app = upstream_app()
+) -> None:
+    joined = [name for name, module in modules.items() if module.prefixes]
+    if not joined:
+        return
+    bridge = content.bridge = Bridge(upstream_app())
+    bridged = [name for name in joined if plugins[name] is None]
+    if bridged and (problem := await _start(bridge.app, stack)):
+        for name in bridged:
+            modules[name] = replace(modules[name], prefixes=(), problem=problem)
+    for name in joined:
+        _mount(name, plugins[name] or bridge, content, stack)
+
+
+async def _start(app: web.Application, stack: AsyncExitStack) -> str | None:
+    """Start the application, for as long as `stack` lasts; return what has kept it from that."""
     runner = web.AppRunner(app, access_log=None)
     try:
         await runner.setup()
     except Exception as error:
         log.exception("The aiohttp application of the plugins cannot be started.")
-        problem = f"the aiohttp application of all plugins cannot be started: {kind_of(error)}"
-        return [Module(module.plugin, problem=problem) for module in found]
+        return f"the aiohttp application of all plugins cannot be started: {kind_of(error)}"
     stack.push_async_callback(runner.cleanup)
-    content.bridge = bridge = Bridge(app)
-    prefixes = {
-        each: plugins[module.plugin] or bridge for module in found for each in module.prefixes
-    }
-    content.apps = {each: served for each, served in prefixes.items() if each.startswith(prefix)}
-    for each in sorted(prefixes.keys() - content.apps.keys()):
+    return None
+
+
+def _mount(name: str, app: ASGIApp, content: Overlay, stack: AsyncExitStack) -> None:
+    """Have `app` answer at the prefixes of a plugin; those that it cannot have are logged."""
+    module = modules[name]
+    taken = []
+    for prefix in module.prefixes:
+        if prefix.startswith(settings.CONTENT_PATH_PREFIX):
+            content.apps[prefix] = app
+            continue
         try:
-            mount(each, prefixes[each])
-        except ValueError as error:  # a plugin's that is not bridged
-            log.error("%s", error)
+            mount(prefix, app)
+        except ValueError as error:
+            log.error("The plugin %s is not served in full: %s", name, error)
+            taken.append(prefix)
         else:
-            stack.callback(unmount, each)
-    return found
+            stack.callback(unmount, prefix)
+    if taken:
+        problem = "; ".join(filter(None, [module.problem, f"others serve {', '.join(taken)}"]))
+        served = tuple(prefix for prefix in module.prefixes if prefix not in taken)
+        modules[name] = replace(module, prefixes=served, problem=problem)

@@ -1,7 +1,7 @@
 """The modules with which plugins join upstream's content app, and the prefixes they serve there."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.web_urldispatcher import MatchedSubAppResource
+from django.conf import settings
 
 from pulpcore.content_star.bridge.caching import adopt_cache
 from pulpcore.content_star.bridge.handler import adopt_handler
@@ -25,25 +26,26 @@ class Module:
     """The name of its Django app, such as `pulp_container.app`."""
 
     prefixes: tuple[str, ...] = ()
-    """Paths below which it has routes, each with a slash at both ends."""
+    """Paths below which its routes are served, each with a slash at both ends."""
 
     problem: str | None = None
     """Why what it adds is not served, or not all of it."""
 
 
-def find_modules(plugins: Iterable[str]) -> list[str]:
-    """Return which of `plugins`, by the names of their Django apps, have a module `content`."""
-    return [plugin for plugin in plugins if _has(f"{plugin}.content")]
+modules: dict[str, Module] = {}
+"""What plugins added, by their Django apps; those that have a module `content`, once imported."""
 
 
-def import_modules(plugins: Iterable[str], reserved: Sequence[str]) -> list[Module]:
-    """Import the modules `<plugin>.content`, as upstream does, and tell what they added.
+def import_modules(plugins: Iterable[str]) -> None:
+    """Import the modules `<plugin>.content`, as upstream does, and fill in `modules`.
 
-    `reserved` are prefixes of others. A module that cannot be imported is logged, and only its
-    plugin has to do without: routes that it added before it broke are not served.
+    A module that cannot be imported is logged, and only its plugin has to do without: routes that
+    it added before it broke are not served.
     """
-    app = upstream_app()
-    return [_import(plugin, app, reserved) for plugin in plugins]
+    modules.clear()
+    for plugin in plugins:
+        if _has(f"{plugin}.content"):
+            modules[plugin] = _import(plugin, upstream_app())
 
 
 def upstream_app() -> web.Application:
@@ -76,7 +78,7 @@ def kind_of(error: Exception) -> str:
     return f"{type(error).__name__}; the log says more"
 
 
-def _import(plugin: str, app: web.Application, reserved: Sequence[str]) -> Module:
+def _import(plugin: str, app: web.Application) -> Module:
     known = set(app.router.resources())
     try:
         import_module(f"{plugin}.content")
@@ -85,7 +87,7 @@ def _import(plugin: str, app: web.Application, reserved: Sequence[str]) -> Modul
         return Module(plugin, problem=f"{plugin}.content cannot be imported: {kind_of(error)}")
     added = [each for each in app.router.resources() if each not in known]
     prefixes = {prefix_of(each) for each in added}
-    refused = sorted(prefix for prefix in prefixes if _covers(prefix, reserved))
+    refused = sorted(filter(_covers_others, prefixes))
     problem = None
     if refused:
         problem = f"routes at {', '.join(refused)} would cover what others serve"
@@ -93,9 +95,11 @@ def _import(plugin: str, app: web.Application, reserved: Sequence[str]) -> Modul
     return Module(plugin, tuple(sorted(prefixes - set(refused))), problem)
 
 
-def _covers(prefix: str, reserved: Sequence[str]) -> bool:
-    """Tell whether something reserved is at or below `prefix`, or `prefix` is no path at all."""
-    return prefix == "/" or any(each.startswith(prefix) for each in reserved)
+def _covers_others(prefix: str) -> bool:
+    """Tell whether content or the API is at or below `prefix`, or `prefix` is no path at all."""
+    # Routes may be below the content prefix, but not have all of it.
+    others = (settings.CONTENT_PATH_PREFIX.rstrip("/"), settings.V3_API_ROOT)
+    return prefix == "/" or any(each.startswith(prefix) for each in others)
 
 
 def _has(module: str) -> bool:

@@ -1,12 +1,14 @@
 """`pulpcore-manager content-star-plugins`: how the content of each installed plugin is served."""
 
+import asyncio
 import json
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from pulpcore.content_star.plugins import as_json
+from pulpcore.content_star.bridge.modules import import_modules
+from pulpcore.content_star.plugins import as_json, plugins_for_aiohttp
 
 
 class Command(BaseCommand):
@@ -18,6 +20,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        asyncio.run(_import())
         found = as_json()
         if options["json"]:
             self.stdout.write(json.dumps(found, indent=2))
@@ -25,4 +28,10 @@ class Command(BaseCommand):
         names = [f"{plugin['label']} {plugin['version']}" for plugin in found]
         width = max(map(len, names))
         for name, plugin in zip(names, found, strict=True):
-            self.stdout.write(f"{name:{width}}  {plugin['served']:8}  {plugin['why']}")
+            problem = f"; but {plugin['problem']}" if plugin["problem"] else ""
+            self.stdout.write(f"{name:{width}}  {plugin['served']:8}  {plugin['why']}{problem}")
+
+
+async def _import() -> None:
+    """Import what would be imported in an event loop where it is served."""
+    import_modules(plugins_for_aiohttp())

@@ -1,0 +1,180 @@
+"""A plugin with hooks and routes for aiohttp that is passed on, or refused, as operators chose."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.bridged import installed
+from tests.instance import Instance
+from tests.pulp import Pulp, unique
+from tests.server import Server, free_port, running, serving
+
+KEY = {"X-Key": "b3Blbg=="}
+
+
+@pytest.fixture(scope="module")
+def theirs(instance: Instance, tmp_path_factory) -> Iterator[Server]:
+    bind = f"127.0.0.1:{free_port()}"
+    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
+    environ = installed(tmp_path_factory.mktemp("notes"))
+    with running(instance, command, f"http://{bind}", **environ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory) -> Path:
+    """Where the plugin would leave word if it were started in our process."""
+    return tmp_path_factory.mktemp("notes")
+
+
+@pytest.fixture(scope="module")
+def ours(instance: Instance, theirs: Server, notes: Path) -> Iterator[Server]:
+    chosen = {
+        "PULP_CONTENT_STAR_UNPORTED": "proxy",
+        "PULP_CONTENT_STAR_LEGACY_URL": f"{theirs.url}/",
+    }
+    with serving(instance, **installed(notes, **chosen)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def plugin(ours: Server) -> Iterator[httpx.Client]:
+    url = f"{ours.url}/pulp/bridged/"
+    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def base(instance: Instance) -> Iterator[str]:
+    """The base path of a distribution with the plugin's hooks, behind a guard."""
+    pulp: Pulp = instance.pulp()
+    guard = pulp.create(
+        "contentguards/core/header/", name=unique("guard"), header_name="x-key", header_value="open"
+    )
+    repository = pulp.repository({"a.txt": b"0123456789"})
+    pulp.publish(repository)
+    base = unique("bridged")
+    pulp.create(
+        "distributions/file/file/",
+        name=base,
+        base_path=base,
+        repository=repository,
+        content_guard=guard["pulp_href"],
+    )
+    yield base
+    pulp.cleanup()
+
+
+def served(server: Server) -> dict[str, str]:
+    as_json = {"Accept": "application/json"}
+    told = httpx.get(f"{server.content_url}readyz", headers=as_json, trust_env=False).json()
+    return {each["label"]: each["served"] for each in told["plugins"]}
+
+
+def test_it_is_told_and_nothing_runs_here(ours, notes):
+    told = served(ours)
+    assert (told["bridged"], told["file"], told["core"]) == ("proxied", "proxied", "native")
+    assert "which will go some day" not in ours.said(), "nothing is bridged"
+    assert list(notes.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST", "PATCH", "DELETE"])
+def test_every_method_reaches_its_routes(plugin, ours, method):
+    body = "body é".encode() if method != "GET" else b""
+    response = plugin.request(
+        method,
+        "hello/a%20b?q=%C3%A9&q=2",
+        content=body,
+        headers={"Cookie": "c=1", "Content-Type": "text/plain", "X-Header": "x"},
+    )
+    seen = response.json()
+    assert (seen["method"], seen["name"], seen["body"]) == (method, "a b", body.decode())
+    assert seen["raw_path"] == "/pulp/bridged/hello/a%20b?q=%C3%A9&q=2"
+    assert (seen["cookies"], seen["header"]) == ({"c": "1"}, "x")
+    assert seen["url"].startswith(f"{ours.url}/"), "with the host that the client knows"
+    assert seen["app"] == "started", "in their process"
+    assert response.headers["Set-Cookie"].startswith("seen=1")
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Content-Security-Policy"].startswith("sandbox")
+
+
+def test_its_other_answers_come_as_they_are(plugin, instance):
+    auth = (instance.username, instance.password)
+    assert plugin.get("hello/x", auth=auth).json()["user"] == instance.username
+    assert plugin.get("found").headers["Location"] == "/elsewhere"
+    assert plugin.get("no/such/route").status_code == 404
+    refused = plugin.delete("form")
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")
+    data, files = {"field": "value"}, {"file": ("name.bin", b"x" * 300_000)}
+    assert plugin.post("form", data=data, files=files).json() == ["value", "name.bin", 300_000]
+    with pytest.raises(httpx.RemoteProtocolError):
+        plugin.get("cut")
+
+
+def test_bodies_are_streamed_both_ways_at_once(ours):
+    url = httpx.URL(ours.url)
+    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+        connection.sendall(
+            b"PUT /pulp/bridged/echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        received = b""
+        for word in (b"first", b"second", b"third"):
+            connection.sendall(b"%x\r\n%s\r\n" % (len(word), word))
+            while word not in received:
+                received += connection.recv(65536)
+        connection.sendall(b"0\r\n\r\n")
+        while not received.endswith(b"0\r\n\r\n"):
+            received += connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 200 ")
+
+
+def test_its_routes_below_the_content_prefix_hide_nothing(ours):
+    with httpx.Client(base_url=ours.content_url, trust_env=False) as content:
+        assert content.get("bridged-live/x").json()["app"] == "started"
+        assert content.post("bridged-live/x").status_code == 405
+        assert content.get("bridged-live/x/y").status_code == 404
+
+
+def test_its_distributions_are_guarded_here_and_served_there(ours, base):
+    with httpx.Client(base_url=f"{ours.content_url}{base}/", trust_env=False) as content:
+        assert content.get("json").status_code == 403
+        assert content.get("json", headers=KEY).json() == {"name": "x", "numbers": [1, 2]}
+        assert "a.txt" in content.get("", headers=KEY).text
+        assert content.get("nope", headers=KEY).status_code == 404
+        page = content.get("page", headers=KEY)
+        assert page.headers["X-Content-Type-Options"] == "nosniff"
+        assert "sandbox" in page.headers["Content-Security-Policy"], "as the API's origin is ours"
+        part = content.get("a.txt", headers={**KEY, "Range": "bytes=2-4"})
+        assert (part.status_code, part.content) == (206, b"234")
+        assert content.head("a.txt", headers=KEY).headers["Content-Length"] == "10"
+        assert content.post("a.txt", headers=KEY).status_code == 405
+
+
+def test_nothing_of_a_refused_plugin_is_served(instance, tmp_path, base):
+    refuse = {"PULP_CONTENT_STAR_UNPORTED": "refuse"}
+    with serving(instance, **installed(tmp_path, **refuse)) as server:
+        assert served(server)["bridged"] == "refused"
+        for method in ("GET", "POST", "OPTIONS"):
+            url = f"{server.url}/pulp/bridged/hello/x"
+            refused = httpx.request(method, url, trust_env=False)
+            assert refused.status_code == 501, method
+        assert "CONTENT_STAR_UNPORTED is 'refuse'" in refused.text
+        url = f"{server.content_url}bridged-live/x"
+        assert httpx.get(url, trust_env=False).status_code == 501
+        url = f"{server.content_url}{base}/json"
+        assert httpx.get(url, trust_env=False).status_code == 403, "the guard comes first"
+        assert httpx.get(url, headers=KEY, trust_env=False).status_code == 501
+        assert list(tmp_path.iterdir()) == [], "nor started"
+
+
+def test_a_server_to_pass_requests_on_to_that_is_none_stops_the_start(instance, tmp_path):
+    url = "http://admin:hunter2@127.0.0.1/pulp/content/"
+    chosen = {"PULP_CONTENT_STAR_UNPORTED": "proxy", "PULP_CONTENT_STAR_LEGACY_URL": url}
+    command = ["uvicorn", "pulpcore.routing:application", "--port", "0"]
+    result = instance.run(command, check=False, **installed(tmp_path, **chosen))
+    assert result.returncode != 0
+    assert "CONTENT_STAR_LEGACY_URL" in result.stderr.strip().splitlines()[-1]
+    assert "hunter2" not in result.stdout + result.stderr
