@@ -10,8 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.authorize import authorize
+from pulpcore.content_star.cache.answers import Kept, Key
 from pulpcore.content_star.cache.draft import Draft
-from pulpcore.content_star.cache.plans import Kept, Key, Plans
+from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.registry import has_routes

@@ -19,6 +19,7 @@ from pulp_file.app.models import FileDistribution
 from starlette.requests import Request
 
 from pulpcore.app.models import ContentArtifact, Distribution, HeaderContentGuard, Publication
+from pulpcore.content_star.cache.answers import Key
 from pulpcore.content_star.cache.draft import Draft
 from pulpcore.content_star.cache.listener import (
     APPLICATION_NAME,
@@ -26,7 +27,7 @@ from pulpcore.content_star.cache.listener import (
     NO_LISTEN,
     NO_TRIGGERS,
 )
-from pulpcore.content_star.cache.plans import Key, Plans
+from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.cache.signals import following
 from pulpcore.content_star.cache.triggers import CHANNEL
 from pulpcore.content_star.cache.warm import Warm

@@ -5,13 +5,8 @@ import uuid
 import pytest
 
 from pulpcore.app.models import Distribution, Domain
-from pulpcore.content_star.cache.plans import (
-    DistributionPlan,
-    Kept,
-    Key,
-    Nothing,
-    Plans,
-)
+from pulpcore.content_star.cache.answers import DistributionPlan, Kept, Key, Nothing
+from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.locate import Address
 
 FOR_EVER = float("inf")

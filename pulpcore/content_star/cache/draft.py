@@ -7,17 +7,17 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp
 
 from pulpcore.app.models import Distribution, Domain
-from pulpcore.content_star.cache.plans import (
+from pulpcore.content_star.cache.answers import (
     Answer,
     DistributionPlan,
     Kept,
     Key,
     Nothing,
-    Plans,
     Ready,
     WithSlash,
     own,
 )
+from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.locate import Address, Place

@@ -8,7 +8,8 @@ app (or it would not have been kept), and has had its headers for caches put in 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.content_star.cache.plans import Kept, Key, Plans, Ready
+from pulpcore.content_star.cache.answers import Kept, Key, Ready
+from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.edge import add_edge_headers
 from pulpcore.content_star.exchange import Exchange, exchange_of
 from pulpcore.content_star.locate import decoded_path

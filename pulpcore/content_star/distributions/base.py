@@ -24,7 +24,7 @@ from pulpcore.app import mime_types
 from pulpcore.app.contexts import with_domain
 from pulpcore.app.models import Artifact, ContentArtifact, Distribution
 from pulpcore.content_star.bridge.answers import answer
-from pulpcore.content_star.cache.plans import Kept, MadeFrom
+from pulpcore.content_star.cache.answers import Kept, MadeFrom
 from pulpcore.content_star.edge import CACHE_CONTROL, tags_of
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.handover import handover_of

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp
 
 from pulpcore.app.models import Distribution
 from pulpcore.content_star import directory
-from pulpcore.content_star.cache.plans import MadeFrom
+from pulpcore.content_star.cache.answers import MadeFrom
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.registry import serves
