@@ -27,6 +27,13 @@ def install() -> None:
         # Some plugins know of further files by the first one.
         return content, {path: artifact, f"{path}spec": None}
 
+    join = FileRemote.get_remote_artifact_url
+
+    def url(remote: Any, path: str, request: Any = None) -> str | None:
+        # Some plugins are told in the query what to ask for.
+        return join(remote, request.query.get("instead", path) if request else path)
+
+    FileRemote.get_remote_artifact_url = url
     FileRemote.get_remote_artifact_content_type = content_type
     FileContent.init_from_artifact_and_relative_path = staticmethod(of_artifact)
     FileRepository.PULL_THROUGH_SUPPORTED = True

@@ -1,7 +1,9 @@
 """Distributions with a remote, which is asked for what they do not have."""
 
 import asyncio
+import contextlib
 import hashlib
+import os
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -128,6 +130,10 @@ async def gather(url: str, count: int, begun: Callable[[], None] = bool) -> list
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=60) as client:
         return await asyncio.gather(*(get(client) for _ in range(count)))
+
+
+def descriptors(folder: str) -> str:
+    return "\n".join(sorted(os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)))
 
 
 # Content
@@ -432,6 +438,15 @@ def test_paths_are_what_they_are_for_the_remote(client, mirror):
     assert m.upstream.seen[-1].query_string == ""
 
 
+def test_the_plugin_makes_the_url_of_path_and_request(client, mirror):
+    m = mirror("streamed")
+    path = m.add("a.bin", 5000)
+    m.add("b.bin", 5000)
+    assert client.get(path).content == m.data("a.bin")
+    assert client.get(path, params={"instead": "b.bin"}).content == m.data("b.bin")
+    assert client.get(path, params={"instead": ""}).status_code == 404
+
+
 def test_the_plugin_has_no_pull_through(content, mirror):
     """pulp_file as it is: served, and never saved."""
     m = mirror()
@@ -630,6 +645,65 @@ def test_other_credentials_get_other_metadata(client, mirror):
     m.remote.save()
     assert client.get(path).text != first
     assert "If-None-Match" not in m.seen("index.html")[-1].headers
+
+
+def test_headers_that_cannot_be_sent_on_are_not(client, mirror):
+    m = mirror()
+
+    async def odd(request, data):
+        response = web.Response(body=data, headers={"ETag": "x", "Link": "caf\u00e9 \u2192"})
+        response.content_type = "text/odd"
+        return response
+
+    path = m.add("index.html", 100, odd)
+    for _ in range(2):
+        response = client.get(path)
+        assert response.content == m.data("index.html")
+        assert response.headers["Content-Type"] == "text/odd"
+        assert "Link" not in response.headers
+        assert response.headers["ETag"] != "x"
+
+
+def test_nothing_is_left_after_clients_that_come_and_go(instance, mirror):
+    """Files, connections and sessions, after all kinds of requests and random disconnects."""
+    m, streams = mirror(), mirror("streamed")
+    paths = [
+        m.add("a.bin", BIG),
+        m.add("index.html", BIG, behave.chunked),
+        m.add("broken.bin", BIG, behave.truncated(1_000_000)),
+        m.add("refused.bin", 1, behave.status(403)),
+        streams.add("a.bin", BIG),
+        streams.add("chunked.bin", BIG, behave.chunked),
+    ]
+    environ = {"PYTHONPATH": str(ROOT), "PULP_CONTENT_STAR_METADATA_SIZE": "0"}
+    with serving(instance, app="tests.pulling:application", **environ) as own:
+
+        async def visit(client: httpx.AsyncClient, index: int) -> None:
+            method = "HEAD" if index % 7 == 0 else "GET"
+            limit = random.choice([0, 1000, 500_000, BIG])
+            url = own.content_url + paths[index % len(paths)]
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                async with client.stream(method, url) as response:
+                    got = 0
+                    async for chunk in response.aiter_raw():
+                        got += len(chunk)
+                        if got > limit:
+                            return
+
+        async def visit_all(count: int) -> None:
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+                await asyncio.gather(*(visit(client, index) for index in range(count)))
+
+        asyncio.run(visit_all(30))
+        folder = f"/proc/{own.process.pid}/fd"
+        wait_until(lambda: m.upstream.open == 0 and spooled(instance) == [])
+        before = len(os.listdir(folder))
+        asyncio.run(visit_all(60))
+        wait_until(lambda: m.upstream.open == 0 and spooled(instance) == [])
+        # Connections to the database are opened when they are needed, up to their number.
+        bound = before + 4
+        wait_until(lambda: len(os.listdir(folder)) <= bound, explain=lambda: descriptors(folder))
+        assert "Unclosed" not in own.said()
 
 
 def test_nothing_is_kept_where_there_is_no_room(instance, mirror):

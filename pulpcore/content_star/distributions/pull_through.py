@@ -1,7 +1,5 @@
 """What a distribution does not have, asked of its remote."""
 
-import time
-from collections import OrderedDict
 from pathlib import PurePosixPath
 from uuid import UUID
 
@@ -20,15 +18,11 @@ from pulpcore.content_star.remote.pulled import (
     Pulled,
     add_to_repository,
     content_type_of,
+    is_due,
     known_at,
     url_at,
 )
 from pulpcore.content_star.responses.headers import content_disposition
-
-# Seconds in which a repository is asked to add a file once, however many clients want it: until a
-# worker has done it, each would make another task.
-ASK_AGAIN = 30
-MAX_ASKED = 10_000
 
 
 def pull_through(app: DistributionApp) -> ASGIApp:
@@ -84,9 +78,12 @@ def pull_through(app: DistributionApp) -> ASGIApp:
 
 def _repository_of(app: DistributionApp) -> UUID | None:
     """Return the repository that gains what is pulled through, if its plugin wants that."""
-    distribution, version = app.distribution, app.source.version
+    distribution = app.distribution
+    if distribution.checkpoint:
+        return None  # it shows what was
+    version = app.source.version
     repository = distribution.repository or (version and version.repository)
-    if distribution.checkpoint or repository is None:
+    if repository is None:
         return None
     kind = type(repository.cast())
     return repository.pk if kind.PULL_THROUGH_SUPPORTED else None
@@ -104,31 +101,10 @@ class _Adding:
         self.domain = domain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _asked.is_due((self.repository, self.file.content_id)):
+        if is_due(self.repository, self.file):
             current_downloads().later(self._add)
         await self.response(scope, receive, send)
 
     def _add(self) -> None:
         with with_domain(self.domain):
             add_to_repository(self.repository, self.file)
-
-
-class _Asked:
-    """What was asked for lately."""
-
-    def __init__(self) -> None:
-        self._at: OrderedDict[tuple[UUID, UUID], float] = OrderedDict()
-
-    def is_due(self, key: tuple[UUID, UUID]) -> bool:
-        """Tell whether `key` was not asked for lately, but now it is."""
-        now = time.monotonic()
-        if now - self._at.get(key, -ASK_AGAIN) < ASK_AGAIN:
-            return False
-        self._at[key] = now
-        self._at.move_to_end(key)
-        while len(self._at) > MAX_ASKED:
-            self._at.popitem(last=False)
-        return True
-
-
-_asked = _Asked()

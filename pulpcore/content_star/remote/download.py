@@ -69,6 +69,8 @@ class Download:
         """Bytes from the start on that clients may have."""
         self.complete = False
         self.failure: Exception | None = None
+        self.arrived: Callable[[Download], None] | None = None
+        """Called once, when it is complete and before clients know."""
         self._owner = owner
         self._clients = 0
         self._spool: Spool | None = None
@@ -292,6 +294,8 @@ class Download:
         self.size = self.available = self._spool.size
         self.sha256 = digests["sha256"]
         self.complete = True
+        if self.arrived is not None:
+            self.arrived(self)
         self._announce()
 
 

@@ -1,6 +1,7 @@
 """The response for a file that a distribution's remote may have (pull-through)."""
 
 import logging
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,6 +37,11 @@ PASSED_ON = (
     "Link",
     "X-PyPI-Last-Serial",
 )
+
+
+# Field values and entity tags of RFC 9110 sections 5.5 and 8.8.3, in ASCII.
+_LEGIBLE = re.compile(r"[\t -~]*")
+_ETAG = re.compile(r'(W/)?"[!#-~]*"')
 
 
 class PullThroughResponse:
@@ -78,8 +84,6 @@ class PullThroughResponse:
         try:
             await self._response(download)(scope, nothing, send)
         finally:
-            if download.complete and self.wanted.content_type is None:
-                current_metadata().keep(self.wanted, download)
             download.leave()
 
     def _is_here(self) -> bool:
@@ -98,12 +102,12 @@ class PullThroughResponse:
         metadata = current_metadata()
         kept = metadata.get(self.wanted)
         if kept is None:
-            return await _begun(self.wanted)
+            return await self._begun(self.wanted)
         kept.download.enter()  # or it might be gone when the remote has answered
         if kept.is_fresh:
             return kept.download
         try:
-            new = await _begun(replace(self.wanted, conditions=kept.conditions))
+            new = await self._begun(replace(self.wanted, conditions=kept.conditions))
         except NotModified:
             kept.confirm()
             return kept.download
@@ -120,6 +124,24 @@ class PullThroughResponse:
             raise
         kept.download.leave()
         return new
+
+    async def _begun(self, wanted: Pulled) -> Download:
+        """Enter the download of `wanted` and wait for its first bytes."""
+        downloads = current_downloads()
+        download = downloads.join(wanted)
+        if download.complete and not wanted.saves:
+            # A slow client still reads it; the remote may say something else by now.
+            downloads.forget(download)
+            download = downloads.join(wanted)
+        if wanted.content_type is None:
+            download.arrived = partial(current_metadata().keep, self.wanted)
+        download.enter()
+        try:
+            await download.begun()
+        except BaseException:
+            download.leave()
+            raise
+        return download
 
     # Which response
 
@@ -145,10 +167,10 @@ class PullThroughResponse:
         source: Source,
         chunks: AsyncGenerator[bytes, None],
     ) -> ASGIApp:
-        theirs: CIMultiDict[str] = CIMultiDict()
-        if self.wanted.content_type is None:
-            theirs.update(told)
+        theirs = _legible(told if self.wanted.content_type is None else {})
         etag = theirs.get("ETag", "")
+        if not _ETAG.fullmatch(etag):
+            etag = ""
         last_modified = parse_http_date(theirs.get("Last-Modified", ""))
         headers = {**self.headers, **_passed_on(theirs)}
         if size is None:
@@ -170,6 +192,11 @@ class PullThroughResponse:
         )
 
 
+def _legible(told: Mapping[str, str]) -> CIMultiDict[str]:
+    """Return the headers that can be sent on as they came."""
+    return CIMultiDict((name, value) for name, value in told.items() if _LEGIBLE.fullmatch(value))
+
+
 def _passed_on(theirs: CIMultiDict[str]) -> dict[str, str]:
     headers = {name: theirs[name] for name in PASSED_ON if name in theirs}
     if forbids_storing(theirs):
@@ -181,23 +208,6 @@ def _is_final(error: RemoteUnavailable) -> bool:
     """Whether the remote knows what it says: not so for 408, 429 and what fails on its side."""
     status = error.status if isinstance(error, RemoteRefused) else 502
     return 400 <= status < 500 and status not in (408, 429)
-
-
-async def _begun(wanted: Pulled) -> Download:
-    """Enter the download of `wanted` and wait for its first bytes."""
-    downloads = current_downloads()
-    download = downloads.join(wanted)
-    if download.complete and not wanted.saves:
-        # A slow client still reads it; the remote may say something else by now.
-        downloads.forget(download)
-        download = downloads.join(wanted)
-    download.enter()
-    try:
-        await download.begun()
-    except BaseException:
-        download.leave()
-        raise
-    return download
 
 
 class _Arriving:

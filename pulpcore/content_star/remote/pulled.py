@@ -3,10 +3,13 @@
 Everything here blocks and runs behind the database door.
 """
 
+import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
+from threading import Lock
 from typing import Any
 from uuid import UUID
 
@@ -173,6 +176,7 @@ def known_at(remote: UUID, url: str) -> ContentArtifact | None:
     offer = (
         RemoteArtifact.objects.filter(remote=remote, url=url)
         .select_related("content_artifact__artifact")
+        .order_by("-pulp_created")
         .first()
     )
     return offer and offer.content_artifact
@@ -209,6 +213,31 @@ def _url_of(remote: Remote, path: str, request: Any) -> str | None:
     return url or None
 
 
+# Seconds in which a repository is asked to add a file once, however many clients want it: until a
+# worker has done it, each of them would make another task.
+ASK_AGAIN = 30
+
+# How many files are remembered to have been asked for.
+MAX_ASKED = 10_000
+
+_asked_at: OrderedDict[tuple[UUID, UUID], float] = OrderedDict()
+_asking = Lock()
+
+
+def is_due(repository: UUID, file: ContentArtifact) -> bool:
+    """Tell whether `repository` was not asked lately, by this process, to add the content."""
+    asked_at = _asked_at.get((repository, file.content_id))
+    return asked_at is None or time.monotonic() - asked_at > ASK_AGAIN
+
+
+def _asked(repository: UUID, file: ContentArtifact) -> None:
+    with _asking:
+        _asked_at[repository, file.content_id] = time.monotonic()
+        _asked_at.move_to_end((repository, file.content_id))
+        while len(_asked_at) > MAX_ASKED:
+            _asked_at.popitem(last=False)
+
+
 def add_to_repository(repository: UUID, file: ContentArtifact) -> None:
     """Have the plugin's repository add the content of `file`, which a worker does.
 
@@ -222,6 +251,7 @@ def add_to_repository(repository: UUID, file: ContentArtifact) -> None:
             async_to_sync(target.async_pull_through_add_content)(file)
         else:
             target.pull_through_add_content(file)
+        _asked(repository, file)
     finally:
         _leaves_to_workers.reset(token)
 
