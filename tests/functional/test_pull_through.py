@@ -219,6 +219,14 @@ def test_the_repository_gains_what_is_pulled_through(client, mirror):
     assert m.gets("dir/a.bin") == 1
 
 
+def test_tasks_are_left_to_workers(client, mirror, own):
+    """A process of the API would run them itself, and change its working directory meanwhile."""
+    m = mirror(repository=True)
+    assert client.get(m.add("a.bin", 5000)).status_code == 200
+    wait_until(lambda: m.repository.latest_version().number == 1)
+    assert "Starting task" not in own.said()
+
+
 def test_a_repository_gains_what_another_one_pulled_through(client, mirror, orm):
     m = mirror()
     path = m.add("a.bin", 5000)
@@ -303,6 +311,59 @@ def test_content_of_several_files(client, mirror):
     assert ContentArtifact.objects.filter(remoteartifact__remote=m.remote).count() == 2
     assert client.get(f"{path}spec").content == m.data("a.gemspec")
     wait_until(lambda: m.saved("a.gemspec"))
+
+
+def test_processes_that_save_the_same_at_once(own, mirror, instance):
+    from pulpcore.app.models import Artifact, ContentArtifact
+
+    m = mirror()
+    paths = [m.add(f"{index}.bin", 400_000) for index in range(10)]
+    with serving(instance, app="tests.pulling:application", PYTHONPATH=str(ROOT)) as other:
+        urls = [root + path for path in paths for root in (own.content_url, other.content_url)]
+
+        async def get_all() -> list[httpx.Response]:
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+                return await asyncio.gather(*(client.get(url) for url in urls))
+
+        for response, url in zip(asyncio.run(get_all()), urls, strict=True):
+            assert response.content == m.data(url.rpartition("/")[2])
+        for index in range(10):
+            wait_until(lambda name=f"{index}.bin": m.saved(name))
+        assert "could not be saved" not in own.said() + other.said()
+    saved = ContentArtifact.objects.filter(remoteartifact__remote=m.remote)
+    assert saved.count() == 10
+    digests = [hashlib.sha256(m.data(f"{index}.bin")).hexdigest() for index in range(10)]
+    assert Artifact.objects.filter(sha256__in=digests).count() == 10
+
+
+def test_in_a_domain_it_is_saved_in_its_storage(instance, server, orm, tmp_path):
+    from pulp_file.app.models import FileContent, FileRemote
+
+    from pulpcore.app.contexts import with_domain
+    from pulpcore.app.models import Artifact
+
+    folder = unique("folder")
+    data = server.files[f"{folder}/a.bin"] = random.randbytes(5000)
+    domain = orm.domain(location=str(tmp_path))
+    environ = {"PULP_DOMAIN_ENABLED": "true", "PYTHONPATH": str(ROOT)}
+    with with_domain(domain):
+        remote = FileRemote.objects.create(
+            name=folder, url=f"{server.url}{folder}", policy="on_demand"
+        )
+        base = orm.distribution(remote=remote)
+        saved = Artifact.objects.filter(pulp_domain=domain)
+        with serving(instance, app="tests.pulling:application", **environ) as own:
+            address = f"{own.content_url}{domain.name}/{base}/a.bin"
+            assert httpx.get(address, trust_env=False).content == data
+            wait_until(saved.exists)
+            wait_until(lambda: remote.remoteartifact_set.exists())
+        stored = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        assert stored == [data]
+        orm.cleanup()
+        remote.delete()
+        FileContent.objects.filter(_pulp_domain=domain).delete()
+        saved.get().delete()
+        domain.delete()
 
 
 # How remotes answer

@@ -333,6 +333,11 @@ FURTHER = {
         "They are part of the path.",
         "Clients ask for a path; the remote is asked for the same one.",
     ),
+    "errors of remotes": (
+        "The reason phrase has the URL that was asked for at the remote.",
+        "The body has the status that the remote answered with.",
+        "URLs may be signed or have secrets in them.",
+    ),
     "files of remotes whose URL changed": (
         "A saved file is fetched again for every client.",
         "It is fetched once from the new URL.",
