@@ -113,9 +113,10 @@ def truncated(at: int) -> Behaviour:
 class Held:
     """Sends the first `at` bytes, and the rest when it is released."""
 
-    def __init__(self, at: int, tells_length: bool = True) -> None:
+    def __init__(self, at: int, tells_length: bool = True, **headers: str) -> None:
         self.at = at
         self.tells_length = tells_length
+        self.headers = headers
         self._released = threading.Event()
 
     def release(self) -> None:
@@ -123,7 +124,7 @@ class Held:
 
     async def __call__(self, request: web.Request, data: bytes) -> web.StreamResponse:
         length = {"Content-Length": str(len(data))} if self.tells_length else {}
-        response = web.StreamResponse(headers=length)
+        response = web.StreamResponse(headers={**length, **self.headers})
         await response.prepare(request)
         await response.write(data[: self.at])
         while not self._released.is_set():

@@ -626,6 +626,17 @@ def test_metadata_is_asked_about_and_not_sent_again(client, mirror, tag):
     assert m.seen("index.html")[-1].headers["If-None-Match"] == '"2"'
 
 
+def test_clients_with_a_copy_of_their_own_do_not_start_it_again_and_again(client, mirror):
+    m = mirror()
+    held = Held(1_000_000, ETag='"1"')
+    path = m.add("index.html", BIG, held)
+    for _ in range(3):
+        assert client.get(path, headers={"If-None-Match": '"1"'}).status_code == 304
+    held.release()
+    assert client.get(path).content == m.data("index.html")
+    assert m.gets("index.html") == 1
+
+
 def test_metadata_with_a_date_alone_is_asked_about_by_it(client, mirror):
     m = mirror()
     date = "Fri, 01 Jan 2010 00:00:00 GMT"

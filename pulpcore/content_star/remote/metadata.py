@@ -4,18 +4,22 @@ Package indexes and other metadata cannot be saved, since nobody knows when they
 client asks for them (pulpcore issue 5144).
 """
 
+import asyncio
 import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from anyio.lowlevel import RunVar
 from django.conf import settings
 from multidict import CIMultiDict
 
-from pulpcore.content_star.remote.download import Download
+from pulpcore.content_star.remote.download import Download, RemoteBroke
 from pulpcore.content_star.remote.pulled import Pulled
+from pulpcore.content_star.remote.sources import RemoteUnavailable
+from pulpcore.content_star.responses.source import StoreUnavailable
 
 # How many answers a process keeps: each has an open file.
 MAX_ENTRIES = 128
@@ -91,6 +95,7 @@ class Metadata:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Pulled, Kept] = OrderedDict()
+        self._following: set[asyncio.Task[None]] = set()
 
     def get(self, wanted: Pulled) -> Kept | None:
         """Return what is kept of `wanted`, be it fresh or not."""
@@ -106,13 +111,25 @@ class Metadata:
             return
         assert download.size is not None
         self.drop(wanted)
-        room = int(settings.CONTENT_STAR_METADATA_SIZE)
-        if download.size > room // MAX_SHARE or not may_be_kept(download.told):
+        if download.size > _limit() or not may_be_kept(download.told):
             return
         download.enter()
-        self._kept[wanted] = Kept(download, download.size)
-        while len(self._kept) > MAX_ENTRIES or self._size > room:
+        # Without the request of the client that came first, who sent a password with it.
+        self._kept[replace(wanted, request=None)] = Kept(download, download.size)
+        while len(self._kept) > MAX_ENTRIES or self._size > settings.CONTENT_STAR_METADATA_SIZE:
             self.drop(next(iter(self._kept)))
+
+    def follow(self, download: Download) -> None:
+        """Have a download go on to be kept, though its last client may leave now.
+
+        Or clients with a copy of their own, who get 304 and leave, would start it again and again.
+        """
+        if download.complete or not may_be_kept(download.told) or (download.size or 0) > _limit():
+            return
+        download.enter()
+        task = asyncio.create_task(_to_the_end(download))
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
 
     def drop(self, wanted: Pulled) -> None:
         """Keep nothing of `wanted` any more."""
@@ -124,10 +141,28 @@ class Metadata:
     def _size(self) -> int:
         return sum(kept.size for kept in self._kept.values())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let go of everything."""
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
         for wanted in list(self._kept):
             self.drop(wanted)
+
+
+def _limit() -> int:
+    return int(settings.CONTENT_STAR_METADATA_SIZE) // MAX_SHARE
+
+
+async def _to_the_end(download: Download) -> None:
+    offset = 0
+    try:
+        while not download.complete and offset <= _limit():
+            offset = await download.grown(offset)
+    except (RemoteBroke, RemoteUnavailable, StoreUnavailable):
+        pass  # those who still read it are told
+    finally:
+        download.leave()
 
 
 def may_be_kept(told: Mapping[str, str]) -> bool:
@@ -167,5 +202,5 @@ async def metadata() -> AsyncIterator[None]:
     try:
         yield
     finally:
-        mine.close()
+        await mine.close()
         _current.reset(token)

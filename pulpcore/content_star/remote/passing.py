@@ -84,6 +84,8 @@ class PullThroughResponse:
         try:
             await self._response(download)(scope, nothing, send)
         finally:
+            if self.wanted.content_type is None:
+                current_metadata().follow(download)
             download.leave()
 
     def _is_here(self) -> bool:

@@ -5,10 +5,13 @@ Everything here blocks and runs behind the database door.
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from importlib import import_module
 from threading import Lock
 from typing import Any
 from uuid import UUID
@@ -32,7 +35,6 @@ from pulpcore.content_star.remote.sources import (
     Source,
     Wanted,
 )
-from pulpcore.tasking import redis_tasks, tasks
 
 # What a path below a directory raises when it names no file there.
 _NO_SUCH_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -92,7 +94,7 @@ class Pulled(Wanted):
 
     @property
     def name(self) -> str:
-        return f"file '{self.path}'"
+        return f"file {self.path!r}"
 
     @property
     def saves(self) -> bool:
@@ -266,12 +268,15 @@ _leaves_to_workers: ContextVar[bool] = ContextVar("content_star_leaves_to_worker
 
 
 def _leave_to_workers() -> None:
-    for module in (tasks, redis_tasks):
-        is_content = getattr(module, "called_from_content_app", None)
-        if is_content is not None:
-            module.called_from_content_app = lambda asked=is_content: (
-                _leaves_to_workers.get() or asked()
-            )
+    for name in ("tasks", "redis_tasks"):
+        with suppress(ImportError):  # older versions have fewer kinds of workers
+            module: Any = import_module(f"pulpcore.tasking.{name}")
+            is_content = module.called_from_content_app
+            module.called_from_content_app = partial(_is_left_to_workers, is_content)
+
+
+def _is_left_to_workers(is_content: Callable[[], bool]) -> bool:
+    return _leaves_to_workers.get() or is_content()
 
 
 _leave_to_workers()
