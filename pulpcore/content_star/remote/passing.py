@@ -260,7 +260,7 @@ class _Probe:
     async def restart(self) -> int:
         return 0
 
-    async def headers(self, headers: Mapping[str, str]) -> None:
+    async def headers(self, headers: Mapping[str, str], is_decoded: bool = True) -> None:
         self.told = CIMultiDict(headers)
         raise _Answered
 

@@ -82,7 +82,6 @@ class Pulled(Wanted):
     content_type: type[Content] | None
     """What the plugin makes of such a file; None for metadata, which is never saved."""
 
-    policy: str
     repository: UUID | None
     """What gains the content, if its plugin wants that."""
 
@@ -97,14 +96,17 @@ class Pulled(Wanted):
         return f"file {self.path!r}"
 
     @property
-    def saves(self) -> bool:
-        """Whether it becomes content."""
-        return self.content_type is not None and self.policy != Remote.STREAMED
+    def identity(self) -> str:
+        return f"{self.url} at remote {self.remote}"
 
-    def sources(self) -> list[Source]:
-        """As `Wanted.sources`. Raises AlreadySaved if there is content for the URL by now."""
+    def check_saved(self) -> None:
+        """As `Wanted.check_saved`: there is content for the URL by now."""
         if known_at(self.remote, self.url) is not None:
             raise AlreadySaved
+
+    def sources(self) -> list[Source]:
+        """As `Wanted.sources`."""
+        self.check_saved()
         remote = Remote.objects.get(pk=self.remote).cast()
         unsaved = RemoteArtifact(
             remote=remote, url=self.url, content_artifact=ContentArtifact(relative_path=self.path)

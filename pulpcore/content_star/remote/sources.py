@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from pulpcore.app.models import Artifact, ContentArtifact, Domain, Remote, RemoteArtifact
@@ -70,10 +70,22 @@ class Wanted(ABC):
     size: int | None
     """In bytes; None if no remote said so, as for the sha256."""
 
+    saves: bool
+    """Whether the remote that is asked first wants its files kept."""
+
     @property
     @abstractmethod
     def name(self) -> str:
         """What the log may call it: no secret is in it."""
+
+    @property
+    def identity(self) -> str:
+        """What it is called among processes."""
+        return self.name
+
+    @abstractmethod
+    def check_saved(self) -> None:
+        """Raise AlreadySaved if there is nothing to fetch any more. Blocks."""
 
     @abstractmethod
     def sources(self) -> list[Source]:
@@ -98,14 +110,18 @@ class OnDemand(Wanted):
     def name(self) -> str:
         return f"content artifact {self.content_artifact}"
 
+    def check_saved(self) -> None:
+        """As `Wanted.check_saved`."""
+        saved = ContentArtifact.objects.filter(pk=self.content_artifact, artifact__isnull=False)
+        if saved.exists():
+            raise AlreadySaved
+
     def sources(self) -> list[Source]:
         """As `Wanted.sources`: alternate content sources come first.
 
         Remotes that sent something wrong are left out for a while, as upstream does.
         """
-        saved = ContentArtifact.objects.filter(pk=self.content_artifact, artifact__isnull=False)
-        if saved.exists():
-            raise AlreadySaved
+        self.check_saved()
         cooldown = timedelta(seconds=settings.REMOTE_CONTENT_FETCH_FAILURE_COOLDOWN)
         offers = _offers(self.content_artifact).exclude(failed_at__gte=timezone.now() - cooldown)
         return [Source(offer, offer.remote.cast()) for offer in offers.select_related("remote")]
@@ -116,12 +132,13 @@ class OnDemand(Wanted):
 
 def wanted(content_artifact: ContentArtifact, domain: Domain) -> OnDemand:
     """Return what there is to know of a file before it is fetched. Raises NoRemote."""
-    offers = list(_offers(content_artifact.pk))
+    offers = list(_offers(content_artifact.pk).annotate(policy=F("remote__policy")))
     if not offers:
         raise NoRemote
     sha256 = next((offer.sha256 for offer in offers if offer.sha256), None)
     size = next((offer.size for offer in offers if offer.size is not None), None)
-    return OnDemand(domain, sha256, size, content_artifact.pk)
+    saves = offers[0].policy != Remote.STREAMED
+    return OnDemand(domain, sha256, size, saves, content_artifact.pk)
 
 
 def mark_failed(source: Source) -> None:
