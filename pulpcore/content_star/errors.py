@@ -17,9 +17,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.negotiation import prefers_json
-from pulpcore.content_star.remote.download import RemoteBroke
+from pulpcore.content_star.remote.download import RemoteBroke, RemoteUnavailable
 from pulpcore.content_star.remote.pulled import RemoteRefused
-from pulpcore.content_star.remote.sources import RemoteUnavailable
 from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavailable
 
 log = logging.getLogger(__name__)

@@ -28,10 +28,10 @@ from pulpcore.app.models import (
     RemoteArtifact,
     Repository,
 )
+from pulpcore.content_star.remote.download import RemoteUnavailable
 from pulpcore.content_star.remote.saving import another, artifact_of
 from pulpcore.content_star.remote.sources import (
     AlreadySaved,
-    RemoteUnavailable,
     Source,
     Wanted,
 )
@@ -164,15 +164,15 @@ class Pulled(Wanted):
                     defaults={"url": url},
                 )
 
-    def unavailable(self, error: Exception | None) -> RemoteUnavailable:
+    def refusal(self, error: Exception | None) -> Exception | None:
         """Return what the remote itself said, as upstream does, where it said something."""
         if isinstance(error, _NO_SUCH_FILE):
             return RemoteRefused(404)
         if isinstance(error, ClientHttpProxyError):
-            return super().unavailable(error)
+            return None
         if isinstance(error, ClientResponseError) and error.status >= 400:
             return RemoteRefused(error.status)
-        return super().unavailable(error)
+        return None
 
 
 def known_at(remote: UUID, url: str) -> ContentArtifact | None:
