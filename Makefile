@@ -5,8 +5,9 @@ PYTHON := $(VENV)/bin/python
 SYSTEM_PYTHON := $(shell command -v python3.11 || command -v python3)
 RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
+BENCH := $(VENV)/installed-bench
 
-.PHONY: help run test test-matrix lint
+.PHONY: help run test test-matrix test-plugins bench lint
 .DEFAULT_GOAL := help
 
 help:  ## Show what there is to make
@@ -26,6 +27,24 @@ matrix-%:
 	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' pulpcore==$*
 	$(VENV)-$*/bin/python -m pytest tests/unit tests/functional $(ARGS)
 
+# In an environment of their own; docs/plugins.md says what else they need, and holds the result.
+# The plugins' wheels bring pytest plugins, which are not ours.
+PLUGINS := $(VENV)-plugins
+NOT_OURS := $(foreach name,ansible gem npm python rpm,-p no:pulp_$(name))
+
+test-plugins: $(PLUGINS)/installed  ## Fetch content of real plugins with their real clients
+	$(PLUGINS)/bin/python -m pytest $(NOT_OURS) tests/plugins_real $(ARGS)
+
+$(PLUGINS)/installed: pyproject.toml tests/plugins_real/requirements.txt
+	$(SYSTEM_PYTHON) -m venv $(PLUGINS)
+	$(PLUGINS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -e '.[dev]' -r tests/plugins_real/requirements.txt
+	-npm --prefix $(PLUGINS) install --silent --no-audit --no-fund npm@10 npm-11@npm:npm@11
+	@touch $@
+
+bench: $(BENCH)  ## Measure ours beside other servers (ARGS="--quick"; see benchmarks/README.md)
+	@exec $(PYTHON) -m benchmarks $(ARGS)
+
 lint: $(DEV)  ## Check style, format and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -41,3 +60,7 @@ $(RUN): pyproject.toml | $(PYTHON)
 $(DEV): pyproject.toml | $(PYTHON)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(RUN)
+
+$(BENCH): pyproject.toml | $(PYTHON)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@

@@ -6,31 +6,39 @@ alone, for operators who scale it apart.
 
 import os
 
-from django.core.asgi import get_asgi_application
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pulpcore.content_star.api import create_api
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pulpcore.app.settings")
-_django_application = get_asgi_application()
+_django_application = create_api()
 
 from django.conf import settings  # noqa: E402
 
 from pulpcore.content_star.application import create_application  # noqa: E402
+from pulpcore.content_star.in_place import InPlace  # noqa: E402
 from pulpcore.content_star.mounts import mounted  # noqa: E402
+from pulpcore.content_star.websockets import refuse  # noqa: E402
 
 
 class Router:
     """Sends content to the content app and everything else to Django."""
 
-    def __init__(self, content: ASGIApp, django: ASGIApp, content_prefix: str) -> None:
-        """`content_prefix` begins and ends with a slash; without the latter it is content too."""
+    def __init__(
+        self, content: ASGIApp, django: ASGIApp, content_prefix: str, in_place: bool = False
+    ) -> None:
+        """`content_prefix` begins and ends with a slash; without the latter it is content too.
+
+        `in_place` serves the content that Django redirects to, instead of the redirect.
+        """
         self.content = content
-        self.django = django
+        self.django = InPlace(django, content, self.is_content) if in_place else django
         self.prefix = content_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The content app gets the lifespan: it starts and stops what the process needs."""
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})  # Pulp speaks none; Django would raise
+            await refuse(scope, send)  # Django would raise
         elif scope["type"] == "lifespan" or self.is_content(scope):
             await self.content(scope, receive, send)
         else:
@@ -46,6 +54,7 @@ application = Router(
     content=create_application("api", "content"),
     django=_django_application,
     content_prefix=settings.CONTENT_PATH_PREFIX,
+    in_place=settings.CONTENT_STAR_SERVE_IN_PLACE,
 )
 
 content_application = create_application("content")

@@ -1,6 +1,7 @@
 """Certificates of clients and their authorities."""
 
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import Any
 
 from cryptography import x509
@@ -42,6 +43,23 @@ class Authority:
             extension = x509.UnrecognizedExtension(ObjectIdentifier(identifier), value)
             builder = builder.add_extension(extension, critical=False)
         return pem(builder.sign(self.key, hashes.SHA256()))
+
+    def pair(self) -> tuple[str, str]:
+        """Return a certificate for this machine, as client and as server, and its key, as PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+        address = x509.IPAddress(ip_address("127.0.0.1"))
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        builder = (
+            self._builder(name, key)
+            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .add_extension(identifier, critical=False)
+        )
+        plain = serialization.NoEncryption()
+        encoded = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain
+        )
+        return pem(builder.sign(self.key, hashes.SHA256())), encoded.decode()
 
 
 def pem(certificate: x509.Certificate) -> str:

@@ -3,10 +3,11 @@
 import asyncio
 import gzip
 import hashlib
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -88,6 +89,46 @@ async def encoded(request: web.Request, data: bytes) -> web.StreamResponse:
     return web.Response(body=gzip.compress(data), headers={"Content-Encoding": "gzip"})
 
 
+async def said_to_be_encoded(request: web.Request, data: bytes) -> web.StreamResponse:
+    """A compressed file, of which it is said that its compression is to be undone."""
+    return web.Response(body=data, headers={"Content-Encoding": "gzip"})
+
+
+def in_chunks(behaviour: Behaviour) -> Behaviour:
+    """The same without a length."""
+
+    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+        response = await behaviour(request, data)
+        response.enable_chunked_encoding()
+        return response
+
+    return behave
+
+
+async def hanging(request: web.Request, data: bytes) -> web.StreamResponse:
+    """Never answers."""
+    while True:
+        if request.transport is None or request.transport.is_closing():
+            return web.Response()
+        await asyncio.sleep(0.01)
+
+
+def dribbling(at: int) -> Behaviour:
+    """Sends `at` bytes, and then one at a time."""
+
+    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(data))})
+        await response.prepare(request)
+        await response.write(data[:at])
+        with suppress(ConnectionError):
+            for start in range(at, len(data)):
+                await asyncio.sleep(0.05)
+                await response.write(data[start : start + 1])
+        return response
+
+    return behave
+
+
 def status(code: int) -> Behaviour:
     async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
         return web.Response(status=code)
@@ -138,8 +179,8 @@ class Held:
 
 
 @contextmanager
-def serving_upstream() -> Iterator[Upstream]:
-    """Run an `Upstream` in a thread, on a port of its own."""
+def serving_upstream(tls: ssl.SSLContext | None = None) -> Iterator[Upstream]:
+    """Run an `Upstream` in a thread, on a port of its own, with HTTPS if there is a context."""
     upstream = Upstream()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -150,9 +191,10 @@ def serving_upstream() -> Iterator[Upstream]:
         app.router.add_get("/{path:.*}", upstream.answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
-        upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        scheme = "https" if tls else "http"
+        upstream.url = f"{scheme}://127.0.0.1:{runner.addresses[0][1]}/"
         return runner
 
     def run(work):

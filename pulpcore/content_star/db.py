@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -38,6 +38,9 @@ PATIENCE = sum(RETRY_PAUSES)
 CLOSE_TIMEOUT = 2.0
 
 
+_current: contextvars.ContextVar["Door"] = contextvars.ContextVar("content_star_door")
+
+
 class ConnectionLost(OperationalError):
     """The database cannot be reached, or left while it was asked; the cause is the first error."""
 
@@ -57,9 +60,28 @@ class Door:
         Raises what `work` raises, and `ConnectionLost` only if the database stayed away through
         all of `RETRY_PAUSES`, of which the time that was spent waiting for a thread is a part.
         """
+        return await self._travel(_insist, partial(work, *args, **kwargs), time.monotonic())
+
+    async def once(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do `work` as `run` does, but never again: for what must not happen twice.
+
+        A connection that died while it was idle is replaced before; `ConnectionLost` is raised if
+        it dies during the work, which may have been done or not.
+        """
+        return await self._travel(_afresh, partial(work, *args, **kwargs))
+
+    async def _travel(self, way: Callable[..., T], *args: object) -> T:
         context = contextvars.copy_context()
-        trip = partial(context.run, _insist, partial(work, *args, **kwargs), time.monotonic())
+        context.run(_current.set, self)
+        trip = partial(context.run, way, *args)
         return await asyncio.get_running_loop().run_in_executor(self._executor, trip)
+
+    def executor(self) -> Executor:
+        """Return the threads as an executor, for calls of code that is not ours.
+
+        Nothing is done again: nobody knows what a call has done before its connection died.
+        """
+        return _Calls(self._executor)
 
     async def close(self) -> None:
         """Close the connections and end the threads, once the trips under way are done.
@@ -88,6 +110,21 @@ class Door:
             self._executor.shutdown(wait=True)
 
 
+class _Calls(Executor):
+    """Whoever shuts it down leaves the door open."""
+
+    def __init__(self, threads: Executor) -> None:
+        self._threads = threads
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return self._threads.submit(_afresh, partial(fn, *args, **kwargs))
+
+
+def current_door() -> Door | None:
+    """Return the door that this trip went through; for what has to be read while it is sent."""
+    return _current.get(None)
+
+
 def _attempt(work: Callable[[], T]) -> T:
     reset_queries()  # with DEBUG on, Django records every query of a connection for ever
     try:
@@ -110,6 +147,12 @@ def _insist(work: Callable[[], T], asked_at: float) -> T:
                 raise
             log.info("The database connection was lost, trying again: %s", lost)
             time.sleep(pause)
+    return _attempt(work)
+
+
+def _afresh(work: Callable[[], T]) -> T:
+    if connection.connection is not None and not connection.is_usable():
+        connection.close()
     return _attempt(work)
 
 

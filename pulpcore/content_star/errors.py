@@ -6,18 +6,20 @@ Errors are text, or JSON where the client prefers it, in the REST API's form: `{
 import json
 import logging
 
+from aiohttp import web
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404
 from django_guid import get_guid
 from rest_framework.exceptions import APIException
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pulpcore.content_star.bridge.answers import Answer
 from pulpcore.content_star.negotiation import prefers_json
-from pulpcore.content_star.remote.download import RemoteBroke, RemoteUnavailable
+from pulpcore.content_star.remote.failures import RemoteBroke, RemoteTimeout, RemoteUnavailable
 from pulpcore.content_star.remote.pulled import RemoteRefused
 from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavailable
 
@@ -43,6 +45,10 @@ class Errors:
 
         try:
             await self.app(scope, receive, watched_send)
+        except web.HTTPException as raised:  # by a guard or a hook that was written for aiohttp
+            if started:
+                raise
+            await Answer(raised)(scope, receive, send)
         except Exception as error:
             answer = as_http(error)
             if answer.status_code == 500:
@@ -74,8 +80,12 @@ def as_http(error: Exception) -> HTTPException:
             return HTTPException(503, detail, headers={"Retry-After": str(RETRY_AFTER)})
         case RemoteRefused():
             return HTTPException(error.status, str(error))
+        case RemoteTimeout():
+            return HTTPException(504, "The remote takes too long.")
         case RemoteUnavailable() | RemoteBroke():
             return HTTPException(502, "No remote could send the file.")
+        case ClientDisconnect():
+            return HTTPException(400, "The request ended before its body.")  # nobody reads this
         case PermissionDenied():
             return HTTPException(403, str(error) or "Permission denied.")
         case SuspiciousOperation():

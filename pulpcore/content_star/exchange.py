@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 AnswerSource = Literal["local", "redirect", "proxied", "remote"]
@@ -91,8 +92,12 @@ class Observe:
         is_head = scope["method"] == "HEAD"  # servers drop the body of what answers HEAD
         began = time.perf_counter()
 
+        length = 0
+
         async def measured_send(message: Message) -> None:
+            nonlocal length
             if message["type"] == "http.response.start":
+                length = int(Headers(raw=message["headers"]).get("content-length", 0))
                 exchange.status = message["status"]
                 exchange.seconds_to_start = time.perf_counter() - began
             await send(message)
@@ -100,6 +105,8 @@ class Observe:
             # response is cancelled, and this part has not been sent.
             if message["type"] == "http.response.body" and not is_head:
                 exchange.bytes_sent += len(message.get("body", b""))
+            elif message["type"] == "http.response.pathsend":
+                exchange.bytes_sent += length
 
         try:
             await self.app(scope, receive, measured_send)

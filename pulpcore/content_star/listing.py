@@ -1,10 +1,15 @@
 """Directory listings as HTML, in the look that web servers have always had."""
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from html import escape
 from urllib.parse import quote
 
 from django.template.loader import render_to_string
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from jinja2.filters import do_filesizeformat
 from starlette.responses import HTMLResponse, Response
 
@@ -17,26 +22,41 @@ NAME_WIDTH = 100
 
 DATE_FORMAT = "%d-%b-%Y %H:%M"
 
+# Stands in the page for its rows until they are there; no path contains it.
+_ROWS = "\0"
 
-@dataclass(frozen=True)
-class Row:
-    """An entry as the template shows it."""
-
-    name: str
-    href: str
-    details: str
+# A name that is the same in a URL and in HTML, as nearly all are.
+_PLAIN = re.compile(r"[\w.~/-]*", re.ASCII)
 
 
-def listing(path: str, entries: Iterable[Entry], *, is_root: bool = False) -> HTMLResponse:
+def listing(
+    path: str, entries: Iterable[Entry], *, is_root: bool = False, usage: str = ""
+) -> HTMLResponse:
     """List `entries` below `path`, the decoded path of the URL.
 
-    The root of the content app shows no link to its parent.
+    The root of the content app shows no link to its parent. `usage` is shown above them: escaped
+    and preformatted, or as markup if it is a `SafeString`.
     """
-    rows = [_row(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
-    html = render_to_string(
-        "content_star/listing.html", {"path": path, "rows": rows, "is_root": is_root}
-    )
+    head, tail = frame(path, is_root=is_root, usage=usage)
+    html = head + rows(sorted(entries, key=lambda entry: entry.name)) + tail
     return HTMLResponse(html, headers=dict(SECURITY_HEADERS))
+
+
+def frame(path: str, *, is_root: bool = False, usage: str = "") -> tuple[str, str]:
+    """Return what stands before and after the rows of a listing; `usage` as `listing` takes it."""
+    if usage and not isinstance(usage, SafeString):
+        usage = format_html("<pre>{}</pre>", usage)
+    html = render_to_string(
+        "content_star/listing.html",
+        {"path": path, "rows": _ROWS, "is_root": is_root, "usage": usage},
+    )
+    head, _, tail = html.partition(_ROWS)
+    return head, tail
+
+
+def rows(entries: Iterable[Entry]) -> str:
+    """Return the lines of `entries`; not by the template, which takes five times as long."""
+    return "".join(map(_row, entries))
 
 
 def head_of_listing(*, is_json: bool = False) -> Response:
@@ -53,8 +73,23 @@ def link(name: str) -> str:
     return f"./{quote(name)}"
 
 
-def _row(entry: Entry) -> Row:
-    date = entry.modified.strftime(DATE_FORMAT) if entry.modified else ""
-    size = "" if entry.size is None else do_filesizeformat(entry.size)
-    padding = " " * max(1, NAME_WIDTH - len(entry.name))
-    return Row(entry.name, link(entry.name), f"{padding}{date}  {size}".rstrip())
+def _row(entry: Entry) -> str:
+    name, padding = entry.name, " " * max(1, NAME_WIDTH - len(entry.name))
+    details = f"{padding}{_date(entry.modified)}  {_size(entry.size)}".rstrip()
+    if _PLAIN.fullmatch(name):
+        return f'<a href="./{name}">{name}</a>{details}\n'
+    return f'<a href="{escape(link(name))}">{escape(name)}</a>{details}\n'
+
+
+def _date(modified: datetime | None) -> str:
+    return _minute(modified.replace(second=0, microsecond=0)) if modified else ""
+
+
+@lru_cache
+def _minute(moment: datetime) -> str:
+    return moment.strftime(DATE_FORMAT)
+
+
+@lru_cache(4096)
+def _size(size: int | None) -> str:
+    return "" if size is None else do_filesizeformat(size)

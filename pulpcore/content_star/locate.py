@@ -8,11 +8,21 @@ from urllib.parse import quote, unquote_to_bytes
 
 from django.conf import settings
 from django.db.models import Func, Q, QuerySet, TextField, Value
-from django.db.models.functions import Collate, Concat, Length, Substr
+from django.db.models.functions import Collate, Concat, Substr
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from pulpcore.app.models import ArtifactDistribution, Distribution, Domain
+from pulpcore.app.models import (
+    ArtifactDistribution,
+    ContentGuard,
+    Distribution,
+    Domain,
+    Publication,
+    Repository,
+    RepositoryVersion,
+)
+from pulpcore.content_star.queries import DISTRIBUTION
+from pulpcore.content_star.rows import Row, make
 from pulpcore.content_star.window import EVERYTHING, Window
 
 # Bytes of a URL's path, as sent. Longer ones are no paths of anything: PostgreSQL cannot index
@@ -21,17 +31,6 @@ MAX_PATH_BYTES = 8190
 
 # Characters of a base path: PostgreSQL's b-tree, which keeps them unique, takes no longer entry.
 MAX_BASE_PATH_LENGTH = 2704
-
-# What serving needs of the rows around a distribution. `content_ids` of a repository version
-# holds the id of every content unit in it, and is never needed here (pulpcore issue 7867).
-RELATED = (
-    "pulp_domain",
-    "content_guard",
-    "repository",
-    "repository_version",
-    "publication__repository_version",
-)
-DEFERRED = ("repository_version__content_ids", "publication__repository_version__content_ids")
 
 
 @dataclass(frozen=True)
@@ -101,24 +100,11 @@ def locate(address: Address) -> Place | None:
     Newer pulpcore lets no base path nest in another; where they do, the longest one wins.
     Raises `HTTPException` 501 if the plugin that the distribution belongs to is not installed.
     """
-    distribution = (
-        Distribution.objects.filter(
-            pulp_domain__name=address.domain, base_path__in=_prefixes(address.path)
-        )
-        .select_related(*RELATED)
-        .defer(*DEFERRED)
-        .order_by(Length("base_path").desc())
-        .first()
-    )
-    if distribution is None:
+    row = DISTRIBUTION.one({"domain": address.domain, "prefixes": _prefixes(address.path)})
+    if row is None:
         return None
-    try:
-        detail = distribution.cast()
-    except KeyError:
-        raise HTTPException(
-            501, f"The plugin that serves '{distribution.pulp_type}' is not installed."
-        ) from None
-    return Place(detail, address.path[len(detail.base_path) :].lstrip("/"))
+    distribution = _distribution(row)
+    return Place(distribution, address.path[len(distribution.base_path) :].lstrip("/"))
 
 
 def find_domain(address: Address) -> Domain:
@@ -149,6 +135,32 @@ def next_segments(domain: Domain, prefix: str, window: Window = EVERYTHING) -> l
     if window.after is not None:
         segments = segments.filter(segment__gt=window.after)
     return list(segments[: window.limit])
+
+
+def _distribution(row: Row) -> Distribution:
+    """Return the detail object of the plugin's own model.
+
+    The plugin's columns are deferred: it is asked for them only when it looks at them, which the
+    most do not to serve a file.
+    """
+    columns = row.columns_of(Distribution)
+    assert columns is not None
+    try:
+        model = Distribution.get_model_for_pulp_type(columns["pulp_type"])
+    except KeyError:
+        raise HTTPException(
+            501, f"The plugin that serves '{columns['pulp_type']}' is not installed."
+        ) from None
+    distribution = make(model, {**columns, model._meta.pk.attname: columns["pulp_id"]})
+    distribution.pulp_domain = row.instance(Domain)
+    distribution.content_guard = row.instance(ContentGuard)
+    distribution.repository = row.instance(Repository)
+    distribution.repository_version = row.instance(RepositoryVersion)
+    distribution.publication = row.instance(Publication)
+    published = row.instance(RepositoryVersion)
+    if distribution.publication is not None:
+        distribution.publication.repository_version = published
+    return distribution
 
 
 def _visible(domain: Domain) -> QuerySet[Distribution]:

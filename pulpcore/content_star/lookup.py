@@ -1,4 +1,4 @@
-"""ORM queries: what a publication or a repository version holds at a path.
+"""What a publication or a repository version holds at a path; the SQL is in `queries.py`.
 
 Whether a version contains a content unit is asked of `RepositoryContent`, whose rows are indexed
 by repository and content. Upstream unnests the version's array of all its content ids instead,
@@ -11,18 +11,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import F, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Q, QuerySet
 
 from pulpcore.app.models import (
+    Artifact,
     ContentArtifact,
     DistributedPublication,
     Distribution,
     Publication,
-    PublishedArtifact,
     RepositoryContent,
     RepositoryVersion,
 )
 from pulpcore.app.util import retain_distributed_pub_enabled
+from pulpcore.content_star import queries
+from pulpcore.content_star.rows import Query, Row
 
 
 @dataclass(frozen=True)
@@ -57,60 +59,29 @@ def source_of(distribution: Distribution) -> Source:
         return Source(distribution.publication, distribution.publication.repository_version)
     if distribution.repository_version is not None:
         version = distribution.repository_version
-        return Source(_latest_publication(distribution, repository_version=version), version)
-    if distribution.repository is not None:
-        repository = distribution.repository
-        publication = _latest_publication(distribution, repository_version__repository=repository)
-        version = publication.repository_version if publication else _latest_version(repository.pk)
-        return Source(publication, version)
+        return Source(_latest_publication_of_version(distribution, version), version)
+    if distribution.repository_id is not None:
+        publication = _latest_publication(distribution)
+        if publication is not None:
+            return Source(publication, publication.repository_version)
+        return Source(None, _latest_version(distribution.repository_id))
     return Source(None, None)
 
 
 def file_in_publication(publication: Publication, path: str) -> Found | None:
     """Return the file published at `path`, or the repository's own in a pass-through one."""
-    return file_published(publication, path) or (
-        file_in_version(publication.repository_version, path) if publication.pass_through else None
-    )
+    query = queries.FILE_PASSED_THROUGH if publication.pass_through else queries.FILE_PUBLISHED
+    return _file(query, publication.repository_version, path, publication)
 
 
 def file_published(publication: Publication, path: str) -> Found | None:
     """Return the published artifact or metadata at `path`."""
-    version = publication.repository_version
-    added = _members(version).filter(content_id=OuterRef("content_artifact__content_id"))
-    published = (
-        PublishedArtifact.objects.filter(publication=publication, relative_path=path)
-        .select_related("content_artifact__artifact")
-        .annotate(added=Subquery(added.values("pulp_created")[:1]))
-        .first()
-    )
-    if published is None:
-        return None
-    return Found(published.content_artifact, published.added or version.pulp_created)
+    return _file(queries.FILE_PUBLISHED, publication.repository_version, path, publication)
 
 
 def file_in_version(version: RepositoryVersion, path: str) -> Found | None:
     """Return the file at `path` in a repository version, the newest if several claim the path."""
-    member = "content__version_memberships"
-    still_there = Q(**{f"{member}__version_removed": None}) | Q(
-        **{f"{member}__version_removed__number__gt": version.number}
-    )
-    content_artifact = (
-        ContentArtifact.objects.filter(
-            still_there,
-            relative_path=path,
-            **{
-                f"{member}__repository_id": version.repository_id,
-                f"{member}__version_added__number__lte": version.number,
-            },
-        )
-        .select_related("artifact")
-        .annotate(added=F(f"{member}__pulp_created"))
-        .order_by("-added")
-        .first()
-    )
-    if content_artifact is None:
-        return None
-    return Found(content_artifact, content_artifact.added)
+    return _file(queries.FILE_CONTAINED, version, path)
 
 
 def find(content_artifact: ContentArtifact, version: RepositoryVersion | None) -> Found:
@@ -163,25 +134,51 @@ def _superseded(distribution: Distribution, current: Publication | None) -> Iter
         yield record.publication
 
 
-def _latest_publication(distribution: Distribution, **of: object) -> Publication | None:
+def _file(
+    query: Query, version: RepositoryVersion, path: str, publication: Publication | None = None
+) -> Found | None:
+    parameters = {
+        "path": path,
+        "repository": version.repository_id,
+        "number": version.number,
+    }
+    if publication is not None:
+        parameters["publication"] = publication.pk
+    row = query.one(parameters)
+    if row is None:
+        return None
+    is_published, added = row.value(), row.value()
+    content_artifact = row.instance(ContentArtifact)
+    content_artifact.artifact = row.instance(Artifact)
+    # Metadata is no content of the version: it is as old as that.
+    return Found(content_artifact, added or (version.pulp_created if is_published else None))
+
+
+def _latest_publication_of_version(
+    distribution: Distribution, version: RepositoryVersion
+) -> Publication | None:
     if not distribution.SERVE_FROM_PUBLICATION:
         return None
-    return (
-        Publication.objects.filter(complete=True, **of)
-        .select_related("repository_version")
-        .defer("repository_version__content_ids")
-        .order_by("-repository_version__number", "-pulp_created")
-        .first()
-    )
+    row = queries.LATEST_PUBLICATION_OF_VERSION.one({"version": version.pk})
+    return row and _published(row, version)
+
+
+def _latest_publication(distribution: Distribution) -> Publication | None:
+    if not distribution.SERVE_FROM_PUBLICATION:
+        return None
+    row = queries.LATEST_PUBLICATION.one({"repository": distribution.repository_id})
+    return row and _published(row, row.instance(RepositoryVersion))
+
+
+def _published(row: Row, version: RepositoryVersion) -> Publication:
+    publication = row.instance(Publication)
+    publication.repository_version = version
+    return publication
 
 
 def _latest_version(repository_pk: object) -> RepositoryVersion | None:
-    return (
-        RepositoryVersion.objects.filter(repository_id=repository_pk, complete=True)
-        .defer("content_ids")
-        .order_by("-number")
-        .first()
-    )
+    row = queries.LATEST_VERSION.one({"repository": repository_pk})
+    return row and row.instance(RepositoryVersion)
 
 
 def _members(version: RepositoryVersion) -> QuerySet[RepositoryContent]:

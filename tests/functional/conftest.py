@@ -1,8 +1,9 @@
 """The content app in the test process."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 from django.conf import settings
 from starlette.types import ASGIApp
@@ -12,6 +13,10 @@ from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.edge import EdgeHeaders
 from pulpcore.content_star.errors import Errors
+from pulpcore.content_star.remote.download import downloads
+from tests.asgi import get
+from tests.remote_files import MakeRemoteFile, RemoteFiles
+from tests.upstream import Upstream, serving_upstream
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +25,38 @@ def app(instance) -> Iterator[ASGIApp]:
     door = Door(threads=2)
     yield CorrelationId(EdgeHeaders(Errors(Content(door, settings.CONTENT_PATH_PREFIX))))
     asyncio.run(door.close())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Upstream]:
+    """A server that remotes point at."""
+    with serving_upstream() as running:
+        yield running
+
+
+@pytest.fixture
+def remote_file(server: Upstream, instance, orm) -> Iterator[MakeRemoteFile]:
+    """Make files that are not saved."""
+    files = RemoteFiles(server)
+    yield files.make
+    files.cleanup()
+
+
+@pytest.fixture
+def here(instance, orm) -> Callable[[str], httpx.Response]:
+    """GET a path with a content app that fetches in this process, where limits can be lowered."""
+
+    def get_here(path: str) -> httpx.Response:
+        door = Door(1)
+        content = Errors(Content(door, settings.CONTENT_PATH_PREFIX))
+
+        async def app(scope, receive, send):
+            async with downloads(door):
+                await content(scope, receive, send)
+
+        try:
+            return get(app, settings.CONTENT_PATH_PREFIX + path)
+        finally:
+            asyncio.run(door.close())
+
+    return get_here

@@ -304,26 +304,3 @@ def test_a_database_that_is_away_is_said_so(instance):
         assert int(response.headers["Retry-After"]) > 0
         assert "nonexistent" not in response.text
         assert "could not be written" in server.said(), "and the heartbeat goes on trying"
-
-
-def test_a_file_costs_few_queries_and_no_listing(orm):
-    from django.test.utils import CaptureQueriesContext
-    from starlette.requests import Request
-
-    from pulpcore.content_star.content import respond
-    from pulpcore.content_star.locate import Address
-
-    version = orm.version({"packages/a.rpm": b"a"})
-    publication = orm.publication({"repodata/repomd.xml": b"x"}, version)
-    base = orm.distribution(publication=publication)
-    expected = {"repodata/repomd.xml": 3, "packages/a.rpm": 4}
-    for path, most in expected.items():
-        scope = {"type": "http", "method": "GET", "path": f"/pulp/content/{base}/{path}"}
-        request = Request({**scope, "headers": [], "query_string": b""})
-        with CaptureQueriesContext(connection) as queries:
-            response = respond(request, Address("default", f"{base}/{path}"))
-        assert response.source.name.startswith("/")
-        sql = [query["sql"] for query in queries]
-        assert len(sql) <= most, sql
-        assert not any("starts_with" in query or "unnest" in query.lower() for query in sql)
-        assert not any("content_ids" in query for query in sql)

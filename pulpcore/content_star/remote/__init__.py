@@ -1,8 +1,10 @@
-"""On-demand content: fetched from its remote once a process, for all who ask for it meanwhile.
+"""On-demand content: fetched from its remote once, for all who ask for it meanwhile.
 
 `sources.py` says what is wanted, and of whom. `on_demand.py` and `saving.py` talk to the database,
-behind the door. `fetch.py` runs a plugin's own downloader, `download.py` shares what it brings,
-`spool.py` is the file between, and `response.py` is what a distribution's app answers with.
+behind the door. `download.py` shares a fetch in a process, `election.py` among processes.
+`fetch.py` runs a plugin's own downloader at the pace that `pace.py` wants, into `intake.py`, which
+verifies what comes and writes it to the file between, `spool.py`. `response.py` is what a
+distribution's app answers with.
 
 For what a distribution lacks and asks its remote for, `pulled.py` talks to the database,
 `passing.py` is the response, and `metadata.py` keeps what is no content.

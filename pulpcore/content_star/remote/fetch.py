@@ -1,18 +1,22 @@
 """Runs the downloader of a plugin's remote, with its proxy, TLS and credentials, into a sink."""
 
+import asyncio
 import atexit
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Protocol
 
+from pulpcore.content_star.remote.pace import Limits, Pace, set_timeouts
 from pulpcore.content_star.remote.sources import NotModified, Source
+from pulpcore.content_star.responses.disk import in_thread
 from pulpcore.download.http import HttpDownloader
 from pulpcore.exceptions import DigestValidationError, SizeValidationError
 
 _TELLS_HEADERS = HttpDownloader._handle_response
-_RUN = HttpDownloader._run
+_TAKES_OPTIONS = HttpDownloader._run
 
 
 class Sink(Protocol):
@@ -25,47 +29,83 @@ class Sink(Protocol):
         do that, but what comes starts at byte 0 unless `headers` says otherwise.
         """
 
-    async def headers(self, headers: Mapping[str, str]) -> None:
+    async def headers(self, headers: Mapping[str, str], is_decoded: bool) -> None:
         """The remote has answered; with Content-Range, what comes starts there. Not all downloaders
-        say so."""
+        say so. `is_decoded` tells whether what comes has its Content-Encoding undone."""
 
     async def write(self, data: bytes) -> None:
-        """The next bytes, with any Content-Encoding undone."""
+        """The next bytes."""
 
     async def finish(self) -> None:
         """All bytes have come."""
 
 
 async def fetch(source: Source, sink: Sink) -> None:
-    """Download from `source`, trying as often as its remote says.
-
-    Raises anything; NotModified if the source has conditions and they do not hold.
+    """Download from `source`, trying as often as its remote says. Raises anything, and TimeoutError
+    if it takes longer than `pace.Limits` to begin, or is slower. NotModified if the source has
+    conditions and they do not hold.
 
     What the downloader writes, hashes and checks is left to `sink`: done by itself, writing and
     hashing would block the event loop.
     """
     remote = source.remote
+    limits = Limits.of(remote)
+    set_timeouts(remote)
     downloader = None
     try:
-        downloader = remote.get_downloader(
-            remote_artifact=source.remote_artifact, headers_ready_callback=sink.headers
-        )
-        _divert(downloader, sink, source.conditions)
-        with _quiet_libraries():
-            await downloader.run(
-                extra_data={"disable_retry_list": (DigestValidationError, SizeValidationError)}
-            )
+        async with asyncio.timeout(limits.first_byte) as timeout:
+            downloader = await _build(source, sink)
+            options = _divert(downloader, sink, Pace(limits, timeout), source.conditions)
+            with _quiet_libraries():
+                await downloader.run(extra_data=options)
     finally:
         await _close(downloader, remote)
 
 
-def _divert(downloader: Any, sink: Sink, conditions: Mapping[str, str]) -> None:
-    """Lead all that `downloader` does with data to `sink`, as upstream's content app does too."""
+async def _build(source: Source, sink: Sink) -> Any:
+    """Make the downloader; in a thread where that means to read certificates, for 35 ms."""
+    remote = source.remote
+    build = partial(
+        remote.get_downloader,
+        remote_artifact=source.remote_artifact,
+        # Replaced when we know what the downloader is.
+        headers_ready_callback=partial(sink.headers, is_decoded=True),
+    )
+    if not (remote.ca_cert or remote.client_cert or not remote.tls_validation):
+        return build()
+    building = asyncio.ensure_future(in_thread(_with_loop, asyncio.get_running_loop(), build))
+    try:
+        return await asyncio.shield(building)
+    except RuntimeError:
+        return build()  # something that insists on running in the loop
+    finally:
+        await asyncio.wait([building])  # a session may come of it, which has to be closed
+
+
+def _with_loop(loop: asyncio.AbstractEventLoop, build: Callable[[], Any]) -> Any:
+    """Build what will be used in `loop` outside of it. Sessions look for it, and only keep it."""
+    asyncio.set_event_loop(loop)
+    try:
+        return build()
+    finally:
+        asyncio.set_event_loop(None)
+
+
+def _divert(
+    downloader: Any, sink: Sink, pace: Pace, conditions: Mapping[str, str]
+) -> dict[str, Any]:
+    """Lead all that `downloader` does with data to `sink`, as upstream's content app does too.
+
+    Returns the options with which to run it.
+    """
     run_once = downloader._run
+    kind = type(downloader)
 
     session = getattr(downloader, "session", None)
     # Others might not tell us that the remote has sent a part.
-    can_resume = getattr(type(downloader), "_handle_response", None) is _TELLS_HEADERS
+    can_resume = getattr(kind, "_handle_response", None) is _TELLS_HEADERS
+    # Only we can know whether a Content-Encoding is to be undone, and when it has been.
+    is_decoded = not can_resume or kind._run is not _TAKES_OPTIONS
 
     async def run_from(*args: Any, **kwargs: Any) -> Any:
         offset = await sink.restart()
@@ -77,13 +117,22 @@ def _divert(downloader: Any, sink: Sink, conditions: Mapping[str, str]) -> None:
                 session.headers["Range"] = f"bytes={offset}-"
         return await run_once(*args, **kwargs)
 
-    if session is not None and conditions and type(downloader)._run is _RUN:
+    async def write(data: bytes) -> None:
+        pace.moved(len(data))
+        await sink.write(data)
+
+    if session is not None and conditions and kind._run is _TAKES_OPTIONS:
         # Others might take 304 for an empty file.
         session.headers.update(conditions)
         _notice_not_modified(downloader)
     downloader._run = run_from
-    downloader.handle_data = sink.write
+    downloader.headers_ready_callback = partial(sink.headers, is_decoded=is_decoded)
+    downloader.handle_data = write
     downloader.finalize = sink.finish
+    options: dict[str, Any] = {"disable_retry_list": (DigestValidationError, SizeValidationError)}
+    if not is_decoded:
+        options["request_kwargs"] = {"auto_decompress": False}
+    return options
 
 
 def _notice_not_modified(downloader: Any) -> None:
@@ -101,11 +150,11 @@ async def _close(downloader: Any, remote: Any) -> None:
     """Close the session that is made for each remote, even for one of files, and forget it: its
     factory is kept until the process ends, to be closed then."""
     factory = remote.__dict__.get("_download_factory")
+    if factory is not None:
+        atexit.unregister(factory._session_cleanup)
     for session in {getattr(downloader, "session", None), getattr(factory, "_session", None)}:
         if session is not None:
             await session.close()
-    if factory is not None:
-        atexit.unregister(factory._session_cleanup)
 
 
 # Whether the loggers of libraries keep what they would say of a URL to themselves: one may be

@@ -10,12 +10,8 @@ from multidict import CIMultiDict
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain
-from pulpcore.content_star.remote.download import (
-    Download,
-    RemoteUnavailable,
-    current_downloads,
-    reason_of,
-)
+from pulpcore.content_star.remote.download import Download, current_downloads
+from pulpcore.content_star.remote.failures import RemoteUnavailable, failure_of, reason
 from pulpcore.content_star.remote.fetch import fetch
 from pulpcore.content_star.remote.metadata import current_metadata, forbids_storing
 from pulpcore.content_star.remote.pulled import Pulled, RemoteRefused
@@ -287,6 +283,6 @@ async def _headers_of(wanted: Pulled) -> CIMultiDict[str]:
             except _Answered:
                 return probe.told
             except Exception as error:
-                log.warning("Remote '%s': %s", source.remote.name, reason_of(error))
+                log.warning("Remote '%s': %s", source.remote.name, reason(error))
                 failure = error
-    raise wanted.refusal(failure) or RemoteUnavailable("No remote could tell of the file.")
+    raise wanted.refusal(failure) or failure_of(failure)

@@ -28,8 +28,8 @@ from pulpcore.app.models import (
     RemoteArtifact,
     Repository,
 )
-from pulpcore.content_star.remote.download import RemoteUnavailable
-from pulpcore.content_star.remote.saving import another, artifact_of
+from pulpcore.content_star.remote.failures import RemoteUnavailable
+from pulpcore.content_star.remote.saving import store
 from pulpcore.content_star.remote.sources import (
     AlreadySaved,
     Source,
@@ -115,12 +115,15 @@ class Pulled(Wanted):
 
     def save(self, path: str, attributes: Mapping[str, str | int]) -> None:
         """Make content of the file, as upstream does, and give it to the repository."""
-        with another(path) as copy, transaction.atomic():
-            files = self._files(artifact_of(copy, attributes))
-            self._remember(files)
+        files = store(path, attributes, self._use)
         if self.repository is not None:
             saved = next((file for file in files if file.relative_path == self.path), None)
             add_to_repository(self.repository, saved or files[0])
+
+    def _use(self, artifact: Artifact) -> list[ContentArtifact]:
+        files = self._files(artifact)
+        self._remember(files)
+        return files
 
     def _files(self, artifact: Artifact) -> list[ContentArtifact]:
         """Return the files of the content of `artifact`, be it new or there already."""

@@ -3,58 +3,92 @@
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
+from django.core.files import File
 from django.db import IntegrityError, transaction
 
 from pulpcore.app.models import Artifact, ContentArtifact
+from pulpcore.content_star.remote import workfile
+from pulpcore.content_star.remote.failures import Gone
+
+# How often to try where another process saves the same at the same time.
+TRIES = 3
+
+_T = TypeVar("_T")
 
 
 def save(content_artifact: UUID, path: str, attributes: Mapping[str, str | int]) -> None:
-    """Store the file at `path`, in the current domain, as the content artifact's artifact.
+    """Make the file at `path` the content artifact's artifact, as `store` does. Raises Gone."""
+    known = ContentArtifact.objects.filter(pk=content_artifact)
+    if not known.exists():
+        raise Gone("The content has been removed meanwhile.")
+    # Not saved whole: content that has been removed meanwhile must not come back.
+    store(path, attributes, lambda artifact: known.update(artifact=artifact))
+
+
+def store(path: str, attributes: Mapping[str, str | int], use: Callable[[Artifact], _T]) -> _T:
+    """Store the file at `path`, in the current domain, as an artifact that `use` refers to, in the
+    same transaction. Returns what `use` does, which may be called several times.
 
     `attributes` are its size and digests. The file at `path` stays: the storage may take away what
     it is given, and this may be done again when the database connection is lost.
     """
-    with another(path) as copy, transaction.atomic():
-        artifact = artifact_of(copy, attributes)
-        # Not saved whole: content that has been removed meanwhile must not come back.
-        ContentArtifact.objects.filter(pk=content_artifact).update(artifact=artifact)
+    for _ in range(TRIES - 1):
+        with suppress(IntegrityError):
+            return _store_once(path, attributes, use)
+    return _store_once(path, attributes, use)
 
 
-def artifact_of(path: str, attributes: Mapping[str, str | int]) -> Artifact:
-    """Return the artifact of the file at `path`, of that size and those digests: a new one, which
-    takes the file away, or the one that there is."""
-    artifact = Artifact(**attributes, file=path)
-    try:
-        with transaction.atomic():
+def _store_once(
+    path: str, attributes: Mapping[str, str | int], use: Callable[[Artifact], _T]
+) -> _T:
+    with _another(path) as copy, transaction.atomic():
+        artifact = Artifact(**attributes, file=copy)
+        # Locked, so that orphan cleanup has either removed it by now or finds that it is used.
+        same = Artifact.objects.filter(artifact.q()).select_for_update(no_key=True).first()
+        if same is None:
             artifact.save()
-    except IntegrityError:
-        existing = Artifact.objects.filter(artifact.q()).first()
-        if existing is None:
-            # Orphan cleanup removed it between the two, and its file with it.
-            raise
-        existing.touch()
-        return existing
-    return artifact
+        else:
+            artifact = same
+            artifact.touch()
+        used = use(artifact)
+    _put_back(artifact, path)
+    return used
+
+
+def _put_back(artifact: Artifact, path: str) -> None:
+    """Store the file again if orphan cleanup took ours for the one that it had to remove.
+
+    It does that after it has removed the artifact of before from the database.
+    """
+    storage = artifact.file.storage
+    if not storage.exists(artifact.file.name):
+        with _another(path) as copy, Path(copy).open("rb") as stream:
+            storage.save(artifact.file.name, File(stream))
 
 
 @contextmanager
-def another(path: str) -> Iterator[str]:
-    """Give the file another name beside its own, or copy it where the file system has no links.
-
-    The name is gone at the end of the block, if nobody has taken it away by then.
-    """
+def _another(path: str) -> Iterator[str]:
+    """Give the file another name beside its own, or copy it where the file system has no links."""
     copy = f"{path}-{uuid.uuid4().hex[:8]}"
-    try:
+    with ExitStack() as stack:
+        stack.callback(_remove, copy)
         try:
-            os.link(path, copy)
+            os.link(path, copy)  # locked as the one file that both are
         except OSError:
-            shutil.copyfile(path, copy)
+            target = stack.enter_context(Path(copy).open("xb"))
+            workfile.lock(target.fileno())
+            with Path(path).open("rb") as original:
+                shutil.copyfileobj(original, target)
+            target.flush()
         yield copy
-    finally:
-        with suppress(FileNotFoundError):
-            Path(copy).unlink()
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        Path(path).unlink()

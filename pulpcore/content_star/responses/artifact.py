@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star.responses.body import Segment, multipart, read_whole, stream
 from pulpcore.content_star.responses.conditional import Validators, evaluate, if_range_matches
-from pulpcore.content_star.responses.disk import STEP
+from pulpcore.content_star.responses.disk import STEP, LocalSource
 from pulpcore.content_star.responses.headers import (
     SECURITY_HEADERS,
     Disposition,
@@ -21,6 +21,9 @@ from pulpcore.content_star.responses.ranges import ByteRange, RangeNotSatisfiabl
 from pulpcore.content_star.responses.source import ArtifactMissing, Readable, Source
 
 RawHeaders = list[tuple[bytes, bytes]]
+
+# ASGI's extension for servers that send whole files themselves (granian does).
+PATHSEND = "http.response.pathsend"
 
 # Most requests carry none of these and are spared the search for each.
 _SPECIAL = frozenset(
@@ -120,7 +123,7 @@ class Representation:
         headers = [header for header in self._headers if header[0] in _IN_NOT_MODIFIED]
         if status == 412:
             headers = [(b"content-length", b"0")]
-        await _send_empty(status, headers, send)
+        await send_empty(status, headers, send)
 
 
 class ArtifactResponse(Representation):
@@ -154,7 +157,14 @@ class ArtifactResponse(Representation):
         status, response_headers, segments = self._representation(ranges)
         parts = [] if scope["method"] == "HEAD" else segments
         with await self._open(parts) as file:
+            if status == 200 and self.size > STEP and parts and self._can_send_path(scope):
+                start = {"type": "http.response.start", "status": 200, "headers": response_headers}
+                await send(start)
+                return await send({"type": PATHSEND, "path": self.source.name})
             await _send_file(file, status, response_headers, segments, scope, receive, send)
+
+    def _can_send_path(self, scope: Scope) -> bool:
+        return PATHSEND in (scope.get("extensions") or {}) and isinstance(self.source, LocalSource)
 
     def _ranges(self, method: str, headers: Headers) -> list[ByteRange] | None:
         """Ranges are defined for GET alone (14.2); more than one Range line is no range at all."""
@@ -197,7 +207,7 @@ class ArtifactResponse(Representation):
             (b"accept-ranges", b"bytes"),
             (b"content-length", b"0"),
         ]
-        await _send_empty(416, headers, send)
+        await send_empty(416, headers, send)
 
 
 class ArtifactRedirect(Representation):
@@ -220,7 +230,7 @@ class ArtifactRedirect(Representation):
         status = self._precondition(scope, Headers(raw=scope["headers"]))
         if status is not None:
             return await self._send_precondition(status, send)
-        await _send_empty(302, self._redirect.copy(), send)
+        await send_empty(302, self._redirect.copy(), send)
 
 
 async def _send_file(
@@ -234,7 +244,7 @@ async def _send_file(
 ) -> None:
     start = {"type": "http.response.start", "status": status, "headers": headers}
     if scope["method"] == "HEAD":
-        return await _send_empty(status, headers, send)
+        return await send_empty(status, headers, send)
     if sum(map(len, segments)) <= STEP:
         # Read before the first message: what goes wrong can still be answered properly.
         body = await read_whole(file, segments)
@@ -244,6 +254,7 @@ async def _send_file(
     await stream(file, segments, receive, send)
 
 
-async def _send_empty(status: int, headers: RawHeaders, send: Send) -> None:
+async def send_empty(status: int, headers: RawHeaders, send: Send) -> None:
+    """Send an answer without a body."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

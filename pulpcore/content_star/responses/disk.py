@@ -32,12 +32,33 @@ _HAS_NOWAIT = hasattr(os, "RWF_NOWAIT")
 # open, and opening is what may hang.
 _local_directories: set[str] = set()
 
-_limiter: RunVar[anyio.CapacityLimiter] = RunVar("content_star_disk_threads")
-
 _scratch = threading.local()
 
 _Result = TypeVar("_Result")
 _Arguments = TypeVarTuple("_Arguments")
+
+
+class Threads:
+    """At most so many threads of an event loop that do one kind of work at once; others queue."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._limiter: RunVar[anyio.CapacityLimiter] = RunVar("content_star_threads")
+
+    async def run(
+        self, function: Callable[[*_Arguments], _Result], *arguments: *_Arguments
+    ) -> _Result:
+        """Call `function` in one of them."""
+        try:
+            limiter = self._limiter.get()
+        except LookupError:
+            limiter = anyio.CapacityLimiter(self._count)
+            self._limiter.set(limiter)
+        return await anyio.to_thread.run_sync(function, *arguments, limiter=limiter)
+
+
+# For what may wait for a disk, or for what stands behind a file.
+in_thread = Threads(THREADS).run
 
 
 class FileTruncated(OSError):
@@ -168,13 +189,3 @@ def _remember(directory: str, local: bool) -> None:
     if len(_local_directories) >= _MAX_DIRECTORIES:
         _local_directories.clear()
     _local_directories.add(directory)
-
-
-async def in_thread(function: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
-    """Do something that may wait for a disk, or for what stands behind a file."""
-    try:
-        limiter = _limiter.get()
-    except LookupError:
-        limiter = anyio.CapacityLimiter(THREADS)
-        _limiter.set(limiter)
-    return await anyio.to_thread.run_sync(function, *arguments, limiter=limiter)

@@ -1,0 +1,1 @@
+"""Measures content apps side by side; see README.md."""

@@ -1,0 +1,115 @@
+"""Measures content apps and plain servers side by side: `make bench`, see README.md."""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+
+from benchmarks import report
+from benchmarks.cases import CASES, Case, Target
+from benchmarks.data import Data
+from benchmarks.report import Measured
+from benchmarks.servers import CONTESTANTS, Contestant, installed, other, pulp
+from tests.server import Server
+
+HERE = Path(__file__).parent
+BUILD = HERE.parent / "build" / "benchmarks"
+MARK = "<!-- Below: written by the command. -->\n"
+
+
+def main() -> None:
+    arguments = parse()
+    cases = [case for case in CASES if _selected(case.name, arguments.case)]
+    contestants = [each for each in CONTESTANTS if _selected(each.name, arguments.server)]
+    for missing in [each for each in contestants if not installed(each.program)]:
+        print(f"Without {missing.name}: {missing.program} is not installed.")
+        contestants.remove(missing)
+    if arguments.against:
+        contestants.append(other(arguments.against))
+    seconds, rounds = arguments.seconds, arguments.rounds
+    if arguments.quick:
+        cases = [case for case in cases if not case.is_long]
+        seconds, rounds = 2.0, 1
+    results = measure_all(cases, contestants, seconds, rounds)
+    save(results, f"{seconds:g} s, {rounds} rounds, interleaved", arguments.save)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="some minutes instead of 20")
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each measurement (4)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken (3)")
+    parser.add_argument("--case", action="append", help="only cases with this in their names")
+    parser.add_argument("--server", action="append", help="only servers with this in their names")
+    parser.add_argument("--against", type=Path, help="another checkout, as one more server")
+    parser.add_argument("--save", action="store_true", help="put the results into README.md")
+    return parser.parse_args()
+
+
+def _selected(name: str, wanted: Sequence[str] | None) -> bool:
+    return not wanted or any(each.lower() in name.lower() for each in wanted)
+
+
+def measure_all(
+    cases: Sequence[Case], contestants: Sequence[Contestant], seconds: float, rounds: int
+) -> report.Results:
+    """Run all servers at once, and load one after the other."""
+    results: dict[Case, dict[Contestant, list[Measured]]] = {}
+    with pulp() as instance, ExitStack() as stack:
+        print("Making data ...", flush=True)
+        data = Data(instance, dict.fromkeys(case.repository for case in cases))
+        servers = {each: stack.enter_context(each.start(instance)) for each in contestants}
+        targets = {each: Target(servers[each].content_url, data) for each in contestants}
+        for case in cases:
+            able = [each for each in contestants if case.needs in each.can]
+            results[case] = {each: [] for each in able}
+            for each in able:
+                case.measure(targets[each], 2.0)  # caches, connections, modules imported late
+            for number in range(rounds):
+                for each in able:
+                    measured = measure(case, targets[each], servers[each], seconds)
+                    results[case][each].append(measured)
+                    print(
+                        f"{case.name}, {number + 1}: {each.name} {measured.rate:.1f}/s", flush=True
+                    )
+    return results
+
+
+def measure(case: Case, target: Target, server: Server, seconds: float) -> Measured:
+    before = _cpu_seconds(server)
+    sample = case.measure(target, seconds)
+    rss = sum(process.memory_info().rss for process in _processes(server))
+    return Measured(sample, _cpu_seconds(server) - before, rss)
+
+
+def _processes(server: Server) -> list[psutil.Process]:
+    main = psutil.Process(server.process.pid)
+    return [main, *main.children(recursive=True)]
+
+
+def _cpu_seconds(server: Server) -> float:
+    times = [process.cpu_times() for process in _processes(server)]
+    return float(sum(each.user + each.system for each in times))
+
+
+def save(results: report.Results, how: str, into_readme: bool) -> None:
+    """Print the results, and write them where they can be looked at."""
+    text = f"{report.machine()} {how}.\n\n{report.table(results)}\n"
+    print(f"\n{text}")
+    folder = HERE if into_readme else BUILD
+    folder.mkdir(parents=True, exist_ok=True)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    report.chart(results, [folder / "chart.svg", BUILD / "chart.png"])
+    if into_readme:
+        readme = HERE / "README.md"
+        kept = readme.read_text().partition(MARK)[0]
+        readme.write_text(f"{kept}{MARK}\n{text}\n![Requests per second](chart.svg)\n")
+    else:
+        (folder / "table.md").write_text(text)
+    print(f"Saved in {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The servers that are compared, each with one worker process and a port of its own on loopback."""
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from enum import Flag, auto
+from pathlib import Path
+
+from benchmarks.data import tree_of
+from tests.instance import Instance, wait_until
+from tests.orm import configure, connect, disconnect
+from tests.server import Server, free_port, running, serving
+
+QUIET = ("--no-access-log", "--log-level", "warning")
+CHECKOUT = Path(__file__).parent.parent
+
+
+class Can(Flag):
+    """What a server can be asked for."""
+
+    SMALL = auto()
+    """Something that is as large as a small file."""
+
+    FILES = auto()
+    LISTINGS = auto()
+    GUARDED = auto()
+
+
+ALL = Can.SMALL | Can.FILES | Can.LISTINGS | Can.GUARDED
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A server that can be started on an instance."""
+
+    name: str
+    start: Callable[[Instance], AbstractContextManager[Server]]
+    can: Can = ALL
+    program: str | None = None
+    """What has to be installed for it, if it is not a dependency."""
+
+    loop_path: str = "/"
+    """What is answered without asking anybody: it tells how late the event loop is."""
+
+
+@contextmanager
+def pulp() -> Iterator[Instance]:
+    """Run a new Pulp until the block ends, be it by Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    instance = Instance(configure().home)
+    try:
+        connect(instance.start().address)
+        yield instance
+    finally:
+        disconnect()
+        instance.remove()
+
+
+def ours(instance: Instance) -> AbstractContextManager[Server]:
+    """The API and content in one process."""
+    return serving(instance, *QUIET)
+
+
+@contextmanager
+def theirs_with_redis(instance: Instance) -> Iterator[Server]:
+    """Upstream's `pulpcore-content`, which keeps what it has answered in Redis."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    redis = instance.spawn(command)
+    try:
+        cache = {"PULP_CACHE_ENABLED": "true", "PULP_REDIS_HOST": "127.0.0.1"}
+        with theirs(instance, **cache, PULP_REDIS_PORT=str(port)) as server:
+            yield server
+    finally:
+        redis.terminate()
+        wait_until(lambda: redis.poll() is not None)
+
+
+def theirs(instance: Instance, **environ: str) -> AbstractContextManager[Server]:
+    """Upstream's `pulpcore-content`."""
+    bind = f"127.0.0.1:{free_port()}"
+    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
+    return running(instance, command, f"http://{bind}", **environ)
+
+
+def bare(instance: Instance) -> AbstractContextManager[Server]:
+    """uvicorn with an application that answers at once: what there is to reach."""
+    return _app(instance, "benchmarks.apps:bare")
+
+
+def static(instance: Instance) -> AbstractContextManager[Server]:
+    """Starlette's own way to serve files, without any Pulp."""
+    tree = str(tree_of(instance))
+    return _app(instance, "benchmarks.apps:static", "--factory", BENCHMARK_TREE=tree)
+
+
+def _app(
+    instance: Instance, app: str, *arguments: str, **environ: str
+) -> AbstractContextManager[Server]:
+    return serving(instance, *QUIET, *arguments, app=app, PYTHONPATH=str(CHECKOUT), **environ)
+
+
+_NGINX = """
+daemon off;
+{user}
+worker_processes 1;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    default_type application/octet-stream;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 1000000000;
+    access_log off;
+    server {{
+        listen 127.0.0.1:{port};
+        root {tree};
+        autoindex on;
+    }}
+}}
+"""
+
+
+@contextmanager
+def nginx(instance: Instance) -> Iterator[Server]:
+    """nginx with one worker, on plain files."""
+    port = free_port()
+    user = "" if os.geteuid() else "user root;"
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "nginx.conf")
+        settings = {"folder": folder, "port": port, "tree": tree_of(instance), "user": user}
+        config.write_text(_NGINX.format(**settings))
+        command = ["nginx", "-p", folder, "-c", str(config), "-e", f"{folder}/error.log"]
+        with running(instance, command, f"http://127.0.0.1:{port}") as server:
+            yield server
+
+
+LIVEZ = "/pulp/content/livez"
+OURS = Contestant("pulp-content-star", ours, loop_path=LIVEZ)
+THEIRS = Contestant("pulpcore-content", theirs)
+REDIS = Contestant("pulpcore-content, Redis", theirs_with_redis, program="redis-server")
+STATIC = Contestant("Starlette StaticFiles", static, Can.SMALL | Can.FILES)
+BARE = Contestant("bare uvicorn", bare, Can.SMALL)
+NGINX = Contestant("nginx", nginx, Can.SMALL | Can.FILES | Can.LISTINGS, program="nginx")
+CONTESTANTS = (OURS, THEIRS, REDIS, STATIC, BARE, NGINX)
+
+
+def other(checkout: Path) -> Contestant:
+    """Ours as it is in another checkout, to measure what a change has changed."""
+
+    def start(instance: Instance) -> AbstractContextManager[Server]:
+        return serving(instance, *QUIET, PYTHONPATH=str(checkout))
+
+    return Contestant(f"ours in {checkout.name}", start, loop_path=LIVEZ)
+
+
+def installed(program: str | None) -> bool:
+    """Whether this machine has a program that is not ours to bring along."""
+    return program is None or shutil.which(program) is not None

@@ -1,0 +1,126 @@
+"""Upstream's `Handler`, from which plugins derive those of their routes.
+
+It finds distributions and content as ever. What it sends at the end, artifacts and files on demand,
+is sent as every other file here is, by the methods that are replaced.
+"""
+
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from aiohttp import web
+from starlette.types import ASGIApp, Scope
+
+from pulpcore.app.contexts import with_domain
+from pulpcore.app.models import ContentArtifact
+from pulpcore.app.util import get_domain
+from pulpcore.content_star.bridge.files import (
+    AppResponse,
+    artifact_app,
+    last_modified_of,
+    plain,
+    send_made,
+)
+from pulpcore.content_star.bridge.request import connection_of
+from pulpcore.content_star.edge import tags_of, vary_of
+from pulpcore.content_star.exchange import exchange_of
+from pulpcore.content_star.remote.on_demand import NoRemote, wanted
+from pulpcore.content_star.remote.response import OnDemandResponse
+from pulpcore.content_star.responses.headers import content_disposition
+
+
+def adopt_handler(handler: Any) -> None:
+    """Replace methods of upstream's class `Handler`, for this process."""
+    permit = handler._permit
+    stream_remote_artifact = handler._stream_remote_artifact
+
+    def _permit(request: Any, distribution: Any) -> Any:
+        """Tell caches what the guard decides by, and then ask it."""
+        if (connection := connection_of(request)) is not None:
+            _describe(connection.scope, distribution)
+        return permit(request, distribution)
+
+    async def _stream_remote_artifact(
+        self: Any, request: Any, response: Any, remote_artifact: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Fetch it once for all clients, if it is a file that Pulp knows.
+
+        What nobody has asked for before, upstream fetches and saves.
+        """
+        content_artifact = remote_artifact.content_artifact
+        if connection_of(request) is None or content_artifact._state.adding:
+            return await stream_remote_artifact(
+                self, request, response, remote_artifact, *args, **kwargs
+            )
+        return await _stream_content_artifact(self, request, response, content_artifact)
+
+    handler.stream_content = _stream_content
+    handler._permit = staticmethod(_permit)
+    handler._serve_content_artifact = _serve_content_artifact
+    handler._stream_content_artifact = _stream_content_artifact
+    handler._stream_remote_artifact = _stream_remote_artifact
+
+
+async def _stream_content(self: Any, request: Any) -> Any:
+    """Upstream's, without its cache."""
+    return await self._match_and_stream(request.match_info["path"], request)
+
+
+async def _serve_content_artifact(
+    self: Any, content_artifact: Any, headers: Any, request: Any
+) -> web.StreamResponse:
+    """Return the response for a file that is saved; its domain may redirect to it."""
+    return AppResponse(partial(_saved, content_artifact), headers)
+
+
+async def _stream_content_artifact(
+    self: Any, request: Any, response: web.StreamResponse, content_artifact: Any
+) -> web.StreamResponse:
+    """Send a file while it is fetched, in the place of `response`; return when that is done.
+
+    Raises `HTTPNotFound` if no remote has it.
+    """
+    try:
+        await send_made(partial(_on_demand, content_artifact), response, request)
+    except NoRemote:
+        raise web.HTTPNotFound from None
+    return response
+
+
+def _saved(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
+    filename = PurePosixPath(content_artifact.relative_path).name
+    artifact = content_artifact.artifact
+    return artifact_app(
+        get_domain(), artifact, filename, headers, scope, "attachment", may_redirect=True
+    )
+
+
+def _on_demand(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
+    domain = get_domain()
+    filename = PurePosixPath(content_artifact.relative_path).name
+
+    def again() -> ASGIApp:
+        current = ContentArtifact.objects.select_related("artifact").get(pk=content_artifact.pk)
+        with with_domain(domain):
+            if current.artifact is None:
+                return _on_demand(current, headers, scope)
+            return _saved(current, headers, scope)
+
+    exchange_of(scope).source = "remote"
+    return OnDemandResponse(
+        wanted(content_artifact, domain),
+        again,
+        filename=filename,
+        last_modified=last_modified_of(headers),
+        headers={
+            "content-disposition": content_disposition(filename, "attachment"),
+            **plain(headers),
+        },
+    )
+
+
+def _describe(scope: Scope, distribution: Any) -> None:
+    exchange = exchange_of(scope)
+    exchange.domain, exchange.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
+    exchange.vary = vary_of(distribution.content_guard)
+    exchange.tags = tags_of(distribution)

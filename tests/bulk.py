@@ -1,0 +1,106 @@
+"""Large repositories and publications, made in SQL within seconds: one artifact, many paths."""
+
+from typing import Any
+
+from django.db import connection
+
+from tests.orm import Orm, artifact
+from tests.pulp import unique
+
+# As saving content and adding it to a repository make them, but for the content that they share.
+_CONTENT = """
+    WITH made AS (
+        SELECT gen_random_uuid() AS content, format(%(form)s, n, n %% 100) AS path
+        FROM generate_series(1, %(count)s) AS n
+    ), units AS (
+        INSERT INTO core_content (pulp_id, pulp_created, pulp_type, timestamp_of_interest,
+                                  pulp_domain_id, pulp_labels)
+        SELECT content, now(), 'file.file', now(), %(domain)s, '' FROM made RETURNING pulp_id
+    ), details AS (
+        INSERT INTO file_filecontent (content_ptr_id, relative_path, digest, _pulp_domain_id)
+        SELECT content, path, encode(sha256(content::text::bytea), 'hex'), %(domain)s FROM made
+    ), files AS (
+        INSERT INTO core_contentartifact (pulp_id, pulp_created, relative_path, artifact_id,
+                                          content_id)
+        SELECT gen_random_uuid(), now(), path, %(artifact)s, content FROM made
+    ), members AS (
+        INSERT INTO core_repositorycontent (pulp_id, pulp_created, content_id, repository_id,
+                                            version_added_id)
+        SELECT gen_random_uuid(), now(), content, %(repository)s, %(version)s FROM made
+    )
+    UPDATE core_repositoryversion SET content_ids = (SELECT array_agg(content) FROM made)
+    WHERE pulp_id = %(version)s
+"""
+
+_PUBLISH = """
+    INSERT INTO core_publishedartifact (pulp_id, pulp_created, relative_path, content_artifact_id,
+                                        publication_id)
+    SELECT gen_random_uuid(), now(), ca.relative_path, ca.pulp_id, %(publication)s
+    FROM core_contentartifact ca JOIN core_repositorycontent rc USING (content_id)
+    WHERE rc.version_added_id = %(version)s
+"""
+
+_REMOVE = """
+    DELETE FROM core_publishedartifact WHERE content_artifact_id IN (
+        SELECT ca.pulp_id FROM core_contentartifact ca
+        JOIN core_repositorycontent rc USING (content_id) WHERE rc.version_added_id = %(version)s);
+    CREATE TEMPORARY TABLE gone AS
+        SELECT content_id FROM core_repositorycontent WHERE version_added_id = %(version)s;
+    DELETE FROM core_repositorycontent WHERE version_added_id = %(version)s;
+    DELETE FROM core_contentartifact WHERE content_id IN (SELECT content_id FROM gone);
+    DELETE FROM file_filecontent WHERE content_ptr_id IN (SELECT content_id FROM gone);
+    DELETE FROM core_content WHERE pulp_id IN (SELECT content_id FROM gone);
+    DROP TABLE gone
+"""
+
+
+class Bulk:
+    """A repository whose version 1 holds `count` files, until `remove`."""
+
+    def __init__(self, orm: Orm, count: int, form: str = "Packages/%s-{unique}.rpm") -> None:
+        """`form` makes a path of the number of a file, from 1 on, and its last two digits."""
+        from pulpcore.app.util import get_domain_pk
+
+        self.form = form.replace("{unique}", unique("bulk"))
+        self.count = count
+        self.orm = orm
+        # A version of its own for the bulk, so that what is made in SQL is removed in SQL.
+        empty = orm.version({})
+        self.version = empty.repository.new_version()
+        self.version.complete = True
+        self.version.save()
+        empty.repository.next_version = 2
+        empty.repository.save()
+        parameters = {
+            "form": self.form,
+            "count": count,
+            "domain": get_domain_pk(),
+            "artifact": artifact(b"one of many").pk,
+            "repository": empty.repository_id,
+            "version": self.version.pk,
+        }
+        with connection.cursor() as cursor:
+            cursor.execute(_CONTENT, parameters)
+            cursor.execute(
+                "ANALYZE core_content, core_contentartifact, core_repositorycontent, core_artifact"
+            )
+        self.version.refresh_from_db()
+
+    def path(self, number: int) -> str:
+        """Return the path of a file by its number."""
+        return self.form.replace("%s", str(number), 1).replace("%s", str(number % 100))
+
+    def publish(self) -> Any:
+        """Return a publication that has every file as a published artifact."""
+        publication = self.orm.publication({}, self.version)
+        type(publication).objects.filter(pk=publication.pk).update(pass_through=False)
+        publication.pass_through = False
+        with connection.cursor() as cursor:
+            cursor.execute(_PUBLISH, {"publication": publication.pk, "version": self.version.pk})
+            cursor.execute("ANALYZE core_publishedartifact")
+        return publication
+
+    def remove(self) -> None:
+        """Remove the content; the repository goes with the `orm` that made it."""
+        with connection.cursor() as cursor:
+            cursor.execute(_REMOVE, {"version": self.version.pk})

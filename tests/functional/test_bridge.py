@@ -1,0 +1,410 @@
+"""Routes that a plugin adds to upstream's content app, in our own process."""
+
+import hashlib
+import http.client
+import os
+import socket
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.bridged import installed
+from tests.instance import Instance, wait_until
+from tests.orm import Orm
+from tests.server import Server, serving
+from tests.upstream import serving_upstream
+
+MEGABYTE = 1024**2
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory) -> Path:
+    """Where the plugin's handlers leave word."""
+    return tmp_path_factory.mktemp("notes")
+
+
+@pytest.fixture(scope="module")
+def server(instance: Instance, notes: Path):
+    """A server with the plugin. Redis is asked for, and is not there."""
+    cache = {
+        "PULP_CACHE_ENABLED": "true",
+        "PULP_REDIS_URL": "redis://127.0.0.1:1",
+        "PULP_CONTENT_STAR_DATABASE_THREADS": "3",
+    }
+    with serving(instance, **installed(notes, **cache)) as server:
+        yield server
+    assert (notes / "ended").exists(), "the plugin's application has been cleaned up"
+
+
+@pytest.fixture(scope="module")
+def plugin(server: Server):
+    """The plugin's own prefix, as an anonymous client."""
+    url = f"{server.url}/pulp/bridged/"
+    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+        yield client
+
+
+def address(server: Server) -> tuple[str, int]:
+    url = httpx.URL(server.url)
+    return url.host, url.port
+
+
+def test_a_handler_gets_the_request_and_its_answer_is_sent(plugin, server):
+    response = plugin.put(
+        "hello/a%20b?q=%C3%A9&q=2",
+        content="body é".encode(),
+        headers={"X-Header": "é".encode(), "Cookie": "c=1; d=2", "Content-Type": "text/plain"},
+    )
+    seen = response.json()
+    assert seen == {
+        "method": "PUT",
+        "name": "a b",
+        "path": "/pulp/bridged/hello/a b",
+        "raw_path": "/pulp/bridged/hello/a%20b?q=%C3%A9&q=2",
+        "query": [["q", "é"], ["q", "2"]],
+        "cookies": {"c": "1", "d": "2"},
+        "header": "é",
+        "scheme": "http",
+        "url": f"{server.url}/pulp/bridged/hello/a%20b?q=%C3%A9&q=2",
+        "remote": "127.0.0.1",
+        "user": "AnonymousUser",
+        "authenticated": False,
+        "drf": "default",
+        "domain": "default",
+        "app": "started",
+        "body": "body é",
+    }
+    assert response.headers["Set-Cookie"].startswith("seen=1")
+    assert response.headers["X-Middleware"] == "200"
+    assert response.headers["X-Signal"] == "prepared"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Content-Security-Policy"].startswith("sandbox")
+    assert response.headers["Correlation-ID"]
+    assert response.headers.get_list("Server") == ["uvicorn"]
+    assert len(response.headers.get_list("Date")) == 1
+
+
+def test_it_knows_who_asks(plugin, instance):
+    seen = plugin.get("hello/x", auth=(instance.username, instance.password)).json()
+    assert (seen["user"], seen["authenticated"]) == ("admin", True)
+    assert plugin.get("hello/x", auth=("admin", "wrong")).json()["authenticated"] is False
+
+
+def test_exceptions_are_answers_or_errors_that_tell_nothing(plugin, server):
+    response = plugin.get("found")
+    assert (response.status_code, response.headers["Location"]) == (302, "/elsewhere")
+    assert (response.headers["X-Why"], response.headers["X-Middleware"]) == ("moved", "302")
+    response = plugin.get("broken")
+    assert response.status_code == 500
+    assert "hunter2" not in response.text
+    assert response.headers["Correlation-ID"] in response.text
+    assert "LookupError" in server.said()
+    assert plugin.get("nothing").status_code == 500
+    assert plugin.get("no/such/route").status_code == 404
+    response = plugin.delete("form")
+    assert (response.status_code, response.headers["Allow"]) == (405, "POST")
+    with pytest.raises(httpx.RemoteProtocolError):
+        plugin.get("cut")
+
+
+def test_forms_and_files_are_uploaded(plugin):
+    data, files = {"field": "value"}, {"file": ("name.bin", b"x" * 300_000)}
+    response = plugin.post("form", data=data, files=files)
+    assert response.json() == ["value", "name.bin", 300_000]
+    files = {"file": ("name.bin", b"x" * 2 * MEGABYTE)}
+    assert plugin.post("form", data=data, files=files).status_code == 413, "as aiohttp limits it"
+
+
+def test_a_stream_may_be_compressed(plugin):
+    response = plugin.get("compressed", headers={"Accept-Encoding": "gzip"})
+    assert response.headers["Content-Encoding"] == "gzip"
+    assert response.text == "again and " * 10_000
+    assert response.num_bytes_downloaded < 10_000
+
+
+def peak(pid: int) -> int:
+    """Bytes of memory that a process had at most since `forget`."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def forget(pid: int) -> None:
+    """Begin a new peak."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def test_a_large_body_goes_through_without_being_held(plugin, server):
+    assert plugin.post("echo", content=b"warm up" * 100_000).status_code == 200
+    size = 50 * MEGABYTE
+    block = os.urandom(MEGABYTE)
+    pid = server.process.pid
+    forget(pid)
+    before = peak(pid)
+    received = hashlib.sha256()
+    with socket.create_connection(address(server), timeout=60) as connection:
+
+        def send() -> None:
+            head = f"POST /pulp/bridged/echo HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+            connection.sendall(head.encode())
+            for _ in range(50):
+                connection.sendall(block)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        response = http.client.HTTPResponse(connection, method="POST")
+        response.begin()
+        count = 0
+        while data := response.read(MEGABYTE):
+            received.update(data)
+            count += len(data)
+        sender.join(60)
+    assert count == size
+    assert received.digest() == hashlib.sha256(block * 50).digest()
+    assert peak(pid) - before < 15 * MEGABYTE
+
+
+def test_a_slow_client_makes_the_handler_wait_and_leaving_cancels_it(server, notes):
+    for name in ("sent", "cancelled"):
+        (notes / name).unlink(missing_ok=True)
+
+    def sent() -> int:
+        text = (notes / "sent").read_text() if (notes / "sent").exists() else ""
+        return int(text or 0)
+
+    with socket.create_connection(address(server), timeout=30) as connection:
+        connection.sendall(b"GET /pulp/bridged/endless HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(100)
+        # Until the buffers of both sockets are full, and nothing more goes.
+        last = -1
+
+        def stuck() -> bool:
+            nonlocal last
+            last, before = sent(), last
+            return last > 0 and last == before
+
+        wait_until(stuck)
+        assert last < 50 * MEGABYTE
+        assert not (notes / "cancelled").exists()
+    wait_until((notes / "cancelled").exists, 30)
+
+
+def test_websockets_are_refused_clearly(server):
+    handshake = (
+        b"GET /pulp/bridged/websocket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+    )
+    with socket.create_connection(address(server), timeout=30) as connection:
+        connection.sendall(handshake)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == 501
+        assert b"no WebSocket" in response.read()
+
+
+def test_blocking_calls_share_as_many_connections_as_there_are_threads(plugin):
+    pids = plugin.get("connections/40").json()
+    assert 1 < len(pids) <= 3
+    again = plugin.get("connections/40").json()
+    assert set(again) <= set(pids) or len({*pids, *again}) <= 3
+
+
+def test_a_cursor_may_wander_from_thread_to_thread(plugin, orm):
+    names = {orm.distribution() for _ in range(9)}
+    found = plugin.get("iterate").json()
+    from pulp_file.app.models import FileDistribution
+
+    paths = FileDistribution.objects.filter(name__in=found).values_list("base_path", flat=True)
+    assert names <= set(paths)
+
+
+def test_a_connection_that_died_is_replaced(plugin):
+    from django.db import connection
+
+    pids = plugin.get("connections/40").json()
+    with connection.cursor() as cursor:
+        for pid in pids:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
+    again = plugin.get("connections/40").json()
+    assert again
+    assert set(again).isdisjoint(pids)
+
+
+def test_sub_applications_have_their_own_prefix_and_middlewares(server):
+    response = httpx.get(f"{server.url}/pulp/bridged-part/x", trust_env=False)
+    assert response.text == "part x"
+    assert (response.headers["X-Part"], response.headers["X-Middleware"]) == ("yes", "200")
+    response = httpx.get(f"{server.url}/pulp/bridged-particle/x", trust_env=False)
+    assert "X-Middleware" not in response.headers
+
+
+def test_routes_below_the_content_prefix_come_first_and_hide_nothing(server, orm):
+    base = orm.distribution("bridged-live/deep/er", publication=orm.publication({"a.txt": b"a"}))
+    with httpx.Client(base_url=server.content_url, trust_env=False) as content:
+        assert content.get("bridged-live/x").json()["name"] == "x"
+        assert content.get(f"{base}/a.txt").content == b"a"
+        assert content.get("bridged-live/").status_code == 200
+        assert content.post("bridged-live/x").status_code == 405
+
+
+def test_routes_that_would_cover_others_are_refused_and_reported(server):
+    problem = "routes at / would cover what others serve"
+    assert problem in server.said()
+    status = httpx.get(
+        f"{server.content_url}readyz", headers={"Accept": "application/json"}, trust_env=False
+    ).json()
+    (told,) = (each for each in status["bridge"] if each["plugin"] == "pulp_bridged.app")
+    assert told["problem"] == problem
+    assert "/pulp/bridged/files/" in told["prefixes"]
+    response = httpx.get(f"{server.url}/pulp/v2/", trust_env=False)
+    assert "X-Why" not in response.headers
+
+
+def test_the_application_is_started_once(server, notes):
+    assert (notes / "started").read_text() == "once"
+
+
+def test_the_working_directory_is_not_changed(plugin, instance):
+    """Where the server was started: the tests' own servers are, in WORKING_DIRECTORY."""
+    assert plugin.get("cwd").text == str(instance.state.working_directory)
+
+
+@pytest.fixture
+def guarded(orm: Orm, pulp) -> str:
+    """The base path of a repository whose guard wants a key."""
+    guard = pulp.create(
+        "contentguards/core/header/", name=orm.unique(), header_name="x-key", header_value="open"
+    )
+    repository = pulp.repository({"dir/a.txt": b"0123456789"})
+    pulp.publish(repository)
+    return pulp.distribute(repository=repository, content_guard=guard["pulp_href"])
+
+
+KEY = {"X-Key": "b3Blbg=="}
+
+
+def test_a_handler_of_upstreams_sends_files_as_we_do(plugin, guarded):
+    url = f"files/{guarded}/dir/a.txt"
+    assert plugin.get(url).status_code == 403
+    response = plugin.get(url, headers=KEY)
+    assert response.content == b"0123456789"
+    assert response.headers["ETag"] == f'"{hashlib.sha256(b"0123456789").hexdigest()}"'
+    assert response.headers["Content-Type"] == "text/plain"
+    assert 'filename="a.txt"' in response.headers["Content-Disposition"]
+    assert "must-revalidate" in response.headers["Cache-Control"]
+    assert "distribution-" in response.headers["Surrogate-Key"]
+    assert response.headers["Last-Modified"]
+    assert "X-PULP-CACHE" not in response.headers
+    assert plugin.get(url, headers={**KEY, "Range": "bytes=2-4"}).content == b"234"
+    several = plugin.get(url, headers={**KEY, "Range": "bytes=2-4,6-"})
+    assert several.headers["Content-Type"].startswith("multipart/byteranges")
+    same = {"If-None-Match": response.headers["ETag"]}
+    assert plugin.get(url, headers={**KEY, **same}).status_code == 304
+    assert plugin.get(url, headers=same).status_code == 403, "no 304 before the guard"
+    head = plugin.head(url, headers=KEY)
+    assert (head.content, head.headers["Content-Length"]) == (b"", "10")
+    assert "a.txt" in plugin.get(f"files/{guarded}/dir/", headers=KEY).text
+    assert plugin.get(f"files/{guarded}/nope", headers=KEY).status_code == 404
+    assert plugin.get("files/no/such/thing").status_code == 404
+
+
+def test_nothing_is_cached(plugin, guarded, pulp):
+    url = f"by-name/{guarded}/name/dir/a.txt"
+    response = plugin.get(url, headers=KEY)
+    assert (response.content, response.headers["X-By"]) == (b"0123456789", "name")
+    assert plugin.get(url).status_code == 403
+    repository = pulp.http.get(
+        "/pulp/api/v3/distributions/file/file/", params={"base_path": guarded}
+    ).json()["results"][0]["repository"]
+    content = pulp.http.get(
+        "/pulp/api/v3/content/file/files/",
+        params={"repository_version": f"{repository}versions/1/"},
+    ).json()["results"][0]["pulp_href"]
+    pulp.remove(repository, content)
+    assert plugin.get(url, headers=KEY).status_code == 404, "at once"
+
+
+def test_files_on_demand_are_fetched_by_us(plugin, server, pulp):
+    with serving_upstream() as upstream:
+        upstream.files = {"far.txt": b"far away" * 1000}
+        upstream.files["PULP_MANIFEST"] = upstream.manifest("far.txt")
+        remote = pulp.create(
+            "remotes/file/file/",
+            name=Orm.unique(),
+            url=f"{upstream.url}PULP_MANIFEST",
+            policy="on_demand",
+        )
+        repository = pulp.repository(autopublish=True)
+        sync = {"remote": remote["pulp_href"]}
+        pulp.task(pulp.http.post(f"{repository}sync/", json=sync))
+        base = pulp.distribute(repository=repository)
+        for url in (f"by-name/{base}/name/far.txt", f"files/{base}/far.txt"):
+            part = plugin.get(url, headers={"Range": "bytes=0-2"})
+            assert (part.status_code, part.content) == (206, b"far")
+            response = plugin.get(url)
+            assert response.content == b"far away" * 1000
+            assert response.headers["ETag"]
+        assert upstream.gets["far.txt"] == 1
+        upstream.files.clear()
+
+
+def test_what_pulp_does_not_know_yet_is_passed_through(plugin, server, orm):
+    """By upstream's own code: only where a file is known do we fetch it."""
+    from pulp_file.app.models import FileContent, FileDistribution, FileRemote
+
+    with serving_upstream() as upstream:
+        upstream.files = {"new.txt": b"new " * 100_000}
+        remote = orm._save(FileRemote(name=orm.unique(), url=upstream.url, policy="on_demand"))
+        base = orm.distribution()
+        FileDistribution.objects.filter(base_path=base).update(remote=remote)
+        got = plugin.get(f"files/{base}/new.txt")
+        assert got.content == upstream.files["new.txt"], server.said()[-6000:]
+        assert plugin.get(f"files/{base}/old.txt").status_code == 404
+        digest = hashlib.sha256(upstream.files["new.txt"]).hexdigest()
+        saved = FileContent.objects.filter(relative_path="new.txt", digest=digest)
+        wait_until(saved.exists)  # after the response
+        assert plugin.get(f"files/{base}/new.txt").content == upstream.files["new.txt"]
+        assert upstream.gets["new.txt"] == 1
+        saved.delete()
+
+
+def test_an_application_that_cannot_be_started_keeps_nobody_from_being_served(
+    instance, tmp_path, orm
+):
+    base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
+    with serving(instance, **installed(tmp_path / "no such folder")) as server:
+        assert "The aiohttp application of the plugins cannot be started" in server.said()
+        assert httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False).content == b"a"
+        response = httpx.get(f"{server.url}/pulp/bridged/hello/x", trust_env=False)
+        assert response.status_code == 404
+
+
+def test_a_plugin_that_cannot_be_imported_keeps_nobody_from_being_served(
+    instance, tmp_path, content, orm
+):
+    package = tmp_path / "pulp_broken"
+    (package / "app").mkdir(parents=True)
+    info = tmp_path / "pulp_broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pulp-broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[pulpcore.plugin]\npulp_broken = pulp_broken:config\n")
+    (package / "__init__.py").write_text("config = 'pulp_broken.app.BrokenAppConfig'\n")
+    (package / "app" / "__init__.py").write_text(
+        "from pulpcore.plugin import PulpPluginAppConfig\n"
+        "class BrokenAppConfig(PulpPluginAppConfig):\n"
+        "    name, label, version = 'pulp_broken.app', 'broken', '1.0'\n"
+        "    python_package_name, domain_compatible = 'pulp-broken', True\n"
+    )
+    (package / "app" / "content.py").write_text("import no_such_module\n")
+    environ = installed(tmp_path)
+    environ["PYTHONPATH"] += f":{tmp_path}"
+    base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
+    with serving(instance, **environ) as server:
+        assert (
+            "The content module of the plugin pulp_broken.app cannot be imported" in server.said()
+        )
+        assert httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False).content == b"a"
+        response = httpx.get(f"{server.url}/pulp/bridged/hello/x", trust_env=False)
+        assert response.json()["name"] == "x"

@@ -1,0 +1,332 @@
+"""One fetch for several processes: who fetches, who waits, and who takes over."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from django.db import connection
+
+from pulpcore.content_star.cli.postgres import PORT, _as_account
+from pulpcore.content_star.cli.state import DATABASE
+from pulpcore.content_star.remote import election
+from pulpcore.content_star.remote.election import APPLICATION_NAME, Election, Seat, key_of
+from tests import upstream as behave
+from tests.instance import stop, wait_until
+from tests.server import Server, free_port, serving
+from tests.upstream import Held
+
+BIG = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def other(instance) -> Iterator[Server]:
+    """A second process on the instance."""
+    with serving(instance) as server:
+        yield server
+
+
+def connections() -> list[int]:
+    """PostgreSQL's processes for elections."""
+    query = "SELECT pid FROM pg_stat_activity WHERE application_name = %s"
+    return [pid for (pid,) in rows(query, APPLICATION_NAME)]
+
+
+def is_locked(key: int) -> bool:
+    """Whether somebody has this lock."""
+    query = (
+        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
+        " AND (classid::bigint << 32) | objid::bigint = %s"
+    )
+    return bool(rows(query, key))
+
+
+def rows(query: str, *arguments: object) -> list[tuple]:
+    with connection.cursor() as cursor:
+        cursor.execute(query, arguments)
+        return cursor.fetchall()
+
+
+def key_for(file) -> int:
+    return key_of(f"content artifact {file.content_artifact.pk}")
+
+
+class Client(threading.Thread):
+    """GETs a file, and keeps what comes of it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url = url
+        self.status = 0
+        self.body = b""
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with httpx.stream("GET", self.url, trust_env=False, timeout=60) as response:
+                self.status = response.status_code
+                for chunk in response.iter_raw():
+                    self.body += chunk
+        except httpx.HTTPError as error:
+            self.error = error
+
+    def result(self) -> bytes:
+        self.join(60)
+        assert not self.is_alive()
+        return self.body
+
+
+def test_another_process_waits_for_the_one_that_fetches(instance, other, remote_file):
+    file = remote_file(BIG)
+    held = Held(1_000_000)
+    file.behave(held)
+    first = Client(instance.content_url + file.path)
+    wait_until(lambda: first.body)
+    assert is_locked(key_for(file))
+    second = Client(other.content_url + file.path)
+    third = httpx.Client(trust_env=False)
+    with pytest.raises(httpx.ReadTimeout):
+        third.get(other.content_url + file.path, timeout=1)
+    assert second.status == 0
+    held.release()
+    assert first.result() == second.result() == file.data
+    assert file.gets == [1]
+    assert not is_locked(key_for(file))
+
+
+def test_a_waiter_that_leaves_costs_nothing(instance, other, remote_file):
+    file = remote_file(BIG)
+    held = Held(1_000_000)
+    file.behave(held)
+    first = Client(instance.content_url + file.path)
+    wait_until(lambda: first.body)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.get(other.content_url + file.path, trust_env=False, timeout=0.5)
+    held.release()
+    assert first.result() == file.data
+    file.wait_until_saved()
+    assert file.gets == [1]
+    wait_until(lambda: not connections())
+
+
+def test_who_waits_takes_over_from_one_that_dies(instance, other, remote_file):
+    file = remote_file(BIG)
+    file.behave(Held(1_000_000))
+    with serving(instance) as dying:
+        first = Client(dying.content_url + file.path)
+        wait_until(lambda: first.body)
+        second = Client(other.content_url + file.path)
+        wait_until(lambda: len(connections()) == 2)
+        file.behave(behave.plain)
+        os.kill(dying.process.pid, signal.SIGKILL)
+    assert second.result() == file.data
+    first.join(60)
+    assert first.error is not None
+    assert file.gets == [2]
+    file.wait_until_saved()
+
+
+def test_who_waits_takes_over_from_one_that_fails(instance, other, remote_file):
+    file = remote_file(BIG)
+    refused = threading.Event()
+
+    async def refuse(request, data):
+        await asyncio.to_thread(refused.wait, 60)
+        file.behave(behave.plain)
+        return await behave.status(404)(request, data)
+
+    file.behave(refuse)
+    first = Client(instance.content_url + file.path)
+    wait_until(lambda: file.gets == [1])
+    second = Client(other.content_url + file.path)
+    wait_until(lambda: len(connections()) == 2)
+    refused.set()
+    assert second.result() == file.data
+    first.join(60)
+    assert first.status == 502
+    assert file.gets == [2]
+
+
+def test_waiting_ends(here, remote_file, monkeypatch):
+    monkeypatch.setattr(election, "PATIENCE", 0.3)
+    file = remote_file(BIG)
+    [[mine]] = rows("SELECT pg_try_advisory_lock(%s)", key_for(file))
+    assert mine, "by the connection of this test"
+    try:
+        assert here(file.path).content == file.data
+    finally:
+        rows("SELECT pg_advisory_unlock(%s)", key_for(file))
+    assert file.gets == [1]
+
+
+def test_nobody_waits_for_what_is_not_saved(instance, other, remote_file):
+    file = remote_file(BIG, policy="streamed")
+    held = Held(1_000_000)
+    file.behave(held)
+    clients = [Client(url + file.path) for url in (instance.content_url, other.content_url)]
+    wait_until(lambda: all(client.body for client in clients))
+    assert not is_locked(key_for(file))
+    held.release()
+    assert [client.result() for client in clients] == [file.data, file.data]
+
+
+def test_a_lost_connection_costs_a_fetch_at_most(instance, other, remote_file):
+    file = remote_file(BIG)
+    held = Held(1_000_000)
+    file.behave(held)
+    first = Client(instance.content_url + file.path)
+    wait_until(lambda: first.body)
+    for pid in connections():
+        rows("SELECT pg_terminate_backend(%s)", pid)
+    file.behave(behave.plain)
+    assert Client(other.content_url + file.path).result() == file.data
+    held.release()
+    assert first.result() == file.data
+    later = remote_file(5000)
+    assert Client(instance.content_url + later.path).result() == later.data
+    later.wait_until_saved()
+    wait_until(lambda: not connections())
+
+
+def test_a_hundred_clients_of_four_workers_cause_one_fetch(instance, remote_file):
+    file = remote_file(BIG)
+
+    async def get_all(url: str) -> list[bytes]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=60) as client:
+            answers = await asyncio.gather(*(client.get(url) for _ in range(100)))
+            return [answer.content for answer in answers]
+
+    with serving(instance, "--workers", "4") as server:
+        # All of them: each has a row.
+        wait_until(lambda: server.said().count("Application startup complete") == 4)
+        for body in asyncio.run(get_all(server.content_url + file.path)):
+            assert body == file.data
+    assert file.gets == [1]
+
+
+@contextmanager
+def pgbouncer(instance, folder: Path) -> Iterator[int]:
+    """Pool transactions of the instance's database, at a port."""
+    program = shutil.which("pgbouncer")
+    if program is None:
+        pytest.skip("needs Debian's package pgbouncer")
+    port = free_port()
+    folder.chmod(0o755)
+    (folder / "ini").write_text(
+        f"[databases]\n* = host={instance.address.socket_dir} port={PORT} user={DATABASE}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = any\npool_mode = transaction\n"
+    )
+    # It refuses root, and has to reach the socket, as the server itself.
+    command = [*_as_account(), program, str(folder / "ini")]
+    process = instance.spawn(command, output=folder / "log")
+
+    def answers() -> bool:
+        assert process.poll() is None, (folder / "log").read_text()
+        return "process up" in (folder / "log").read_text()
+
+    try:
+        wait_until(answers)
+        yield port
+    finally:
+        stop(process)
+
+
+def test_behind_a_pooler_of_transactions_everyone_fetches(instance, remote_file, tmp_path):
+    file = remote_file(BIG)
+    held = Held(1_000_000)
+    file.behave(held)
+    settings = json.loads(instance.environ["PULP_DATABASES"].removeprefix("@json "))
+    with pgbouncer(instance, tmp_path) as port:
+        settings["default"].update(
+            HOST="127.0.0.1", PORT=str(port), DISABLE_SERVER_SIDE_CURSORS=True
+        )
+        environ = {"PULP_DATABASES": "@json " + json.dumps(settings)}
+        with serving(instance, **environ) as one, serving(instance, **environ) as two:
+            clients = [Client(server.content_url + file.path) for server in (one, two)]
+            wait_until(lambda: file.gets == [2], explain=lambda: one.said() + two.said())
+            assert not rows("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1")
+            held.release()
+            assert [client.result() for client in clients] == [file.data, file.data]
+            file.wait_until_saved()
+            assert "pooler" in one.said()
+
+
+def test_seats(instance, orm):
+    """What a process's own seats do to each other, and to those of another."""
+
+    async def never() -> None:
+        pass
+
+    async def elect() -> list[str]:
+        mine, theirs = Election(), Election()
+        said = []
+        try:
+            first, same, foreign = Seat("a"), Seat("a"), Seat("a")
+            await mine.take(first, never)
+
+            async def wait(election: Election, seat: Seat, name: str) -> None:
+                await election.take(seat, never)
+                said.append(name)
+                election.leave(seat)
+
+            waiting = asyncio.create_task(wait(theirs, foreign, "foreign"))
+            own = asyncio.create_task(wait(mine, same, "same"))
+            await mine.take(Seat("b"), never)  # nobody's, in the meantime
+            mine.leave(same)  # who has no turn gives none away
+            await asyncio.sleep(0)
+            assert said == []
+            mine.leave(first)
+            await asyncio.gather(waiting, own)
+        finally:
+            await mine.close()
+            await theirs.close()
+        return said
+
+    assert sorted(asyncio.run(elect())) == ["foreign", "same"]
+    wait_until(lambda: not connections())
+
+
+@pytest.mark.parametrize(("answers", "says"), [(True, "takes too long"), (False, "without an")])
+def test_a_database_that_cannot_be_asked_elects_nobody(monkeypatch, caplog, answers, says):
+    class Nowhere:
+        @staticmethod
+        def get_connection_params():
+            return {"host": "127.0.0.1", "port": port, "dbname": "pulp", "user": "pulp"}
+
+    async def never() -> None:
+        pytest.fail("nobody else was elected")
+
+    async def elect() -> Election:
+        mine = Election()
+        await mine.take(Seat("a"), never)
+        await mine.take(Seat("a"), never)
+        await mine.close()
+        return mine
+
+    monkeypatch.setattr(election, "django_connection", Nowhere)
+    monkeypatch.setattr(election, "TRY_TIMEOUT", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        if answers:
+            silent.listen()
+        mine = asyncio.run(elect())
+    assert caplog.text.count(says) == 1
+    mine._executor.shutdown()  # which has not been waited for
+
+
+def test_keys_are_64_bits_and_their_own():
+    keys = {key_of(f"{number}") for number in range(1000)}
+    assert len(keys) == 1000
+    assert all(-(2**63) <= key < 2**63 for key in keys)

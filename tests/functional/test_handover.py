@@ -1,0 +1,256 @@
+"""Files that the server in front sends: a real nginx, and a real server with ASGI's pathsend."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from pulpcore.content_star.responses.disk import STEP
+from tests.instance import Instance, stop, wait_until
+from tests.orm import Orm
+from tests.server import Server, free_port, running, serving
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="no nginx here")
+
+# As docs/operating.md has it.
+LOCATIONS = """
+    location / {{
+        proxy_pass {pulp};
+        proxy_set_header Host $http_host;
+    }}
+    location /pulp-artifacts/ {{
+        internal;
+        alias {media}/;
+        etag off;
+        if_modified_since off;
+        add_header ETag $upstream_http_etag;
+        add_header Last-Modified $upstream_http_last_modified;
+        add_header Content-Security-Policy $upstream_http_content_security_policy;
+        add_header X-Content-Type-Options $upstream_http_x_content_type_options;
+        add_header X-PULP-ARTIFACT-SIZE $upstream_http_x_pulp_artifact_size;
+        add_header Surrogate-Key $upstream_http_surrogate_key;
+        add_header Cache-Tag $upstream_http_cache_tag;
+        add_header Vary $upstream_http_vary;
+        add_header Correlation-ID $upstream_http_correlation_id;
+    }}
+"""
+
+CONFIGURATION = """
+daemon off;
+worker_processes 1;
+user {user};
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{ }}
+http {{
+    access_log off;
+    default_type application/x-wrong;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        {locations}
+    }}
+}}
+"""
+
+BIG = os.urandom(STEP * 2 + 77)
+NAME = "sp ace/é%41#?.bin"
+FILES = {"a.txt": b"0123456789", NAME: b"odd name", "big": BIG, "empty": b""}
+
+
+@dataclass
+class Fronted:
+    """The same content through nginx and straight from a server that knows of none."""
+
+    through: httpx.Client
+    straight: httpx.Client
+    behind: httpx.Client
+    """The server that leaves files to nginx, which clients should not reach."""
+
+    base: str
+
+
+@pytest.fixture(scope="module")
+def module_orm(instance: Instance) -> Iterator[Orm]:
+    models = Orm()
+    yield models
+    models.cleanup()
+
+
+@pytest.fixture(scope="module")
+def base(module_orm) -> str:
+    return module_orm.distribution(publication=module_orm.publication(FILES))
+
+
+@pytest.fixture(scope="module")
+def fronted(instance: Instance, base: str, tmp_path_factory) -> Iterator[Fronted]:
+    folder = tmp_path_factory.mktemp("nginx")
+    media = instance.environ["PULP_MEDIA_ROOT"]
+    with serving(instance, PULP_CONTENT_STAR_SENDFILE="/pulp-artifacts/") as server:
+        port = free_port()
+        locations = LOCATIONS.format(pulp=server.url, media=media)
+        user = Path(media).owner()
+        text = CONFIGURATION.format(folder=folder, port=port, locations=locations, user=user)
+        (folder / "nginx.conf").write_text(text)
+        command = [str(NGINX), "-c", f"{folder}/nginx.conf", "-e", f"{folder}/error.log"]
+        process = subprocess.Popen(command, start_new_session=True)
+        url = f"http://127.0.0.1:{port}/pulp/content/"
+        try:
+            wait_until(lambda: _answers(url), 20, lambda: (folder / "error.log").read_text())
+            with (
+                httpx.Client(base_url=url, trust_env=False) as through,
+                httpx.Client(base_url=instance.content_url, trust_env=False) as straight,
+                httpx.Client(base_url=server.content_url, trust_env=False) as behind,
+            ):
+                yield Fronted(through, straight, behind, base)
+        finally:
+            stop(process)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.options(url, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+# What servers say of themselves and of one exchange.
+OWN = {"server", "date", "connection", "correlation-id"}
+
+
+def headers_of(response: httpx.Response) -> dict[str, str]:
+    own = OWN | {"accept-ranges"} if response.status_code == 206 else OWN  # nginx leaves it out
+    return {name: value for name, value in response.headers.items() if name not in own}
+
+
+REQUESTS = [
+    ("GET", {}),
+    ("HEAD", {}),
+    ("GET", {"Range": "bytes=2-4"}),
+    ("GET", {"Range": "bytes=-3"}),
+    ("GET", {"Range": "bytes=2-4", "If-Range": "{etag}"}),
+    ("GET", {"Range": "bytes=2-4", "If-Range": '"other"'}),
+    ("GET", {"If-None-Match": "{etag}"}),
+    ("GET", {"If-None-Match": '"other"'}),
+    ("GET", {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}),
+    ("GET", {"If-Modified-Since": "Fri, 01 Jan 2010 00:00:00 GMT"}),
+    ("GET", {"If-Match": "{etag}"}),
+    ("GET", {"If-Match": '"other"'}),
+    ("GET", {"If-Unmodified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}),
+]
+
+
+@needs_nginx
+@pytest.mark.parametrize("name", ["a.txt", "big", NAME])
+@pytest.mark.parametrize(("method", "headers"), REQUESTS, ids=str)
+def test_nginx_answers_as_we_do(fronted, name, method, headers):
+    url = quote(f"{fronted.base}/{name}")
+    etag = fronted.straight.head(url).headers["ETag"]
+    headers = {key: value.format(etag=etag) for key, value in headers.items()}
+    ours = fronted.straight.request(method, url, headers=headers)
+    theirs = fronted.through.request(method, url, headers=headers)
+    assert theirs.status_code == ours.status_code
+    assert theirs.content == ours.content
+    assert headers_of(theirs) == headers_of(ours)
+
+
+@needs_nginx
+def test_an_empty_file_and_one_that_is_missing(fronted, module_orm):
+    from pulpcore.app.models import PublishedArtifact
+
+    assert fronted.through.get(f"{fronted.base}/empty").content == b""
+    base = module_orm.distribution(publication=module_orm.publication({"x": b"to be lost"}))
+    published = PublishedArtifact.objects.get(
+        publication__distribution__base_path=base, relative_path="x"
+    )
+    Path(published.content_artifact.artifact.file.path).unlink()
+    answer = fronted.through.get(f"{base}/x")
+    assert answer.status_code == 404
+    assert "missing" in answer.text
+
+
+@needs_nginx
+def test_nobody_gets_at_the_files_past_the_guard(fronted, module_orm):
+    from pulpcore.app.models import HeaderContentGuard
+
+    guard = module_orm.guard(HeaderContentGuard, header_name="X-Key", header_value="open")
+    publication = module_orm.publication({"secret": b"guarded"})
+    base = module_orm.distribution(publication=publication, content_guard=guard)
+    key = {"X-Key": "b3Blbg=="}
+    assert fronted.through.get(f"{base}/secret").status_code == 403
+    told = fronted.behind.get(f"{base}/secret", headers=key)
+    assert told.content == b""
+    location = told.headers["X-Accel-Redirect"]
+    assert location.startswith("/pulp-artifacts/artifact/")
+    allowed = fronted.through.get(f"{base}/secret", headers=key)
+    assert allowed.content == b"guarded"
+    assert "X-Accel-Redirect" not in allowed.headers
+    assert fronted.through.get(fronted.through.base_url.join(location)).status_code == 404
+    denied = fronted.behind.get(f"{base}/secret")
+    assert "X-Accel-Redirect" not in denied.headers
+
+
+def test_x_sendfile_names_the_file(instance, base):
+    with (
+        serving(instance, PULP_CONTENT_STAR_SENDFILE="X-Sendfile") as server,
+        httpx.Client(base_url=server.content_url, trust_env=False) as client,
+    ):
+        told = client.get(f"{base}/a.txt")
+        assert Path(told.headers["X-Sendfile"]).read_bytes() == FILES["a.txt"]
+        assert told.headers["X-Content-Type-Options"] == "nosniff"
+        assert client.get(f"{base}/").text.startswith("<!DOCTYPE html>"), "no file, no handover"
+        whole = client.head(f"{base}/a.txt")
+        assert whole.headers["Content-Length"] == "10"
+
+
+@pytest.fixture(scope="module")
+def granian(instance: Instance) -> Iterator[Server]:
+    """A server that offers `http.response.pathsend`."""
+    port = free_port()
+    command = [
+        "granian",
+        "--interface",
+        "asgi",
+        "--port",
+        str(port),
+        "pulpcore.routing:application",
+    ]
+    log = '{"loggers": {"pulpcore.content_star.access": {"level": "INFO"}}, "dynaconf_merge": true}'
+    environ = {"PULP_LOGGING": f"@json {log}"}
+    with running(instance, command, f"http://127.0.0.1:{port}", **environ) as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", ["a.txt", "big", NAME, "empty"])
+@pytest.mark.parametrize(
+    "headers", [{}, {"Range": "bytes=2-4"}, {"Range": "bytes=0-1,4-5"}], ids=str
+)
+def test_a_server_that_sends_paths_answers_as_uvicorn(granian, instance, base, name, headers):
+    def get(root: str) -> httpx.Response:
+        return httpx.get(root + quote(f"{base}/{name}"), headers=headers, trust_env=False)
+
+    ours, theirs = get(instance.content_url), get(granian.content_url)
+    assert theirs.status_code == ours.status_code
+    if "multipart" not in ours.headers.get("Content-Type", ""):
+        assert theirs.content == ours.content
+        assert headers_of(theirs) == headers_of(ours)
+    else:
+        assert len(theirs.content) == len(ours.content)
+
+
+def test_the_log_tells_the_bytes_of_a_path_that_was_sent(granian, base):
+    httpx.get(f"{granian.content_url}{base}/big?counted", trust_env=False)
+    wait_until(lambda: "big?counted" in granian.said(), 10, granian.said)
+    (line,) = [line for line in granian.said().splitlines() if "big?counted" in line]
+    assert f" 200 {len(BIG)} " in line

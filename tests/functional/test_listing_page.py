@@ -1,0 +1,210 @@
+"""HTML listings of directories too large to be read before the first byte."""
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from django.db import connection
+
+from pulpcore.app.models import ContentArtifact
+from pulpcore.content_star import directory, listing_page
+from pulpcore.content_star.listing import listing
+from pulpcore.content_star.listing_page import KeptRows, Level, Rows
+from pulpcore.content_star.lookup import Source
+from pulpcore.content_star.window import EVERYTHING
+from tests.asgi import get
+from tests.bulk import Bulk
+from tests.instance import Instance, wait_until
+from tests.listing import parse_listing
+from tests.orm import Orm
+
+COUNT = directory.FEW * 4 + 7
+TEXT = {"Accept": "text/html"}
+
+
+@pytest.fixture(scope="module")
+def module_orm(instance: Instance) -> Iterator[Orm]:
+    models = Orm()
+    yield models
+    models.cleanup()
+
+
+@pytest.fixture(scope="module")
+def bulk(module_orm) -> Iterator[Bulk]:
+    """Files below `p/`, and some further down in a hundred directories."""
+    bulk = Bulk(module_orm, COUNT, "p/%s-é<&{unique}")
+    ContentArtifact.objects.bulk_create(
+        ContentArtifact(content_id=each.content_id, relative_path=f"p/{n % 100}/{n}")
+        for n, each in enumerate(
+            ContentArtifact.objects.filter(content__in=bulk.version.content)[:300]
+        )
+    )
+    yield bulk
+    bulk.remove()
+
+
+@pytest.fixture(scope="module")
+def source(bulk) -> Source:
+    return Source(None, bulk.version)
+
+
+@pytest.fixture(scope="module")
+def base(module_orm, bulk) -> str:
+    return module_orm.distribution(from_publication=False, repository_version=bulk.version)
+
+
+@pytest.fixture(scope="module")
+def whole(source, base) -> str:
+    """The page, made of what one query brings."""
+    entries = directory.entries(source, "p/", EVERYTHING)
+    assert len(entries) == COUNT + 100
+    return listing(f"/pulp/content/{base}/p/", entries).body.decode()
+
+
+@pytest.fixture
+def fresh(orm, bulk) -> Iterator[str]:
+    """The base path of a publication of the same that nobody has listed yet."""
+    publication = bulk.publish()
+    orm._created.append(publication)
+    yield orm.distribution(publication=publication)
+
+
+@pytest.fixture
+def nothing_kept(monkeypatch) -> KeptRows:
+    kept = KeptRows(listing_page.KEPT_BYTES)
+    monkeypatch.setattr(listing_page, "kept_rows", kept)
+    return kept
+
+
+def test_a_large_directory_streams_and_is_the_same_when_it_is_kept(content, base, whole):
+    first, second = (content.get(f"{base}/p/", headers=TEXT) for _ in range(2))
+    assert first.text == whole
+    assert "Content-Length" not in first.headers, "it began before the end was known"
+    assert second.text == whole
+    assert int(second.headers["Content-Length"]) == len(second.content)
+    for name in ("Content-Type", "Vary", "X-Content-Type-Options", "Content-Security-Policy"):
+        assert first.headers[name] == second.headers[name]
+    assert first.headers["Surrogate-Key"] == second.headers["Surrogate-Key"]
+    assert first.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+def test_many_clients_at_once_get_the_same(content, fresh, whole):
+    pages: list[str] = []
+
+    def fetch() -> None:
+        pages.append(content.get(f"{fresh}/p/", headers=TEXT).text)
+
+    threads = [threading.Thread(target=fetch) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(pages) == 8
+    assert [parse_listing(page) for page in pages] == [parse_listing(whole)] * 8
+
+
+def test_head_lists_nothing(content, base):
+    answer = content.head(f"{base}/p/", headers=TEXT)
+    assert answer.status_code == 200
+    assert "Content-Length" not in answer.headers
+
+
+def test_no_connection_waits_for_a_slow_reader_of_a_listing(instance, fresh):
+    """Its receive buffer is small, and it never reads: the page cannot have been sent."""
+    address = httpx.URL(instance.url)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((address.host, address.port))
+        path = f"/pulp/content/{fresh}/p/"
+        slow.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\n\r\n".encode())
+        assert slow.recv(12) == b"HTTP/1.1 200"
+        wait_until(lambda: not _in_transaction(), 20)
+
+
+def _in_transaction() -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT state FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND state <> 'idle' AND query LIKE '%%entry AS%%'"
+        )
+        return [state for (state,) in cursor]
+
+
+def test_reading_goes_on_where_the_connection_was_lost(source, monkeypatch, nothing_kept):
+    blocks: list[bytes] = []
+    Level(source, "p/", ()).read_on(Rows(), blocks.append)
+    entries_of = directory.all_entries
+
+    def breaking(source, path, after):
+        parts = entries_of(source, path, after)
+        yield next(parts)
+        parts.close()
+        raise ConnectionError
+
+    again: list[bytes] = []
+    rows = Rows()
+    monkeypatch.setattr(directory, "all_entries", breaking)
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            Level(source, "p/", ()).read_on(rows, again.append)
+    monkeypatch.setattr(directory, "all_entries", entries_of)
+    Level(source, "p/", ()).read_on(rows, again.append)
+    assert again == blocks
+
+
+def test_a_failure_while_reading_cuts_the_connection(instance, base, monkeypatch, nothing_kept):
+    from pulpcore.content_star.application import create_application
+
+    def failing(source, path, after):
+        raise RuntimeError("broken")
+        yield
+
+    monkeypatch.setattr(directory, "all_entries", failing)
+    with pytest.raises(RuntimeError, match="broken"):
+        get(create_application("content"), f"/pulp/content/{base}/p/", TEXT)
+
+
+def test_names_of_a_plugin_join_a_large_directory(fresh, monkeypatch, nothing_kept):
+    from pulp_file.app.models import FileDistribution
+
+    from pulpcore.content_star.application import create_application
+
+    monkeypatch.setattr(
+        FileDistribution, "content_handler_list_directory", lambda self, path: {"zzz/", "000"}
+    )
+    page = get(create_application("content"), f"/pulp/content/{fresh}/p/", TEXT)
+    names = list(parse_listing(page.text))
+    assert len(names) == COUNT + 102
+    assert names == sorted(names)
+    assert {"zzz/", "000"} <= set(names)
+
+
+def rows_of(*sizes: int) -> list[Rows]:
+    made = []
+    for size in sizes:
+        rows = Rows()
+        rows.cost = size
+        made.append(rows)
+    return made
+
+
+def test_what_is_used_least_goes_first():
+    kept = KeptRows(100)
+    for key, rows in zip("abc", rows_of(40, 40, 40), strict=True):
+        kept.keep(key, rows)
+        assert kept.get("a")
+    assert kept.get("b") is None
+    assert kept.get("c")
+
+
+def test_what_would_change_is_not_kept(module_orm, nothing_kept):
+    version = module_orm.version({"d/a": b"1"})
+    level = Level(Source(None, version), "d/", ())
+    assert level.read()
+    assert level.kept()
+    version.complete = False
+    level = Level(Source(None, version), "", ())
+    assert level.read()
+    assert level.kept() is None

@@ -1,0 +1,258 @@
+"""What a cold request asks the database, and how the database goes about it."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+from starlette.requests import Request
+
+from pulpcore.app.models import Distribution, Publication, RepositoryVersion
+from pulpcore.content_star import queries
+from pulpcore.content_star.content import respond
+from pulpcore.content_star.locate import Address
+from pulpcore.content_star.lookup import file_in_version
+from pulpcore.content_star.rows import Query
+from tests.bulk import Bulk
+from tests.instance import Instance
+from tests.orm import Orm
+
+MANY = 100_000
+
+
+@pytest.fixture(scope="module")
+def module_orm(instance: Instance) -> Iterator[Orm]:
+    models = Orm()
+    yield models
+    models.cleanup()
+
+
+@pytest.fixture(scope="module")
+def bulk(module_orm) -> Iterator[Bulk]:
+    bulk = Bulk(module_orm, MANY)
+    yield bulk
+    bulk.remove()
+
+
+@pytest.fixture(scope="module")
+def small(module_orm) -> Iterator[Bulk]:
+    bulk = Bulk(module_orm, 1000)
+    yield bulk
+    bulk.remove()
+
+
+@pytest.fixture(scope="module")
+def published(bulk) -> Publication:
+    return bulk.publish()
+
+
+@pytest.fixture(scope="module")
+def crowd(bulk, published) -> Iterator[str]:
+    """Thousands of distributions, versions and publications; the base path of one of them."""
+    repository = bulk.orm.version({}).repository
+    versions = RepositoryVersion.objects.bulk_create(
+        RepositoryVersion(repository=repository, number=number, complete=True)
+        for number in range(10, 5000)
+    )
+    publications = Publication.objects.bulk_create(
+        Publication(repository_version=version, complete=True, pulp_type="file.file")
+        for version in versions
+    )
+    top = bulk.orm.unique()
+    distributions = Distribution.objects.bulk_create(
+        Distribution(name=f"{top}/{number}", base_path=f"{top}/{number}", pulp_type="file.file")
+        for number in range(5000)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE core_distribution, core_repositoryversion, core_publication")
+    yield f"{top}/77"
+    for made in (distributions, publications, versions):
+        type(made[0]).objects.filter(pk__in=[each.pk for each in made])._raw_delete("default")
+
+
+def parameters_of(query: Query, bulk: Bulk, published: Publication, base: str) -> dict[str, object]:
+    """Values for whatever `query` takes, that find something."""
+    values = {
+        "domain": "default",
+        "prefixes": [base.partition("/")[0], base, f"{base}/x"],
+        "path": bulk.path(4711),
+        "repository": bulk.version.repository_id,
+        "number": bulk.version.number,
+        "version": bulk.version.pk,
+        "publication": published.pk,
+    }
+    return {name: values[name] for name in query.parameters}
+
+
+COLD = [name for name, value in vars(queries).items() if isinstance(value, Query)]
+
+
+@pytest.mark.parametrize("name", COLD)
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+def test_every_query_of_the_cold_path_is_on_indexes(bulk, published, crowd, name, mode):
+    query: Query = getattr(queries, name)
+    parameters = parameters_of(query, bulk, published, crowd)
+    assert query.one(parameters) is not None
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET plan_cache_mode = {mode}")
+        try:
+            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) {query._execute}", parameters)
+            plan = [line for (line,) in cursor]
+        finally:
+            cursor.execute("RESET plan_cache_mode")
+    # The two tables that are small on any Pulp.
+    scans = [line for line in plan if "Seq Scan" in line]
+    assert not [
+        line for line in scans if "core_domain" not in line and "contentguard" not in line
+    ], plan
+    read = sum(map(int, re.findall(r"hit=(\d+)", plan[1]))) + sum(
+        map(int, re.findall(r"read=(\d+)", plan[1]))
+    )
+    assert read < 60, plan
+
+
+def test_a_file_costs_as_many_rows_in_a_small_repository_as_in_a_large_one(bulk, small):
+    def touched(each: Bulk) -> list[tuple[str, float]]:
+        parameters = {
+            "path": each.path(7),
+            "repository": each.version.repository_id,
+            "number": each.version.number,
+        }
+        with connection.cursor() as cursor:
+            text = f"EXPLAIN (ANALYZE, FORMAT JSON) {queries.FILE_CONTAINED.text}"
+            cursor.execute(text, parameters)
+            (plan,) = cursor.fetchone()
+        found: list[tuple[str, float]] = []
+        _walk((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"], found)
+        return sorted(found)
+
+    assert touched(bulk) == touched(small)
+
+
+def _walk(node: dict, found: list[tuple[str, float]]) -> None:
+    if "Relation Name" in node:
+        rows = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+        found.append((node["Relation Name"], rows * node["Actual Loops"]))
+    for child in node.get("Plans", ()):
+        _walk(child, found)
+
+
+def ask(path: str):
+    """Make the response to GET in this thread, as the door's threads do."""
+    scope = {"type": "http", "method": "GET", "path": f"/pulp/content/{path}"}
+    request = Request({**scope, "headers": [], "query_string": b""})
+    return respond(request, Address("default", path))
+
+
+@pytest.fixture
+def sample(orm) -> dict[str, str]:
+    """Base paths of distributions of all kinds, all with `a` in them, by kind."""
+    version = orm.version({"a": b"a"})
+    publication = orm.publication({"meta": b"x"}, version)
+    plain = orm.version({"a": b"a"})
+    return {
+        "publication": orm.distribution(publication=publication),
+        "version": orm.distribution(repository_version=version),
+        "repository": orm.distribution(repository=version.repository),
+        "plain version": orm.distribution(from_publication=False, repository_version=plain),
+        "plain repository": orm.distribution(from_publication=False, repository=plain.repository),
+    }
+
+
+KINDS = {
+    "publication": 2,
+    "version": 3,
+    "repository": 3,
+    "plain version": 2,
+    "plain repository": 3,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["a", "meta"])
+def test_a_file_costs_three_queries_at_most(sample, kind, name):
+    if name == "meta" and kind.startswith("plain"):
+        pytest.skip("not published")
+    with CaptureQueriesContext(connection) as captured:
+        response = ask(f"{sample[kind]}/{name}")
+    assert response.source.name.startswith("/")
+    sql = [query["sql"] for query in captured]
+    assert len(sql) == KINDS[kind], sql
+    assert not any("content_ids" in query or "starts_with" in query for query in sql)
+
+
+@pytest.fixture
+def unprepared(monkeypatch) -> None:
+    """Nothing is known of prepared statements, and nothing will be."""
+    monkeypatch.setattr(Query, "prepares", True)
+    monkeypatch.setattr(Query, "_prepared", type(Query._prepared)())
+
+
+def test_a_pooler_that_forgets_statements_is_no_error(sample, unprepared):
+    path = f"{sample['publication']}/a"
+    ask(path)
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+    assert ask(path).source.name.startswith("/")
+    assert not Query.prepares, "it would happen again and again"
+    assert ask(path).source.name.startswith("/")
+
+
+def test_a_pooler_that_hands_out_prepared_sessions_is_no_error(sample, unprepared):
+    path = f"{sample['publication']}/a"
+    ask(path)
+    Query._prepared.clear()  # the same session again, as far as the database knows
+    assert ask(path).source.name.startswith("/")
+    assert Query.prepares
+
+
+def test_a_transaction_is_not_put_at_risk(sample, unprepared):
+    with transaction.atomic():
+        assert ask(f"{sample['publication']}/a").source.name.startswith("/")
+    assert not Query._prepared
+
+
+def test_operators_can_rule_prepared_statements_out(sample, unprepared, monkeypatch):
+    options = {**connection.settings_dict["OPTIONS"], "prepare_threshold": None}
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+    assert ask(f"{sample['publication']}/a").source.name.startswith("/")
+    assert not Query._prepared
+
+
+def test_each_version_has_what_was_at_the_path_then(orm):
+    empty = orm.version({})
+    repository = empty.repository
+    first, second = orm.content({"same": b"1"}), orm.content({"same": b"2"})
+    versions = []
+    for add, remove in [
+        (first, None),
+        (None, first),
+        (second, None),
+        (None, second),
+        (first, None),
+    ]:
+        with repository.new_version() as version:
+            if add is not None:
+                version.add_content(add)
+            if remove is not None:
+                version.remove_content(remove)
+        versions.append(version)
+
+    def content_at(version):
+        found = file_in_version(version, "same")
+        return found and found.content_artifact.artifact.file.read()
+
+    assert [content_at(version) for version in versions] == [b"1", None, b"2", None, b"1"]
+    assert file_in_version(empty, "same") is None
+
+
+def test_the_columns_of_a_plugin_are_there_when_it_looks(sample):
+    from pulpcore.content_star.locate import locate
+
+    place = locate(Address("default", sample["publication"]))
+    whole = type(place.distribution).objects.get(pk=place.distribution.pk)
+    for field in whole._meta.concrete_fields:
+        assert getattr(place.distribution, field.attname) == getattr(whole, field.attname)
+    assert type(place.distribution.publication.repository_version) is RepositoryVersion

@@ -1,0 +1,195 @@
+"""What is left of fetches when clients, remotes and processes have gone: nothing."""
+
+import asyncio
+import os
+import random
+import signal
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from django.db import connection, transaction
+
+from pulpcore.content_star.remote.election import APPLICATION_NAME
+from pulpcore.content_star.remote.workfile import remove_abandoned
+from tests import upstream as behave
+from tests.instance import wait_until
+from tests.orm import artifact
+from tests.pulp import unique
+from tests.server import Server, serving
+from tests.upstream import Held
+
+BIG = 3_000_000
+
+
+def spooled(instance) -> list[str]:
+    return sorted(path.name for path in Path(instance.state.working_directory).glob("content-*"))
+
+
+def connections(application_name: str) -> int:
+    with connection.cursor() as cursor:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+        cursor.execute(query, [application_name])
+        return cursor.fetchone()[0]
+
+
+def descriptors(server: Server) -> list[str]:
+    folder = Path(f"/proc/{server.process.pid}/fd")
+    found = []
+    for fd in os.listdir(folder):
+        try:
+            found.append(os.readlink(folder / fd))
+        except FileNotFoundError:
+            continue  # closed meanwhile
+    return sorted(found)
+
+
+def threads(server: Server) -> int:
+    return len(os.listdir(f"/proc/{server.process.pid}/task"))
+
+
+def test_nothing_is_left_of_requests_of_all_kinds(instance, remote_file):
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    kinds = {
+        "good": {},
+        "streamed": {"policy": "streamed"},
+        "wrong": {},
+        "refused": {},
+        "cut": {},
+        "hanging": {"sock_read_timeout": 0.1, "max_retries": 1},
+        "encoded": {},
+        "verified by nobody": {"tls_validation": False},
+    }
+    behaviours = {
+        "wrong": behave.wrong,
+        "refused": behave.status(404),
+        "cut": behave.truncated(1_000_000),
+        "hanging": behave.hanging,
+        "encoded": behave.encoded,
+    }
+    files = []
+    for kind in [*kinds] * 2:
+        file = remote_file(BIG, **kinds[kind])
+        if kind in behaviours:
+            file.behave(behaviours[kind])
+        files.append(file)
+    name = unique("app")
+    warnings = {"PYTHONWARNINGS": "always::ResourceWarning"}
+    with serving(instance, PGAPPNAME=name, **warnings) as own:
+
+        async def visit(client: httpx.AsyncClient) -> None:
+            url = own.content_url + chance.choice(files).path
+            limit = chance.choice([-1, 0, 1000, 500_000, BIG])
+            timeout = httpx.Timeout(chance.choice([0.05, 60]), pool=60)
+            try:
+                async with client.stream("GET", url, timeout=timeout) as response:
+                    got = 0
+                    async for chunk in response.aiter_raw():
+                        got += len(chunk)
+                        if got > limit:
+                            return
+            except (httpx.RemoteProtocolError, httpx.ReadTimeout, httpx.ConnectTimeout):
+                pass
+
+        async def visit_all(count: int) -> None:
+            limits = httpx.Limits(max_connections=50)
+            async with httpx.AsyncClient(trust_env=False, limits=limits) as client:
+                await asyncio.gather(*(visit(client) for _ in range(count)))
+
+        def rest() -> None:
+            wait_until(lambda: spooled(instance) == [], explain=lambda: str(spooled(instance)))
+            wait_until(lambda: files[0].upstream.open == 0)
+
+        asyncio.run(visit_all(25))
+        rest()
+        before = len(descriptors(own))
+        asyncio.run(visit_all(200))
+        rest()
+        wait_until(lambda: connections(APPLICATION_NAME) == 0)
+        # Pools open their connections when they are needed; there are fewer than ten of those.
+        wait_until(
+            lambda: len(descriptors(own)) < before + 10,
+            explain=lambda: "\n".join(descriptors(own)),
+        )
+        assert not any("content-star" in target for target in descriptors(own))
+        assert connections(name) < 10
+        assert threads(own) < 100
+        said = own.said()
+        assert "Unclosed" not in said
+        assert "was never awaited" not in said
+        assert "never retrieved" not in said
+        # Pulp's own field leaves its reader of what it saves to Python, which closes it at once.
+        unclosed = [line for line in said.splitlines() if "ResourceWarning: unclosed" in line]
+        assert [line for line in unclosed if "BufferedReader" not in line] == []
+
+
+def test_files_of_a_process_that_was_killed_go_with_the_next_start(instance, remote_file):
+    files = [remote_file(BIG), remote_file(BIG)]
+    held = Held(1_000_000)
+    for file in files:
+        file.behave(held)
+    with (
+        serving(instance) as killed,
+        httpx.stream("GET", killed.content_url + files[0].path, trust_env=False) as first,
+        httpx.stream("GET", instance.content_url + files[1].path, trust_env=False) as second,
+    ):
+        chunks = second.iter_raw()
+        got = next(chunks)
+        next(first.iter_raw(1))
+        both = spooled(instance)
+        assert len(both) == 2
+        os.kill(killed.process.pid, signal.SIGKILL)
+        killed.process.wait()
+        assert spooled(instance) == both
+        with serving(instance):
+            left = spooled(instance)
+            assert len(left) == 1
+            assert set(left) < set(both)
+        held.release()
+        assert got + b"".join(chunks) == files[1].data
+    files[1].wait_until_saved()
+    wait_until(lambda: spooled(instance) == [])
+
+
+def test_files_of_others_stay(tmp_path):
+    names = ["content-mine", "other", "content-star-link"]
+    (tmp_path / "other").write_bytes(b"")
+    (tmp_path / "content-mine").write_bytes(b"")
+    (tmp_path / "content-star-link").symlink_to(tmp_path / "other")
+    (tmp_path / "content-star-left").write_bytes(b"")
+    remove_abandoned(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "SIGINT"])
+def test_the_process_ends_when_what_it_has_fetched_is_saved(instance, remote_file, way):
+    file = remote_file()
+    old = artifact(file.data)
+    locked, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        """Somebody else works with the artifact, and saving has to wait."""
+        with transaction.atomic():
+            type(old).objects.select_for_update().get(pk=old.pk)
+            locked.set()
+            over.wait(60)
+        connection.close()
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    locked.wait(60)
+    with serving(instance) as own:
+        answer = httpx.get(own.content_url + file.path, trust_env=False, timeout=60)
+        assert answer.content == file.data
+        assert spooled(instance)
+        own.process.send_signal(getattr(signal, way))
+        wait_until(lambda: "Waiting for application shutdown" in own.said())
+        assert own.process.poll() is None
+        over.set()
+        own.process.wait(30)
+    holding.join()
+    assert file.artifact == old
+    assert spooled(instance) == []

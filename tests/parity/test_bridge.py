@@ -1,0 +1,90 @@
+"""One plugin that is written for upstream's content app, installed for both."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bridged import installed
+from tests.instance import Instance
+from tests.parity.test_parity import FILE, Row, compare
+from tests.pulp import unique
+from tests.server import Server, free_port, running, serving
+
+GZIP = {"Accept-Encoding": "gzip"}
+PLAIN = {"Accept-Encoding": "identity"}
+HOOK = "security of answers; middlewares of plugins"
+OURS = "validators; security headers; middlewares of plugins"
+FILES = "files of plugins; middlewares of plugins"
+LIVE = "security of answers"
+
+ROWS = [
+    Row("{bridged}/json", HOOK),
+    Row("{bridged}/json", HOOK, method="HEAD"),
+    Row("{bridged}/text", HOOK),
+    Row("{bridged}/page", HOOK),
+    Row("{bridged}/compressed", HOOK, GZIP),
+    Row("{bridged}/compressed", HOOK, PLAIN),
+    Row("{bridged}/compressed", HOOK, {"Accept-Encoding": "deflate"}),
+    Row("{bridged}/found", HOOK),
+    Row("{bridged}/moved", HOOK),
+    Row("{bridged}/missing", HOOK),
+    Row("{bridged}/denied", HOOK),
+    Row("{bridged}/teapot", HOOK),
+    Row("{bridged}/empty", HOOK),
+    Row("{bridged}/stream", HOOK),
+    Row("{bridged}/stored", FILES),
+    Row("{bridged}/stored", FILES, {"Range": "bytes=2-4"}),
+    Row("{bridged}/stored", FILES, method="HEAD"),
+    Row("{bridged}/local", FILES),
+    Row("{bridged}/local", FILES, {"Range": "bytes=2-4"}),
+    Row("{bridged}/content", OURS),
+    Row("{bridged}/a.txt", OURS),
+    Row("{bridged}/", "listing page; middlewares of plugins"),
+    Row("../bridged/hello/a%20b?q=%C3%A9&q=2", LIVE, {"Cookie": "a=1"}),
+    Row("../bridged/hello/x", LIVE, {"Authorization": "{basic}"}),
+    Row("../bridged/hello/x", LIVE, method="POST"),
+    Row("../bridged/hello/x", LIVE, method="DELETE"),
+    Row("../bridged/compressed", LIVE, GZIP),
+    Row("../bridged/found", LIVE),
+    Row("../bridged/form", LIVE),
+    Row("../bridged/hello/x/y", LIVE),
+    Row("../bridged-part/x", LIVE),
+    Row("../bridged/files/{bridged}/a.txt", f"{FILE}; {LIVE}"),
+    Row("../bridged/files/{bridged}/nope", LIVE),
+    Row("../bridged/by-name/{bridged}/name/a.txt", f"{FILE}; {LIVE}"),
+    Row("bridged-live/x", LIVE),
+]
+
+
+@pytest.fixture(scope="module")
+def ours(instance: Instance, tmp_path_factory) -> Iterator[Server]:
+    with serving(instance, **installed(tmp_path_factory.mktemp("notes"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def theirs(instance: Instance, tmp_path_factory) -> Iterator[Server]:
+    bind = f"127.0.0.1:{free_port()}"
+    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
+    environ = installed(tmp_path_factory.mktemp("notes"))
+    with running(instance, command, f"http://{bind}", **environ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def places(instance: Instance) -> Iterator[dict[str, str]]:
+    pulp = instance.pulp()
+    repository = pulp.repository({"a.txt": b"0123456789"})
+    pulp.publish(repository)
+    base = unique("bridged")
+    pulp.create("distributions/file/file/", name=base, base_path=base, repository=repository)
+    yield {"bridged": base, "basic": pulp.auth._auth_header}
+    pulp.cleanup()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_parity_of_plugins(ours, theirs, places, row):
+    # Their own addresses are in some bodies.
+    host = {"Host": "pulp.example.org"}
+    row = Row(row.path, row.differences, {**host, **row.headers}, row.method)
+    compare(ours.content_url, theirs.content_url, places, row)

@@ -1,0 +1,100 @@
+"""A Pulp with all plugins, on Debian's PostgreSQL, and upstream's content app beside it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.conftest import STATE
+from tests.instance import Instance
+from tests.orm import connect, disconnect
+from tests.plugins_real.table import Table
+from tests.pulp import Pulp
+from tests.server import free_port, running
+
+SETTINGS = """
+ANSIBLE_API_HOSTNAME = "@format {{this.CONTENT_ORIGIN}}"
+PYPI_API_HOSTNAME = "@format {{this.CONTENT_ORIGIN}}"
+TOKEN_SERVER = "@format {{this.CONTENT_ORIGIN}}/token/"
+TOKEN_SIGNATURE_ALGORITHM = "ES256"
+PUBLIC_KEY_PATH = {public!r}
+PRIVATE_KEY_PATH = {private!r}
+APT_BY_HASH = True
+"""
+"""Plugins make links to themselves of these, and pulp_container signs its tokens."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Table())
+
+
+def postgres_with_icu() -> Path:
+    """The programs of the newest PostgreSQL of Debian's, which pulp_ansible's migrations need."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if not found:
+        pytest.exit("pulp_ansible needs a PostgreSQL with ICU: apt-get install postgresql", 2)
+    return found[-1].parent
+
+
+@pytest.fixture(scope="session")
+def instance() -> Iterator[Instance]:
+    """A Pulp for the whole session, in place of the one without plugins."""
+    public, private = STATE.home / "token.pub", STATE.home / "token.key"
+    keys(public, private)
+    with STATE.settings.open("a") as file:
+        file.write(SETTINGS.format(public=str(public), private=str(private)))
+    pulp = Instance(STATE.home, ("--port", "0", "--postgres", str(postgres_with_icu())))
+    try:
+        connect(pulp.start().address)
+        yield pulp
+        disconnect()
+        assert pulp.stop() == 0, pulp.said()
+    finally:
+        pulp.remove()
+
+
+def keys(public: Path, private: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+    )
+    public.write_bytes(
+        key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def upstream(instance: Instance) -> Iterator[str]:
+    """The origin of upstream's content app, without a slash at the end."""
+    bind = f"127.0.0.1:{free_port()}"
+    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
+    with running(instance, command, f"http://{bind}") as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def api(instance: Instance) -> Iterator[Pulp]:
+    """The REST API; what a module creates with it goes when its tests have ended."""
+    client = instance.pulp()
+    yield client
+    client.cleanup()
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory to build packages in."""
+    return tmp_path_factory.mktemp("workshop")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home for a client."""
+    return tmp_path

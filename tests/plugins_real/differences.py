@@ -1,0 +1,16 @@
+"""Where what plugins answer is sent in another way than by `pulpcore-content`, and why."""
+
+from tests.parity.differences import Difference
+from tests.parity.test_parity import FILE
+
+ANSWER = "security of answers"
+INDEX = f"{FILE}; Vary of an index.html"
+
+OF_PLUGINS = {
+    "Vary of an index.html": Difference(
+        frozenset({"vary"}),
+        "None.",
+        "`Vary: Accept`.",
+        "A directory is JSON where `Accept` prefers it, also where there is an `index.html`.",
+    ),
+}

@@ -1,0 +1,86 @@
+"""What each module of tests says about its plugin, and the clients that they run."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.parity.differences import DIFFERENCES
+from tests.parity.test_parity import Row, ask, facets, judge
+from tests.plugins_real.differences import OF_PLUGINS
+from tests.pulp import Pulp
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin, for the table in docs/plugins.md; a module of tests has one, as `PLUGIN`."""
+
+    name: str
+    """As PyPI knows it."""
+
+    model: str
+    """The model of its distributions, as `app_label.Model`."""
+
+    client: str
+    """The client, and what it did."""
+
+    note: str = ""
+    """What is worth knowing beside the result, with no full stop."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Content that a module has made, to be asked for through both servers."""
+
+    base_path: str
+    places: Mapping[str, str] = field(default_factory=dict)
+    """What `{names}` in the module's table of requests stand for, besides `{base}`."""
+
+    def compare(self, instance: Any, upstream: str, row: Row) -> None:
+        """Send one request, whose path starts at the root of the host, to both; see `judge`."""
+        places = {"base": self.base_path, **self.places}
+        theirs, ours = ask(upstream, row, places), ask(instance.url, row, places)
+        judge(row, facets(theirs, ours), theirs, ours, {**DIFFERENCES, **OF_PLUGINS})
+
+
+def run(
+    command: list[str | Path], home: Path, check: bool = True, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a client to its end, with a home of its own and nothing of the tests' environment."""
+    completed = subprocess.run(
+        [str(part) for part in command],
+        cwd=home,
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "LC_ALL": "C.UTF-8", **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if check and completed.returncode:
+        raise AssertionError(f"{completed.args}: {completed.stdout}{completed.stderr}")
+    return completed
+
+
+def upload(pulp: Pulp, endpoint: str, file: Path, **fields: str) -> dict[str, Any]:
+    """Upload a file as content of a plugin, and return the task that made it."""
+    with file.open("rb") as stream:
+        response = pulp.http.post(
+            f"{pulp.root}content/{endpoint}", data=fields, files={"file": (file.name, stream)}
+        )
+    return pulp.task(response)
+
+
+def get(url: str, **arguments: Any) -> httpx.Response:
+    """GET without the environment's proxies; redirects are followed, as clients do."""
+    return httpx.get(url, trust_env=False, timeout=30, follow_redirects=True, **arguments)
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Skip what runs a program that is not installed."""
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")

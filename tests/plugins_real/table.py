@@ -1,0 +1,134 @@
+"""The table of docs/plugins.md, made of what a complete run of these tests has found."""
+
+import importlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.plugins_real.plugin import Plugin
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "plugins.md"
+BEGIN, END = "<!-- made by `make test-plugins` -->", "<!-- end -->"
+
+HOOKS = (
+    "content_handler",
+    "content_handler_list_directory",
+    "content_headers_for",
+    "content_handler_json",
+)
+
+
+@dataclass
+class Outcome:
+    """What a run has found about one plugin."""
+
+    plugin: Plugin
+    passed: Counter[str] = field(default_factory=Counter)
+    """Tests that passed: `parity`, one for each request, and `client`."""
+
+    broken: dict[str, str] = field(default_factory=dict)
+    """Tests that fail as is known, and why."""
+
+    def add(self, name: str, report: pytest.TestReport) -> None:
+        if report.when != "call":
+            return
+        if hasattr(report, "wasxfail"):
+            self.broken[name] = report.wasxfail.removeprefix("reason: ")
+        elif report.passed:
+            self.passed["parity" if name.startswith("test_parity") else "client"] += 1
+
+    def row(self) -> str:
+        cells = (self.plugin.name, version(self.plugin.name), served(self.plugin))
+        return "| " + " | ".join((*cells, self.plugin.client, self.result())) + " |"
+
+    def result(self) -> str:
+        compared, used = self.passed["parity"], self.passed["client"]
+        found = f"{compared} requests alike, {used} tests of the client"
+        known = "; ".join(f"fails: {reason}" for reason in dict.fromkeys(self.broken.values()))
+        return ". ".join(text for text in (found, self.plugin.note, known) if text)
+
+
+def served(plugin: Plugin) -> str:
+    """Tell how a plugin's content is served, and what of the plugin takes part in it."""
+    from django.apps import apps
+
+    from pulpcore.app.models import Distribution
+    from pulpcore.content_star.distributions.registry import app_of
+
+    model = apps.get_model(plugin.model)
+    if not app_of(model).__module__.startswith("pulpcore.content_star."):
+        return "native"
+    own = (hook for hook in HOOKS if getattr(model, hook) is not getattr(Distribution, hook))
+    parts = [f"`{hook}`" for hook in own]
+    parts += ["routes of its own" for _ in content_modules(plugin)]
+    return f"bridged: {', '.join(parts)}" if parts else "plain: nothing of the plugin runs"
+
+
+def content_modules(plugin: Plugin) -> Iterator[str]:
+    """The modules that upstream's content app imports to have routes added."""
+    package = plugin.name.replace("-", "_")
+    for name in (f"{package}.app.content", f"{package}.content"):
+        if find_spec(name):
+            yield name
+
+
+class Table:
+    """Gathers the outcomes of a run; registered as a plugin of pytest's."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        self.incomplete: list[str] = []
+        """Why the table cannot be made of this run."""
+
+    def pytest_collection_modifyitems(self, items: Iterable[pytest.Item]) -> None:
+        for item in items:
+            if plugin := getattr(getattr(item, "module", None), "PLUGIN", None):
+                self.outcomes.setdefault(plugin.name, Outcome(plugin))
+                item.user_properties.append(("plugin", plugin.name))
+        missing = {name for name in plugins() if name not in self.outcomes}
+        self.incomplete += [f"{name} was not tested" for name in sorted(missing)]
+
+    def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
+        self.incomplete.append("tests were left out")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        name = dict(report.user_properties).get("plugin")
+        if name is None:
+            return
+        if report.failed or (report.skipped and not hasattr(report, "wasxfail")):
+            self.incomplete.append(f"{report.nodeid}: {report.outcome}")
+        self.outcomes[str(name)].add(report.nodeid.rpartition("::")[2], report)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the table; a run that finds another one than was known fails, to be looked at."""
+        if self.incomplete or session.config.option.collectonly:
+            return
+        if (new := self.document()) != DOCUMENT.read_text():
+            DOCUMENT.write_text(new)
+            self.incomplete.append(f"{DOCUMENT.name} was made anew: look at it, and commit it")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        for reason in self.incomplete[:3]:
+            terminalreporter.write_line(f"the table of plugins: {reason}")
+
+    def document(self) -> str:
+        """The page of the documentation with the table of this run in it."""
+        before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+        after = rest.partition(END)[2]
+        head = "| plugin | version | served | client | result |\n| --- | --- | --- | --- | --- |"
+        rows = [outcome.row() for _, outcome in sorted(self.outcomes.items())]
+        return "\n".join([before + BEGIN, "", head, *rows, "", END + after])
+
+
+def plugins() -> dict[str, Plugin]:
+    """All plugins that have a module of tests, by the names by which PyPI knows them."""
+    modules = sorted(Path(__file__).parent.glob("test_*.py"))
+    found = [importlib.import_module(f"tests.plugins_real.{path.stem}") for path in modules]
+    return {module.PLUGIN.name: module.PLUGIN for module in found}

@@ -1,0 +1,92 @@
+"""pulp_ansible, and ansible-galaxy."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.orm import Orm
+from tests.parity.test_parity import FILE, Row
+from tests.plugins_real.plugin import Content, Plugin, run, upload
+
+PLUGIN = Plugin(
+    "pulp-ansible",
+    model="ansible.AnsibleDistribution",
+    client="ansible-galaxy: collection download and install, by the redirects of Galaxy's API",
+)
+GALAXY = Path(sys.executable).with_name("ansible-galaxy")
+GALAXY_YML = """\
+namespace: star
+name: hello
+version: 1.0.0
+readme: README.md
+authors: [Somebody]
+description: A collection of the tests
+license: [MIT]
+tags: [tools]
+repository: https://example.org
+"""
+
+
+@pytest.fixture(scope="module")
+def collection(workshop: Path) -> Path:
+    folder = workshop / "hello"
+    (folder / "meta").mkdir(parents=True)
+    (folder / "galaxy.yml").write_text(GALAXY_YML)
+    (folder / "README.md").write_text("# Hello\n")
+    (folder / "meta/runtime.yml").write_text('requires_ansible: ">=2.15.0"\n')
+    run([GALAXY, "collection", "build", folder], workshop)
+    return workshop / "star-hello-1.0.0.tar.gz"
+
+
+@pytest.fixture(scope="module")
+def content(api, collection: Path) -> Iterator[Content]:
+    """A repository of one collection."""
+    repository = api.create("repositories/ansible/ansible/", name=Orm.unique())["pulp_href"]
+    upload(api, "ansible/collection_versions/", collection, repository=repository)
+    base_path = api.create(
+        "distributions/ansible/ansible/",
+        name=Orm.unique(),
+        base_path=Orm.unique(),
+        repository=repository,
+    )["base_path"]
+    yield Content(base_path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Row("/pulp/content/{base}/star-hello-1.0.0.tar.gz", FILE),
+        Row("/pulp/content/{base}/star-hello-1.0.0.tar.gz", FILE, method="HEAD"),
+        Row("/pulp/content/{base}/star-hello-1.0.0.tar.gz", FILE, {"Range": "bytes=9-"}),
+        Row("/pulp/content/{base}/", "listing page"),
+        Row("/pulp/content/{base}/star-hello-2.0.0.tar.gz", "error text"),
+    ],
+    ids=str,
+)
+def test_parity(instance, upstream, content, row):
+    content.compare(instance, upstream, row)
+
+
+def galaxy(instance, content: Content, home: Path, *arguments: str) -> None:
+    settings = {
+        "ANSIBLE_HOME": str(home / "ansible"),
+        "ANSIBLE_GALAXY_SERVER_LIST": "star",
+        "ANSIBLE_GALAXY_SERVER_STAR_URL": f"{instance.url}/pulp_ansible/galaxy/"
+        f"{content.base_path}/api/",
+        "ANSIBLE_GALAXY_SERVER_STAR_USERNAME": instance.username,
+        "ANSIBLE_GALAXY_SERVER_STAR_PASSWORD": instance.password,
+    }
+    run([GALAXY, "collection", *arguments, "star.hello"], home, **settings)
+
+
+def test_galaxy_downloads(instance, content, collection, home):
+    galaxy(instance, content, home, "download", "-p", str(home))
+    assert (home / collection.name).read_bytes() == collection.read_bytes()
+
+
+def test_galaxy_installs(instance, content, home):
+    galaxy(instance, content, home, "install", "-p", str(home / "collections"))
+    installed = home / "collections/ansible_collections/star/hello/README.md"
+    assert installed.read_text() == "# Hello\n"

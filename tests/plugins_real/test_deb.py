@@ -1,0 +1,111 @@
+"""pulp_deb, and apt."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.orm import Orm
+from tests.parity.test_parity import FILE, Row
+from tests.plugins_real.plugin import Content, Plugin, get, needs, run, upload
+
+PLUGIN = Plugin(
+    "pulp-deb",
+    model="deb.AptDistribution",
+    client="apt-get: update and download, by hash and without",
+)
+CONTROL = """\
+Package: star-hello
+Version: 1.0
+Architecture: all
+Maintainer: Somebody <somebody@example.org>
+Description: A package of the tests
+"""
+
+pytestmark = [needs("dpkg-deb"), needs("apt-get")]
+
+
+@pytest.fixture(scope="module")
+def package(workshop: Path) -> Path:
+    control = workshop / "hello/DEBIAN/control"
+    control.parent.mkdir(parents=True)
+    control.write_text(CONTROL)
+    (workshop / "hello/hello").write_text("hello")
+    file = workshop / "star-hello_1.0_all.deb"
+    run(["dpkg-deb", "--root-owner-group", "-b", workshop / "hello", file], workshop)
+    return file
+
+
+@pytest.fixture(scope="module")
+def content(api, instance, package: Path) -> Iterator[Content]:
+    """A repository of a package, published twice."""
+    repository = api.create("repositories/deb/apt/", name=Orm.unique())["pulp_href"]
+    where = {"distribution": "star", "component": "main"}
+    upload(api, "deb/packages/", package, repository=repository, **where)
+    publish = {"repository": repository, "structured": True, "simple": True}
+    api.create("publications/deb/apt/", **publish)
+    base_path = api.create(
+        "distributions/deb/apt/", name=Orm.unique(), base_path=Orm.unique(), repository=repository
+    )["base_path"]
+    index = "dists/star/main/binary-all/"
+    packages = get(f"{instance.content_url}{base_path}/{index}Packages").content
+    by_hash = f"{index}by-hash/SHA256/{hashlib.sha256(packages).hexdigest()}"
+    yield Content(base_path, {"index": index, "by_hash": by_hash})
+
+
+PACKAGE = "/pulp/content/{base}/pool/main/s/star-hello/star-hello_1.0_all.deb"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Row(PACKAGE, FILE),
+        Row(PACKAGE, FILE, method="HEAD"),
+        Row(PACKAGE, FILE, {"Range": "bytes=5-"}),
+        Row("/pulp/content/{base}/dists/star/Release", FILE),
+        Row("/pulp/content/{base}/dists/default/Release", FILE),
+        Row("/pulp/content/{base}/{index}Packages", FILE),
+        Row("/pulp/content/{base}/{index}Packages.gz", FILE),
+        Row("/pulp/content/{base}/{by_hash}", FILE),
+        Row("/pulp/content/{base}/", "listing page"),
+        Row("/pulp/content/{base}/dists/", "listing page"),
+        Row("/pulp/content/{base}/dists/star/InRelease", "error text"),
+    ],
+    ids=str,
+)
+def test_parity(instance, upstream, content, row):
+    content.compare(instance, upstream, row)
+
+
+@pytest.mark.parametrize("by_hash", ["yes", "no", "force"])
+def test_apt_downloads(instance, content, package, home, by_hash):
+    apt(instance, content, home, by_hash, "update")
+    apt(instance, content, home, by_hash, "download", "star-hello")
+    assert (home / package.name).read_bytes() == package.read_bytes()
+
+
+def apt(instance, content: Content, home: Path, by_hash: str, *command: str) -> None:
+    """Run apt-get with no configuration, list, cache or package of the machine's."""
+    for folder in ("lists/partial", "cache/archives/partial", "etc/trusted.gpg.d", "none"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    (home / "status").touch()
+    source = f"deb [trusted=yes] {instance.content_url}{content.base_path} star main"
+    (home / "sources.list").write_text(source)
+    options = {
+        "Dir::State::Lists": home / "lists",
+        "Dir::State::Status": home / "status",
+        "Dir::Cache": home / "cache",
+        "Dir::Etc::SourceList": home / "sources.list",
+        "Dir::Etc::SourceParts": home / "none",
+        "Dir::Etc::Parts": home / "none",
+        "Dir::Etc::Main": home / "none/none",
+        "APT::Sandbox::User": "",
+        "Acquire::By-Hash": by_hash,
+        "Acquire::http::Proxy": "false",
+        "Acquire::Retries": 0,
+        "APT::Update::Error-Mode": "any",
+    }
+    flags = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
+    (home / "apt.conf").write_text("")
+    run(["apt-get", *flags, *command], home, APT_CONFIG=str(home / "apt.conf"))

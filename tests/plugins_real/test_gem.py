@@ -1,0 +1,93 @@
+"""pulp_gem, and gem."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.orm import Orm
+from tests.parity.test_parity import FILE, Row
+from tests.plugins_real.differences import INDEX
+from tests.plugins_real.plugin import Content, Plugin, needs, run, upload
+
+PLUGIN = Plugin(
+    "pulp-gem",
+    model="gem.GemDistribution",
+    client="gem: install, by the compact index",
+    note="`gem fetch` refuses the plugin's `specs.4.8`, as it does from `pulpcore-content`",
+)
+SPEC = """\
+Gem::Specification.new do |spec|
+  spec.name = "star-hello"
+  spec.version = "1.0.0"
+  spec.summary = "A gem of the tests"
+  spec.authors = ["Somebody"]
+  spec.homepage = "https://example.org"
+  spec.license = "MIT"
+  spec.files = ["hello.rb"]
+  spec.require_paths = ["."]
+end
+"""
+
+pytestmark = needs("gem")
+
+
+@pytest.fixture(scope="module")
+def gem(workshop: Path) -> Path:
+    (workshop / "hello.gemspec").write_text(SPEC)
+    (workshop / "hello.rb").write_text("puts 'hello'\n")
+    run(["gem", "build", "hello.gemspec"], workshop)
+    return workshop / "star-hello-1.0.0.gem"
+
+
+@pytest.fixture(scope="module")
+def content(api, gem: Path) -> Iterator[Content]:
+    """A repository of one gem."""
+    repository = api.create("repositories/gem/gem/", name=Orm.unique())["pulp_href"]
+    upload(api, "gem/gem/", gem, repository=repository)
+    api.create("publications/gem/gem/", repository=repository)
+    base_path = api.create(
+        "distributions/gem/gem/", name=Orm.unique(), base_path=Orm.unique(), repository=repository
+    )["base_path"]
+    yield Content(base_path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Row("/pulp/content/{base}/gems/star-hello-1.0.0.gem", FILE),
+        Row("/pulp/content/{base}/gems/star-hello-1.0.0.gem", FILE, method="HEAD"),
+        Row("/pulp/content/{base}/quick/Marshal.4.8/star-hello-1.0.0.gemspec.rz", FILE),
+        Row("/pulp/content/{base}/specs.4.8", FILE),
+        Row("/pulp/content/{base}/specs.4.8.gz", FILE),
+        Row("/pulp/content/{base}/latest_specs.4.8.gz", FILE),
+        Row("/pulp/content/{base}/versions", FILE),
+        Row("/pulp/content/{base}/names", FILE),
+        Row("/pulp/content/{base}/info/star-hello", FILE),
+        Row("/pulp/content/{base}/info/star-hello", FILE, {"Range": "bytes=2-"}),
+        Row("/pulp/content/{base}/", INDEX),
+        Row("/pulp/content/{base}/info/", INDEX),
+        Row("/pulp/content/{base}/info/nope", "error text"),
+    ],
+    ids=str,
+)
+def test_parity(instance, upstream, content, row):
+    content.compare(instance, upstream, row)
+
+
+def test_gem_installs(instance, content, gem, home):
+    where = ["--no-document", "-i", home / "gems", *source(instance.url, content)]
+    run(["gem", "install", "star-hello", *where], home)
+    assert (home / "gems/gems/star-hello-1.0.0/hello.rb").exists()
+    assert (home / "gems/cache" / gem.name).read_bytes() == gem.read_bytes()
+
+
+def test_gem_cannot_read_old_indexes_of_the_plugin(instance, upstream, content, home):
+    """`specs.4.8` has versions that are no `Gem::Version`, whoever serves it."""
+    for origin in (instance.url, upstream):
+        fetched = run(["gem", "fetch", "star-hello", *source(origin, content)], home, check=False)
+        assert "Invalid spec cache file" in fetched.stderr
+
+
+def source(origin: str, content: Content) -> list[str]:
+    return ["--clear-sources", "--source", f"{origin}/pulp/content/{content.base_path}/"]

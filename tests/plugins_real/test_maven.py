@@ -1,0 +1,139 @@
+"""pulp_maven, and mvn."""
+
+import zipfile
+from collections.abc import Iterator
+from hashlib import sha1
+from pathlib import Path
+
+import pytest
+
+from tests.orm import Orm
+from tests.parity.test_parity import FILE, Row
+from tests.plugins_real.differences import ANSWER
+from tests.plugins_real.plugin import Content, Plugin, get, needs, run
+
+PLUGIN = Plugin(
+    "pulp-maven",
+    model="maven.MavenDistribution",
+    client="mvn: a parent POM and a JAR, from content and by redirects of the deploy API",
+)
+POM = """\
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>org.star</groupId>
+  <artifactId>{artifact}</artifactId>
+  <version>1.0</version>
+  <packaging>{packaging}</packaging>
+</project>
+"""
+PROJECT = """\
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <parent>
+    <groupId>org.star</groupId>
+    <artifactId>parent</artifactId>
+    <version>1.0</version>
+    <relativePath/>
+  </parent>
+  <artifactId>project</artifactId>
+  <packaging>pom</packaging>
+  <build>
+    <extensions>
+      <extension>
+        <groupId>org.star</groupId>
+        <artifactId>hello</artifactId>
+        <version>1.0</version>
+      </extension>
+    </extensions>
+  </build>
+</project>
+"""
+SETTINGS = """\
+<settings>
+  <localRepository>{home}/repository</localRepository>
+  <mirrors>
+    <mirror>
+      <id>star</id>
+      <url>{url}</url>
+      <mirrorOf>*</mirrorOf>
+    </mirror>
+  </mirrors>
+</settings>
+"""
+
+
+def pom(artifact: str, packaging: str) -> bytes:
+    return POM.format(artifact=artifact, packaging=packaging).encode()
+
+
+@pytest.fixture(scope="module")
+def content(instance, api, workshop: Path) -> Iterator[Content]:
+    """A repository into which a JAR and a parent POM were deployed."""
+    name = Orm.unique()
+    repository = api.create("repositories/maven/maven/", name=name)["pulp_href"]
+    base_path = api.create(
+        "distributions/maven/maven/", name=name, base_path=name, repository=repository
+    )["base_path"]
+    jar = workshop / "hello-1.0.jar"
+    with zipfile.ZipFile(jar, "w") as archive:
+        archive.writestr("META-INF/MANIFEST.MF", "Manifest-Version: 1.0\n")
+    files = {
+        "org/star/parent/1.0/parent-1.0.pom": POM.format(
+            artifact="parent", packaging="pom"
+        ).encode(),
+        "org/star/hello/1.0/hello-1.0.pom": POM.format(artifact="hello", packaging="jar").encode(),
+        "org/star/hello/1.0/hello-1.0.jar": jar.read_bytes(),
+        # Maven asks for this one with every extension.
+        "org/codehaus/plexus/plexus-utils/1.1/plexus-utils-1.1.jar": jar.read_bytes(),
+    }
+    files |= {f"{path}.sha1": sha1(data).hexdigest().encode() for path, data in files.items()}
+    for path, data in files.items():
+        response = api.http.put(f"/pulp/maven/{name}/{path}", content=data)
+        assert response.status_code in (200, 201, 202), response.text
+    yield Content(base_path)
+
+
+JAR = "/pulp/content/{base}/org/star/hello/1.0/hello-1.0.jar"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Row(JAR, FILE),
+        Row(JAR, FILE, method="HEAD"),
+        Row("/pulp/content/{base}/org/star/hello/1.0/hello-1.0.pom", FILE),
+        Row("/pulp/content/{base}/org/star/hello/1.0/hello-1.0.jar.sha1", FILE),
+        Row("/pulp/content/{base}/org/star/hello/maven-metadata.xml", FILE),
+        Row("/pulp/content/{base}/", ANSWER),
+        Row("/pulp/content/{base}/", ANSWER, method="HEAD"),
+        Row("/pulp/content/{base}/org/star/hello/1.0/", ANSWER),
+        Row("/pulp/content/{base}/org/star/hello", ANSWER),
+        Row("/pulp/content/{base}/org/star/hello", ANSWER, method="HEAD"),
+        Row("/pulp/content/{base}/org/star/hello/1.0", "index.html without a slash"),
+        Row("/pulp/content/{base}/org/star/hello/1.0/index.html", FILE),
+        Row("/pulp/content/{base}/org/star/nope/1.0/nope-1.0.jar", "error text"),
+        Row("/pulp/content/{base}/org/nope/", "error text"),
+    ],
+    ids=str,
+)
+def test_parity(instance, upstream, content, row):
+    content.compare(instance, upstream, row)
+
+
+@needs("mvn")
+@pytest.mark.parametrize("path", ["/pulp/content/{}/", "/pulp/maven/{}/"])
+def test_maven_resolves(instance, content, workshop, home, path):
+    """From content, and from the API, which redirects to content."""
+    (home / "pom.xml").write_text(PROJECT)
+    url = instance.url + path.format(content.base_path)
+    (home / "settings.xml").write_text(SETTINGS.format(home=home, url=url))
+    run(["mvn", "-B", "-C", "-s", "settings.xml", "validate"], home)
+    stored = home / "repository/org/star/hello/1.0/hello-1.0.jar"
+    assert stored.read_bytes() == (workshop / "hello-1.0.jar").read_bytes()
+
+
+def test_the_api_redirects_to_content(instance, content):
+    response = get(
+        f"{instance.url}/pulp/maven/{content.base_path}/org/star/hello/1.0/hello-1.0.pom"
+    )
+    assert response.content == pom("hello", "jar")

@@ -1,0 +1,109 @@
+"""pulp_python, and pip."""
+
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.orm import Orm
+from tests.parity.test_parity import FILE, Row
+from tests.plugins_real.differences import ANSWER, INDEX
+from tests.plugins_real.plugin import Content, Plugin, run, upload
+
+PLUGIN = Plugin(
+    "pulp-python",
+    model="python.PythonDistribution",
+    client="pip: download by the API's index and by the published one",
+)
+METADATA = "Metadata-Version: 2.1\nName: star-hello\nVersion: {version}\nSummary: Of the tests\n"
+WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+def wheel(workshop: Path, version: str) -> Path:
+    path = workshop / f"star_hello-{version}-py3-none-any.whl"
+    info = f"star_hello-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("star_hello.py", f"version = {version!r}\n")
+        archive.writestr(f"{info}/METADATA", METADATA.format(version=version))
+        archive.writestr(f"{info}/WHEEL", WHEEL)
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+@pytest.fixture(scope="module")
+def content(api, workshop: Path) -> Iterator[Content]:
+    """A repository of two versions of a package, published, and one that is not."""
+    repository, unpublished = (
+        api.create("repositories/python/python/", name=Orm.unique())["pulp_href"] for _ in range(2)
+    )
+    for version in ("1.0", "2.0"):
+        file = wheel(workshop, version)
+        named = {"relative_path": file.name}
+        made = upload(api, "python/packages/", file, repository=repository, **named)
+        units = [href for href in made["created_resources"] if "/content/" in href]
+        modify = {"add_content_units": units}
+        api.task(api.http.post(f"{unpublished}modify/", json=modify))
+    publication = api.create("publications/python/pypi/", repository=repository)
+    base_path = api.create(
+        "distributions/python/pypi/",
+        name=Orm.unique(),
+        base_path=Orm.unique(),
+        publication=publication["pulp_href"],
+    )["base_path"]
+    live = api.create(
+        "distributions/python/pypi/",
+        name=Orm.unique(),
+        base_path=Orm.unique(),
+        repository=unpublished,
+    )["base_path"]
+    yield Content(base_path, {"live": live})
+
+
+FIRST = "star_hello-1.0-py3-none-any.whl"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Row(f"/pulp/content/{{base}}/{FIRST}", FILE),
+        Row(f"/pulp/content/{{base}}/{FIRST}", FILE, method="HEAD"),
+        Row(f"/pulp/content/{{live}}/{FIRST}", FILE),
+        Row("/pulp/content/{base}/simple/", INDEX),
+        Row("/pulp/content/{base}/simple/star-hello/", INDEX),
+        Row("/pulp/content/{base}/simple/star-hello", "redirect body"),
+        Row("/pulp/content/{base}/pypi/star-hello/json", ANSWER),
+        Row("/pulp/content/{base}/pypi/star-hello/json", ANSWER, method="HEAD"),
+        Row("/pulp/content/{base}/pypi/Star_Hello/json", ANSWER),
+        Row("/pulp/content/{base}/pypi/star-hello/1.0/json", ANSWER),
+        Row("/pulp/content/{base}/pypi/star-hello/3.0/json", "error text"),
+        Row("/pulp/content/{base}/pypi/nope/json", "error text"),
+        Row("/pulp/content/{base}/", "listing page"),
+        Row("/pulp/content/{live}/", "listing page"),
+        Row("/pulp/content/{base}/nope", "error text"),
+    ],
+    ids=str,
+)
+def test_parity(instance, upstream, content, row):
+    content.compare(instance, upstream, row)
+
+
+@pytest.mark.parametrize("index", ["/pypi/{live}/simple/", "/pypi/{base}/simple/"])
+def test_pip_downloads_by_the_index_of_the_api(instance, content, workshop, home, index):
+    pip(instance.url + index.format(base=content.base_path, **content.places), home)
+    assert same(workshop, home)
+
+
+def test_pip_downloads_by_the_published_index(instance, content, workshop, home):
+    pip(f"{instance.content_url}{content.base_path}/simple/", home)
+    assert same(workshop, home)
+
+
+def pip(index: str, home: Path) -> None:
+    command = [sys.executable, "-m", "pip", "--isolated", "--no-cache-dir", "download"]
+    run([*command, "--no-deps", "--index-url", index, "star-hello==1.0"], home)
+
+
+def same(workshop: Path, home: Path) -> bool:
+    return (home / FIRST).read_bytes() == (workshop / FIRST).read_bytes()

@@ -1,0 +1,117 @@
+"""pulp_rpm, and dnf."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.orm import Orm
+from tests.parity.test_parity import FILE, Row
+from tests.plugins_real.differences import ANSWER
+from tests.plugins_real.plugin import Content, Plugin, get, needs, run, upload
+
+PLUGIN = Plugin(
+    "pulp-rpm",
+    model="rpm.RpmDistribution",
+    client="dnf: repoquery and download, also by the `config.repo` that the plugin makes",
+)
+SPEC = """\
+Name: star-{name}
+Version: 1.{name}
+Release: 1
+Summary: A package of the tests
+License: Public Domain
+BuildArch: noarch
+%description
+It holds one file.
+%install
+mkdir -p %{{buildroot}}/usr/share
+echo {name} > %{{buildroot}}/usr/share/star-{name}
+%files
+/usr/share/star-{name}
+"""
+
+pytestmark = [needs("rpmbuild"), needs("dnf")]
+
+
+@pytest.fixture(scope="module")
+def content(api, workshop: Path) -> Iterator[Content]:
+    """A repository of two packages."""
+    repository = api.create("repositories/rpm/rpm/", name=Orm.unique())["pulp_href"]
+    for name in ("0", "1"):
+        upload(api, "rpm/packages/", build(workshop, name), repository=repository)
+    publication = api.create("publications/rpm/rpm/", repository=repository)
+    base_path = api.create(
+        "distributions/rpm/rpm/",
+        name=Orm.unique(),
+        base_path=Orm.unique(),
+        repository=repository,
+        generate_repo_config=True,
+    )["base_path"]
+    from pulp_rpm.app.models import RpmPublication
+
+    names = RpmPublication.objects.get(pk=publication["pulp_href"].split("/")[-2])
+    primary = names.published_metadata.get(relative_path__contains="primary").relative_path
+    yield Content(base_path, {"primary": primary})
+
+
+def build(workshop: Path, name: str) -> Path:
+    spec = workshop / f"{name}.spec"
+    spec.write_text(SPEC.format(name=name))
+    run(["rpmbuild", "-bb", "-D", f"_topdir {workshop}", spec], workshop)
+    return workshop / f"RPMS/noarch/star-{name}-1.{name}-1.noarch.rpm"
+
+
+PACKAGE = "/pulp/content/{base}/Packages/s/star-0-1.0-1.noarch.rpm"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Row(PACKAGE, FILE),
+        Row(PACKAGE, FILE, method="HEAD"),
+        Row(PACKAGE, FILE, {"Range": "bytes=0-99"}),
+        Row("/pulp/content/{base}/repodata/repomd.xml", FILE),
+        Row("/pulp/content/{base}/{primary}", FILE),
+        Row("/pulp/content/{base}/config.repo", ANSWER),
+        Row("/pulp/content/{base}/config.repo", ANSWER, method="HEAD"),
+        Row("/pulp/content/{base}/", "listing page"),
+        Row("/pulp/content/{base}/repodata/", "listing page"),
+        Row("/pulp/content/{base}/repodata", "redirect body"),
+        Row("/pulp/content/{base}/nope", "error text"),
+    ],
+    ids=str,
+)
+def test_parity(instance, upstream, content, row):
+    content.compare(instance, upstream, row)
+
+
+def dnf(home: Path, *arguments: str) -> str:
+    """Run dnf with no configuration, cache or repository of the machine's."""
+    base = ["--installroot", home / "root", "--releasever=1", "--setopt=reposdir=repos"]
+    base += [f"--setopt=cachedir={home}/cache", f"--setopt=logdir={home}", "--setopt=keepcache=0"]
+    return run(["dnf", "-y", *base, *arguments], home).stdout
+
+
+def test_dnf_downloads(instance, content, home):
+    """From the URL of the distribution."""
+    path = ("--repofrompath", f"star,{instance.content_url}{content.base_path}/", "--repo=star")
+    assert "star-1-0:1.1-1.noarch" in dnf(home, *path, "repoquery", "star-1")
+    dnf(home, *path, "--nogpgcheck", "download", "star-0", f"--destdir={home}")
+    assert verified(home, home / "star-0-1.0-1.noarch.rpm") == "star-0"
+
+
+def test_dnf_configured_by_pulp(instance, content, home):
+    """With the `config.repo` that the plugin makes for the request."""
+    config = get(f"{instance.content_url}{content.base_path}/config.repo")
+    assert config.status_code == 200, config.text
+    (home / "repos").mkdir()
+    (home / "repos/star.repo").write_text(config.text)
+    dnf(home, f"--setopt=reposdir={home}/repos", "download", "star-1", f"--destdir={home}")
+    assert verified(home, home / "star-1-1.1-1.noarch.rpm") == "star-1"
+
+
+def verified(home: Path, file: Path) -> str:
+    """Verify a package's digests, and return its name."""
+    run(["rpm", "--dbpath", home / "db", "-K", "--nosignature", file], home)
+    return run(["rpm", "--dbpath", home / "db", "-qp", "--qf", "%{NAME}", file], home).stdout

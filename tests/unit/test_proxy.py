@@ -1,0 +1,288 @@
+"""A gateway between a real client and a real server, both of which it must be true to."""
+
+import asyncio
+import gzip
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import httpx
+import pytest
+import uvicorn
+from aiohttp import web
+from starlette.routing import Router
+
+from pulpcore.content_star.correlation import CorrelationId
+from pulpcore.content_star.errors import Errors
+from pulpcore.content_star.proxy import Proxy, proxy_client
+from tests.instance import wait_until
+from tests.server import free_port
+
+PIECE = b"x" * 100_000
+
+
+class Backend:
+    """The server behind."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.running = 0
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.running += 1
+        try:
+            name = request.path.strip("/").split("/")[0]
+            return await getattr(self, name, self.facts)(request)
+        finally:
+            self.running -= 1
+
+    async def facts(self, request: web.Request) -> web.Response:
+        headers = [[name, value] for name, value in request.headers.items()]
+        return web.json_response(
+            {"method": request.method, "target": request.raw_path, "headers": headers},
+            headers={"X-Method": request.method},
+        )
+
+    async def echo(self, request: web.Request) -> web.StreamResponse:
+        """The body, piece by piece as it comes."""
+        response = web.StreamResponse(status=201)
+        await response.prepare(request)
+        async for piece in request.content.iter_any():
+            await response.write(piece)
+        return response
+
+    async def encoded(self, request: web.Request) -> web.Response:
+        return web.Response(body=gzip.compress(b"text"), headers={"Content-Encoding": "gzip"})
+
+    async def moved(self, request: web.Request) -> web.Response:
+        response = web.HTTPFound("/elsewhere?a=%26")
+        response.set_cookie("a", "1")
+        response.set_cookie("b", "2")
+        response.headers["Connection"] = "X-Private"
+        response.headers["X-Private"] = "of the connection"
+        raise response
+
+    async def early(self, request: web.Request) -> web.Response:
+        return web.Response(status=413)
+
+    async def empty(self, request: web.Request) -> web.Response:
+        return web.Response(status=304, headers={"ETag": '"x"'})
+
+    async def cut(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "200000"})
+        await response.prepare(request)
+        await response.write(PIECE)
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async def hang(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(PIECE)
+        await asyncio.sleep(60)
+        return response
+
+
+@contextmanager
+def in_thread(start) -> Iterator[None]:
+    """Run the context manager `start` in an event loop of its own."""
+    loop, stop, up = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+
+    async def main() -> None:
+        async with start():
+            up.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(main(),))
+    thread.start()
+    try:
+        assert up.wait(30)
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Backend]:
+    backend = Backend()
+
+    @asynccontextmanager
+    async def start():
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", backend.answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        backend.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield
+        await runner.cleanup()
+
+    with in_thread(start):
+        yield backend
+
+
+def gateway(url: str):
+    """A uvicorn with a proxy of `url`, at its own URL."""
+    port = free_port()
+
+    @asynccontextmanager
+    async def lifespan(app):
+        async with proxy_client():
+            yield
+
+    app = Router(default=CorrelationId(Errors(Proxy(url))), lifespan=lifespan)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
+
+    @asynccontextmanager
+    async def start():
+        serving = asyncio.create_task(server.serve())
+        await asyncio.to_thread(wait_until, lambda: server.started)
+        yield
+        server.should_exit = True
+        await serving
+
+    return f"http://127.0.0.1:{port}", start
+
+
+@pytest.fixture(scope="module")
+def client(backend) -> Iterator[httpx.Client]:
+    url, start = gateway(backend.url)
+    with in_thread(start), httpx.Client(base_url=url, trust_env=False) as client:
+        yield client
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_method_path_query_and_host_are_the_clients(client, method):
+    target = "/a%2Fb%C3%A9/c%20d?x=%2F&y"
+    response = client.request(method, target, headers={"Host": "pulp.example"})
+    assert response.headers["X-Method"] == method
+    if method != "HEAD":
+        facts = response.json()
+        assert facts["target"] == target
+        assert ["Host", "pulp.example"] in facts["headers"]
+
+
+def test_bytes_that_no_url_has_are_escaped(client):
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port)
+    connection.putrequest("GET", "/", skip_host=True)
+    connection._buffer[0] = b"GET /caf\xe9 HTTP/1.1"
+    connection.putheader("Host", "x")
+    connection.endheaders()
+    response = connection.getresponse()
+    body = response.read()
+    assert response.status == 400 or b"/caf%E9" in body
+    connection.close()
+
+
+def test_headers_of_the_connection_stay_and_the_others_go_along(client):
+    sent = [
+        ("Connection", "keep-alive, X-Secret"),
+        ("X-Secret", "1"),
+        ("TE", "trailers"),
+        ("Accept-Encoding", "br"),
+        ("X-Twice", "a"),
+        ("X-Twice", "b"),
+        ("X-Forwarded-Proto", "gopher"),
+        ("Authorization", "Basic eDp5"),
+    ]
+    headers = client.get("/", headers=sent).json()["headers"]
+    names = [name.lower() for name, _ in headers]
+    assert not {"x-secret", "te"} & set(names)
+    assert [value for name, value in headers if name.lower() == "x-twice"] == ["a", "b"]
+    given = {name.lower(): value for name, value in headers}
+    assert given["accept-encoding"] == "br"
+    assert given["authorization"] == "Basic eDp5"
+    assert given["x-forwarded-for"] == "127.0.0.1"
+    assert given["x-forwarded-proto"] == "http"
+    assert given["via"] == "1.1 pulp-content-star"
+
+
+def test_nothing_is_said_for_the_client(client):
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port)
+    connection.putrequest("GET", "/", skip_accept_encoding=True)
+    connection.endheaders()
+    facts = json.load(connection.getresponse())
+    names = {name.lower() for name, _ in facts["headers"]}
+    assert not names & {"accept", "accept-encoding", "user-agent", "content-type", "cookie"}
+    connection.close()
+
+
+def test_there_is_one_correlation_id(client):
+    response = client.get("/")
+    given = dict(response.json()["headers"])
+    assert response.headers.get_list("Correlation-ID") == [given["Correlation-ID"]]
+
+
+def test_bodies_stream_both_ways(client):
+    """Each piece comes back before the next is sent: nobody waits for the whole."""
+    with socket.create_connection((client.base_url.host, client.base_url.port), 30) as connection:
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with connection.makefile("rb") as answer:
+            for number in range(5):
+                piece = b"piece %d" % number
+                connection.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+                while not number and answer.readline() != b"\r\n":
+                    pass
+                assert int(answer.readline(), 16) == len(piece)
+                assert answer.readline() == piece + b"\r\n"
+            connection.sendall(b"0\r\n\r\n")
+            assert answer.readline() == b"0\r\n"
+
+
+def test_a_body_with_a_length_keeps_it(client):
+    response = client.post("/echo", content=PIECE)
+    assert response.content == PIECE
+
+
+def test_an_answer_may_come_before_the_body_has_been_read(client):
+    assert client.post("/early", content=PIECE * 100).status_code == 413
+
+
+def test_encoded_bodies_are_not_touched(client):
+    with client.stream("GET", "/encoded") as response:
+        raw = b"".join(response.iter_raw())
+    assert response.headers["Content-Encoding"] == "gzip"
+    assert int(response.headers["Content-Length"]) == len(raw)
+    assert gzip.decompress(raw) == b"text"
+
+
+def test_redirects_and_cookies_are_the_clients(client):
+    response = client.get("/moved")
+    assert (response.status_code, response.headers["Location"]) == (302, "/elsewhere?a=%26")
+    assert len(response.headers.get_list("Set-Cookie")) == 2
+    assert "X-Private" not in response.headers
+    assert len(response.headers.get_list("Date")) == 1
+    given = dict(client.get("/").json()["headers"])
+    assert "Cookie" not in given or "a=1" in given["Cookie"], "only what the client itself keeps"
+
+
+def test_answers_without_a_body_end(client):
+    response = client.get("/empty")
+    assert (response.status_code, response.headers["ETag"]) == (304, '"x"')
+    assert client.get("/").status_code == 200
+
+
+def test_a_server_that_stops_in_the_middle_cuts_the_client_off(client):
+    with pytest.raises(httpx.RemoteProtocolError):
+        client.get("/cut")
+
+
+def test_when_the_client_leaves_the_server_is_left(client, backend):
+    with client.stream("GET", "/hang") as response:
+        next(response.iter_raw())
+        assert backend.running
+    wait_until(lambda: not backend.running)
+
+
+def test_a_server_that_is_not_there_is_502(backend):
+    url, start = gateway(f"http://127.0.0.1:{free_port()}")
+    with in_thread(start):
+        response = httpx.get(url, trust_env=False)
+    assert response.status_code == 502
+    assert "127.0.0.1" not in response.text
