@@ -7,7 +7,9 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +337,58 @@ def test_processes_fetch_the_same_once(own, mirror, instance):
     assert saved.count() == 10
     digests = [hashlib.sha256(m.data(f"{index}.bin")).hexdigest() for index in range(10)]
     assert Artifact.objects.filter(sha256__in=digests).count() == 10
+
+
+def test_a_process_waits_for_the_one_that_fetches(own, mirror, instance):
+    m = mirror()
+    held = Held(1_000_000)
+    path = m.add("a.bin", BIG, held)
+    with (
+        serving(instance, app="tests.pulling:application", PYTHONPATH=str(ROOT)) as other,
+        ThreadPoolExecutor(2) as clients,
+        httpx.stream("GET", own.content_url + path, trust_env=False, timeout=30) as first,
+    ):
+        chunks = first.iter_raw()
+        start = next(chunks)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(other.content_url + path, trust_env=False, timeout=1)
+        waiting = clients.submit(httpx.get, other.content_url + path, trust_env=False, timeout=30)
+        held.release()
+        assert start + b"".join(chunks) == m.data("a.bin")
+        response = waiting.result()
+        assert response.content == m.data("a.bin")
+        assert response.headers["ETag"] == etag(m.data("a.bin"))
+    assert m.gets("a.bin") == 1
+
+
+def test_a_process_takes_over_from_one_that_dies(own, mirror, instance):
+    m = mirror()
+    path = m.add("a.bin", BIG, Held(1_000_000))
+    with serving(instance, app="tests.pulling:application", PYTHONPATH=str(ROOT)) as other:
+        url = other.content_url + path
+        with httpx.stream("GET", url, trust_env=False, timeout=30) as first:
+            next(first.iter_raw())
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.get(own.content_url + path, trust_env=False, timeout=1)
+            m.behave("a.bin", behave.plain)
+            other.process.kill()
+            response = httpx.get(own.content_url + path, trust_env=False, timeout=30)
+            assert response.content == m.data("a.bin")
+    assert m.gets("a.bin") == 2
+    wait_until(lambda: m.saved("a.bin"))
+
+
+def test_clients_of_four_workers_cause_one_fetch(mirror, instance):
+    m = mirror()
+    path = m.add("a.bin", BIG)
+    app = {"app": "tests.pulling:application", "PYTHONPATH": str(ROOT)}
+    with serving(instance, "--workers", "4", **app) as server:
+        wait_until(lambda: server.said().count("Application startup complete") == 4)
+        with ThreadPoolExecutor(40) as clients:
+            urls = [server.content_url + path] * 40
+            for response in clients.map(partial(httpx.get, trust_env=False, timeout=60), urls):
+                assert response.content == m.data("a.bin")
+    assert m.gets("a.bin") == 1
 
 
 def test_in_a_domain_it_is_saved_in_its_storage(instance, server, orm, tmp_path):
