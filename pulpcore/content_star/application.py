@@ -9,6 +9,8 @@ from starlette.routing import Router
 
 from pulpcore.content_star.access_log import AccessLog
 from pulpcore.content_star.bridge.application import Overlay, bridge
+from pulpcore.content_star.cache.listener import listening
+from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
@@ -36,7 +38,8 @@ def create_application(*app_types: AppType) -> Router:
     # Plugins' handlers may take as long as they like: they keep no file waiting for a thread.
     live_door = Door(settings.CONTENT_STAR_DATABASE_THREADS, name="live-db")
     prefix = settings.CONTENT_PATH_PREFIX
-    content = Overlay(Health(Content(door, prefix), door, prefix))
+    plans = Plans(settings.CONTENT_STAR_PLANS, settings.CONTENT_STAR_PLANS_BYTES)
+    content = Overlay(Health(Content(door, prefix, plans), door, prefix, plans))
     endpoint = Errors(Mounts(content, live_door))
     observers: list[Observer] = [AccessLog()]
 
@@ -44,13 +47,14 @@ def create_application(*app_types: AppType) -> Router:
     async def lifespan(app: Any) -> AsyncIterator[None]:
         heartbeat = Heartbeat(*app_types)
         await heartbeat.start()
-        metrics = Metrics() if settings.OTEL_ENABLED else None
+        metrics = Metrics(plans) if settings.OTEL_ENABLED else None
         observers[1:] = [metrics] if metrics else []
         async with (
             object_client(),
             proxy_client(),
             downloads(door),
             metadata(),
+            listening(plans),
             bridge(plugins_for_aiohttp(), content, live_door),
         ):
             yield
@@ -63,5 +67,7 @@ def create_application(*app_types: AppType) -> Router:
     # Not a route: what paths there are is for the database to say, and file names may contain
     # anything, line breaks included, which no route matches.
     return Router(
-        default=CorrelationId(Observe(EdgeHeaders(endpoint), observers)), lifespan=lifespan
+        default=CorrelationId(Observe(EdgeHeaders(endpoint), observers)),
+        redirect_slashes=False,  # spares each request the search for a route that there is not
+        lifespan=lifespan,
     )

@@ -563,6 +563,22 @@ def test_the_plugin_makes_the_url_of_path_and_request(client, mirror):
     assert client.get(path, params={"instead": ""}).status_code == 404
 
 
+def test_the_plugin_makes_the_url_of_what_is_saved_too(client, mirror, orm):
+    from pulpcore.app.models import RemoteArtifact
+
+    m = mirror()
+    m.add("a.bin", 5000)
+    m.add("b.bin", 5000)
+    path = f"{orm.distribution(remote=m.remote)}/a.bin"
+    assert client.get(path).content == m.data("a.bin")
+    wait_until(lambda: m.saved("a.bin"))
+    for _ in range(2):
+        assert client.get(path).content == m.data("a.bin")
+    assert m.gets("a.bin") == 1
+    assert client.get(path, params={"instead": "b.bin"}).content == m.data("b.bin")
+    wait_until(lambda: RemoteArtifact.objects.filter(remote=m.remote).count() == 2)
+
+
 def test_the_plugin_has_no_pull_through(content, mirror):
     """pulp_file as it is: served, and never saved."""
     m = mirror()

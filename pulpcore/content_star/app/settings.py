@@ -39,6 +39,13 @@ CONTENT_STAR_LEGACY_URL = None
 # clients reach Pulp in another way too: they would get no bytes. Empty: Pulp sends files itself.
 CONTENT_STAR_SENDFILE = ""
 
+# Answers that each process keeps in memory until something changes that they were made from: 5 to
+# 10 KiB each. 0 looks everything up with each request. See `cache/plans.py`.
+CONTENT_STAR_PLANS = 10_000
+
+# Bytes of small files (64 KiB and less) that each process keeps with them.
+CONTENT_STAR_PLANS_BYTES = 64 * 1024 * 1024
+
 # The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
 # requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that
 # of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts first.

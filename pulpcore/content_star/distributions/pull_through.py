@@ -41,6 +41,7 @@ def pull_through(app: DistributionApp) -> ASGIApp:
     known = known_at(remote.pk, url)
     if known is not None:
         response = app.file(Found(known, None), path)
+        app.made_from = None  # what the remote's plugin makes of path and query may be another file
         return (
             response
             if repository is None

@@ -18,6 +18,7 @@ from pulpcore.content_star.responses.headers import (
     http_date,
 )
 from pulpcore.content_star.responses.ranges import ByteRange, RangeNotSatisfiable, parse_ranges
+from pulpcore.content_star.responses.remembered import RememberedFile
 from pulpcore.content_star.responses.source import ArtifactMissing, Readable, Source
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -113,6 +114,8 @@ class Representation:
         if last_modified is not None:
             self._headers.append((b"last-modified", http_date(last_modified).encode("latin-1")))
         self._headers.append((b"x-pulp-artifact-size", b"%d" % size))
+        self._etag = self.validators.etag.encode("latin-1")
+        self._not_modified = [item for item in self._headers if item[0] in _IN_NOT_MODIFIED]
 
     def _precondition(self, scope: Scope, headers: Headers) -> int | None:
         """The status that preconditions ask for instead of the artifact."""
@@ -120,10 +123,8 @@ class Representation:
 
     async def _send_precondition(self, status: int, send: Send) -> None:
         """304 with what a cache needs to refresh what it has (15.4.5), or 412 (15.5.13)."""
-        headers = [header for header in self._headers if header[0] in _IN_NOT_MODIFIED]
-        if status == 412:
-            headers = [(b"content-length", b"0")]
-        await send_empty(status, headers, send)
+        headers = self._not_modified if status == 304 else [(b"content-length", b"0")]
+        await _send_at_once(status, headers, b"", send)
 
 
 class ArtifactResponse(Representation):
@@ -141,10 +142,22 @@ class ArtifactResponse(Representation):
         super().__init__(**representation)
         self.source = source
         self._headers.append((b"accept-ranges", b"bytes"))
+        self._whole_headers: RawHeaders = [
+            *self._headers,
+            (b"content-type", self.content_type.encode("latin-1")),
+            (b"content-length", b"%d" % self.size),
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ranges = None
-        if not _SPECIAL.isdisjoint([name for name, _ in scope["headers"]]):
+        special = [header for header in scope["headers"] if header[0] in _SPECIAL]
+        if not special:
+            if isinstance(self.source, RememberedFile) and self.source.data is not None:
+                body = b"" if scope["method"] == "HEAD" else self.source.data
+                return await _send_at_once(200, self._whole_headers, body, send)
+        elif special == [(b"if-none-match", self._etag)] and scope["method"] in ("GET", "HEAD"):
+            return await self._send_precondition(304, send)  # as below, for most who ask
+        else:
             headers = Headers(raw=scope["headers"])
             status = self._precondition(scope, headers)
             if status is not None:
@@ -179,19 +192,19 @@ class ArtifactResponse(Representation):
         self, ranges: Sequence[ByteRange] | None
     ) -> tuple[int, RawHeaders, list[Segment]]:
         """The whole file, one part of it (15.3.7.1) or several (15.3.7.2)."""
+        if ranges is None:
+            return 200, self._whole_headers, [ByteRange(0, self.size)]
         content_type = self.content_type
         headers = self._headers.copy()
         segments: list[Segment]
-        if ranges is None:
-            segments = [ByteRange(0, self.size)]
-        elif len(ranges) == 1:
+        if len(ranges) == 1:
             segments = [ranges[0]]
             headers.append((b"content-range", ranges[0].content_range(self.size).encode()))
         else:
             content_type, segments = multipart(ranges, self.size, content_type)
         headers.append((b"content-type", content_type.encode("latin-1")))
         headers.append((b"content-length", b"%d" % sum(map(len, segments))))
-        return 200 if ranges is None else 206, headers, segments
+        return 206, headers, segments
 
     async def _open(self, segments: Sequence[Segment]) -> Readable:
         parts = [segment for segment in segments if isinstance(segment, ByteRange)]
@@ -207,7 +220,7 @@ class ArtifactResponse(Representation):
             (b"accept-ranges", b"bytes"),
             (b"content-length", b"0"),
         ]
-        await send_empty(416, headers, send)
+        await _send_at_once(416, headers, b"", send)
 
 
 class ArtifactRedirect(Representation):
@@ -230,7 +243,7 @@ class ArtifactRedirect(Representation):
         status = self._precondition(scope, Headers(raw=scope["headers"]))
         if status is not None:
             return await self._send_precondition(status, send)
-        await send_empty(302, self._redirect.copy(), send)
+        await _send_at_once(302, self._redirect, b"", send)
 
 
 async def _send_file(
@@ -242,19 +255,22 @@ async def _send_file(
     receive: Receive,
     send: Send,
 ) -> None:
-    start = {"type": "http.response.start", "status": status, "headers": headers}
     if scope["method"] == "HEAD":
-        return await send_empty(status, headers, send)
+        return await _send_at_once(status, headers, b"", send)
     if sum(map(len, segments)) <= STEP:
         # Read before the first message: what goes wrong can still be answered properly.
         body = await read_whole(file, segments)
-        await send(start)
-        return await send({"type": "http.response.body", "body": body})
-    await send(start)
+        return await _send_at_once(status, headers, body, send)
+    await send({"type": "http.response.start", "status": status, "headers": headers.copy()})
     await stream(file, segments, receive, send)
 
 
 async def send_empty(status: int, headers: RawHeaders, send: Send) -> None:
     """Send an answer without a body."""
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
+    await _send_at_once(status, headers, b"", send)
+
+
+async def _send_at_once(status: int, headers: RawHeaders, body: bytes, send: Send) -> None:
+    # A copy of what is sent again: middleware adds to it.
+    await send({"type": "http.response.start", "status": status, "headers": headers.copy()})
+    await send({"type": "http.response.body", "body": body})
