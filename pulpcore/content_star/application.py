@@ -23,7 +23,7 @@ from pulpcore.content_star.metrics import Metrics
 from pulpcore.content_star.mounts import Mounts
 from pulpcore.content_star.plugins import announce, plugins_for_aiohttp
 from pulpcore.content_star.proxy import proxy_client
-from pulpcore.content_star.remote.download import downloads
+from pulpcore.content_star.remote.downloads import downloads
 from pulpcore.content_star.remote.metadata import metadata
 from pulpcore.content_star.responses.objects import object_client
 

@@ -12,7 +12,7 @@ from pulpcore.content_star.authorize import GuardRequest
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.lookup import Found
-from pulpcore.content_star.remote.download import current_downloads
+from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.passing import PullThroughResponse
 from pulpcore.content_star.remote.pulled import (
     Pulled,

@@ -10,7 +10,8 @@ from multidict import CIMultiDict
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain
-from pulpcore.content_star.remote.download import Download, current_downloads
+from pulpcore.content_star.remote.download import Download
+from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.failures import RemoteUnavailable, failure_of, reason
 from pulpcore.content_star.remote.fetch import fetch
 from pulpcore.content_star.remote.metadata import current_metadata, forbids_storing

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from pulpcore.content_star.remote.download import Download, current_downloads
+from pulpcore.content_star.remote.download import Download
+from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.sources import Wanted
 from pulpcore.content_star.responses.disk import STEP
 from pulpcore.content_star.responses.ranges import ByteRange

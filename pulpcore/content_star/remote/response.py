@@ -8,7 +8,7 @@ from anyio import sleep_forever
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pulpcore.content_star.remote.download import current_downloads
+from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.reading import RemoteSource
 from pulpcore.content_star.remote.sources import AlreadySaved, Wanted
 from pulpcore.content_star.responses.artifact import ArtifactResponse
