@@ -25,7 +25,8 @@ from pulpcore.content_star.metrics import Metrics
 from pulpcore.content_star.mounts import Mounts
 from pulpcore.content_star.plugins import announce, plugins_for_aiohttp
 from pulpcore.content_star.proxy import proxy_client
-from pulpcore.content_star.remote.download import downloads
+from pulpcore.content_star.remote.downloads import downloads
+from pulpcore.content_star.remote.metadata import metadata
 from pulpcore.content_star.responses.objects import object_client
 
 
@@ -54,6 +55,7 @@ def create_application(*app_types: AppType) -> Router:
             object_client(),
             proxy_client(),
             downloads(door),
+            metadata(),
             listening(plans),
             bridge(plugins_for_aiohttp(), content, live_door),
         ):
