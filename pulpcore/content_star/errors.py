@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.bridge.answers import Answer
+from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.negotiation import prefers_json
 from pulpcore.content_star.remote.failures import RemoteBroke, RemoteTimeout, RemoteUnavailable
 from pulpcore.content_star.remote.pulled import RemoteRefused
@@ -103,6 +104,8 @@ def as_http(error: Exception) -> HTTPException:
 def render(request: Request, error: HTTPException) -> Response:
     """Render `error` in the form that the request prefers."""
     headers = {**(error.headers or {}), "X-Content-Type-Options": "nosniff", "Vary": "Accept"}
+    if exchange_of(request.scope).route == "live":
+        headers.setdefault("Cache-Control", "no-store")  # as all that live APIs answer
     if prefers_json(request):
         return JSONResponse({"detail": error.detail}, error.status_code, headers)
     return PlainTextResponse(f"{error.status_code}: {error.detail}", error.status_code, headers)

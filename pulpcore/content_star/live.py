@@ -126,7 +126,7 @@ class MountedRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, root = decoded_path(scope), scope.get("root_path", "") + self.prefix
-        name, rest = "default", path.removeprefix(root)
+        name, rest = "default", path[len(root) :]  # empty without the slash of the prefix, too
         if settings.DOMAIN_ENABLED:
             name, _, rest = rest.partition("/")
             root += f"{name}/"

@@ -10,6 +10,7 @@ starts; workers and commands never see it.
 """
 
 import logging
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -199,7 +200,7 @@ def _register(config: PulpPluginAppConfig) -> str | None:
     _, module = declared(config)
     if module is None:
         return None
-    claims, mounted = registry.claims(), mounts.all_mounted()
+    claims, mounted, loaded = registry.claims(), mounts.all_mounted(), set(sys.modules)
     try:
         import_module(module)
     except mounts.AlreadyServed as error:
@@ -207,6 +208,9 @@ def _register(config: PulpPluginAppConfig) -> str | None:
     except Exception as error:
         registry.restore(claims)
         mounts.restore(mounted)
+        # What it has imported of other plugins has been forgotten too: they register it again.
+        for name in {declared(each)[1] for each in pulp_plugin_configs()} - loaded:
+            sys.modules.pop(name or "", None)
         log.exception("Content of plugin '%s': %s fails to import.", config.label, module)
         # Not the error's text: this is shown to everybody.
         return f"{module} fails to import ({type(error).__name__}; the log says more)"

@@ -61,7 +61,11 @@ class OtherApp(RepositoryVersionApp):
 
 
 @serves(ExampleDistribution)"""
-BROKEN = ("content_star.py", "MAX_NOTE_BYTES = 10_000", "raise RuntimeError('secret words')")
+BROKEN = (
+    "content_star.py",
+    "MAX_NOTE_BYTES = 10_000",
+    "import pulp_probe.app.content_star\nraise RuntimeError('secret words')",
+)
 
 
 def test_a_module_that_fails_to_import_takes_only_its_own_plugin_along(
@@ -75,6 +79,8 @@ def test_a_module_that_fails_to_import_takes_only_its_own_plugin_along(
         assert "secret words" not in refused.text
         assert httpx.get(f"{server.content_url}{plain}/a.txt", trust_env=False).text == "plain"
         root = f"{server.url}/pulp/probe/live/endpoint"
+        assert httpx.get(root, trust_env=False).text == "endpoint", "imported by both"
+        root = f"{server.content_url}{plain}/live/endpoint"
         assert httpx.get(root, trust_env=False).text == "endpoint"
         assert server.said().count("secret words") == 2, "the line and its exception, once"
 

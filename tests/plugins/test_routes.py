@@ -1,5 +1,6 @@
 """Live APIs of plugins, below base paths and at prefixes of their own, on the real process."""
 
+import http.client
 import socket
 import uuid
 from collections.abc import Iterator
@@ -144,6 +145,59 @@ def test_guards_are_asked_before_routes(content, pulp, guarded):
     assert content.post(f"{guarded}/live/echo", content=b"x", auth=pulp.auth).content == b"x"
 
 
+SPELLINGS = [
+    "/pulp/content/{base}/{path}",
+    "/pulp/content//{base}/{path}",
+    "/pulp/content/{base}//{path}",
+    "/pulp/content/{base}/{path}/",
+    "/pulp/content/{base}%2F{path}",
+    "/pulp/content/%2F{base}/{path}",
+    "/pulp%2Fcontent/{base}/{path}",
+    "/pulp/content%2f{base}%2f{path}",
+    "/%70ulp/content/{base}/{path}",
+    "//pulp/content/{base}/{path}",
+    "/pulp/content/./{base}/{path}",
+    "/pulp/content/x/../{base}/{path}",
+    "/pulp/probe/../content/{base}/{path}",
+    "/pulp/probe/live/..%2F..%2F..%2Fcontent/{base}/{path}",
+    "/pulp/content/{base}/{path};x=1",
+    "/pulp/content/{base}/x/..%2F{path}",
+    "/pulp/content/{base}/{path}%00",
+    "http://elsewhere/pulp/content/{base}/{path}",
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_there_is_no_way_round_a_guard(plugged, guarded, pulp, spelling):
+    """However a URL is spelled, whoever says nothing is told nothing."""
+    url = httpx.URL(plugged.url)
+    known = {"Authorization": pulp.auth._auth_header}
+
+    def ask(method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(url.host, url.port, timeout=30)
+        target = spelling.format(base=guarded, path=path)
+        connection.request(method, target, b"echo" if method in ("POST", "PUT") else None, headers)
+        response = connection.getresponse()
+        body = response.read()
+        connection.close()
+        return response.status, body
+
+    for method, path in [
+        ("GET", "a.txt"),
+        ("HEAD", "a.txt"),
+        ("PUT", "a.txt"),
+        ("GET", "live/endpoint"),
+        ("POST", "live/echo"),
+        ("OPTIONS", "live/who"),
+    ]:
+        status, body = ask(method, path, {})
+        if method == "OPTIONS" and not body:
+            continue  # where no route takes it, the methods are told, which are the same for all
+        assert status >= 400, (method, path)
+        if ask(method, path, known)[0] == 200:
+            assert status == 401, (method, path)
+
+
 def test_nobody_has_to_say_who_they_are_but_lies_are_refused(live, pulp):
     assert live.get("who").json() == {"user": "", "current": None}
     assert live.get("who", auth=pulp.auth).json() == {"user": "admin", "current": "admin"}
@@ -218,6 +272,7 @@ def test_errors_of_handlers_are_answered_like_all_others(live, what, status, tex
     assert text in response.text
     assert "a secret" not in response.text
     assert response.headers["Correlation-ID"] == correlation_id
+    assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     in_json = live.get(f"boom/{what}", headers={"Accept": "application/json"})
     assert text in in_json.json()["detail"]
@@ -271,8 +326,15 @@ def test_websockets_are_closed(plugged, open_base):
             websockets.sync.client.connect(url)
 
 
+def test_a_prefix_is_the_root_with_or_without_its_slash(plugged):
+    for root in (PREFIX, PREFIX.rstrip("/")):
+        told = httpx.get(plugged.url + root, trust_env=False).json()
+        assert told["root"] == PREFIX.rstrip("/")
+    assert httpx.get(f"{plugged.url}{PREFIX}/", trust_env=False).status_code == 404
+
+
 def test_a_prefix_has_404s_of_its_own(plugged):
-    assert httpx.get(f"{plugged.url}{PREFIX}nothing", trust_env=False).status_code == 404
+    assert httpx.get(f"{plugged.url}{PREFIX}live/nothing", trust_env=False).status_code == 404
     assert httpx.post(f"{plugged.url}{PREFIX}live/endpoint", trust_env=False).status_code == 405
 
 
@@ -290,6 +352,9 @@ def test_domains_are_part_of_the_root(domains, open_base):
         assert told["root"] == f"{root}/live"
         assert told["url"] == f"{domains.url}{root}/live/where/x/y"
         assert told["domain"] == told["current_domain"] == "default"
+    for path in (PREFIX, PREFIX.rstrip("/"), f"{PREFIX}/x"):
+        unnamed = httpx.get(domains.url + path, trust_env=False)
+        assert (unnamed.status_code, "There is no domain ''" in unnamed.text) == (404, True)
     missing = httpx.get(f"{domains.url}{PREFIX}nowhere/live/where/x", trust_env=False)
     assert missing.status_code == 404
     assert "There is no domain" in missing.text

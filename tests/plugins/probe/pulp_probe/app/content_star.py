@@ -45,7 +45,7 @@ ENDED: list[str] = []
 async def where(request: Request) -> Response:
     return JSONResponse(
         {
-            "rest": request.path_params["rest"],
+            "rest": request.path_params.get("rest"),
             "root": request.scope["root_path"],
             "url": str(request.url_for("live:where", rest="x/y")),
             "domain": domain_of(request).name,
@@ -172,4 +172,7 @@ class ProbeCheckpoints(CheckpointApp, ProbeApp):
         return "one directory for each checkpoint"
 
 
-mount("/pulp/probe/", [Mount("/live", routes=ROUTES, name="live")])
+mount(
+    "/pulp/probe/",
+    [Mount("/live", routes=ROUTES, name="live"), Route("/", where)],
+)
