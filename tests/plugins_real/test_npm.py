@@ -21,7 +21,7 @@ PLUGIN = Plugin(
 )
 
 MODULES = Path(sys.executable).parents[1] / "node_modules"
-NPM = MODULES / ".bin/npm"
+NPM = MODULES / "npm/bin/npm-cli.js"
 """npm 10, of the plugins' environment."""
 
 pytestmark = needs(str(NPM))
@@ -119,7 +119,7 @@ def test_npm_publishes(instance, api, home):
 
 def test_npm_11_wants_more_than_the_plugin_tells(instance, upstream, content, home):
     """The metadata lack `version`, whoever serves them."""
-    npm = ["node", MODULES / "npm-11/bin/npm-cli.js", "install", "star"]
+    npm = [MODULES / "npm-11/bin/npm-cli.js", "install", "star"]
     for origin in (instance.url, upstream):
         registry = f"{origin}/pulp/content/{content.base_path}/"
         refused = run([*npm, *options(home, registry)], home, check=False)
