@@ -20,6 +20,7 @@ from pulpcore.content_star.heartbeat import AppType, Heartbeat
 from pulpcore.content_star.metrics import Metrics
 from pulpcore.content_star.mounts import Mounts
 from pulpcore.content_star.remote.download import downloads
+from pulpcore.content_star.remote.metadata import metadata
 from pulpcore.content_star.responses.objects import object_client
 
 
@@ -40,7 +41,12 @@ def create_application(*app_types: AppType) -> Router:
         await heartbeat.start()
         metrics = Metrics() if settings.OTEL_ENABLED else None
         observers[1:] = [metrics] if metrics else []
-        async with object_client(), downloads(door), bridge(bridged_plugins(), content):
+        async with (
+            object_client(),
+            downloads(door),
+            metadata(),
+            bridge(bridged_plugins(), content),
+        ):
             yield
         if metrics:
             await metrics.close()

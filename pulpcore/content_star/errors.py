@@ -19,7 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.bridge.answers import Answer
 from pulpcore.content_star.negotiation import prefers_json
-from pulpcore.content_star.remote.download import RemoteBroke, RemoteUnavailable
+from pulpcore.content_star.remote.download import RemoteBroke
+from pulpcore.content_star.remote.pulled import RemoteRefused
+from pulpcore.content_star.remote.sources import RemoteUnavailable
 from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,8 @@ def as_http(error: Exception) -> HTTPException:
         case StoreUnavailable():
             detail = "The storage is not available."
             return HTTPException(503, detail, headers={"Retry-After": str(RETRY_AFTER)})
+        case RemoteRefused():
+            return HTTPException(error.status, str(error))
         case RemoteUnavailable() | RemoteBroke():
             return HTTPException(502, "No remote could send the file.")
         case PermissionDenied():

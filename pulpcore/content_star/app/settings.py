@@ -15,6 +15,15 @@ CONTENT_STAR_REDIRECT_MIN_SIZE = 0
 # count at once all the same; 0 checks every request. See `basic_auth.py`.
 CONTENT_STAR_BASIC_AUTH_TTL = 60
 
+# Seconds for which metadata that a remote sent for a distribution without the file (pull-through)
+# is used without asking the remote again, where the remote does not allow less. Every client wants
+# metadata, at the begin of whatever it does. 0 asks each time, which is quick when nothing changed.
+CONTENT_STAR_METADATA_TTL = 10
+
+# Bytes of such metadata that each process keeps, in files without a name in `WORKING_DIRECTORY`.
+# An answer of over a quarter of that is not kept; 0 keeps nothing.
+CONTENT_STAR_METADATA_SIZE = 256 * 1024 * 1024
+
 # The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
 # requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that
 # of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts first.

@@ -9,6 +9,7 @@ from pulpcore.app.models import Distribution
 from pulpcore.content_star import directory
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.base import DistributionApp
+from pulpcore.content_star.distributions.pull_through import pull_through
 from pulpcore.content_star.distributions.registry import serves
 from pulpcore.content_star.listings import head_for, listing_for
 from pulpcore.content_star.lookup import (
@@ -27,7 +28,6 @@ NOTHING_CONFIGURED = (
     "Distribution is not pointing to a publication, repository, repository version, or remote."
 )
 NOT_PUBLISHED = "Distribution is pointing to a repository that has no publication yet."
-PULL_THROUGH = "Distribution would ask its remote for this file, which is not served here."
 
 
 @serves(Distribution)
@@ -116,10 +116,10 @@ class PublishedApp(DistributionApp):
         return self.file(found, self.path) if found else None
 
     def nothing(self, source: Source) -> ASGIApp:
-        """Say why there is nothing at the path."""
+        """Answer with what the distribution's remote has, or say why there is nothing."""
         distribution = self.distribution
         if distribution.remote_id is not None:
-            raise HTTPException(501, PULL_THROUGH)
+            return pull_through(self)
         if source.publication is None and source.version is None:
             raise HTTPException(404, NOTHING_CONFIGURED)
         if source.publication is None and distribution.SERVE_FROM_PUBLICATION:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -15,13 +15,13 @@ from pulpcore.app.contexts import with_domain
 from pulpcore.app.models import Artifact
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.remote.fetch import fetch
-from pulpcore.content_star.remote.saving import save
 from pulpcore.content_star.remote.sources import (
     AlreadySaved,
+    NotModified,
+    RemoteUnavailable,
     Source,
     Wanted,
     mark_failed,
-    sources,
 )
 from pulpcore.content_star.remote.spool import Spool
 from pulpcore.content_star.responses.disk import LocalFile, in_thread
@@ -34,10 +34,6 @@ _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<size>\d+)")
 # For work that holds a database connection while a storage takes a whole file: not those of the
 # requests, which would have to wait.
 SAVING_THREADS = 2
-
-
-class RemoteUnavailable(Exception):
-    """No remote could be made to send the file. Neither URLs nor credentials are in the message."""
 
 
 class RemoteBroke(StoreBroke):
@@ -67,10 +63,14 @@ class Download:
         self.size = wanted.size
         """In bytes; None as long as nobody knows. It holds once `available` is more than 0."""
         self.sha256 = wanted.sha256
+        self.told: Mapping[str, str] = {}
+        """Headers that came with the first bytes, if the downloader tells headers."""
         self.available = 0
         """Bytes from the start on that clients may have."""
         self.complete = False
         self.failure: Exception | None = None
+        self.arrived: Callable[[Download], None] | None = None
+        """Called once, when it is complete and before clients know."""
         self._owner = owner
         self._clients = 0
         self._spool: Spool | None = None
@@ -78,9 +78,10 @@ class Download:
         self._origin: Source | None = None  # whose the first bytes are
         self._position = 0  # of the source that sends now
         self._is_wrong = False
+        self._error: Exception | None = None  # why the last source did not do
         self._saving = False
         self._changed = asyncio.Event()
-        self.task = asyncio.create_task(self._run(), name=f"fetch {wanted.content_artifact}")
+        self.task = asyncio.create_task(self._run(), name=f"fetch {wanted.name}")
 
     # For clients
 
@@ -117,6 +118,15 @@ class Download:
         """Wait until the bytes up to `stop` are available. Raises RemoteBroke."""
         while self.available < stop:
             await self._next_change()
+
+    async def grown(self, offset: int) -> int:
+        """Wait for bytes behind `offset` and return `available`, which is `offset` at the end.
+
+        Raises RemoteBroke.
+        """
+        while self.available <= offset and not self.complete:
+            await self._next_change()
+        return self.available
 
     async def _next_change(self) -> None:
         if self.failure is not None:
@@ -157,28 +167,29 @@ class Download:
                 self._dispose()
 
     async def _fetch(self) -> None:
-        for source in await self._owner.door.run(sources, self.wanted):
+        for source in await self._owner.door.run(self.wanted.sources):
             if not self._clients and not source.saves:
                 break
             if await self._fetch_from(source):
                 return
             if self._is_stuck():
                 break
-        raise RemoteUnavailable("No remote could send the file.")
+        raise self.wanted.unavailable(self._error)
 
     async def _fetch_from(self, source: Source) -> bool:
         self._source = source
         try:
             await fetch(source, self)
             return self.complete
-        except StoreUnavailable:
+        except (StoreUnavailable, NotModified):
             raise
         except Exception as error:
+            self._error = error
             log.warning(
-                "Remote '%s' failed to send the content artifact %s: %s",
+                "Remote '%s' failed to send the %s: %s",
                 source.remote.name,
-                self.wanted.content_artifact,
-                _reason(error),
+                self.wanted.name,
+                reason_of(error),
             )
             if isinstance(error, Mismatch):
                 await self._owner.door.run(mark_failed, error.source or source)
@@ -195,14 +206,10 @@ class Download:
         try:
             await self._spool.sync()
             attributes: dict[str, str | int] = {"size": self._spool.size, **self._spool.digests()}
-            await self._owner.saving_door.run(save, self.wanted, self._spool.path, attributes)
+            await self._owner.saving_door.run(self.wanted.save, self._spool.path, attributes)
         except Exception as error:
             # The clients have what they asked for; the next one lets us try again.
-            log.error(
-                "The content artifact %s could not be saved: %s",
-                self.wanted.content_artifact,
-                _reason(error),
-            )
+            log.error("The %s could not be saved: %s", self.wanted.name, reason_of(error))
 
     def _fail(self, error: Exception) -> None:
         self.failure = error
@@ -241,6 +248,8 @@ class Download:
         assert self._spool is not None
         part = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         length = part["size"] if part else headers.get("Content-Length")
+        if not self.available:
+            self.told = headers
         if part and int(part["first"]) != self._spool.size:
             raise Mismatch(f"from byte {part['first']} instead of {self._spool.size}", self._source)
         if part:
@@ -285,6 +294,8 @@ class Download:
         self.size = self.available = self._spool.size
         self.sha256 = digests["sha256"]
         self.complete = True
+        if self.arrived is not None:
+            self.arrived(self)
         self._announce()
 
 
@@ -305,6 +316,22 @@ class Downloads:
             self._tasks.add(download.task)
             download.task.add_done_callback(self._tasks.discard)
         return download
+
+    def has(self, wanted: Wanted) -> bool:
+        """Tell whether there is a download of `wanted` to join."""
+        return wanted in self._downloads
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do `work` behind the door for saving; nobody waits for it, but the end of the process."""
+        task = asyncio.create_task(self._later(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _later(self, work: Callable[[], None]) -> None:
+        try:
+            await self.saving_door.run(work)
+        except Exception as error:
+            log.error("What was to be done later failed: %s", reason_of(error), exc_info=error)
 
     def forget(self, download: Download) -> None:
         """Let the next one who asks start anew."""
@@ -339,7 +366,7 @@ async def downloads(door: Door) -> AsyncIterator[None]:
         _current.reset(token)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What went wrong, without what the error says: a URL may be in it."""
     if isinstance(error, (Mismatch, AlreadySaved, RemoteUnavailable)):
         return str(error)

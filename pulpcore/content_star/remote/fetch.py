@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from pulpcore.content_star.remote.sources import Source
+from pulpcore.content_star.remote.sources import NotModified, Source
 from pulpcore.download.http import HttpDownloader
 from pulpcore.exceptions import DigestValidationError, SizeValidationError
 
 _TELLS_HEADERS = HttpDownloader._handle_response
+_RUN = HttpDownloader._run
 
 
 class Sink(Protocol):
@@ -36,7 +37,9 @@ class Sink(Protocol):
 
 
 async def fetch(source: Source, sink: Sink) -> None:
-    """Download from `source`, trying as often as its remote says. Raises anything.
+    """Download from `source`, trying as often as its remote says.
+
+    Raises anything; NotModified if the source has conditions and they do not hold.
 
     What the downloader writes, hashes and checks is left to `sink`: done by itself, writing and
     hashing would block the event loop.
@@ -47,7 +50,7 @@ async def fetch(source: Source, sink: Sink) -> None:
         downloader = remote.get_downloader(
             remote_artifact=source.remote_artifact, headers_ready_callback=sink.headers
         )
-        _divert(downloader, sink)
+        _divert(downloader, sink, source.conditions)
         with _quiet_libraries():
             await downloader.run(
                 extra_data={"disable_retry_list": (DigestValidationError, SizeValidationError)}
@@ -56,7 +59,7 @@ async def fetch(source: Source, sink: Sink) -> None:
         await _close(downloader, remote)
 
 
-def _divert(downloader: Any, sink: Sink) -> None:
+def _divert(downloader: Any, sink: Sink, conditions: Mapping[str, str]) -> None:
     """Lead all that `downloader` does with data to `sink`, as upstream's content app does too."""
     run_once = downloader._run
 
@@ -74,9 +77,24 @@ def _divert(downloader: Any, sink: Sink) -> None:
                 session.headers["Range"] = f"bytes={offset}-"
         return await run_once(*args, **kwargs)
 
+    if session is not None and conditions and type(downloader)._run is _RUN:
+        # Others might take 304 for an empty file.
+        session.headers.update(conditions)
+        _notice_not_modified(downloader)
     downloader._run = run_from
     downloader.handle_data = sink.write
     downloader.finalize = sink.finish
+
+
+def _notice_not_modified(downloader: Any) -> None:
+    raise_for_status = downloader.raise_for_status
+
+    def raise_for_status_and_304(response: Any) -> None:
+        if response.status == 304:
+            raise NotModified
+        raise_for_status(response)
+
+    downloader.raise_for_status = raise_for_status_and_304
 
 
 async def _close(downloader: Any, remote: Any) -> None:

@@ -48,7 +48,7 @@ class RemoteSource:
     """A `responses.source.Source`: a file of `size` bytes that is fetched when it is read."""
 
     def __init__(self, wanted: Wanted, size: int) -> None:
-        self.name = f"content artifact {wanted.content_artifact}"
+        self.name = wanted.name
         self._wanted = wanted
         self._size = size
 

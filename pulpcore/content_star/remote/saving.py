@@ -3,34 +3,31 @@
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import UUID
 
 from django.db import IntegrityError, transaction
 
 from pulpcore.app.models import Artifact, ContentArtifact
-from pulpcore.content_star.remote.sources import Wanted
 
 
-def save(file: Wanted, path: str, attributes: Mapping[str, str | int]) -> None:
-    """Store the file at `path`, in the current domain, as the artifact of the content.
+def save(content_artifact: UUID, path: str, attributes: Mapping[str, str | int]) -> None:
+    """Store the file at `path`, in the current domain, as the content artifact's artifact.
 
     `attributes` are its size and digests. The file at `path` stays: the storage may take away what
     it is given, and this may be done again when the database connection is lost.
     """
-    copy = _another(path)
-    try:
-        with transaction.atomic():
-            artifact = _artifact(copy, attributes)
-            # Not saved whole: content that has been removed meanwhile must not come back.
-            ContentArtifact.objects.filter(pk=file.content_artifact).update(artifact=artifact)
-    finally:
-        with suppress(FileNotFoundError):
-            Path(copy).unlink()
+    with another(path) as copy, transaction.atomic():
+        artifact = artifact_of(copy, attributes)
+        # Not saved whole: content that has been removed meanwhile must not come back.
+        ContentArtifact.objects.filter(pk=content_artifact).update(artifact=artifact)
 
 
-def _artifact(path: str, attributes: Mapping[str, str | int]) -> Artifact:
+def artifact_of(path: str, attributes: Mapping[str, str | int]) -> Artifact:
+    """Return the artifact of the file at `path`, of that size and those digests: a new one, which
+    takes the file away, or the one that there is."""
     artifact = Artifact(**attributes, file=path)
     try:
         with transaction.atomic():
@@ -45,11 +42,19 @@ def _artifact(path: str, attributes: Mapping[str, str | int]) -> Artifact:
     return artifact
 
 
-def _another(path: str) -> str:
-    """Give the file another name beside its own, or copy it where the file system has no links."""
+@contextmanager
+def another(path: str) -> Iterator[str]:
+    """Give the file another name beside its own, or copy it where the file system has no links.
+
+    The name is gone at the end of the block, if nobody has taken it away by then.
+    """
     copy = f"{path}-{uuid.uuid4().hex[:8]}"
     try:
-        os.link(path, copy)
-    except OSError:
-        shutil.copyfile(path, copy)
-    return copy
+        try:
+            os.link(path, copy)
+        except OSError:
+            shutil.copyfile(path, copy)
+        yield copy
+    finally:
+        with suppress(FileNotFoundError):
+            Path(copy).unlink()

@@ -62,9 +62,10 @@ class RepresentationArguments(TypedDict):
     """What `Representation` is made of."""
 
     size: int
-    sha256: str
+    sha256: str | None
     last_modified: datetime | None
     filename: str
+    etag: NotRequired[str]
     headers: NotRequired[Mapping[str, str]]
     disposition: NotRequired[Disposition]
 
@@ -73,22 +74,27 @@ class Representation:
     """What HTTP says of an artifact, wherever its bytes are: its headers and its validators.
 
     `size` in bytes and `sha256` are what the artifact has; `last_modified` is aware, or None when
-    unknown. `headers` adds to the response; Content-Type and Content-Disposition replace the
-    defaults, and headers that follow from the artifact are ours alone.
+    unknown. Where the sha256 is unknown, `etag` may be what else tells one version from another: an
+    entity tag with its quotes, weak ones with `W/`. `headers` adds to the response; Content-Type
+    and Content-Disposition replace the defaults, and headers that follow from the artifact are ours
+    alone.
     """
 
     def __init__(
         self,
         *,
         size: int,
-        sha256: str,
+        sha256: str | None,
         last_modified: datetime | None,
         filename: str,
+        etag: str = "",
         headers: Mapping[str, str] = MappingProxyType({}),
         disposition: Disposition = "attachment",
     ) -> None:
         self.size = size
-        self.validators = Validators(f'"{sha256}"', last_modified)
+        if sha256 is not None:
+            etag = f'"{sha256}"'
+        self.validators = Validators(etag, last_modified)
         extra = {name.lower(): value for name, value in headers.items()}
         self.content_type = extra.pop("content-type", "application/octet-stream")
         if "content-disposition" not in extra:
@@ -99,7 +105,8 @@ class Representation:
             if name not in _RESERVED
         ]
         self._headers += _SECURITY
-        self._headers.append((b"etag", self.validators.etag.encode("latin-1")))
+        if etag:
+            self._headers.append((b"etag", etag.encode("latin-1")))
         if last_modified is not None:
             self._headers.append((b"last-modified", http_date(last_modified).encode("latin-1")))
         self._headers.append((b"x-pulp-artifact-size", b"%d" % size))
