@@ -13,6 +13,7 @@ from tests.orm import connect, disconnect
 from tests.plugins_real.table import Table
 from tests.pulp import Pulp
 from tests.server import free_port, running
+from tests.upstream import Upstream, serving_upstream
 
 SETTINGS = """
 ANSIBLE_API_HOSTNAME = "@format {{this.CONTENT_ORIGIN}}"
@@ -86,6 +87,13 @@ def api(instance: Instance) -> Iterator[Pulp]:
     client = instance.pulp()
     yield client
     client.cleanup()
+
+
+@pytest.fixture
+def far() -> Iterator[Upstream]:
+    """A server that remotes point at."""
+    with serving_upstream() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """pulp_npm, and npm."""
 
+import hashlib
 import json
 import sys
 from base64 import b64encode
@@ -11,12 +12,21 @@ import pytest
 from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.differences import ANSWER
-from tests.plugins_real.plugin import Content, Plugin, needs, run, upload
+from tests.plugins_real.plugin import (
+    Content,
+    Plugin,
+    asked_by_pulp_alone,
+    needs,
+    pulling,
+    run,
+    typed,
+    upload,
+)
 
 PLUGIN = Plugin(
     "pulp-npm",
     model="npm.NpmDistribution",
-    client="npm 10: pack, install, and publish to the API",
+    client="npm 10: pack, install, also through to a remote, and publish to the API",
     note="npm 11 refuses the plugin's metadata, as it does from `pulpcore-content`",
 )
 
@@ -115,6 +125,25 @@ def test_npm_publishes(instance, api, home):
     npm(home, registry, "publish", str(home / "new"))
     npm(home, f"{instance.content_url}{base_path}/", "install", "star-new")
     assert (home / "node_modules/star-new/package.json").exists()
+
+
+def test_npm_installs_what_a_remote_has(instance, pulp, far, workshop, home):
+    name = "star-far"
+    file = package(workshop, name, "1.0.0").read_bytes()
+    path = f"{name}/-/{name}-1.0.0.tgz"
+    dist = {"tarball": far.url + path, "shasum": hashlib.sha1(file).hexdigest()}
+    version = {"name": name, "version": "1.0.0", "dist": dist}
+    about = {"name": name, "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
+    far.files = {path: file, name: json.dumps(about).encode()}
+    far.behaviours[name] = typed("application/json")
+    repository = pulp.create("repositories/npm/npm/", name=Orm.unique())["pulp_href"]
+    base_path = pulling(pulp, "npm/npm", "npm/npm", far.url, repository=repository)
+    # Links in the remote's metadata lead to the remote.
+    always = "--replace-registry-host=always"
+    npm(home, f"{instance.content_url}{base_path}/", "install", name, always)
+    assert (home / "node_modules" / name / "package.json").exists()
+    assert far.gets[path] == 1
+    assert asked_by_pulp_alone(far)
 
 
 def test_npm_11_wants_more_than_the_plugin_tells(instance, upstream, content, home):
