@@ -25,7 +25,7 @@ def fetch(request: HttpRequest) -> HttpResponse:
 
 
 @pytest.fixture
-def api(monkeypatch):
+def api(instance, monkeypatch):
     patterns = [path("body", body), path("fetch", fetch)]
     monkeypatch.setattr(f"{settings.ROOT_URLCONF}.urlpatterns", patterns)
     clear_url_caches()
