@@ -38,6 +38,8 @@ Gem::Specification.new do |spec|
 end
 """
 
+MARSHAL = "File.binwrite ARGV[1], Zlib.deflate(Marshal.dump(Gem::Specification.load(ARGV[0])))"
+
 pytestmark = needs("gem")
 
 
@@ -97,6 +99,7 @@ def test_gem_installs(instance, content, gem, home):
 
 def test_gem_installs_what_a_remote_has(instance, pulp, far, workshop, home):
     gem = build(workshop, "far").read_bytes()
+    run(["ruby", "-rzlib", "-e", MARSHAL, "far.gemspec", "spec"], workshop)
     info = f"---\n1.0.0 |checksum:{hashlib.sha256(gem).hexdigest()}\n".encode()
     line = f"star-far 1.0.0 {hashlib.md5(info).hexdigest()}"
     far.files = {
@@ -105,6 +108,7 @@ def test_gem_installs_what_a_remote_has(instance, pulp, far, workshop, home):
         "names": b"---\nstar-far\n",
         "info/star-far": info,
         "gems/star-far-1.0.0.gem": gem,
+        "quick/Marshal.4.8/star-far-1.0.0.gemspec.rz": (workshop / "spec").read_bytes(),
     }
     base_path = pulling(pulp, "gem/gem", "gem/gem", far.url)
     where = ["--no-document", "-i", home / "gems", *source(instance.url, Content(base_path))]

@@ -112,7 +112,8 @@ def test_pip_downloads_what_a_remote_has(instance, pulp, far, workshop, home):
     """The API's index has links to content, with the remote's address in the query."""
     file = wheel(workshop, "1.0", "star_far")
     far.files["packages/" + file.name] = file.read_bytes()
-    far.files["simple/star-far/"] = f'<a href="../../packages/{file.name}">x</a>'.encode()
+    link = f'<a href="../../packages/{file.name}">{file.name}</a>'
+    far.files["simple/star-far/"] = link.encode()
     far.behaviours["simple/star-far/"] = typed("text/html")
     repository = pulp.create("repositories/python/python/", name=Orm.unique())["pulp_href"]
     base_path = pulling(pulp, "python/pypi", "python/python", far.url, repository=repository)
