@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import httpx
 
@@ -36,7 +37,7 @@ class Instance:
         self.output = home.with_name(home.name + ".out")
 
     @classmethod
-    def temporary(cls) -> "Instance":
+    def temporary(cls) -> Self:
         """An instance with a new directory, short enough for a socket's name."""
         return cls(Path(tempfile.mkdtemp(prefix="star-")) / "home")
 

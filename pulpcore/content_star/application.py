@@ -19,6 +19,7 @@ from pulpcore.content_star.health import Health
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
 from pulpcore.content_star.metrics import Metrics
 from pulpcore.content_star.mounts import Mounts
+from pulpcore.content_star.plugins import announce
 from pulpcore.content_star.remote.download import downloads
 from pulpcore.content_star.remote.metadata import metadata
 from pulpcore.content_star.responses.objects import object_client
@@ -29,10 +30,13 @@ def create_application(*app_types: AppType) -> Router:
 
     `app_types` is what the process that runs it is, and registers as in Pulp's status.
     """
+    announce()
     door = Door(settings.CONTENT_STAR_DATABASE_THREADS)
+    # Plugins' handlers may take as long as they like: they keep no file waiting for a thread.
+    live_door = Door(settings.CONTENT_STAR_DATABASE_THREADS, name="live-db")
     prefix = settings.CONTENT_PATH_PREFIX
     content = Overlay(Health(Content(door, prefix), door, prefix))
-    endpoint = Errors(Mounts(content))
+    endpoint = Errors(Mounts(content, live_door))
     observers: list[Observer] = [AccessLog()]
 
     @asynccontextmanager
@@ -45,12 +49,13 @@ def create_application(*app_types: AppType) -> Router:
             object_client(),
             downloads(door),
             metadata(),
-            bridge(bridged_plugins(), content),
+            bridge(bridged_plugins(), content, live_door),
         ):
             yield
         if metrics:
             await metrics.close()
         await heartbeat.stop()
+        await live_door.close()
         await door.close()
 
     # Not a route: what paths there are is for the database to say, and file names may contain

@@ -14,8 +14,9 @@ from django.contrib.auth import get_user
 from django.contrib.auth.models import AnonymousUser
 from django.core.handlers.asgi import ASGIRequest
 from django.db import DataError
+from django.http import QueryDict
 from django.utils.functional import SimpleLazyObject
-from rest_framework.exceptions import APIException
+from rest_framework.exceptions import APIException, AuthenticationFailed
 from rest_framework.request import Request
 from rest_framework.views import APIView
 from starlette.types import Scope
@@ -52,12 +53,15 @@ class Session(dict[str, Any]):
         pass
 
 
-def authenticate(scope: Scope) -> Request:
+def authenticate(scope: Scope, *, strict: bool = False) -> Request:
     """Return the REST framework's request for `scope`, after its authentication.
 
-    As upstream, who fails to authenticate is anonymous: the guard decides what that means.
+    As upstream, who fails to authenticate is anonymous: the guard decides what that means. Where
+    that is for nobody to decide, `strict` raises `APIException` as the API would.
     """
     request = ASGIRequest(scope, BytesIO())
+    # The body belongs to whoever answers: a token against CSRF is looked for in the header alone.
+    request.POST = QueryDict()
     # As Django's middleware would, and as lazily: the API honours a browser's session because
     # `SessionAuthentication` finds this user.
     request.user = SimpleLazyObject(partial(_user_of_session, request))
@@ -66,9 +70,13 @@ def authenticate(scope: Scope) -> Request:
         View().perform_authentication(drf_request)
     except APIException as error:
         log.warning("Authentication failed for %r: %s", request.path, error)
+        if strict:
+            raise _as_the_api(error, drf_request) from error
     except NONSENSE as error:
         # Its text may quote what was sent.
         log.warning("Authentication failed for %r: %s", request.path, type(error).__name__)
+        if strict:
+            raise _as_the_api(AuthenticationFailed(), drf_request) from None
         return View(authentication_classes=()).initialize_request(request)
     return drf_request
 
@@ -86,6 +94,15 @@ def challenge(request: Request) -> str | None:
     if any(request.META.get(header) for header in headers):
         return None
     return View().get_authenticate_header(request)
+
+
+def _as_the_api(error: APIException, request: Request) -> APIException:
+    """Complete what REST framework's views would: how to authenticate, or 403 if nobody knows."""
+    if error.status_code == 401:
+        error.auth_header = View().get_authenticate_header(request)
+        if error.auth_header is None:
+            error.status_code = 403
+    return error
 
 
 def _user_of_session(request: ASGIRequest) -> Any:

@@ -1,5 +1,8 @@
 """The content endpoint: locate, authorize, and let the distribution's app respond."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,12 +12,14 @@ from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.authorize import authorize
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.directory import Entry
-from pulpcore.content_star.distributions import app_for
+from pulpcore.content_star.distributions.registry import has_routes
 from pulpcore.content_star.edge import tags_of, vary_of
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.listings import head_for, listing_for
+from pulpcore.content_star.live import DistributionRoutes, taken_by_route
 from pulpcore.content_star.locate import (
     Address,
+    Place,
     decoded_path,
     find_domain,
     locate,
@@ -22,11 +27,12 @@ from pulpcore.content_star.locate import (
     parse_address,
 )
 from pulpcore.content_star.negotiation import Varying
+from pulpcore.content_star.plugins import app_for
 from pulpcore.content_star.redirect import with_slash
 from pulpcore.content_star.websockets import refuse
 from pulpcore.content_star.window import AT_ALL, window_of
 
-ALLOW = {"Allow": "GET, HEAD, OPTIONS"}
+READS = ("GET", "HEAD")
 
 
 class Content:
@@ -46,12 +52,12 @@ class Content:
 
     async def respond(self, request: Request) -> ASGIApp:
         """Choose the response; everything that blocks is one trip through the door."""
-        if request.method == "OPTIONS":
-            return Response(headers=ALLOW)
-        if request.method not in ("GET", "HEAD"):
-            raise HTTPException(405, f"Method {request.method} is not allowed.", ALLOW)
         path = decoded_path(request.scope)
         prefix = request.scope.get("root_path", "") + self.prefix
+        if request.method not in READS:
+            if not (path.startswith(prefix) and has_routes()):
+                return refusal(request)
+            return await self.door.run(respond_live, request, path.removeprefix(prefix))
         if f"{path}/" == prefix:
             return with_slash(request)
         if not path.startswith(prefix):
@@ -67,6 +73,43 @@ def respond(request: Request, address: Address) -> ASGIApp:
     place = locate(address)
     if place is None:
         return browse(request, address)
+    app = app_for(place.distribution)
+    is_live, _ = taken_by_route(app, request, place)
+    with permitted(request, address, place):
+        return DistributionRoutes(app(request, place)) if is_live else app(request, place).respond()
+
+
+def respond_live(request: Request, path: str) -> ASGIApp:
+    """Return the response to another method than GET or HEAD, which only routes take. Blocks.
+
+    `path` is below the content prefix.
+    """
+    address = parse_address(path)
+    place = locate(address)
+    if place is None:
+        return refusal(request)
+    app = app_for(place.distribution)
+    is_live, methods = taken_by_route(app, request, place)
+    if not is_live:
+        return refusal(request, methods)
+    with permitted(request, address, place):
+        return DistributionRoutes(app(request, place))
+
+
+def refusal(request: Request, methods: Iterable[str] = ()) -> Response:
+    """Tell which methods there are, `methods` of routes beside those that every path has.
+
+    Raises `HTTPException` 405 if another one was tried.
+    """
+    allow = {"Allow": ", ".join(sorted({*READS, "OPTIONS", *methods}))}
+    if request.method == "OPTIONS":
+        return Response(headers=allow)
+    raise HTTPException(405, f"Method {request.method} is not allowed.", allow)
+
+
+@contextmanager
+def permitted(request: Request, address: Address, place: Place) -> Iterator[None]:
+    """Ask the guard of what was found, and be in its domain meanwhile. Blocks."""
     distribution = place.distribution
     exchange = exchange_of(request.scope)
     exchange.domain, exchange.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
@@ -74,7 +117,7 @@ def respond(request: Request, address: Address) -> ASGIApp:
     with with_domain(distribution.pulp_domain):
         authorize(request, distribution, address.path)
         exchange.tags = tags_of(distribution)
-        return app_for(distribution)(request, place).respond()
+        yield
 
 
 def browse(request: Request, address: Address) -> ASGIApp:

@@ -57,8 +57,18 @@ class Door:
         Raises what `work` raises, and `ConnectionLost` only if the database stayed away through
         all of `RETRY_PAUSES`, of which the time that was spent waiting for a thread is a part.
         """
-        context = contextvars.copy_context()
-        trip = partial(context.run, _insist, partial(work, *args, **kwargs), time.monotonic())
+        return await self._travel(_insist, partial(work, *args, **kwargs), time.monotonic())
+
+    async def once(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do `work` as `run` does, but never again: for what must not happen twice.
+
+        A connection that died while it was idle is replaced before; `ConnectionLost` is raised if
+        it dies during the work, which may have been done or not.
+        """
+        return await self._travel(_afresh, partial(work, *args, **kwargs))
+
+    async def _travel(self, way: Callable[..., T], *args: object) -> T:
+        trip = partial(contextvars.copy_context().run, way, *args)
         return await asyncio.get_running_loop().run_in_executor(self._executor, trip)
 
     def executor(self) -> Executor:
@@ -102,16 +112,7 @@ class _Calls(Executor):
         self._threads = threads
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return self._threads.submit(_once, partial(fn, *args, **kwargs))
-
-
-def _once(work: Callable[[], T]) -> T:
-    # One that died while it was idle is found out, and replaced, before the first query.
-    connection.health_check_enabled, connection.health_check_done = True, False
-    try:
-        return _attempt(work)
-    finally:
-        connection.health_check_enabled = False
+        return self._threads.submit(_afresh, partial(fn, *args, **kwargs))
 
 
 def _attempt(work: Callable[[], T]) -> T:
@@ -136,6 +137,12 @@ def _insist(work: Callable[[], T], asked_at: float) -> T:
                 raise
             log.info("The database connection was lost, trying again: %s", lost)
             time.sleep(pause)
+    return _attempt(work)
+
+
+def _afresh(work: Callable[[], T]) -> T:
+    if connection.connection is not None and not connection.is_usable():
+        connection.close()
     return _attempt(work)
 
 

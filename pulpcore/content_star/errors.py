@@ -13,7 +13,7 @@ from django.http import Http404
 from django_guid import get_guid
 from rest_framework.exceptions import APIException
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -83,6 +83,8 @@ def as_http(error: Exception) -> HTTPException:
             return HTTPException(error.status, str(error))
         case RemoteUnavailable() | RemoteBroke():
             return HTTPException(502, "No remote could send the file.")
+        case ClientDisconnect():
+            return HTTPException(400, "The request ended before its body.")  # nobody reads this
         case PermissionDenied():
             return HTTPException(403, str(error) or "Permission denied.")
         case SuspiciousOperation():

@@ -6,20 +6,28 @@ the slash there is only a redirect to there, so that no content is hidden by the
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from anyio import to_thread
 from django.db import Error
-from starlette.responses import PlainTextResponse, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.models import Domain
+from pulpcore.content_star import plugins
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.exchange import exchange_of
+from pulpcore.content_star.negotiation import prefers_json
 
 # Seconds for the database and the storage. Orchestrators give up sooner, and the answer is for
 # those who look what is wrong.
 DEADLINE = 5.0
+
+# Parts of the status of the content app, told to everybody: each is called on the event loop, must
+# not block, and returns what JSON can say.
+STATUS: dict[str, Callable[[], object]] = {"plugins": plugins.as_json}
 
 FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
 
@@ -39,16 +47,18 @@ class Health:
             probe = self.paths.get(scope["path"].removeprefix(scope.get("root_path", "")))
             if probe is not None:
                 exchange_of(scope).route = probe.__name__ + "z"
-                return await (await probe())(scope, receive, send)
+                return await (await probe(Request(scope)))(scope, receive, send)
         await self.app(scope, receive, send)
 
-    async def live(self) -> Response:
+    async def live(self, request: Request) -> Response:
         """Answer at once: the event loop runs. The database is not asked, since to restart this
         process would not bring it back."""
         return _answer(None)
 
-    async def ready(self) -> Response:
+    async def ready(self, request: Request) -> Response:
         """Answer 200 if content can be served, 503 with the reason if not.
+
+        Those who prefer JSON are told more: `STATUS`.
 
         All who ask at the same time share one check: probes, and strangers, cannot pile up work
         on a database or a network file system that hangs.
@@ -56,7 +66,8 @@ class Health:
         if self._check is None or self._check.done():
             self._check = asyncio.create_task(self._problem())
         done, _ = await asyncio.wait([self._check], timeout=DEADLINE)
-        return _answer(self._check.result() if done else f"No answer within {DEADLINE:.0f} s.")
+        problem = self._check.result() if done else f"No answer within {DEADLINE:.0f} s."
+        return _status(problem) if prefers_json(request) else _answer(problem)
 
     async def _problem(self) -> str | None:
         try:
@@ -82,6 +93,13 @@ def _is_there(folder: Path) -> bool:
         return folder.is_dir()
     except OSError:  # a network file system that has lost its server, or refuses us
         return False
+
+
+def _status(problem: str | None) -> Response:
+    """The status of the content app, for operators and their programs."""
+    status: dict[str, object] = {"ready": problem is None, "problem": problem}
+    status |= {name: tell() for name, tell in STATUS.items()}
+    return JSONResponse(status, 503 if problem else 200, {"Cache-Control": "no-store"})
 
 
 def _answer(problem: str | None) -> Response:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from django.template.loader import render_to_string
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from jinja2.filters import do_filesizeformat
 from starlette.responses import HTMLResponse, Response
 
@@ -27,14 +29,20 @@ class Row:
     details: str
 
 
-def listing(path: str, entries: Iterable[Entry], *, is_root: bool = False) -> HTMLResponse:
+def listing(
+    path: str, entries: Iterable[Entry], *, is_root: bool = False, usage: str = ""
+) -> HTMLResponse:
     """List `entries` below `path`, the decoded path of the URL.
 
-    The root of the content app shows no link to its parent.
+    The root of the content app shows no link to its parent. `usage` is shown above them: escaped
+    and preformatted, or as markup if it is a `SafeString`.
     """
+    if usage and not isinstance(usage, SafeString):
+        usage = format_html("<pre>{}</pre>", usage)
     rows = [_row(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
     html = render_to_string(
-        "content_star/listing.html", {"path": path, "rows": rows, "is_root": is_root}
+        "content_star/listing.html",
+        {"path": path, "rows": rows, "is_root": is_root, "usage": usage},
     )
     return HTMLResponse(html, headers=dict(SECURITY_HEADERS))
 

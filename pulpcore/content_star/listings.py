@@ -12,11 +12,13 @@ from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.negotiation import prefers_json
 
 
-def listing_for(request: Request, entries: Sequence[Entry], *, is_root: bool = False) -> ASGIApp:
+def listing_for(
+    request: Request, entries: Sequence[Entry], *, is_root: bool = False, usage: str = ""
+) -> ASGIApp:
     """List the sorted `entries` at the URL of `request`, as HTML or as a page of JSON."""
     if prefers_json(request):
         return json_listing(request, entries)
-    return listing(decoded_path(request.scope), entries, is_root=is_root)
+    return listing(decoded_path(request.scope), entries, is_root=is_root, usage=usage)
 
 
 def head_for(request: Request) -> ASGIApp:

@@ -211,6 +211,15 @@ def test_blocking_calls_share_as_many_connections_as_there_are_threads(plugin):
     assert set(again) <= set(pids) or len({*pids, *again}) <= 3
 
 
+def test_a_cursor_may_wander_from_thread_to_thread(plugin, orm):
+    names = {orm.distribution() for _ in range(9)}
+    found = plugin.get("iterate").json()
+    from pulp_file.app.models import FileDistribution
+
+    paths = FileDistribution.objects.filter(name__in=found).values_list("base_path", flat=True)
+    assert names <= set(paths)
+
+
 def test_a_connection_that_died_is_replaced(plugin):
     from django.db import connection
 
@@ -241,7 +250,14 @@ def test_routes_below_the_content_prefix_come_first_and_hide_nothing(server, orm
 
 
 def test_routes_that_would_cover_others_are_refused_and_reported(server):
-    assert "routes at / would cover what others serve" in server.said()
+    problem = "routes at / would cover what others serve"
+    assert problem in server.said()
+    status = httpx.get(
+        f"{server.content_url}readyz", headers={"Accept": "application/json"}, trust_env=False
+    ).json()
+    (told,) = (each for each in status["bridge"] if each["plugin"] == "pulp_bridged.app")
+    assert told["problem"] == problem
+    assert "/pulp/bridged/files/" in told["prefixes"]
     response = httpx.get(f"{server.url}/pulp/v2/", trust_env=False)
     assert "X-Why" not in response.headers
 

@@ -217,11 +217,11 @@ def test_bad_cookies_and_credentials_get_a_clear_answer_from_a_guard(raw, pulp, 
 
 
 @pytest.mark.parametrize("path", ["/pulp/content/", "/pulp/api/v3/status/", "/"])
-def test_websockets_are_closed_politely(raw, path):
+def test_websockets_are_refused_politely(raw, path):
     upgrade = (
         b"Upgrade: websocket",
         b"Connection: Upgrade",
         b"Sec-WebSocket-Version: 13",
         b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==",
     )
-    assert raw(path.encode(), *upgrade)[0] == 403
+    assert raw(path.encode(), *upgrade)[0] == 501

@@ -435,7 +435,7 @@ FURTHER = {
     ),
     "working directory": (
         "The process changes to `WORKING_DIRECTORY`.",
-        "It stays where it was started.",
+        "It stays where it was started; pulpcore's downloaders write there all the same.",
         "The REST API lives in the same process.",
     ),
     "objects that are streamed through": (
@@ -447,6 +447,16 @@ FURTHER = {
         "500 for objects that are missing, and for stores that are down.",
         "404 with an error in the log, and 503 with `Retry-After`.",
         "Clients try again or elsewhere; nobody sees credentials or signed URLs.",
+    ),
+    "clients that leave": (
+        "Handlers of plugins go on.",
+        "They are cancelled; see [the bridge](bridge.md) for more that plugins may notice.",
+        "Nobody is there for their answer.",
+    ),
+    "WebSockets": (
+        "A handler of a plugin could speak one.",
+        "Refused with 501.",
+        "No plugin does.",
     ),
     "errors in detail": (
         "The HTTP reason phrase carries the reason.",

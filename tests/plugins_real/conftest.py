@@ -28,7 +28,7 @@ APT_BY_HASH = True
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Table())
+    config.pluginmanager.register(Table(), "table")
 
 
 def postgres_with_icu() -> Path:
@@ -40,7 +40,7 @@ def postgres_with_icu() -> Path:
 
 
 @pytest.fixture(scope="session")
-def instance() -> Iterator[Instance]:
+def instance(pytestconfig: pytest.Config) -> Iterator[Instance]:
     """A Pulp for the whole session, in place of the one without plugins."""
     public, private = STATE.home / "token.pub", STATE.home / "token.key"
     keys(public, private)
@@ -49,6 +49,7 @@ def instance() -> Iterator[Instance]:
     pulp = Instance(STATE.home, ("--port", "0", "--postgres", str(postgres_with_icu())))
     try:
         connect(pulp.start().address)
+        pytestconfig.pluginmanager.get_plugin("table").learn(pulp.content_url)
         yield pulp
         disconnect()
         assert pulp.stop() == 0, pulp.said()

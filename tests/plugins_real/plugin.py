@@ -26,9 +26,6 @@ class Plugin:
     name: str
     """As PyPI knows it."""
 
-    model: str
-    """The model of its distributions, as `app_label.Model`."""
-
     client: str
     """The client, and what it did."""
 

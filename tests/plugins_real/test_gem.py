@@ -21,7 +21,6 @@ from tests.plugins_real.plugin import (
 
 PLUGIN = Plugin(
     "pulp-gem",
-    model="gem.GemDistribution",
     client="gem: install by the compact index, also through to a remote",
     note="`gem fetch` refuses the plugin's `specs.4.8`, as it does from `pulpcore-content`",
 )

@@ -22,7 +22,6 @@ from tests.plugins_real.plugin import (
 
 PLUGIN = Plugin(
     "pulp-maven",
-    model="maven.MavenDistribution",
     client="mvn: a parent POM and a JAR, from content, by redirects of the deploy API, and"
     " through to a remote",
 )

@@ -25,7 +25,6 @@ from tests.plugins_real.plugin import (
 
 PLUGIN = Plugin(
     "pulp-npm",
-    model="npm.NpmDistribution",
     client="npm 10: pack, install, also through to a remote, and publish to the API",
     note="npm 11 refuses the plugin's metadata, as it does from `pulpcore-content`",
 )

@@ -22,7 +22,6 @@ from tests.plugins_real.plugin import (
 
 PLUGIN = Plugin(
     "pulp-python",
-    model="python.PythonDistribution",
     client="pip: download by the API's index, by the published one, and through to a remote",
 )
 METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: Of the tests\n"

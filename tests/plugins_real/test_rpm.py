@@ -22,7 +22,6 @@ from tests.plugins_real.plugin import (
 
 PLUGIN = Plugin(
     "pulp-rpm",
-    model="rpm.RpmDistribution",
     client="dnf: repoquery and download, also by the `config.repo` that the plugin"
     " makes, and on demand",
 )

@@ -24,6 +24,12 @@ CONTENT_STAR_METADATA_TTL = 10
 # An answer of over a quarter of that is not kept; 0 keeps nothing.
 CONTENT_STAR_METADATA_SIZE = 256 * 1024 * 1024
 
+# What becomes of plugins whose content is written for aiohttp only: "bridge" runs it here, "refuse"
+# answers 501, and "proxy" passes requests on to a `pulpcore-content` that still runs, at
+# CONTENT_STAR_LEGACY_URL (`http://host:port`). `pulpcore-manager content-star-plugins` lists them.
+CONTENT_STAR_UNPORTED = "bridge"
+CONTENT_STAR_LEGACY_URL = None
+
 # The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
 # requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that
 # of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts first.

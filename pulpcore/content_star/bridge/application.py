@@ -3,12 +3,14 @@
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 
 from aiohttp import web
 from django.conf import settings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.apps import pulp_plugin_configs
+from pulpcore.content_star import plugins
 from pulpcore.content_star.bridge.connection import Connection
 from pulpcore.content_star.bridge.modules import (
     Module,
@@ -22,15 +24,16 @@ from pulpcore.content_star.bridge.run import run
 from pulpcore.content_star.bridge.threads import threads_of
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.exchange import exchange_of
+from pulpcore.content_star.health import STATUS
 from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.mounts import below, mount, unmount
 
 log = logging.getLogger(__name__)
 
-_OURS = ("pulpcore.app", "pulpcore.content_star.app")
-
-# What plugins added, for those who report it; filled when the process starts.
+# What plugins added; filled when the process starts, and told in the status of the content app.
 modules: list[Module] = []
+
+STATUS["bridge"] = lambda: [asdict(module) for module in modules]
 
 
 class Bridge:
@@ -73,28 +76,28 @@ class Overlay:
 
 def bridged_plugins() -> list[str]:
     """Return the plugins whose modules are imported, by the names of their Django apps."""
-    return [config.name for config in pulp_plugin_configs() if config.name not in _OURS]
+    served = {label: plugin.served for label, plugin in plugins.plugins().items()}
+    return [config.name for config in pulp_plugin_configs() if served[config.label] == "bridged"]
 
 
 @asynccontextmanager
-async def bridge(plugins: Sequence[str], content: Overlay) -> AsyncIterator[None]:
-    """Serve what `plugins` add to upstream's content app, from its start to its end.
+async def bridge(names: Sequence[str], content: Overlay, door: Door) -> AsyncIterator[None]:
+    """Serve what plugins add to upstream's content app, from its start to its end.
 
+    `names` are those of their Django apps; their blocking calls come through `door`.
     If starting the aiohttp application fails, that is logged, and nothing of it is served.
     """
     async with AsyncExitStack() as stack:
-        door = Door(settings.CONTENT_STAR_DATABASE_THREADS, name="plugin-db")
-        stack.push_async_callback(door.close)
         stack.enter_context(threads_of(door))
-        modules[:] = await _serve(find_modules(plugins), content, stack)
+        modules[:] = await _serve(find_modules(names), content, stack)
         yield
 
 
-async def _serve(plugins: Sequence[str], content: Overlay, stack: AsyncExitStack) -> list[Module]:
+async def _serve(names: Sequence[str], content: Overlay, stack: AsyncExitStack) -> list[Module]:
     prefix = settings.CONTENT_PATH_PREFIX
     # Not below the prefix itself, but above it.
     reserved = [prefix.rstrip("/"), settings.V3_API_ROOT]
-    found = import_modules(plugins, reserved) if plugins else []
+    found = import_modules(names, reserved) if names else []
     prefixes = sorted({each for module in found for each in module.prefixes})
     if not prefixes:
         return found

@@ -1,17 +1,21 @@
 """What all distribution apps share: the request, the plugin's hooks, and how a file is answered."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import PurePosixPath
 from types import MappingProxyType
+from typing import ClassVar
+from urllib.parse import quote
 
 from aiohttp.web import StreamResponse
+from django.conf import settings
 from django.shortcuts import get_object_or_404
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from pulpcore.app import mime_types
@@ -20,7 +24,7 @@ from pulpcore.app.models import Artifact, ContentArtifact, Distribution
 from pulpcore.content_star.bridge.answers import answer
 from pulpcore.content_star.edge import CACHE_CONTROL, tags_of
 from pulpcore.content_star.exchange import exchange_of
-from pulpcore.content_star.locate import Place
+from pulpcore.content_star.locate import Place, decoded_path
 from pulpcore.content_star.lookup import Found, Source, find, source_of
 from pulpcore.content_star.negotiation import prefers_json
 from pulpcore.content_star.remote.response import OnDemandResponse
@@ -30,6 +34,7 @@ from pulpcore.content_star.responses.artifact import (
     ArtifactResponse,
     RepresentationArguments,
 )
+from pulpcore.content_star.responses.defaults import WithDefaults
 from pulpcore.content_star.responses.disk import LocalSource
 from pulpcore.content_star.responses.headers import (
     SECURITY_HEADERS,
@@ -47,16 +52,69 @@ class DistributionApp(ABC):
 
     Everything here blocks and runs behind the database door, in one trip. What `respond` returns is
     sent afterwards, when the connection has been given back.
+
+    Classes of plugins override the steps `find_content`, `json_for`, `extra_headers`,
+    `extra_entries` and `usage`, which may look at `self.request`. A step that is not overridden
+    asks the hook of the distribution's model, if it has one.
     """
+
+    routes: ClassVar[Sequence[BaseRoute]] = ()
+    """A live API below the base path: matched before files, for any method, after the guard."""
 
     def __init__(self, request: Request, place: Place) -> None:
         self.request = request
+        self.place = place
         self.distribution = place.distribution
         self.path = place.path
 
     @abstractmethod
     def respond(self) -> ASGIApp:
         """Return the response; raises `HTTPException`, or what else `errors` translates."""
+
+    def find_content(self, path: str) -> ContentArtifact | ASGIApp | None:
+        """Find what is at `path` before anything is looked up: content, or a response.
+
+        None leaves the path to what the distribution serves. Overridden, it is asked in place of
+        the model's `content_handler`.
+        """
+        return None
+
+    def json_for(self, path: str) -> object:
+        """Return what `path` is in JSON, for clients that prefer it; None if it is nothing special.
+
+        Overridden, it is asked in place of the model's `content_handler_json`.
+        """
+        return None
+
+    def extra_headers(self, path: str) -> Mapping[str, str]:
+        """Return headers of the file at `path`: they add to ours, or replace type and caching."""
+        headers: Mapping[str, str] = self.distribution.content_headers_for(path)
+        return headers
+
+    def extra_entries(self, path: str) -> Iterable[str]:
+        """Return names to list in the directory `path`, beside what is served there.
+
+        `path` ends in a slash or is empty for the root, names of directories end in a slash.
+        """
+        names: Iterable[str] = self.distribution.content_handler_list_directory(path)
+        return names
+
+    def usage(self) -> str:
+        """Tell people how to use the repository; shown where the distribution's root is listed.
+
+        A plain string is shown as it is, preformatted. Markup has to say that it is some: a
+        `SafeString`, from Django's `format_html` or `render_to_string`. Scripts do not run in it.
+        """
+        return ""
+
+    @property
+    def root_url(self) -> str:
+        """The distribution's URL as clients know it, with a slash at the end."""
+        path = decoded_path(self.request.scope)
+        root = path[: len(path) - len(self.place.path)].rstrip("/")
+        url = self.request.url
+        origin = settings.CONTENT_ORIGIN or f"{url.scheme}://{url.netloc}"
+        return f"{origin.rstrip('/')}{quote(root)}/"
 
     @cached_property
     def source(self) -> Source:
@@ -139,11 +197,16 @@ class DistributionApp(ABC):
         headers = {"Cache-Control": CACHE_CONTROL}
         if content_type := mime_types.get_type(path):
             headers["Content-Type"] = content_type
-        return headers | self.distribution.content_headers_for(path)
+        return headers | dict(self.extra_headers(path))
 
     @property
     def json_handler(self) -> Callable[[str], object] | None:
-        """The plugin's `content_handler_json`, if it has one; pulpcore has it since 3.123."""
+        """The class's `json_for`, or the model's `content_handler_json`, if there is one.
+
+        Pulpcore has the latter since 3.123.
+        """
+        if type(self).json_for is not DistributionApp.json_for:
+            return self.json_for
         kind, hook = type(self.distribution), "content_handler_json"
         if getattr(kind, hook, None) is getattr(Distribution, hook, None):
             return None
@@ -163,6 +226,15 @@ class DistributionApp(ABC):
         if isinstance(result, StreamResponse):
             return self.answer(result)
         return JSONResponse(result, headers=dict(SECURITY_HEADERS))
+
+    def from_steps(self) -> ASGIApp | None:
+        """Ask the class's `find_content`, or the model's hook where the class has none."""
+        if type(self).find_content is DistributionApp.find_content:
+            return self.from_plugin()
+        found = self.find_content(self.path)
+        if isinstance(found, ContentArtifact):
+            return self.file(find(found, self.source.version), self.path)
+        return WithDefaults(found, SECURITY_HEADERS) if found else None
 
     def from_plugin(self) -> ASGIApp | None:
         """Ask the plugin's `content_handler`; None if it has none or leaves the path to us.

@@ -6,10 +6,11 @@ from django.db.models import QuerySet
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from pulpcore.app.models import Publication
+from pulpcore.app.models import Distribution, Publication
 from pulpcore.constants import CHECKPOINT_TS_FORMAT
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.published import PublishedApp
+from pulpcore.content_star.distributions.registry import serves
 from pulpcore.content_star.listings import head_for, listing_for
 from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.lookup import Source
@@ -18,6 +19,7 @@ from pulpcore.content_star.redirect import moved, with_slash
 from pulpcore.content_star.window import window_of
 
 
+@serves(Distribution, checkpoint=True)
 class CheckpointApp(PublishedApp):
     """Serves `<timestamp>/<path>` from the checkpoint that was the latest at that time.
 
@@ -52,7 +54,7 @@ class CheckpointApp(PublishedApp):
         # Several within one second are one entry, of the latest.
         moments = {f"{_format(moment)}/": moment for moment in created.order_by("pulp_created")}
         entries = [Entry(name, moments[name]) for name in window.select(moments)]
-        return Varying(listing_for(self.request, entries))
+        return Varying(listing_for(self.request, entries, usage=self.usage_here()))
 
     def at(self, moment: datetime) -> Publication:
         """Return the checkpoint at `moment`; raises `HTTPException` 404 if there was none yet."""

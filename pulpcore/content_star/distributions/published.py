@@ -1,6 +1,7 @@
 """Distributions of publications, repository versions and repositories: files and directories."""
 
 from dataclasses import replace
+from functools import cached_property
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -41,8 +42,13 @@ class PublishedApp(DistributionApp):
     def respond(self) -> ASGIApp:
         if not self.path and not self.request.scope["path"].endswith("/"):
             return with_slash(self.request)
-        response = self.json_from_plugin() or self.from_plugin() or self.from_what_is_served()
+        response = self.json_from_plugin() or self.from_steps() or self.from_what_is_served()
         return Varying(response) if self.json_handler else response
+
+    @property
+    def serves_publications(self) -> bool:
+        """Whether files are taken from publications, or from repository versions as they are."""
+        return bool(self.distribution.SERVE_FROM_PUBLICATION)
 
     def from_what_is_served(self) -> ASGIApp:
         """Answer with the file or directory that the distribution serves at the path, or a 404."""
@@ -51,7 +57,7 @@ class PublishedApp(DistributionApp):
 
     def from_source(self, source: Source) -> ASGIApp | None:
         """Answer from what the distribution serves now."""
-        if source.publication is None and self.distribution.SERVE_FROM_PUBLICATION:
+        if source.publication is None and self.serves_publications:
             return None
         if source.version is None:
             return None
@@ -93,24 +99,27 @@ class PublishedApp(DistributionApp):
         entries = self.entries(source, window)
         if not entries and (window.after is None or not self.is_directory(source, self.path)):
             return None
-        return listing_for(self.request, entries)
+        return listing_for(self.request, entries, usage=self.usage_here())
+
+    def usage_here(self) -> str:
+        """Return what the page of the directory says about the use of the repository."""
+        is_page = not self.place.path and not prefers_json(self.request)
+        return self.usage() if is_page else ""
 
     def entries(self, source: Source, window: Window) -> list[Entry]:
         """Read what of the directory, and of what the plugin adds to it, is in the window."""
-        added = self.distribution.content_handler_list_directory(self.path)
+        added = set(self.extra_entries(self.path))
         entries = {name: Entry(name) for name in window.select(added)}
         entries |= {entry.name: entry for entry in directory.entries(source, self.path, window)}
         return [entries[name] for name in window.select(entries)]
 
     def is_directory(self, source: Source, path: str) -> bool:
         """Tell whether `path`, which ends in a slash, can be listed."""
-        return directory.exists(source, path) or bool(
-            self.distribution.content_handler_list_directory(path)
-        )
+        return directory.exists(source, path) or any(True for _ in self.extra_entries(path))
 
     def from_superseded(self, source: Source) -> ASGIApp | None:
         """Answer from publications that were replaced within the grace period."""
-        if not self.path or not self.distribution.SERVE_FROM_PUBLICATION:
+        if not self.path or not self.serves_publications:
             return None
         found = file_superseded(self.distribution, self.path, source.publication)
         return self.file(found, self.path) if found else None
@@ -122,9 +131,26 @@ class PublishedApp(DistributionApp):
             return pull_through(self)
         if source.publication is None and source.version is None:
             raise HTTPException(404, NOTHING_CONFIGURED)
-        if source.publication is None and distribution.SERVE_FROM_PUBLICATION:
+        if source.publication is None and self.serves_publications:
             raise HTTPException(404, NOT_PUBLISHED)
         raise HTTPException(404, f"Distribution '{distribution.name}' has no '{self.path}'.")
+
+
+class RepositoryVersionApp(PublishedApp):
+    """Serves what is in a repository version, at the paths its content has, published or not.
+
+    The version is the one that the distribution names, the latest of its repository, or the one
+    that its publication was made of.
+    """
+
+    @cached_property
+    def source(self) -> Source:
+        """What the distribution serves now, without publications."""
+        return replace(super().source, publication=None)
+
+    @property
+    def serves_publications(self) -> bool:
+        return False
 
 
 def _index(source: Source, path: str) -> Found | None:

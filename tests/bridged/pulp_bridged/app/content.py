@@ -129,6 +129,18 @@ def _backend():
         return cursor.fetchone()[0]
 
 
+async def iterate(request):
+    """Read with a cursor of the server's, of which each part may come by another thread."""
+
+    async def names():
+        distributions = FileDistribution.objects.order_by("pk").aiterator(chunk_size=2)
+        return [each.name async for each in distributions]
+
+    found = await asyncio.gather(*(names() for _ in range(10)))
+    assert all(each == found[0] for each in found)
+    return web.json_response(found[0])
+
+
 async def working_directory(request):
     return web.Response(text=os.getcwd())
 
@@ -206,6 +218,7 @@ app.add_routes(
         web.get(PREFIX + "nothing", nothing),
         web.get(PREFIX + "websocket", websocket),
         web.get(PREFIX + r"connections/{count:\d+}", connections),
+        web.get(PREFIX + "iterate", iterate),
         web.get(PREFIX + "cwd", working_directory),
         web.get(PREFIX + "files/{path:.+}", files.stream_content),
         web.get(PREFIX + "by-name/{path:.+}/name/{name:.+}", files.by_name),

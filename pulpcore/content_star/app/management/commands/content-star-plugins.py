@@ -1,0 +1,28 @@
+"""`pulpcore-manager content-star-plugins`: how the content of each installed plugin is served."""
+
+import json
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from pulpcore.content_star.plugins import as_json
+
+
+class Command(BaseCommand):
+    """Lists the installed plugins as native, bridged, proxied or refused, and why."""
+
+    help = "Lists how the content of each installed plugin is served by content-star, and why."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        found = as_json()
+        if options["json"]:
+            self.stdout.write(json.dumps(found, indent=2))
+            return
+        names = [f"{plugin['label']} {plugin['version']}" for plugin in found]
+        width = max(map(len, names))
+        for name, plugin in zip(names, found, strict=True):
+            self.stdout.write(f"{name:{width}}  {plugin['served']:8}  {plugin['why']}")

@@ -1,0 +1,47 @@
+"""The public API for plugin writers; nothing else of `pulpcore.content_star` is public.
+
+What is listed in `__all__`, with the documented methods and attributes of the classes, follows
+semantic versioning with the version of `pulp-content-star`: what a plugin was written for works
+until the next major version, and what is to go is deprecated for a minor version before. New names,
+new steps with defaults, and new keyword arguments with defaults may come with any minor version.
+Until 1.0 the second number counts as the major one. Names that begin with an underscore, modules
+other than this one, and methods that docs/plugins_writing.md does not name are not part of it.
+"""
+
+from starlette.routing import Mount
+
+from pulpcore.content_star.db import Door
+from pulpcore.content_star.distributions.base import DistributionApp
+from pulpcore.content_star.distributions.checkpoint import CheckpointApp
+from pulpcore.content_star.distributions.published import PublishedApp as PublicationApp
+from pulpcore.content_star.distributions.published import RepositoryVersionApp
+from pulpcore.content_star.distributions.registry import serves
+from pulpcore.content_star.live import (
+    distribution_app,
+    domain_of,
+    mount,
+    place_of,
+    require_user,
+    user_of,
+)
+from pulpcore.content_star.locate import Place
+from pulpcore.content_star.routes import Route, door_of
+
+__all__ = [
+    "CheckpointApp",
+    "DistributionApp",
+    "Door",
+    "Mount",
+    "Place",
+    "PublicationApp",
+    "RepositoryVersionApp",
+    "Route",
+    "distribution_app",
+    "domain_of",
+    "door_of",
+    "mount",
+    "place_of",
+    "require_user",
+    "serves",
+    "user_of",
+]

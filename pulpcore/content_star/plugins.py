@@ -1,0 +1,216 @@
+"""Which of the installed plugins are served natively, bridged, passed on or refused, and why.
+
+A plugin's AppConfig says what its content can be served by, in two attributes:
+
+    content_implementations = {"aiohttp", "star"}
+    content_star = "pulp_x.app.content_star"
+
+The second names the module in which classes are registered. It is imported when the content app
+starts; workers and commands never see it.
+"""
+
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from pulpcore.app.apps import PulpPluginAppConfig, pulp_plugin_configs
+from pulpcore.app.loggers import deprecation_logger
+from pulpcore.app.models import Distribution
+from pulpcore.content_star import distributions, mounts
+from pulpcore.content_star.distributions import registry
+from pulpcore.content_star.distributions.base import DistributionApp
+
+log = logging.getLogger(__name__)
+
+Served = Literal["native", "bridged", "proxied", "refused"]
+
+IMPLEMENTATIONS = frozenset({"aiohttp", "star"})
+
+# Hooks of a distribution's model that answer with responses of aiohttp's, as the others do not.
+AIOHTTP_HOOKS = ("content_handler", "content_handler_json")
+
+# What plugins that are not ported are, by CONTENT_STAR_UNPORTED.
+UNPORTED: dict[str, Served] = {"bridge": "bridged", "proxy": "proxied", "refuse": "refused"}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """How the content of an installed plugin is served."""
+
+    label: str
+    """Label of its Django app, such as `file`."""
+
+    package: str
+    """Name of the Python package."""
+
+    version: str
+
+    served: Served
+
+    why: str
+    """For people; says nothing secret."""
+
+
+@cache
+def plugins() -> dict[str, Plugin]:
+    """Import what plugins register, once, and return how each is served, by label.
+
+    A module that fails to import is logged, and its plugin goes on without: with its aiohttp
+    implementation, if it reports one, else refused.
+    Raises `ImproperlyConfigured` for a declaration or a setting that makes no sense, and
+    `AlreadyServed` if two plugins claim the same.
+    """
+    unported()  # a setting that makes no sense shows even where nothing depends on it
+    configs = list(pulp_plugin_configs())
+    failures = {config.label: _register(config) for config in configs}
+    return {config.label: _judge(config, failures[config.label]) for config in configs}
+
+
+def as_json() -> list[dict[str, str]]:
+    """Return how each plugin is served, sorted by label, for programs."""
+    return [asdict(plugin) for _, plugin in sorted(plugins().items())]
+
+
+@cache
+def announce() -> None:
+    """Import what plugins register, and log once what will stop working one day."""
+    for plugin in plugins().values():
+        if plugin.served == "bridged":
+            deprecation_logger.warning(
+                "The content of plugin %s is served through a bridge for aiohttp, which will go "
+                "some day: %s.",
+                plugin.label,
+                plugin.why,
+            )
+
+
+def app_for(distribution: Distribution) -> type[DistributionApp]:
+    """Return the class that serves `distribution`, which is another one if its plugin is not."""
+    plugin = plugins().get(type(distribution)._meta.app_label)
+    instead = _INSTEAD.get(plugin.served) if plugin else None
+    return instead or distributions.app_for(distribution)
+
+
+class RefusedApp(DistributionApp):
+    """Answers for the distributions of plugins that are not served here."""
+
+    def respond(self) -> ASGIApp:
+        label = type(self.distribution)._meta.app_label
+        raise HTTPException(501, f"Plugin '{label}' is not served here: {plugins()[label].why}.")
+
+
+# The seam for passing distributions on to CONTENT_STAR_LEGACY_URL: a class that does it takes the
+# place of `RefusedApp`, with routes that take every method: `routes = [Mount("/", ...)]`.
+_INSTEAD: dict[Served, type[DistributionApp]] = {"refused": RefusedApp, "proxied": RefusedApp}
+
+
+def _judge(config: PulpPluginAppConfig, failure: str | None) -> Plugin:
+    """Decide how a plugin is served, once all have registered what they serve."""
+
+    def plugin(served: Served, why: str) -> Plugin:
+        return Plugin(config.label, config.python_package_name, config.version, served, why)
+
+    implementations, module = declared(config)
+    if module and not failure:
+        return plugin("native", f"it reports star, in {module}")
+    if failure and "aiohttp" not in implementations:
+        return plugin("refused", failure)
+    needs = list(_needs_of_bridge(config))
+    if not needs:
+        return plugin("native", _plainness(config))
+    reason = failure or f"it reports {' and '.join(sorted(implementations)) or 'nothing'}"
+    return plugin(unported(), f"{reason}, and has {', '.join(needs)}{_setting()}")
+
+
+def declared(config: PulpPluginAppConfig) -> tuple[frozenset[str], str | None]:
+    """Return what the AppConfig reports: implementations, and the module if star is one."""
+    reported: Any = getattr(config, "content_implementations", ())
+    module: Any = getattr(config, "content_star", None)
+    who = f"{registry.name_of(type(config))} of plugin '{config.label}'"
+    is_set = isinstance(reported, Collection) and not isinstance(reported, str)
+    if not (is_set and all(isinstance(each, str) for each in reported)):
+        raise ImproperlyConfigured(f"{who}: content_implementations is a set, not {reported!r}.")
+    implementations = frozenset(reported)
+    if unknown := implementations - IMPLEMENTATIONS:
+        raise ImproperlyConfigured(
+            f"{who}: content_implementations knows {sorted(IMPLEMENTATIONS)}, not "
+            f"{sorted(unknown)}."
+        )
+    if ("star" in implementations) != bool(module) or not isinstance(module, str | None):
+        raise ImproperlyConfigured(
+            f"{who}: 'star' in content_implementations and content_star, the name of a module, "
+            f"need each other; they are {sorted(implementations)} and {module!r}."
+        )
+    return implementations, module
+
+
+def _register(config: PulpPluginAppConfig) -> str | None:
+    """Import the module of a plugin; return what went wrong, and leave no half of it behind."""
+    _, module = declared(config)
+    if module is None:
+        return None
+    claims, mounted = registry.claims(), mounts.all_mounted()
+    try:
+        import_module(module)
+    except mounts.AlreadyServed as error:
+        raise mounts.AlreadyServed(f"{error} (Found while importing {module}.)") from error
+    except Exception as error:
+        registry.restore(claims)
+        mounts.restore(mounted)
+        log.exception("Content of plugin '%s': %s fails to import.", config.label, module)
+        # Not the error's text: this is shown to everybody.
+        return f"{module} fails to import ({type(error).__name__}; the log says more)"
+    return None
+
+
+def _needs_of_bridge(config: PulpPluginAppConfig) -> Iterator[str]:
+    """Name what of a plugin is written for aiohttp."""
+    for model in _distributions(config):
+        above = registry.claimed(model)
+        for hook in AIOHTTP_HOOKS:
+            if getattr(model, hook, None) is not getattr(above, hook, None):
+                yield f"{model.__name__}.{hook}"
+    # Where upstream looks for routes. Its own module is no plugin's.
+    if config.name != "pulpcore.app" and find_spec(f"{config.name}.content"):
+        yield f"{config.name}.content"
+
+
+def _plainness(config: PulpPluginAppConfig) -> str:
+    """Say why a plugin that reports no star needs no bridge either."""
+    models = list(_distributions(config))
+    if not models:
+        return "it has no distributions"
+    claimed = [model for model in models if registry.claimed(model) is model]
+    if claimed:
+        names = sorted({registry.name_of(registry.app_of(model)) for model in claimed})
+        return f"its distributions are served by {' and '.join(names)}"
+    return "plain publications: its distributions have no code of their own for aiohttp"
+
+
+def _distributions(config: PulpPluginAppConfig) -> Iterable[type[Distribution]]:
+    return (model for model in config.get_models() if issubclass(model, Distribution))
+
+
+def unported() -> Served:
+    chosen = settings.CONTENT_STAR_UNPORTED
+    if chosen not in UNPORTED:
+        raise ImproperlyConfigured(
+            f"CONTENT_STAR_UNPORTED is one of {sorted(UNPORTED)}, not {chosen!r}."
+        )
+    if chosen == "proxy" and not settings.CONTENT_STAR_LEGACY_URL:
+        raise ImproperlyConfigured("CONTENT_STAR_UNPORTED = 'proxy' needs CONTENT_STAR_LEGACY_URL.")
+    return UNPORTED[chosen]
+
+
+def _setting() -> str:
+    chosen = settings.CONTENT_STAR_UNPORTED
+    return "" if chosen == "bridge" else f"; CONTENT_STAR_UNPORTED is '{chosen}'"

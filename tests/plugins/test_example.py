@@ -1,0 +1,82 @@
+"""The example plugin of the documentation, installed with pip, on a Pulp of its own."""
+
+import hashlib
+
+import httpx
+import pytest
+
+from tests.pulp import unique
+from tests.server import free_port, running
+
+FILES = {"a.txt": b"first", "dir/b.txt": b"second"}
+
+
+@pytest.fixture
+def base(pulp) -> str:
+    """The base path of a distribution of the example plugin."""
+    repository = pulp.repository(FILES)
+    name = unique("shelf")
+    pulp.create("distributions/example/example/", name=name, base_path=name, repository=repository)
+    return name
+
+
+def described(path: str) -> dict[str, object]:
+    data = FILES[path]
+    return {
+        "relative_path": path,
+        "artifact__sha256": hashlib.sha256(data).hexdigest(),
+        "artifact__size": len(data),
+    }
+
+
+def test_it_serves_files_with_its_headers(content, base):
+    response = content.get(f"{base}/dir/b.txt", headers={"User-Agent": "curl/8"})
+    assert response.content == b"second"
+    assert response.headers["X-Example"] == base
+    assert response.headers["X-Example-For"] == "curl"
+    assert response.headers["ETag"] == f'"{hashlib.sha256(b"second").hexdigest()}"'
+
+
+def test_its_root_tells_how_to_use_it(plugged, content, base):
+    page = content.get(f"{base}/").text
+    assert f"<pre>curl {plugged.content_url}{base}/api/files</pre>" in page
+    assert 'href="./api/"' in page
+    assert "<section>" not in content.get(f"{base}/dir/").text
+
+
+def test_it_answers_its_api_below_the_base_path(content, base):
+    response = content.get(f"{base}/api/files")
+    assert response.json() == {"files": [described("a.txt"), described("dir/b.txt")]}
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_body_is_streamed_to_it(content, base):
+    chunks = [bytes([number]) * 100_000 for number in range(50)]
+    response = content.post(f"{base}/api/sha256", content=iter(chunks))
+    assert response.text == hashlib.sha256(b"".join(chunks)).hexdigest()
+
+
+def test_notes_are_written_by_those_who_may(content, pulp, base):
+    url = f"{base}/api/notes/dir/b.txt"
+    assert content.get(url).status_code == 404
+    refused = content.put(url, content=b"mine")
+    assert refused.status_code == 401
+    assert refused.headers["WWW-Authenticate"].startswith("Basic")
+    assert content.put(url, content=b"mine", auth=pulp.auth).status_code == 201
+    assert content.put(url, content=b"yours", auth=pulp.auth).status_code == 204
+    assert content.get(url).text == "yours"
+    assert content.put(url, content=b"x" * 10_001, auth=pulp.auth).status_code == 413
+    assert content.delete(url, auth=pulp.auth).status_code == 204
+    assert content.get(url).status_code == 404
+
+
+def test_upstreams_content_app_serves_the_same_by_the_hooks(plugged, content, base):
+    bind = f"127.0.0.1:{free_port()}"
+    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
+    with running(plugged, command, f"http://{bind}") as server:
+        root = f"{server.content_url}{base}/"
+        assert httpx.get(f"{root}api/files").json() == content.get(f"{base}/api/files").json()
+        theirs = httpx.get(f"{root}dir/b.txt")
+        assert theirs.content == b"second"
+        assert theirs.headers["X-Example"] == base

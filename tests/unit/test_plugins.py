@@ -1,0 +1,101 @@
+"""What plugins say about themselves, and what makes no sense."""
+
+from types import SimpleNamespace
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+from starlette.endpoints import HTTPEndpoint
+from starlette.routing import Mount
+from starlette.routing import Route as StarletteRoute
+
+from pulpcore.app.models import Distribution
+from pulpcore.content_star.plugin import PublicationApp, Route, serves
+from pulpcore.content_star.plugins import declared, unported
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({}, (set(), None)),
+        ({"content_implementations": {"aiohttp"}}, ({"aiohttp"}, None)),
+        ({"content_implementations": ["star"], "content_star": "a.b"}, ({"star"}, "a.b")),
+        (
+            {"content_implementations": {"aiohttp", "star"}, "content_star": "a.b"},
+            ({"aiohttp", "star"}, "a.b"),
+        ),
+    ],
+)
+def test_what_plugins_report(attributes, expected):
+    assert declared(SimpleNamespace(label="x", **attributes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"content_implementations": "star", "content_star": "a.b"}, "is a set, not 'star'"),
+        ({"content_implementations": {1}}, "is a set"),
+        ({"content_implementations": 5}, "is a set"),
+        ({"content_implementations": {"flask", "star"}, "content_star": "a.b"}, "not ['flask']"),
+        ({"content_implementations": {"star"}}, "need each other"),
+        ({"content_star": "a.b"}, "need each other"),
+        ({"content_implementations": {"aiohttp"}, "content_star": "a.b"}, "need each other"),
+        ({"content_implementations": {"star"}, "content_star": 5}, "need each other"),
+    ],
+)
+def test_reports_that_make_no_sense_are_told_with_the_plugins_name(attributes, words):
+    with pytest.raises(ImproperlyConfigured, match="plugin 'x'") as error:
+        declared(SimpleNamespace(label="x", **attributes))
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"CONTENT_STAR_UNPORTED": "ignore"}, "not 'ignore'"),
+        ({"CONTENT_STAR_UNPORTED": "proxy"}, "needs CONTENT_STAR_LEGACY_URL"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, words):
+    with override_settings(**settings), pytest.raises(ImproperlyConfigured, match=words):
+        unported()
+
+
+def blocking(request):
+    raise AssertionError("nobody calls it")
+
+
+async def coroutine(request):
+    raise AssertionError("nobody calls it")
+
+
+class BlockingEndpoint(HTTPEndpoint):
+    def get(self, request):
+        raise AssertionError("nobody calls it")
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        StarletteRoute("/x", blocking),
+        StarletteRoute("/x", BlockingEndpoint),
+        Route("/x", BlockingEndpoint),
+        Mount("/y", routes=[StarletteRoute("/x", blocking)]),
+    ],
+)
+def test_handlers_that_would_block_in_threads_of_starlettes_are_refused(route):
+    class App(PublicationApp):
+        routes = (route,)
+
+    with pytest.raises(TypeError, match=r"'/x'.*blocks"):
+        serves(Distribution)(App)
+
+
+def test_only_distributions_are_served_and_only_by_their_apps():
+    class App(PublicationApp):
+        routes = (StarletteRoute("/x", coroutine), Route("/y", blocking))
+
+    with pytest.raises(TypeError, match="no distribution"):
+        serves(PublicationApp)(App)
+    with pytest.raises(TypeError, match="no DistributionApp"):
+        serves(Distribution)(HTTPEndpoint)
