@@ -70,7 +70,7 @@ class Table:
         """Ask a process how it serves each plugin, as operators do."""
         accept = {"Accept": "application/json"}
         status = httpx.get(f"{content_url}readyz", headers=accept, trust_env=False).json()
-        reported = {plugin["package"]: plugin for plugin in status["plugins"]}
+        reported = {plugin["package"].replace("_", "-"): plugin for plugin in status["plugins"]}
         for name, outcome in self.outcomes.items():
             plugin = reported[name]
             outcome.served = f"{plugin['served']}: {plugin['why']}"
