@@ -19,9 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.bridge.answers import Answer
 from pulpcore.content_star.negotiation import prefers_json
-from pulpcore.content_star.remote.download import RemoteBroke
+from pulpcore.content_star.remote.download import RemoteBroke, RemoteUnavailable
 from pulpcore.content_star.remote.pulled import RemoteRefused
-from pulpcore.content_star.remote.sources import RemoteUnavailable
 from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavailable
 
 log = logging.getLogger(__name__)

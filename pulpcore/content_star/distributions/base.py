@@ -27,8 +27,8 @@ from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.locate import Place, decoded_path
 from pulpcore.content_star.lookup import Found, Source, find, source_of
 from pulpcore.content_star.negotiation import prefers_json
+from pulpcore.content_star.remote.on_demand import NoRemote, wanted
 from pulpcore.content_star.remote.response import OnDemandResponse
-from pulpcore.content_star.remote.sources import NoRemote, wanted
 from pulpcore.content_star.responses.artifact import (
     ArtifactRedirect,
     ArtifactResponse,

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain
-from pulpcore.app.models import ContentArtifact, Domain
+from pulpcore.app.models import ContentArtifact, Domain, Remote
 from pulpcore.content_star.authorize import GuardRequest
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.exchange import exchange_of
@@ -52,12 +52,12 @@ def pull_through(app: DistributionApp) -> ASGIApp:
         domain=distribution.pulp_domain,
         sha256=None,
         size=None,
+        saves=content_type is not None and remote.policy != Remote.STREAMED,
         remote=remote.pk,
         changed=remote.pulp_last_updated,
         url=url,
         path=path,
         content_type=content_type,
-        policy=remote.policy,
         repository=repository,
         request=request,
     )

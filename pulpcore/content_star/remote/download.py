@@ -18,7 +18,6 @@ from pulpcore.content_star.remote.fetch import fetch
 from pulpcore.content_star.remote.sources import (
     AlreadySaved,
     NotModified,
-    RemoteUnavailable,
     Source,
     Wanted,
     mark_failed,
@@ -34,6 +33,10 @@ _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<size>\d+)")
 # For work that holds a database connection while a storage takes a whole file: not those of the
 # requests, which would have to wait.
 SAVING_THREADS = 2
+
+
+class RemoteUnavailable(Exception):
+    """No remote could be made to send the file. Neither URLs nor credentials are in the message."""
 
 
 class RemoteBroke(StoreBroke):
@@ -174,7 +177,9 @@ class Download:
                 return
             if self._is_stuck():
                 break
-        raise self.wanted.unavailable(self._error)
+        raise self.wanted.refusal(self._error) or RemoteUnavailable(
+            "No remote could send the file."
+        )
 
     async def _fetch_from(self, source: Source) -> bool:
         self._source = source

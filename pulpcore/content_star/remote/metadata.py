@@ -16,9 +16,8 @@ from anyio.lowlevel import RunVar
 from django.conf import settings
 from multidict import CIMultiDict
 
-from pulpcore.content_star.remote.download import Download, RemoteBroke
+from pulpcore.content_star.remote.download import Download, RemoteBroke, RemoteUnavailable
 from pulpcore.content_star.remote.pulled import Pulled
-from pulpcore.content_star.remote.sources import RemoteUnavailable
 from pulpcore.content_star.responses.source import StoreUnavailable
 
 # How many answers a process keeps: each has an open file.

@@ -10,13 +10,18 @@ from multidict import CIMultiDict
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain
-from pulpcore.content_star.remote.download import Download, current_downloads, reason_of
+from pulpcore.content_star.remote.download import (
+    Download,
+    RemoteUnavailable,
+    current_downloads,
+    reason_of,
+)
 from pulpcore.content_star.remote.fetch import fetch
 from pulpcore.content_star.remote.metadata import current_metadata, forbids_storing
 from pulpcore.content_star.remote.pulled import Pulled, RemoteRefused
 from pulpcore.content_star.remote.reading import Announced, Reader
 from pulpcore.content_star.remote.response import nothing
-from pulpcore.content_star.remote.sources import AlreadySaved, NotModified, RemoteUnavailable
+from pulpcore.content_star.remote.sources import AlreadySaved, NotModified
 from pulpcore.content_star.responses.artifact import ArtifactResponse
 from pulpcore.content_star.responses.body import until_disconnect
 from pulpcore.content_star.responses.disk import STEP
@@ -260,7 +265,7 @@ class _Probe:
     async def restart(self) -> int:
         return 0
 
-    async def headers(self, headers: Mapping[str, str]) -> None:
+    async def headers(self, headers: Mapping[str, str], is_decoded: bool = True) -> None:
         self.told = CIMultiDict(headers)
         raise _Answered
 
@@ -284,4 +289,4 @@ async def _headers_of(wanted: Pulled) -> CIMultiDict[str]:
             except Exception as error:
                 log.warning("Remote '%s': %s", source.remote.name, reason_of(error))
                 failure = error
-    raise wanted.unavailable(failure)
+    raise wanted.refusal(failure) or RemoteUnavailable("No remote could tell of the file.")

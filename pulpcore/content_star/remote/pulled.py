@@ -28,10 +28,10 @@ from pulpcore.app.models import (
     RemoteArtifact,
     Repository,
 )
+from pulpcore.content_star.remote.download import RemoteUnavailable
 from pulpcore.content_star.remote.saving import another, artifact_of
 from pulpcore.content_star.remote.sources import (
     AlreadySaved,
-    RemoteUnavailable,
     Source,
     Wanted,
 )
@@ -82,7 +82,6 @@ class Pulled(Wanted):
     content_type: type[Content] | None
     """What the plugin makes of such a file; None for metadata, which is never saved."""
 
-    policy: str
     repository: UUID | None
     """What gains the content, if its plugin wants that."""
 
@@ -97,14 +96,17 @@ class Pulled(Wanted):
         return f"file {self.path!r}"
 
     @property
-    def saves(self) -> bool:
-        """Whether it becomes content."""
-        return self.content_type is not None and self.policy != Remote.STREAMED
+    def identity(self) -> str:
+        return f"{self.url} at remote {self.remote}"
 
-    def sources(self) -> list[Source]:
-        """As `Wanted.sources`. Raises AlreadySaved if there is content for the URL by now."""
+    def check_saved(self) -> None:
+        """As `Wanted.check_saved`: there is content for the URL by now."""
         if known_at(self.remote, self.url) is not None:
             raise AlreadySaved
+
+    def sources(self) -> list[Source]:
+        """As `Wanted.sources`."""
+        self.check_saved()
         remote = Remote.objects.get(pk=self.remote).cast()
         unsaved = RemoteArtifact(
             remote=remote, url=self.url, content_artifact=ContentArtifact(relative_path=self.path)
@@ -162,15 +164,15 @@ class Pulled(Wanted):
                     defaults={"url": url},
                 )
 
-    def unavailable(self, error: Exception | None) -> RemoteUnavailable:
+    def refusal(self, error: Exception | None) -> Exception | None:
         """Return what the remote itself said, as upstream does, where it said something."""
         if isinstance(error, _NO_SUCH_FILE):
             return RemoteRefused(404)
         if isinstance(error, ClientHttpProxyError):
-            return super().unavailable(error)
+            return None
         if isinstance(error, ClientResponseError) and error.status >= 400:
             return RemoteRefused(error.status)
-        return super().unavailable(error)
+        return None
 
 
 def known_at(remote: UUID, url: str) -> ContentArtifact | None:

@@ -1,26 +1,17 @@
-"""What is wanted of remotes; and the ORM queries for files that are known and not saved.
+"""What is wanted, and who has it: what fetching needs to know of both.
 
-Everything here blocks and runs behind the database door.
+What blocks says so, and runs behind the database door.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
-from uuid import UUID
 
-from django.conf import settings
-from django.db.models import QuerySet
 from django.utils import timezone
 
-from pulpcore.app.models import Artifact, ContentArtifact, Domain, Remote, RemoteArtifact
-from pulpcore.content_star.remote.saving import save
-
-
-class NoRemote(Exception):
-    """No remote has the file any more, so it cannot be had from anywhere."""
+from pulpcore.app.models import Artifact, Domain, Remote, RemoteArtifact
 
 
 class AlreadySaved(Exception):
@@ -29,10 +20,6 @@ class AlreadySaved(Exception):
 
 class NotModified(Exception):
     """The remote has nothing newer than what it was asked about (304)."""
-
-
-class RemoteUnavailable(Exception):
-    """No remote could be made to send the file. Neither URLs nor credentials are in the message."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +57,22 @@ class Wanted(ABC):
     size: int | None
     """In bytes; None if no remote said so, as for the sha256."""
 
+    saves: bool
+    """Whether the remote that is asked first wants its files kept."""
+
     @property
     @abstractmethod
     def name(self) -> str:
         """What the log may call it: no secret is in it."""
+
+    @property
+    def identity(self) -> str:
+        """What it is called among processes."""
+        return self.name
+
+    @abstractmethod
+    def check_saved(self) -> None:
+        """Raise AlreadySaved if there is nothing to fetch any more. Blocks."""
 
     @abstractmethod
     def sources(self) -> list[Source]:
@@ -83,51 +82,12 @@ class Wanted(ABC):
     def save(self, path: str, attributes: Mapping[str, str | int]) -> None:
         """Keep the file at `path`, of that size and those digests. Blocks, and may come twice."""
 
-    def unavailable(self, error: Exception | None) -> RemoteUnavailable:
-        """Return what clients are told if no source could send it; the last one raised `error`."""
-        return RemoteUnavailable("No remote could send the file.")
-
-
-@dataclass(frozen=True)
-class OnDemand(Wanted):
-    """A file that Pulp knows, and what its remotes have said of it."""
-
-    content_artifact: UUID
-
-    @property
-    def name(self) -> str:
-        return f"content artifact {self.content_artifact}"
-
-    def sources(self) -> list[Source]:
-        """As `Wanted.sources`: alternate content sources come first.
-
-        Remotes that sent something wrong are left out for a while, as upstream does.
-        """
-        saved = ContentArtifact.objects.filter(pk=self.content_artifact, artifact__isnull=False)
-        if saved.exists():
-            raise AlreadySaved
-        cooldown = timedelta(seconds=settings.REMOTE_CONTENT_FETCH_FAILURE_COOLDOWN)
-        offers = _offers(self.content_artifact).exclude(failed_at__gte=timezone.now() - cooldown)
-        return [Source(offer, offer.remote.cast()) for offer in offers.select_related("remote")]
-
-    def save(self, path: str, attributes: Mapping[str, str | int]) -> None:
-        save(self.content_artifact, path, attributes)
-
-
-def wanted(content_artifact: ContentArtifact, domain: Domain) -> OnDemand:
-    """Return what there is to know of a file before it is fetched. Raises NoRemote."""
-    offers = list(_offers(content_artifact.pk))
-    if not offers:
-        raise NoRemote
-    sha256 = next((offer.sha256 for offer in offers if offer.sha256), None)
-    size = next((offer.size for offer in offers if offer.size is not None), None)
-    return OnDemand(domain, sha256, size, content_artifact.pk)
+    def refusal(self, error: Exception | None) -> Exception | None:
+        """Return what clients are told if no source could send it, of which the last one raised
+        `error`; None for what they are told of all that is wanted."""
+        return None
 
 
 def mark_failed(source: Source) -> None:
-    """Leave `source` out for a while: what it sent is not what it announced."""
+    """Leave `source` out for a while: what it sent is not what it announced. Blocks."""
     RemoteArtifact.objects.filter(pk=source.remote_artifact.pk).update(failed_at=timezone.now())
-
-
-def _offers(content_artifact: UUID) -> QuerySet[RemoteArtifact]:
-    return RemoteArtifact.objects.filter(content_artifact=content_artifact).order_by_acs()
