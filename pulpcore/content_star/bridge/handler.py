@@ -24,8 +24,8 @@ from pulpcore.content_star.bridge.files import (
 from pulpcore.content_star.bridge.request import connection_of
 from pulpcore.content_star.edge import tags_of, vary_of
 from pulpcore.content_star.exchange import exchange_of
+from pulpcore.content_star.remote.on_demand import NoRemote, wanted
 from pulpcore.content_star.remote.response import OnDemandResponse
-from pulpcore.content_star.remote.sources import NoRemote, wanted
 from pulpcore.content_star.responses.headers import content_disposition
 
 

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from pulpcore.content_star.bridge.connection import Connection
 from pulpcore.content_star.bridge.request import MAX_BODY, make_request
 from pulpcore.content_star.bridge.threads import use_threads
-from pulpcore.content_star.remote.sources import RemoteUnavailable
+from pulpcore.content_star.remote.download import RemoteUnavailable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
