@@ -7,13 +7,17 @@ from starlette.types import ASGIApp
 
 
 def get(
-    app: ASGIApp, path: str, headers: dict[str, str] | None = None, root_path: str = ""
+    app: ASGIApp,
+    path: str,
+    headers: dict[str, str] | None = None,
+    root_path: str = "",
+    method: str = "GET",
 ) -> httpx.Response:
-    """Send GET to `app`; what it raises is raised."""
+    """Send GET, or another method, to `app`; what it raises is raised."""
 
     async def request() -> httpx.Response:
         transport = httpx.ASGITransport(app, root_path=root_path)
         async with httpx.AsyncClient(transport=transport, base_url="http://pulp") as client:
-            return await client.get(path, headers=headers)
+            return await client.request(method, path, headers=headers)
 
     return asyncio.run(request())

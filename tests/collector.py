@@ -62,7 +62,8 @@ class Collector(ThreadingHTTPServer):
     def points(self, name: str, **wanted: str) -> list[tuple[Attributes, Any]]:
         """Attributes and values of a metric, where the attributes are as wanted.
 
-        The value of a counter is a number, that of a histogram how often something was recorded.
+        The value of a counter or gauge is a number, that of a histogram how often something was
+        recorded.
         """
         metric = self.metrics().get(name)
         if metric is None:
@@ -70,7 +71,8 @@ class Collector(ThreadingHTTPServer):
         if metric.HasField("histogram"):
             points = [(_attributes(point), point.count) for point in metric.histogram.data_points]
         else:
-            points = [(_attributes(point), point.as_int) for point in metric.sum.data_points]
+            numbers = metric.gauge if metric.HasField("gauge") else metric.sum
+            points = [(_attributes(point), point.as_int) for point in numbers.data_points]
         return [(found, value) for found, value in points if wanted.items() <= found.items()]
 
     def total(self, name: str, **wanted: str) -> int:

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import signal
 from collections.abc import Iterator
 
 import httpx
@@ -18,6 +19,14 @@ STATE = configure()
 
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
+
+# A shell has what it runs in the background ignore these, and what the tests start would too.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def pytest_unconfigure() -> None:

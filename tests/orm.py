@@ -25,6 +25,10 @@ def configure() -> State:
     import django
 
     django.setup()
+
+    from tests.settled import watch
+
+    watch()
     return state
 
 
@@ -39,6 +43,9 @@ def disconnect() -> None:
     """Let the database go before its server stops."""
     from django.db import connection
 
+    from tests import settled
+
+    settled.forget()
     connection.close()
 
 

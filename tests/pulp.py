@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 from pysequoia import Tsk
 
+from tests.settled import settle
+
 API = "/pulp/api/v3/"
 FINAL_STATES = ("completed", "failed", "canceled", "skipped")
 
@@ -17,6 +19,7 @@ class Pulp:
     def __init__(self, http: httpx.Client, auth: httpx.Auth) -> None:
         """`http` is logged in; `auth` is for requests of tests that have to log in themselves."""
         self.http = http
+        http.event_hooks["response"].append(_settle)
         self.auth = auth
         self.root = API
         """Where the API is; a domain's is below its name."""
@@ -38,6 +41,7 @@ class Pulp:
             task = self.http.get(href).json()
             if task["state"] in FINAL_STATES:
                 assert task["state"] == "completed", task["error"]
+                settle()
                 return task
             time.sleep(0.05)
         raise AssertionError(f"{href} did not end")
@@ -108,6 +112,11 @@ class Pulp:
             )
         )
         return href, cert
+
+
+def _settle(response: httpx.Response) -> None:
+    if response.request.method not in ("GET", "HEAD", "OPTIONS"):
+        settle()
 
 
 def unique(prefix: str) -> str:

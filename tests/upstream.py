@@ -154,15 +154,18 @@ def truncated(at: int) -> Behaviour:
 class Held:
     """Sends the first `at` bytes, and the rest when it is released."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, tells_length: bool = True, **headers: str) -> None:
         self.at = at
+        self.tells_length = tells_length
+        self.headers = headers
         self._released = threading.Event()
 
     def release(self) -> None:
         self._released.set()
 
     async def __call__(self, request: web.Request, data: bytes) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": str(len(data))})
+        length = {"Content-Length": str(len(data))} if self.tells_length else {}
+        response = web.StreamResponse(headers={**length, **self.headers})
         await response.prepare(request)
         await response.write(data[: self.at])
         while not self._released.is_set():

@@ -6,9 +6,13 @@ from typing import Any
 
 from django.conf import settings
 from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star.access_log import AccessLog
 from pulpcore.content_star.bridge.application import Overlay, bridge
+from pulpcore.content_star.cache.listener import listening
+from pulpcore.content_star.cache.plans import Plans
+from pulpcore.content_star.cache.warm import Warm
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
@@ -21,7 +25,8 @@ from pulpcore.content_star.metrics import Metrics
 from pulpcore.content_star.mounts import Mounts
 from pulpcore.content_star.plugins import announce, plugins_for_aiohttp
 from pulpcore.content_star.proxy import proxy_client
-from pulpcore.content_star.remote.download import downloads
+from pulpcore.content_star.remote.downloads import downloads
+from pulpcore.content_star.remote.metadata import metadata
 from pulpcore.content_star.responses.objects import object_client
 
 
@@ -35,7 +40,8 @@ def create_application(*app_types: AppType) -> Router:
     # Plugins' handlers may take as long as they like: they keep no file waiting for a thread.
     live_door = Door(settings.CONTENT_STAR_DATABASE_THREADS, name="live-db")
     prefix = settings.CONTENT_PATH_PREFIX
-    content = Overlay(Health(Content(door, prefix), door, prefix))
+    plans = Plans(settings.CONTENT_STAR_PLANS, settings.CONTENT_STAR_PLANS_BYTES)
+    content = Overlay(Health(Content(door, prefix, plans), door, prefix, plans))
     endpoint = Errors(Mounts(content, live_door))
     observers: list[Observer] = [AccessLog()]
 
@@ -43,12 +49,14 @@ def create_application(*app_types: AppType) -> Router:
     async def lifespan(app: Any) -> AsyncIterator[None]:
         heartbeat = Heartbeat(*app_types)
         await heartbeat.start()
-        metrics = Metrics() if settings.OTEL_ENABLED else None
+        metrics = Metrics(plans) if settings.OTEL_ENABLED else None
         observers[1:] = [metrics] if metrics else []
         async with (
             object_client(),
             proxy_client(),
             downloads(door),
+            metadata(),
+            listening(plans),
             bridge(plugins_for_aiohttp(), content, live_door),
         ):
             yield
@@ -60,6 +68,15 @@ def create_application(*app_types: AppType) -> Router:
 
     # Not a route: what paths there are is for the database to say, and file names may contain
     # anything, line breaks included, which no route matches.
-    return Router(
-        default=CorrelationId(Observe(EdgeHeaders(endpoint), observers)), lifespan=lifespan
+    return Application(
+        default=CorrelationId(Observe(Warm(EdgeHeaders(endpoint), plans, prefix), observers)),
+        lifespan=lifespan,
     )
+
+
+class Application(Router):
+    """A router without routes, which requests need not look for."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = super().__call__ if scope["type"] == "lifespan" else self.default
+        await app(scope, receive, send)

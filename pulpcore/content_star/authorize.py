@@ -41,12 +41,13 @@ def authorize(request: Request, distribution: Distribution, path: str) -> None:
     were sent, so that clients ask for them, else 403. Any other exception of a guard is not
     caught here: it ends in an error, and nothing is served.
     """
-    guard = distribution.content_guard
-    if guard is None:
+    if distribution.content_guard is None:
         return
+    # Its own kind, which stays with the distribution: plans keep both.
+    guard = distribution.content_guard = distribution.content_guard.cast()
     seen = GuardRequest(request, distribution, path)
     try:
-        guard.cast().permit(seen)
+        guard.permit(seen)
     except PermissionError as denial:
         log.debug("Guard %r denied %r: %s", guard.name, seen.path, denial)
         if header := seen.challenge():

@@ -10,6 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.authorize import authorize
+from pulpcore.content_star.cache.answers import Kept, Key
+from pulpcore.content_star.cache.draft import Draft
+from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.registry import has_routes
@@ -26,7 +29,7 @@ from pulpcore.content_star.locate import (
     next_segments,
     parse_address,
 )
-from pulpcore.content_star.negotiation import Varying
+from pulpcore.content_star.negotiation import Varying, prefers_json
 from pulpcore.content_star.plugins import app_for
 from pulpcore.content_star.redirect import with_slash
 from pulpcore.content_star.websockets import refuse
@@ -38,10 +41,12 @@ READS = ("GET", "HEAD")
 class Content:
     """ASGI endpoint for everything below `CONTENT_PATH_PREFIX`."""
 
-    def __init__(self, door: Door, prefix: str) -> None:
-        """`prefix` of the URLs' paths begins and ends with a slash."""
+    def __init__(self, door: Door, prefix: str, plans: Plans | None = None) -> None:
+        """`prefix` of the URLs' paths begins and ends with a slash. Without `plans` nothing is
+        kept."""
         self.door = door
         self.prefix = prefix
+        self.plans = plans or Plans(0, 0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -52,9 +57,10 @@ class Content:
 
     async def respond(self, request: Request) -> ASGIApp:
         """Choose the response; everything that blocks is one trip through the door."""
-        path = decoded_path(request.scope)
-        prefix = request.scope.get("root_path", "") + self.prefix
-        if request.method not in READS:
+        scope, method = request.scope, request.method
+        path = decoded_path(scope)
+        prefix = scope.get("root_path", "") + self.prefix
+        if method not in READS:
             if not (path.startswith(prefix) and has_routes()):
                 return refusal(request)
             return await self.door.run(respond_live, request, path.removeprefix(prefix))
@@ -62,22 +68,41 @@ class Content:
             return with_slash(request)
         if not path.startswith(prefix):
             raise HTTPException(404, f"Content is below '{prefix}'.")
-        address = parse_address(path.removeprefix(prefix))
-        route = "stream_content" if address.path else "list_distributions"
-        exchange_of(request.scope).route = route
-        return await self.door.run(respond, request, address)
+        key = Key(path.removeprefix(prefix), method, prefers_json(request))
+        exchange = exchange_of(scope)
+        kept = self.plans.recall(key)
+        if kept is None:
+            address = parse_address(key.path)
+            exchange.route = "stream_content" if address.path else "list_distributions"
+            return await self.door.run(respond, request, address, Draft(self.plans, key))
+        exchange.route = "stream_content"
+        kept.tell(exchange)
+        if kept.is_open:
+            kept.tell_permitted(exchange)
+            return kept.answer.again(request)
+        return await self.door.run(respond_again, request, parse_address(key.path), kept)
 
 
-def respond(request: Request, address: Address) -> ASGIApp:
-    """Return the response to a GET or HEAD of `address`. Blocks."""
-    place = locate(address)
+def respond(request: Request, address: Address, draft: Draft | None = None) -> ASGIApp:
+    """Return the response to a GET or HEAD of `address`, and keep what `draft` says. Blocks."""
+    draft = draft or Draft(Plans(0, 0), Key(address.path, request.method, json=False))
+    place = draft.place(address) or locate(address)
     if place is None:
         return browse(request, address)
     app = app_for(place.distribution)
     is_live, _ = taken_by_route(app, request, place)
     with permitted(request, address, place):
+        draft.begin(place.distribution)
         serving = app(request, place)
-        return DistributionRoutes(serving) if is_live else serving.respond()
+        if is_live:
+            return DistributionRoutes(serving)
+        try:
+            response = serving.respond()
+        except HTTPException as error:
+            draft.keep(serving, error)
+            raise
+        draft.keep(serving, response)
+        return response
 
 
 def respond_live(request: Request, path: str) -> ASGIApp:
@@ -119,6 +144,25 @@ def permitted(request: Request, address: Address, place: Place) -> Iterator[None
         authorize(request, distribution, address.path)
         exchange.tags = tags_of(distribution)
         yield
+
+
+def respond_again(request: Request, address: Address, kept: Kept) -> ASGIApp:
+    """Return the kept response, if the guard lets the request pass and the plugin has no other.
+
+    Blocks.
+    """
+    exchange = exchange_of(request.scope)
+    domain = kept.plan.distribution.pulp_domain
+    with with_domain(domain):
+        authorize(request, kept.plan.guarded(), address.path)
+        if not kept.asks_plugin:
+            kept.tell_permitted(exchange)
+            return kept.answer.again(request)
+        place = kept.plan.place(address.path)
+        exchange.tags = tags_of(place.distribution)
+        app = app_for(place.distribution)(request, place)
+        app.kept = kept
+        return app.respond()
 
 
 def browse(request: Request, address: Address) -> ASGIApp:

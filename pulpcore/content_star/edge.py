@@ -1,5 +1,8 @@
 """What caches in front of Pulp are told: to ask each time, names to purge by, and `Vary`."""
 
+from collections.abc import Iterable
+from functools import lru_cache
+
 from django.conf import settings
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -7,6 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pulpcore.app.models import ContentGuard, Distribution
 from pulpcore.content_star.exchange import Exchange, exchange_of
 from pulpcore.content_star.lookup import Source
+
+RawHeader = tuple[bytes, bytes]
 
 # Caches may keep what they get, but ask each time whether it still holds: with the headers of the
 # client that wants it, so that the guard decides about that one.
@@ -16,6 +21,8 @@ CACHE_CONTROL = "public, max-age=0, must-revalidate"
 _GUARDS_OF_CREDENTIALS = frozenset(
     {"core.rbac", "core.content_redirect", "certguard.x509", "certguard.rhsm"}
 )
+_TAGS = frozenset({b"surrogate-key", b"cache-tag"})
+
 _CREDENTIALS = ("Authorization", "Cookie", "X-CLIENT-CERT")
 
 
@@ -32,7 +39,7 @@ class EdgeHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _add(message, exchange_of(scope))
+                message["headers"] = add_edge_headers(message["headers"], exchange_of(scope))
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -68,23 +75,46 @@ def vary_of(guard: ContentGuard | None) -> tuple[str, ...]:
     return (*_CREDENTIALS, *configured)
 
 
-def _add(message: Message, exchange: Exchange) -> None:
+def add_edge_headers(headers: Iterable[RawHeader], exchange: Exchange) -> list[RawHeader]:
+    """Return `headers` of an answer and what the exchange adds to them, in a list of its own."""
+    raw = list(headers)  # a response may send its headers again
     if exchange.pulp_type is None:  # not below a distribution
-        return
-    message["headers"] = list(message["headers"])  # a response may send its headers again
-    headers = MutableHeaders(raw=message["headers"])
-    headers.setdefault("Cache-Control", CACHE_CONTROL)
+        return raw
+    known = dict(raw)
+    cache_control = known.get(b"cache-control")
+    if cache_control is None:
+        cache_control = CACHE_CONTROL.encode()
+        raw.append((b"cache-control", cache_control))
     if exchange.tags:
-        _join(headers, "Surrogate-Key", " ", exchange.tags)  # as Fastly and Varnish read it
-        _join(headers, "Cache-Tag", ",", exchange.tags)  # as Cloudflare and Akamai do
-    if not _is_asked_for_each_time(headers["Cache-Control"]):
+        if _TAGS.isdisjoint(known):
+            raw += _named(exchange.tags)
+        else:
+            mutable = MutableHeaders(raw=raw)
+            _join(mutable, "Surrogate-Key", " ", exchange.tags)
+            _join(mutable, "Cache-Tag", ",", exchange.tags)
+    if exchange.vary and not _is_asked_for_each_time(cache_control):
+        mutable = MutableHeaders(raw=raw)
         for name in exchange.vary:
-            headers.add_vary_header(name)
+            mutable.add_vary_header(name)
+    return raw
 
 
-def _is_asked_for_each_time(cache_control: str) -> bool:
+@lru_cache(4096)
+def _named(tags: tuple[str, ...]) -> list[RawHeader]:
+    """Return the headers for `tags` as Fastly and Varnish read them, and as Cloudflare and Akamai
+    do."""
+    return [
+        (b"surrogate-key", " ".join(tags).encode("latin-1")),
+        (b"cache-tag", ",".join(tags).encode("latin-1")),
+    ]
+
+
+@lru_cache
+def _is_asked_for_each_time(cache_control: bytes) -> bool:
     """Tell whether no cache may answer with what it has without asking (RFC 9111 section 5.2.2)."""
-    directives = {directive.strip().lower() for directive in cache_control.split(",")}
+    directives = {
+        directive.strip().lower() for directive in cache_control.decode("latin-1").split(",")
+    }
     if any(each.startswith("s-maxage=") and each != "s-maxage=0" for each in directives):
         return False
     return not directives.isdisjoint(("max-age=0", "no-cache", "no-store", "private"))

@@ -21,6 +21,7 @@ from pulpcore.content_star.bridge.answers import Answer
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.negotiation import prefers_json
 from pulpcore.content_star.remote.failures import RemoteBroke, RemoteTimeout, RemoteUnavailable
+from pulpcore.content_star.remote.pulled import RemoteRefused
 from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ def as_http(error: Exception) -> HTTPException:
         case StoreUnavailable():
             detail = "The storage is not available."
             return HTTPException(503, detail, headers={"Retry-After": str(RETRY_AFTER)})
+        case RemoteRefused():
+            return HTTPException(error.status, str(error))
         case RemoteTimeout():
             return HTTPException(504, "The remote takes too long.")
         case RemoteUnavailable() | RemoteBroke():

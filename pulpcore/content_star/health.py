@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.models import Domain
 from pulpcore.content_star import plugins
+from pulpcore.content_star.cache.plans import STARTING, TURNED_OFF, Plans
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.negotiation import prefers_json
@@ -35,10 +36,11 @@ FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
 class Health:
     """ASGI middleware that answers the probes."""
 
-    def __init__(self, app: ASGIApp, door: Door, prefix: str) -> None:
+    def __init__(self, app: ASGIApp, door: Door, prefix: str, plans: Plans | None = None) -> None:
         """`prefix` of the content app begins and ends with a slash."""
         self.app = app
         self.door = door
+        self.plans = plans
         self.paths = {f"{prefix}livez": self.live, f"{prefix}readyz": self.ready}
         self._check: asyncio.Task[str | None] | None = None
 
@@ -67,7 +69,16 @@ class Health:
             self._check = asyncio.create_task(self._problem())
         done, _ = await asyncio.wait([self._check], timeout=DEADLINE)
         problem = self._check.result() if done else f"No answer within {DEADLINE:.0f} s."
-        return _status(problem) if prefers_json(request) else _answer(problem)
+        if prefers_json(request):
+            return _status(problem, self.plans.problem if self.plans else TURNED_OFF)
+        return _answer(problem, self._remark())
+
+    def _remark(self) -> str:
+        """Say what makes content slow, which is no reason to send clients elsewhere."""
+        problem = self.plans.problem if self.plans else None
+        if problem in (None, STARTING, TURNED_OFF):
+            return ""
+        return f"Every request is looked up in the database: {problem}.\n"
 
     async def _problem(self) -> str | None:
         try:
@@ -95,15 +106,16 @@ def _is_there(folder: Path) -> bool:
         return False
 
 
-def _status(problem: str | None) -> Response:
+def _status(problem: str | None, plans_problem: str | None) -> Response:
     """The status of the content app, for operators and their programs."""
     status: dict[str, object] = {"ready": problem is None, "problem": problem}
+    status["plans"] = plans_problem or "kept"
     status |= {name: tell() for name, tell in STATUS.items()}
     return JSONResponse(status, 503 if problem else 200, {"Cache-Control": "no-store"})
 
 
-def _answer(problem: str | None) -> Response:
+def _answer(problem: str | None, remark: str = "") -> Response:
     headers = {"Cache-Control": "no-store"}
     if problem is None:
-        return PlainTextResponse("ok\n", headers=headers)
+        return PlainTextResponse(f"ok\n{remark}", headers=headers)
     return PlainTextResponse(f"{problem}\n", 503, headers)

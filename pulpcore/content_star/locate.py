@@ -21,6 +21,7 @@ from pulpcore.app.models import (
     Repository,
     RepositoryVersion,
 )
+from pulpcore.content_star.lookup import Source
 from pulpcore.content_star.queries import DISTRIBUTION
 from pulpcore.content_star.rows import Row, make
 from pulpcore.content_star.window import EVERYTHING, Window
@@ -53,6 +54,9 @@ class Place:
 
     path: str
     """Relative to the base path, without leading slashes; empty for the distribution's root."""
+
+    source: Source | None = None
+    """What the distribution serves, if that is known already."""
 
 
 def raw_path(scope: Scope) -> bytes:
@@ -105,7 +109,7 @@ def locate(address: Address) -> Place | None:
     Newer pulpcore lets no base path nest in another; where they do, the longest one wins.
     Raises `HTTPException` 501 if the plugin that the distribution belongs to is not installed.
     """
-    row = DISTRIBUTION.one({"domain": address.domain, "prefixes": _prefixes(address.path)})
+    row = DISTRIBUTION.one({"domain": address.domain, "prefixes": prefixes(address.path)})
     if row is None:
         return None
     distribution = _distribution(row)
@@ -176,7 +180,7 @@ def _visible(domain: Domain) -> QuerySet[Distribution]:
     return distributions
 
 
-def _prefixes(path: str) -> list[str]:
+def prefixes(path: str) -> list[str]:
     """Return every prefix of `path` that ends where a segment does, if it can be a base path."""
     head = f"{path}/"[: MAX_BASE_PATH_LENGTH + 1]
     return [head[:end] for end, character in enumerate(head) if character == "/" and end]

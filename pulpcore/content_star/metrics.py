@@ -7,12 +7,14 @@ out in turn, and it leaves the last minute unsent when a signal ends the process
 import asyncio
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from starlette.types import Scope
 
 from pulpcore.app.util import get_worker_name, normalize_http_status
+from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.exchange import Exchange
 
 # Others share a value: clients may invent methods, and each combination of values costs memory.
@@ -25,7 +27,7 @@ CLOSE_TIMEOUT = 3000
 class Metrics:
     """Observer that counts and exports as OpenTelemetry's own `OTEL_...` environment says."""
 
-    def __init__(self) -> None:
+    def __init__(self, plans: Plans) -> None:
         """Start the thread that exports."""
         self._provider = MeterProvider(
             [PeriodicExportingMetricReader(OTLPMetricExporter())],
@@ -46,6 +48,13 @@ class Metrics:
             "content.sent", "By", "Bytes of bodies by type of distribution and answer source"
         )
         self._worker = get_worker_name()
+
+        def state(options: CallbackOptions) -> list[Observation]:
+            return [Observation(int(plans.problem is None), {"worker.name": self._worker})]
+
+        meter.create_observable_gauge(
+            "content_star.plans", [state], "1", "Whether what paths resolve to is kept in memory"
+        )
 
     def enabled(self) -> bool:
         """There is none of these unless `OTEL_ENABLED`."""

@@ -39,7 +39,7 @@ def unmount(prefix: str) -> None:
 
 def mounted(scope: Scope) -> ASGIApp | None:
     """Return the app of the longest prefix that the path of the URL is below, if there is one."""
-    prefix = below(scope, _mounted)
+    prefix = below(scope, _mounted) if _mounted else None
     return _mounted[prefix] if prefix else None
 
 

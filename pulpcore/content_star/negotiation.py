@@ -1,5 +1,7 @@
 """Which form of a resource a client prefers, and what caches are told about it."""
 
+from functools import lru_cache
+
 from django.http import HttpRequest
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -8,10 +10,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 JSON_TYPE = "application/json"
 
 
-def prefers_json(request: Request) -> bool:
+def prefers_json(request: Request | Scope) -> bool:
     """Tell whether the request's `Accept` ranks JSON above text (RFC 9110 section 12.5.1)."""
+    for name, value in request["headers"]:
+        if name == b"accept":
+            return _prefers_json(value)
+    return False
+
+
+@lru_cache(256)  # there are few, and to parse one takes longer than to send a file
+def _prefers_json(accept: bytes) -> bool:
     negotiation = HttpRequest()
-    negotiation.META["HTTP_ACCEPT"] = request.headers.get("accept", "*/*")
+    negotiation.META["HTTP_ACCEPT"] = accept.decode("latin-1")
     try:
         preferred = negotiation.get_preferred_type(["text/html", "text/plain", JSON_TYPE])
     except (ValueError, LookupError):  # a parameter in an encoding that does not exist

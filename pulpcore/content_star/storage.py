@@ -10,7 +10,7 @@ import ssl
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -36,12 +36,21 @@ MIN_SIZE_LABEL = "content_star_redirect_min_size"
 # of many ranges may be asked for long after the first one, when the client is slow.
 OWN_URL_SECONDS = 24 * 3600
 
+# Seconds for which a signed URL is used again at most: temporary credentials (of a role, say) end
+# sooner than what is signed with them, and botocore renews them some ten minutes before.
+KEEP_URL_SECONDS = 300.0
+
 
 class Store:
     """A storage that Django knows, whatever its class: read through its own `open`."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+
+    @property
+    def url_seconds(self) -> float:
+        """For how long its URLs are valid."""
+        return float("inf")
 
     def source(self, name: str, size: int) -> Source:
         """Return where the bytes of the file `name` come from."""
@@ -101,6 +110,10 @@ class S3Store(ObjectStore):
         )
         self._ssl = ssl_context(storage.verify)
 
+    @property
+    def url_seconds(self) -> float:
+        return float(self.storage.querystring_expire)
+
     def target(self, name: str) -> Target:
         """From the bucket itself and not the `custom_domain`, which is there for clients."""
         url = self._presign(self._client, name, {}, "GET", OWN_URL_SECONDS)
@@ -136,6 +149,10 @@ class AzureStore(ObjectStore):
         super().__init__(storage, names)
         _ = storage.client  # made here, once
 
+    @property
+    def url_seconds(self) -> float:
+        return float(self.storage.expiration_secs or "inf")
+
     def target(self, name: str) -> Target:
         can_sign = self.storage.account_key or self.storage.token_credential
         return Target(self.storage.url(name, expire=OWN_URL_SECONDS if can_sign else 0))
@@ -150,6 +167,11 @@ class GoogleStore(ObjectStore):
     def __init__(self, storage: Any, names: Mapping[str, str]) -> None:
         super().__init__(storage, names)
         _ = storage.bucket  # made here, once
+
+    @property
+    def url_seconds(self) -> float:
+        life = self.storage.expiration
+        return float(life.total_seconds() if isinstance(life, timedelta) else life)
 
     def target(self, name: str) -> Target:
         return Target(self.storage.url(name, parameters={"expiration": OWN_URL_SECONDS}))
@@ -200,6 +222,14 @@ def redirect_of(
     if not domain.redirect_to_object_storage or artifact.size < redirect_min_size(domain):
         return None
     return _careful(domain, lambda: store_of(domain).url(artifact.file.name, headers, method))
+
+
+def seconds_to_keep(domain: Domain) -> float:
+    """How long URLs of the domain's store may be given out or used again: half their life at most.
+
+    Raises StoreUnavailable.
+    """
+    return min(_careful(domain, lambda: store_of(domain).url_seconds) / 2, KEEP_URL_SECONDS)
 
 
 def redirect_min_size(domain: Domain) -> int:

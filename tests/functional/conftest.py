@@ -13,7 +13,7 @@ from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.edge import EdgeHeaders
 from pulpcore.content_star.errors import Errors
-from pulpcore.content_star.remote.download import downloads
+from pulpcore.content_star.remote.downloads import downloads
 from tests.asgi import get
 from tests.remote_files import MakeRemoteFile, RemoteFiles
 from tests.upstream import Upstream, serving_upstream

@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -372,7 +374,7 @@ def test_files_on_demand_are_fetched_by_us(plugin, server, pulp):
 
 
 def test_what_pulp_does_not_know_yet_is_passed_through(plugin, server, orm):
-    """By upstream's own code: only where a file is known do we fetch it."""
+    """Once for all clients."""
     from pulp_file.app.models import FileContent, FileDistribution, FileRemote
 
     with serving_upstream() as upstream:
@@ -380,13 +382,18 @@ def test_what_pulp_does_not_know_yet_is_passed_through(plugin, server, orm):
         remote = orm._save(FileRemote(name=orm.unique(), url=upstream.url, policy="on_demand"))
         base = orm.distribution()
         FileDistribution.objects.filter(base_path=base).update(remote=remote)
-        got = plugin.get(f"files/{base}/new.txt")
-        assert got.content == upstream.files["new.txt"], server.said()[-6000:]
+        url = str(plugin.base_url.join(f"files/{base}/new.txt"))
+        with ThreadPoolExecutor(10) as clients:
+            for got in clients.map(partial(httpx.get, trust_env=False, timeout=30), [url] * 10):
+                assert got.content == upstream.files["new.txt"], server.said()[-6000:]
         assert plugin.get(f"files/{base}/old.txt").status_code == 404
+        assert upstream.gets["new.txt"] == 1
         digest = hashlib.sha256(upstream.files["new.txt"]).hexdigest()
         saved = FileContent.objects.filter(relative_path="new.txt", digest=digest)
         wait_until(saved.exists)  # after the response
-        assert plugin.get(f"files/{base}/new.txt").content == upstream.files["new.txt"]
+        again = plugin.get(f"files/{base}/new.txt")
+        assert again.content == upstream.files["new.txt"]
+        assert again.headers["ETag"] == f'"{digest}"'
         assert upstream.gets["new.txt"] == 1
         saved.delete()
 

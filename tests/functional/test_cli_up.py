@@ -231,3 +231,8 @@ def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_a_directory_without_postgresql_is_told(tmp_path: Path) -> None:
+    said = refused("--home", tmp_path / "home", "--port", "0", "--postgres", tmp_path)
+    assert f"no PostgreSQL server in {tmp_path}" in said

@@ -166,6 +166,14 @@ def test_durations_and_counts(server, collector, orm, method, path, route, statu
     assert {found["worker.name"] for found, _ in collector.points("content.requests")} == {name}
 
 
+def test_a_metric_tells_that_plans_are_used(server, collector):
+    def used() -> int:
+        collector.refresh()
+        return collector.total("content_star.plans")
+
+    wait_until(lambda: used() == 1)
+
+
 def test_attributes_are_few_whatever_clients_send(server, collector, orm):
     base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
     for number in range(20):

@@ -217,9 +217,9 @@ def test_latecomers_do_not_fetch_again_what_has_been_saved_meanwhile(instance, m
 
 
 def test_what_has_been_saved_since_it_was_looked_up_is_looked_up_again(content, mirror, orm):
-    from pulpcore.content_star.remote.download import downloads
+    from pulpcore.content_star.remote.downloads import downloads
+    from pulpcore.content_star.remote.on_demand import wanted
     from pulpcore.content_star.remote.response import OnDemandResponse
-    from pulpcore.content_star.remote.sources import wanted
 
     m = mirror(5000)
     known = remote_artifacts(m).get().content_artifact

@@ -202,6 +202,32 @@ DIFFERENCES = {
         "304.",
         "The digest is known, so nothing has to be fetched.",
     ),
+    "pulled through": _difference(
+        "etag last-modified content-length transfer-encoding content-type accept-ranges"
+        " x-pulp-artifact-size",
+        "All headers of the remote are passed on, and the body is sent in chunks.",
+        "Content has the headers that it will have when it is saved. Metadata has the remote's"
+        " type, validators and what package managers read; the length is told where it is known.",
+        "Cookies, encodings and redirects of a remote are not about Pulp's answer.",
+    ),
+    "416 of what is pulled through": _difference(
+        "content-range",
+        "`Content-Range: bytes */*`.",
+        "The size, if the remote told it.",
+        "RFC 9110 section 14.4 has no second asterisk.",
+    ),
+    "remotes that cannot be reached": _difference(
+        "status",
+        "500.",
+        "502.",
+        "It is not Pulp that is broken.",
+    ),
+    "plugins without pull-through": _difference(
+        "status",
+        "500, where a plugin does not tell what content a path is.",
+        "The remote's answer is passed on and not saved.",
+        "As for metadata.",
+    ),
     "no remote sends it": _difference(
         "status",
         "404.",
@@ -316,6 +342,37 @@ FURTHER = {
         "Wrong for suffixes and beyond the end.",
         "As for every other file, as soon as the bytes are there.",
         "RFC 9110 section 14.",
+    ),
+    "many clients of what is pulled through": (
+        "Each has it fetched from the remote, metadata too.",
+        "Those of a process share one fetch. Metadata is kept for `CONTENT_STAR_METADATA_TTL`"
+        " seconds, asked about before it is used again, and used while the remote fails.",
+        "Issue 5144: each client asks for the same large indexes.",
+    ),
+    "HEAD of what is pulled through": (
+        "Fetches the whole file, and saves it.",
+        "Asks the remote for its headers.",
+        "Nobody has asked for the bytes.",
+    ),
+    "dots in paths to remotes": (
+        "`..` in a path leads to other folders of the remote's host, with its credentials.",
+        "404.",
+        "What a remote is for is below its URL.",
+    ),
+    "special characters in paths to remotes": (
+        "`%3F` begins a query at the remote, `%2541` is decoded twice.",
+        "They are part of the path.",
+        "Clients ask for a path; the remote is asked for the same one.",
+    ),
+    "errors of remotes": (
+        "The reason phrase has the URL that was asked for at the remote.",
+        "The body has the status that the remote answered with.",
+        "URLs may be signed or have secrets in them.",
+    ),
+    "files of remotes whose URL changed": (
+        "A saved file is fetched again for every client.",
+        "It is fetched once from the new URL.",
+        "Where a file came from is written down anew.",
     ),
     "file and directory of one name": (
         "The directory wins.",

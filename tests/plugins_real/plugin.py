@@ -10,11 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
 
 from tests.parity.differences import DIFFERENCES
 from tests.parity.test_parity import Row, ask, facets, judge
 from tests.plugins_real.differences import OF_PLUGINS
-from tests.pulp import Pulp
+from tests.pulp import Pulp, unique
+from tests.upstream import Behaviour, Upstream
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,6 @@ class Plugin:
 
     name: str
     """As PyPI knows it."""
-
-    model: str
-    """The model of its distributions, as `app_label.Model`."""
 
     client: str
     """The client, and what it did."""
@@ -74,6 +73,31 @@ def upload(pulp: Pulp, endpoint: str, file: Path, **fields: str) -> dict[str, An
             f"{pulp.root}content/{endpoint}", data=fields, files={"file": (file.name, stream)}
         )
     return pulp.task(response)
+
+
+def pulling(pulp: Pulp, kind: str, remote: str, url: str, **fields: Any) -> str:
+    """Make a distribution that asks a remote for what it lacks, and return its base path.
+
+    `kind` is the distribution's in the REST API, `remote` the remote's.
+    """
+    made = pulp.create(f"remotes/{remote}/", name=unique("far"), url=url)["pulp_href"]
+    named = {"name": unique("pulling"), "base_path": unique("pulling")}
+    return pulp.create(f"distributions/{kind}/", remote=made, **named, **fields)["base_path"]
+
+
+def asked_by_pulp_alone(far: Upstream) -> bool:
+    """Whether nobody else has asked the remote: the client asked for all of Pulp."""
+    agents = {request.headers.get("User-Agent", "") for request in far.seen}
+    return bool(agents) and all(agent.startswith("pulpcore/") for agent in agents)
+
+
+def typed(content_type: str) -> Behaviour:
+    """Have a remote tell the type of what it sends."""
+
+    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+        return web.Response(body=data, content_type=content_type)
+
+    return behave
 
 
 def get(url: str, **arguments: Any) -> httpx.Response:

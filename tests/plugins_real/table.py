@@ -2,26 +2,19 @@
 
 import importlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.plugins_real.plugin import Plugin
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "plugins.md"
 BEGIN, END = "<!-- made by `make test-plugins` -->", "<!-- end -->"
-
-HOOKS = (
-    "content_handler",
-    "content_handler_list_directory",
-    "content_headers_for",
-    "content_handler_json",
-)
 
 
 @dataclass
@@ -31,6 +24,9 @@ class Outcome:
     plugin: Plugin
     passed: Counter[str] = field(default_factory=Counter)
     """Tests that passed: `parity`, one for each request, and `client`."""
+
+    served: str = "not known"
+    """How the running process says that it serves it, and why."""
 
     broken: dict[str, str] = field(default_factory=dict)
     """Tests that fail as is known, and why."""
@@ -44,7 +40,7 @@ class Outcome:
             self.passed["parity" if name.startswith("test_parity") else "client"] += 1
 
     def row(self) -> str:
-        cells = (self.plugin.name, version(self.plugin.name), served(self.plugin))
+        cells = (self.plugin.name, version(self.plugin.name), self.served)
         return "| " + " | ".join((*cells, self.plugin.client, self.result())) + " |"
 
     def result(self) -> str:
@@ -52,30 +48,6 @@ class Outcome:
         found = f"{compared} requests alike, {used} tests of the client"
         known = "; ".join(f"fails: {reason}" for reason in dict.fromkeys(self.broken.values()))
         return ". ".join(text for text in (found, self.plugin.note, known) if text)
-
-
-def served(plugin: Plugin) -> str:
-    """Tell how a plugin's content is served, and what of the plugin takes part in it."""
-    from django.apps import apps
-
-    from pulpcore.app.models import Distribution
-    from pulpcore.content_star.distributions.registry import app_of
-
-    model = apps.get_model(plugin.model)
-    if not app_of(model).__module__.startswith("pulpcore.content_star."):
-        return "native"
-    own = (hook for hook in HOOKS if getattr(model, hook) is not getattr(Distribution, hook))
-    parts = [f"`{hook}`" for hook in own]
-    parts += ["routes of its own" for _ in content_modules(plugin)]
-    return f"bridged: {', '.join(parts)}" if parts else "plain: nothing of the plugin runs"
-
-
-def content_modules(plugin: Plugin) -> Iterator[str]:
-    """The modules that upstream's content app imports to have routes added."""
-    package = plugin.name.replace("-", "_")
-    for name in (f"{package}.app.content", f"{package}.content"):
-        if find_spec(name):
-            yield name
 
 
 class Table:
@@ -93,6 +65,15 @@ class Table:
                 item.user_properties.append(("plugin", plugin.name))
         missing = {name for name in plugins() if name not in self.outcomes}
         self.incomplete += [f"{name} was not tested" for name in sorted(missing)]
+
+    def learn(self, content_url: str) -> None:
+        """Ask a process how it serves each plugin, as operators do."""
+        accept = {"Accept": "application/json"}
+        status = httpx.get(f"{content_url}readyz", headers=accept, trust_env=False).json()
+        reported = {plugin["package"].replace("_", "-"): plugin for plugin in status["plugins"]}
+        for name, outcome in self.outcomes.items():
+            plugin = reported[name]
+            outcome.served = f"{plugin['served']}: {plugin['why']}"
 
     def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
         self.incomplete.append("tests were left out")

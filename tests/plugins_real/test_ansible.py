@@ -12,7 +12,6 @@ from tests.plugins_real.plugin import Content, Plugin, run, upload
 
 PLUGIN = Plugin(
     "pulp-ansible",
-    model="ansible.AnsibleDistribution",
     client="ansible-galaxy: collection download and install, by the redirects of Galaxy's API",
 )
 GALAXY = Path(sys.executable).with_name("ansible-galaxy")

@@ -19,7 +19,6 @@ from tests.plugins_real.plugin import Content, Plugin, get, needs, run
 
 PLUGIN = Plugin(
     "pulp-container",
-    model="container.ContainerDistribution",
     client="skopeo: copy in and out, inspect, with tokens; the registry's API redirects to content",
 )
 OCI = "application/vnd.oci.image."

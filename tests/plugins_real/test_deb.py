@@ -12,7 +12,6 @@ from tests.plugins_real.plugin import Content, Plugin, get, needs, run, upload
 
 PLUGIN = Plugin(
     "pulp-deb",
-    model="deb.AptDistribution",
     client="apt-get: update and download, by hash and without",
 )
 CONTROL = """\

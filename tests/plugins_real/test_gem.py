@@ -1,5 +1,6 @@
 """pulp_gem, and gem."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,17 +9,24 @@ import pytest
 from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.differences import INDEX
-from tests.plugins_real.plugin import Content, Plugin, needs, run, upload
+from tests.plugins_real.plugin import (
+    Content,
+    Plugin,
+    asked_by_pulp_alone,
+    needs,
+    pulling,
+    run,
+    upload,
+)
 
 PLUGIN = Plugin(
     "pulp-gem",
-    model="gem.GemDistribution",
-    client="gem: install, by the compact index",
+    client="gem: install by the compact index, also through to a remote",
     note="`gem fetch` refuses the plugin's `specs.4.8`, as it does from `pulpcore-content`",
 )
 SPEC = """\
 Gem::Specification.new do |spec|
-  spec.name = "star-hello"
+  spec.name = "star-{name}"
   spec.version = "1.0.0"
   spec.summary = "A gem of the tests"
   spec.authors = ["Somebody"]
@@ -29,15 +37,21 @@ Gem::Specification.new do |spec|
 end
 """
 
+MARSHAL = "File.binwrite ARGV[1], Zlib.deflate(Marshal.dump(Gem::Specification.load(ARGV[0])))"
+
 pytestmark = needs("gem")
 
 
 @pytest.fixture(scope="module")
 def gem(workshop: Path) -> Path:
-    (workshop / "hello.gemspec").write_text(SPEC)
+    return build(workshop, "hello")
+
+
+def build(workshop: Path, name: str) -> Path:
+    (workshop / f"{name}.gemspec").write_text(SPEC.format(name=name))
     (workshop / "hello.rb").write_text("puts 'hello'\n")
-    run(["gem", "build", "hello.gemspec"], workshop)
-    return workshop / "star-hello-1.0.0.gem"
+    run(["gem", "build", f"{name}.gemspec"], workshop)
+    return workshop / f"star-{name}-1.0.0.gem"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +94,27 @@ def test_gem_installs(instance, content, gem, home):
     run(["gem", "install", "star-hello", *where], home)
     assert (home / "gems/gems/star-hello-1.0.0/hello.rb").exists()
     assert (home / "gems/cache" / gem.name).read_bytes() == gem.read_bytes()
+
+
+def test_gem_installs_what_a_remote_has(instance, pulp, far, workshop, home):
+    gem = build(workshop, "far").read_bytes()
+    run(["ruby", "-rzlib", "-e", MARSHAL, "far.gemspec", "spec"], workshop)
+    info = f"---\n1.0.0 |checksum:{hashlib.sha256(gem).hexdigest()}\n".encode()
+    line = f"star-far 1.0.0 {hashlib.md5(info).hexdigest()}"
+    far.files = {
+        "": b"gem asks for this page first",
+        "versions": f"created_at: 2026-01-01T00:00:00Z\n---\n{line}\n".encode(),
+        "names": b"---\nstar-far\n",
+        "info/star-far": info,
+        "gems/star-far-1.0.0.gem": gem,
+        "quick/Marshal.4.8/star-far-1.0.0.gemspec.rz": (workshop / "spec").read_bytes(),
+    }
+    base_path = pulling(pulp, "gem/gem", "gem/gem", far.url)
+    where = ["--no-document", "-i", home / "gems", *source(instance.url, Content(base_path))]
+    run(["gem", "install", "star-far", *where], home)
+    assert (home / "gems/cache/star-far-1.0.0.gem").read_bytes() == gem
+    assert far.gets["gems/star-far-1.0.0.gem"] == 1
+    assert asked_by_pulp_alone(far)
 
 
 def test_gem_cannot_read_old_indexes_of_the_plugin(instance, upstream, content, home):

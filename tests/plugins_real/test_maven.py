@@ -10,12 +10,20 @@ import pytest
 from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.differences import ANSWER
-from tests.plugins_real.plugin import Content, Plugin, get, needs, run
+from tests.plugins_real.plugin import (
+    Content,
+    Plugin,
+    asked_by_pulp_alone,
+    get,
+    needs,
+    pulling,
+    run,
+)
 
 PLUGIN = Plugin(
     "pulp-maven",
-    model="maven.MavenDistribution",
-    client="mvn: a parent POM and a JAR, from content and by redirects of the deploy API",
+    client="mvn: a parent POM and a JAR, from content, by redirects of the deploy API, and"
+    " through to a remote",
 )
 POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -66,6 +74,21 @@ def pom(artifact: str, packaging: str) -> bytes:
     return POM.format(artifact=artifact, packaging=packaging).encode()
 
 
+def deployed(jar: bytes) -> dict[str, bytes]:
+    """What `mvn deploy` would have sent."""
+    files = {
+        "org/star/parent/1.0/parent-1.0.pom": POM.format(
+            artifact="parent", packaging="pom"
+        ).encode(),
+        "org/star/hello/1.0/hello-1.0.pom": POM.format(artifact="hello", packaging="jar").encode(),
+        "org/star/hello/1.0/hello-1.0.jar": jar,
+        # Maven asks for this one with every extension.
+        "org/codehaus/plexus/plexus-utils/1.1/plexus-utils-1.1.jar": jar,
+    }
+    sums = {f"{path}.sha1": sha1(data).hexdigest().encode() for path, data in files.items()}
+    return files | sums
+
+
 @pytest.fixture(scope="module")
 def content(instance, api, workshop: Path) -> Iterator[Content]:
     """A repository into which a JAR and a parent POM were deployed."""
@@ -77,16 +100,7 @@ def content(instance, api, workshop: Path) -> Iterator[Content]:
     jar = workshop / "hello-1.0.jar"
     with zipfile.ZipFile(jar, "w") as archive:
         archive.writestr("META-INF/MANIFEST.MF", "Manifest-Version: 1.0\n")
-    files = {
-        "org/star/parent/1.0/parent-1.0.pom": POM.format(
-            artifact="parent", packaging="pom"
-        ).encode(),
-        "org/star/hello/1.0/hello-1.0.pom": POM.format(artifact="hello", packaging="jar").encode(),
-        "org/star/hello/1.0/hello-1.0.jar": jar.read_bytes(),
-        # Maven asks for this one with every extension.
-        "org/codehaus/plexus/plexus-utils/1.1/plexus-utils-1.1.jar": jar.read_bytes(),
-    }
-    files |= {f"{path}.sha1": sha1(data).hexdigest().encode() for path, data in files.items()}
+    files = deployed(jar.read_bytes())
     for path, data in files.items():
         response = api.http.put(f"/pulp/maven/{name}/{path}", content=data)
         assert response.status_code in (200, 201, 202), response.text
@@ -124,12 +138,28 @@ def test_parity(instance, upstream, content, row):
 @pytest.mark.parametrize("path", ["/pulp/content/{}/", "/pulp/maven/{}/"])
 def test_maven_resolves(instance, content, workshop, home, path):
     """From content, and from the API, which redirects to content."""
+    jar = resolve(instance.url + path.format(content.base_path), home)
+    assert jar == (workshop / "hello-1.0.jar").read_bytes()
+
+
+@needs("mvn")
+def test_maven_resolves_what_a_remote_has(instance, pulp, far, home):
+    with zipfile.ZipFile(home / "jar", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("far"), "far")
+    jar = (home / "jar").read_bytes()
+    far.files = deployed(jar)
+    base_path = pulling(pulp, "maven/maven", "maven/maven", far.url)
+    assert resolve(f"{instance.content_url}{base_path}/", home) == jar
+    assert far.gets["org/star/hello/1.0/hello-1.0.jar"] == 1
+    assert asked_by_pulp_alone(far)
+
+
+def resolve(url: str, home: Path) -> bytes:
+    """Have Maven begin to build a project, and return the JAR that it needed for that."""
     (home / "pom.xml").write_text(PROJECT)
-    url = instance.url + path.format(content.base_path)
     (home / "settings.xml").write_text(SETTINGS.format(home=home, url=url))
     run(["mvn", "-B", "-C", "-s", "settings.xml", "validate"], home)
-    stored = home / "repository/org/star/hello/1.0/hello-1.0.jar"
-    assert stored.read_bytes() == (workshop / "hello-1.0.jar").read_bytes()
+    return (home / "repository/org/star/hello/1.0/hello-1.0.jar").read_bytes()
 
 
 def test_the_api_redirects_to_content(instance, content):

@@ -1,5 +1,6 @@
 """pulp_npm, and npm."""
 
+import hashlib
 import json
 import sys
 from base64 import b64encode
@@ -11,17 +12,25 @@ import pytest
 from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.differences import ANSWER
-from tests.plugins_real.plugin import Content, Plugin, needs, run, upload
+from tests.plugins_real.plugin import (
+    Content,
+    Plugin,
+    asked_by_pulp_alone,
+    needs,
+    pulling,
+    run,
+    typed,
+    upload,
+)
 
 PLUGIN = Plugin(
     "pulp-npm",
-    model="npm.NpmDistribution",
-    client="npm 10: pack, install, and publish to the API",
+    client="npm 10: pack, install, also through to a remote, and publish to the API",
     note="npm 11 refuses the plugin's metadata, as it does from `pulpcore-content`",
 )
 
 MODULES = Path(sys.executable).parents[1] / "node_modules"
-NPM = MODULES / ".bin/npm"
+NPM = MODULES / "npm/bin/npm-cli.js"
 """npm 10, of the plugins' environment."""
 
 pytestmark = needs(str(NPM))
@@ -117,9 +126,28 @@ def test_npm_publishes(instance, api, home):
     assert (home / "node_modules/star-new/package.json").exists()
 
 
+def test_npm_installs_what_a_remote_has(instance, pulp, far, workshop, home):
+    name = "star-far"
+    file = package(workshop, name, "1.0.0").read_bytes()
+    path = f"{name}/-/{name}-1.0.0.tgz"
+    dist = {"tarball": far.url + path, "shasum": hashlib.sha1(file).hexdigest()}
+    version = {"name": name, "version": "1.0.0", "dist": dist}
+    about = {"name": name, "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
+    far.files = {path: file, name: json.dumps(about).encode()}
+    far.behaviours[name] = typed("application/json")
+    repository = pulp.create("repositories/npm/npm/", name=Orm.unique())["pulp_href"]
+    base_path = pulling(pulp, "npm/npm", "npm/npm", far.url, repository=repository)
+    # Links in the remote's metadata lead to the remote.
+    always = "--replace-registry-host=always"
+    npm(home, f"{instance.content_url}{base_path}/", "install", name, always)
+    assert (home / "node_modules" / name / "package.json").exists()
+    assert far.gets[path] == 1
+    assert asked_by_pulp_alone(far)
+
+
 def test_npm_11_wants_more_than_the_plugin_tells(instance, upstream, content, home):
     """The metadata lack `version`, whoever serves them."""
-    npm = ["node", MODULES / "npm-11/bin/npm-cli.js", "install", "star"]
+    npm = [MODULES / "npm-11/bin/npm-cli.js", "install", "star"]
     for origin in (instance.url, upstream):
         registry = f"{origin}/pulp/content/{content.base_path}/"
         refused = run([*npm, *options(home, registry)], home, check=False)

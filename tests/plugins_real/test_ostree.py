@@ -11,7 +11,6 @@ from tests.plugins_real.plugin import Content, Plugin, needs, run
 
 PLUGIN = Plugin(
     "pulp-ostree",
-    model="ostree.OstreeDistribution",
     client="ostree: pull",
 )
 

@@ -10,23 +10,30 @@ import pytest
 from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.differences import ANSWER, INDEX
-from tests.plugins_real.plugin import Content, Plugin, run, upload
+from tests.plugins_real.plugin import (
+    Content,
+    Plugin,
+    asked_by_pulp_alone,
+    pulling,
+    run,
+    typed,
+    upload,
+)
 
 PLUGIN = Plugin(
     "pulp-python",
-    model="python.PythonDistribution",
-    client="pip: download by the API's index and by the published one",
+    client="pip: download by the API's index, by the published one, and through to a remote",
 )
-METADATA = "Metadata-Version: 2.1\nName: star-hello\nVersion: {version}\nSummary: Of the tests\n"
+METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: Of the tests\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
-def wheel(workshop: Path, version: str) -> Path:
-    path = workshop / f"star_hello-{version}-py3-none-any.whl"
-    info = f"star_hello-{version}.dist-info"
+def wheel(workshop: Path, version: str, name: str = "star_hello") -> Path:
+    path = workshop / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("star_hello.py", f"version = {version!r}\n")
-        archive.writestr(f"{info}/METADATA", METADATA.format(version=version))
+        archive.writestr(f"{name}.py", f"version = {version!r}\n")
+        archive.writestr(f"{info}/METADATA", METADATA.format(name=name, version=version))
         archive.writestr(f"{info}/WHEEL", WHEEL)
         archive.writestr(f"{info}/RECORD", "")
     return path
@@ -100,9 +107,26 @@ def test_pip_downloads_by_the_published_index(instance, content, workshop, home)
     assert same(workshop, home)
 
 
-def pip(index: str, home: Path) -> None:
+def test_pip_downloads_what_a_remote_has(instance, pulp, far, workshop, home):
+    """The API's index has links to content, with the remote's address in the query."""
+    file = wheel(workshop, "1.0", "star_far")
+    far.files["packages/" + file.name] = file.read_bytes()
+    link = f'<a href="../../packages/{file.name}">{file.name}</a>'
+    far.files["simple/star-far/"] = link.encode()
+    far.behaviours["simple/star-far/"] = typed("text/html")
+    repository = pulp.create("repositories/python/python/", name=Orm.unique())["pulp_href"]
+    base_path = pulling(pulp, "python/pypi", "python/python", far.url, repository=repository)
+    for folder in ("first", "second"):
+        (home / folder).mkdir()
+        pip(f"{instance.url}/pypi/{base_path}/simple/", home / folder, "star-far==1.0")
+        assert (home / folder / file.name).read_bytes() == file.read_bytes()
+    assert far.gets["packages/" + file.name] == 1
+    assert asked_by_pulp_alone(far)
+
+
+def pip(index: str, home: Path, wanted: str = "star-hello==1.0") -> None:
     command = [sys.executable, "-m", "pip", "--isolated", "--no-cache-dir", "download"]
-    run([*command, "--no-deps", "--index-url", index, "star-hello==1.0"], home)
+    run([*command, "--no-deps", "--index-url", index, wanted], home)
 
 
 def same(workshop: Path, home: Path) -> bool:

@@ -1,5 +1,7 @@
 """pulp_rpm, and dnf."""
 
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +10,20 @@ import pytest
 from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.differences import ANSWER
-from tests.plugins_real.plugin import Content, Plugin, get, needs, run, upload
+from tests.plugins_real.plugin import (
+    Content,
+    Plugin,
+    asked_by_pulp_alone,
+    get,
+    needs,
+    run,
+    upload,
+)
 
 PLUGIN = Plugin(
     "pulp-rpm",
-    model="rpm.RpmDistribution",
-    client="dnf: repoquery and download, also by the `config.repo` that the plugin makes",
+    client="dnf: repoquery and download, also by the `config.repo` that the plugin"
+    " makes, and on demand",
 )
 SPEC = """\
 Name: star-{name}
@@ -90,6 +100,7 @@ def dnf(home: Path, *arguments: str) -> str:
     """Run dnf with no configuration, cache or repository of the machine's."""
     base = ["--installroot", home / "root", "--releasever=1", "--setopt=reposdir=repos"]
     base += [f"--setopt=cachedir={home}/cache", f"--setopt=logdir={home}", "--setopt=keepcache=0"]
+    home.mkdir(exist_ok=True)
     return run(["dnf", "-y", *base, *arguments], home).stdout
 
 
@@ -115,3 +126,27 @@ def verified(home: Path, file: Path) -> str:
     """Verify a package's digests, and return its name."""
     run(["rpm", "--dbpath", home / "db", "-K", "--nosignature", file], home)
     return run(["rpm", "--dbpath", home / "db", "-qp", "--qf", "%{NAME}", file], home).stdout
+
+
+def test_dnf_downloads_on_demand(instance, pulp, far, workshop, home):
+    """What was synchronized without its packages."""
+    folder = home / "far"
+    folder.mkdir()
+    file = Path(shutil.copy(build(workshop, "2"), folder))
+    run([Path(sys.executable).with_name("createrepo_c"), folder], home)
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        far.files[str(path.relative_to(folder))] = path.read_bytes()
+    fields = {"name": Orm.unique(), "url": far.url, "policy": "on_demand"}
+    remote = pulp.create("remotes/rpm/rpm/", **fields)["pulp_href"]
+    repository = pulp.create("repositories/rpm/rpm/", name=Orm.unique(), autopublish=True)
+    href = repository["pulp_href"]
+    pulp.task(pulp.http.post(f"{href}sync/", json={"remote": remote}))
+    named = {"name": Orm.unique(), "base_path": Orm.unique()}
+    base_path = pulp.create("distributions/rpm/rpm/", repository=href, **named)["base_path"]
+    assert far.gets[file.name] == 0
+    path = ("--repofrompath", f"star,{instance.content_url}{base_path}/", "--repo=star")
+    for times in ("first", "second"):
+        dnf(home / times, *path, "--nogpgcheck", "download", "star-2", f"--destdir={home}/{times}")
+        assert verified(home, home / times / file.name) == "star-2"
+    assert far.gets[file.name] == 1
+    assert asked_by_pulp_alone(far)

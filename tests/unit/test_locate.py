@@ -7,9 +7,9 @@ from starlette.exceptions import HTTPException
 from pulpcore.content_star.locate import (
     MAX_BASE_PATH_LENGTH,
     Address,
-    _prefixes,
     decoded_path,
     parse_address,
+    prefixes,
 )
 
 
@@ -70,10 +70,10 @@ def test_with_domains_the_first_segment_names_one():
 )
 def test_every_prefix_of_whole_segments_could_be_the_base_path(path, possible):
     # A base path never ends in a slash: that such prefixes are asked for too does no harm.
-    assert {prefix for prefix in _prefixes(path) if not prefix.endswith("/")} == possible
+    assert {prefix for prefix in prefixes(path) if not prefix.endswith("/")} == possible
 
 
 def test_prefixes_stay_few_and_short_however_long_the_path():
-    prefixes = _prefixes("a/" * 100_000)
-    assert max(map(len, prefixes)) <= MAX_BASE_PATH_LENGTH
-    assert len(prefixes) <= MAX_BASE_PATH_LENGTH
+    found = prefixes("a/" * 100_000)
+    assert max(map(len, found)) <= MAX_BASE_PATH_LENGTH
+    assert len(found) <= MAX_BASE_PATH_LENGTH

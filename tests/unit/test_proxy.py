@@ -297,7 +297,7 @@ def test_a_server_that_stops_in_the_middle_cuts_the_client_off(client):
 
 def test_when_the_client_leaves_the_server_is_left(client, backend):
     with client.stream("GET", "/hang") as response:
-        pieces = response.iter_raw()  # which leaves when it is forgotten
+        pieces = response.iter_raw()  # which ends the connection when nobody has it any more
         next(pieces)
         assert backend.running
     wait_until(lambda: not backend.running)

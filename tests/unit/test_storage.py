@@ -106,6 +106,11 @@ def test_the_size_from_which_on_is_redirected(setting, label, size, redirected):
         assert (storage.redirect_of(domain, artifact(size), {}, "GET") is not None) == redirected
 
 
+@pytest.mark.parametrize(("life", "seconds"), [(60, 30), (3600, 300)])
+def test_signed_urls_are_used_again_for_half_their_life_and_not_long(life, seconds):
+    assert storage.seconds_to_keep(s3_domain(querystring_expire=life)) == seconds
+
+
 def test_a_domain_may_not_redirect():
     domain = s3_domain()
     domain.redirect_to_object_storage = False

@@ -1,5 +1,8 @@
 """The Django side: the AppConfig that makes Pulp load our templates, settings and commands."""
 
+from django.apps import apps
+from django.db.models.signals import post_migrate
+
 from pulpcore.app.apps import MODULE_PLUGIN_VERSIONS, PulpPluginAppConfig
 from pulpcore.content_star import __version__
 
@@ -24,3 +27,8 @@ class ContentStarAppConfig(PulpPluginAppConfig):
         super().ready()
         MODULE_PLUGIN_VERSIONS.clear()
         MODULE_PLUGIN_VERSIONS.update(recorded)
+
+        from pulpcore.content_star.cache.triggers import install  # needs models
+
+        # Any sender would do: the signal comes when all migrations of all apps are through.
+        post_migrate.connect(install, sender=apps.get_app_config("core"))

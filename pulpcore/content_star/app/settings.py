@@ -15,6 +15,15 @@ CONTENT_STAR_REDIRECT_MIN_SIZE = 0
 # count at once all the same; 0 checks every request. See `basic_auth.py`.
 CONTENT_STAR_BASIC_AUTH_TTL = 60
 
+# Seconds for which metadata that a remote sent for a distribution without the file (pull-through)
+# is used without asking the remote again, where the remote does not allow less. Every client wants
+# metadata, at the begin of whatever it does. 0 asks each time, which is quick when nothing changed.
+CONTENT_STAR_METADATA_TTL = 10
+
+# Bytes of such metadata that each process keeps, in files without a name in `WORKING_DIRECTORY`.
+# An answer of over a quarter of that is not kept; 0 keeps nothing.
+CONTENT_STAR_METADATA_SIZE = 256 * 1024 * 1024
+
 # Whether content that the API redirects to is sent in the same answer (see in_place.py), which
 # spares clients a second request. Off where redirects have to be seen, by a proxy's rules or a CDN.
 CONTENT_STAR_SERVE_IN_PLACE = True
@@ -29,6 +38,13 @@ CONTENT_STAR_LEGACY_URL = None
 # such as "/pulp-artifacts/" (X-Accel-Redirect), or "X-Sendfile" for Apache and lighttpd. Not where
 # clients reach Pulp in another way too: they would get no bytes. Empty: Pulp sends files itself.
 CONTENT_STAR_SENDFILE = ""
+
+# Answers that each process keeps in memory until something changes that they were made from, about
+# 4 KiB each. 0 looks everything up with each request. See `cache/plans.py`.
+CONTENT_STAR_PLANS = 10_000
+
+# Bytes of small files (64 KiB and less) that each process keeps with them.
+CONTENT_STAR_PLANS_BYTES = 64 * 1024 * 1024
 
 # The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
 # requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that

@@ -7,6 +7,7 @@ is sent as every other file here is, by the methods that are replaced.
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
+from uuid import UUID
 
 from aiohttp import web
 from starlette.types import ASGIApp, Scope
@@ -24,8 +25,10 @@ from pulpcore.content_star.bridge.files import (
 from pulpcore.content_star.bridge.request import connection_of
 from pulpcore.content_star.edge import tags_of, vary_of
 from pulpcore.content_star.exchange import exchange_of
+from pulpcore.content_star.remote.on_demand import NoRemote, wanted
+from pulpcore.content_star.remote.passing import PullThroughResponse
+from pulpcore.content_star.remote.pulled import Pulled, content_type_of, known_at
 from pulpcore.content_star.remote.response import OnDemandResponse
-from pulpcore.content_star.remote.sources import NoRemote, wanted
 from pulpcore.content_star.responses.headers import content_disposition
 
 
@@ -43,15 +46,19 @@ def adopt_handler(handler: Any) -> None:
     async def _stream_remote_artifact(
         self: Any, request: Any, response: Any, remote_artifact: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """Fetch it once for all clients, if it is a file that Pulp knows.
+        """Fetch it once for all clients.
 
-        What nobody has asked for before, upstream fetches and saves.
+        What nobody has asked for before, upstream fetches where the plugin saves it in its own way.
         """
         content_artifact = remote_artifact.content_artifact
-        if connection_of(request) is None or content_artifact._state.adding:
+        is_new = content_artifact._state.adding
+        saves_itself = type(self)._save_artifact is not handler._save_artifact
+        if connection_of(request) is None or (is_new and saves_itself):
             return await stream_remote_artifact(
                 self, request, response, remote_artifact, *args, **kwargs
             )
+        if is_new:
+            return await _pull_through(request, response, remote_artifact, *args, **kwargs)
         return await _stream_content_artifact(self, request, response, content_artifact)
 
     handler.stream_content = _stream_content
@@ -85,6 +92,65 @@ async def _stream_content_artifact(
     except NoRemote:
         raise web.HTTPNotFound from None
     return response
+
+
+async def _pull_through(
+    request: Any,
+    response: web.StreamResponse,
+    asked: Any,
+    save_artifact: bool = True,
+    repository: Any = None,
+) -> web.StreamResponse:
+    """Send a file that Pulp does not know yet, as `_stream_content_artifact` does.
+
+    Raises RemoteUnavailable; RemoteRefused has the status that the remote answered with.
+    """
+    gains = repository.pk if repository and repository.PULL_THROUGH_SUPPORTED else None
+    await send_made(partial(_pulled, asked, save_artifact, gains, request), response, request)
+    return response
+
+
+def _pulled(
+    asked: Any, saves: bool, repository: UUID | None, request: Any, headers: Any, scope: Scope
+) -> ASGIApp:
+    domain = get_domain()
+    remote = asked.remote.cast()
+    path = asked.content_artifact.relative_path
+    filename = PurePosixPath(path).name
+    content_type = content_type_of(remote, path)
+
+    def again() -> ASGIApp:
+        with with_domain(domain):
+            known = known_at(remote.pk, asked.url)
+            if known is None:
+                return _pulled(asked, saves, repository, request, headers, scope)
+            return (_on_demand if known.artifact is None else _saved)(known, headers, scope)
+
+    exchange_of(scope).source = "remote"
+    return PullThroughResponse(
+        Pulled(
+            domain=domain,
+            sha256=None,
+            size=None,
+            saves=saves and content_type is not None,
+            remote=remote.pk,
+            changed=remote.pulp_last_updated,
+            url=asked.url,
+            path=path,
+            content_type=content_type,
+            repository=repository,
+            request=request,
+        ),
+        again,
+        filename=filename,
+        headers={
+            "Content-Disposition": content_disposition(
+                filename, "attachment" if content_type else "inline"
+            ),
+            # As the remote's are called, which replace them.
+            **{name.title(): value for name, value in plain(headers).items()},
+        },
+    )
 
 
 def _saved(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:

@@ -14,6 +14,8 @@ from pulpcore.content_star.distributions.registry import serves
 class ArtifactApp(DistributionApp):
     """Serves `<id of an artifact>`; its guard lets only links pass that Pulp signed."""
 
+    keeps_answers = True
+
     def respond(self) -> ASGIApp:
         name = self.path.rstrip("/")
         artifact = Artifact.objects.filter(

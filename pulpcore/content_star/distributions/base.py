@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import ClassVar
 from urllib.parse import quote
+from uuid import UUID
 
 from aiohttp.web import StreamResponse
 from django.conf import settings
@@ -22,14 +24,15 @@ from pulpcore.app import mime_types
 from pulpcore.app.contexts import with_domain
 from pulpcore.app.models import Artifact, ContentArtifact, Distribution
 from pulpcore.content_star.bridge.answers import answer
+from pulpcore.content_star.cache.answers import Kept, MadeFrom
 from pulpcore.content_star.edge import CACHE_CONTROL, tags_of
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.handover import handover_of
 from pulpcore.content_star.locate import Place, decoded_path
 from pulpcore.content_star.lookup import Found, Source, find, source_of
 from pulpcore.content_star.negotiation import prefers_json
+from pulpcore.content_star.remote.on_demand import NoRemote, wanted
 from pulpcore.content_star.remote.response import OnDemandResponse
-from pulpcore.content_star.remote.sources import NoRemote, wanted
 from pulpcore.content_star.responses.artifact import (
     ArtifactRedirect,
     ArtifactResponse,
@@ -43,7 +46,7 @@ from pulpcore.content_star.responses.headers import (
     Disposition,
     content_disposition,
 )
-from pulpcore.content_star.storage import redirect_of
+from pulpcore.content_star.storage import redirect_of, seconds_to_keep
 from pulpcore.content_star.storage import source_of as source_in_storage
 
 NOT_SERVED = "The plugin answers this path with something that is no response."
@@ -63,11 +66,24 @@ class DistributionApp(ABC):
     routes: ClassVar[Sequence[BaseRoute]] = ()
     """A live API below the base path: matched before files, for any method, after the guard."""
 
+    keeps_answers: ClassVar[bool] = False
+    """Whether an answer that `made_from` is set for may be given again until one of its rows
+    changes. It is not inherited: what a class adds may depend on anything, so each class says for
+    itself that its answers depend on the path, the distribution, and what that serves alone."""
+
+    def __init_subclass__(cls) -> None:
+        cls.keeps_answers = vars(cls).get("keeps_answers", False)
+
     def __init__(self, request: Request, place: Place) -> None:
         self.request = request
         self.place = place
         self.distribution = place.distribution
         self.path = place.path
+        self.known_source = place.source
+        self.made_from: MadeFrom | None = None
+        """By which rows the answer may change, beside those of `source`; None if nobody knows."""
+        self.kept: Kept | None = None
+        """The answer to give unless the plugin has another one."""
 
     @abstractmethod
     def respond(self) -> ASGIApp:
@@ -121,9 +137,21 @@ class DistributionApp(ABC):
     @cached_property
     def source(self) -> Source:
         """What the distribution serves now; caches are told, since the answer depends on it."""
-        source = source_of(self.distribution)
+        source = self.known_source or source_of(self.distribution)
         exchange_of(self.request.scope).tags = tags_of(self.distribution, source)
         return source
+
+    @property
+    def asks_plugin(self) -> bool:
+        """Whether the plugin's own code decides about the request before all else, each time."""
+        return False
+
+    def again(self) -> ASGIApp | None:
+        """Answer as before, where that has been kept."""
+        if self.kept is None:
+            return None
+        self.kept.tell_permitted(exchange_of(self.request.scope))
+        return self.kept.answer.again(self.request)
 
     def file(self, found: Found, path: str, disposition: Disposition = "attachment") -> ASGIApp:
         """Answer with the file `found` at `path`, which decides its type.
@@ -136,7 +164,9 @@ class DistributionApp(ABC):
             return self.on_demand(found, path, disposition)
         filename = PurePosixPath(found.content_artifact.relative_path).name
         headers = self.headers_for(path)
-        return self.artifact(artifact, filename, found.last_modified, headers, disposition)
+        response = self.artifact(artifact, filename, found.last_modified, headers, disposition)
+        self._depend_on(found.content_artifact.pk)
+        return response
 
     def on_demand(self, found: Found, path: str, disposition: Disposition) -> ASGIApp:
         """Answer with a file that a remote has and Pulp has not saved."""
@@ -189,12 +219,20 @@ class DistributionApp(ABC):
         exchange = exchange_of(self.request.scope)
         if url := redirect_of(domain, artifact, headers, self.request.method):
             exchange.source = "redirect"
+            self.made_from = MadeFrom((artifact.pk,), seconds_to_keep(domain))
             return ArtifactRedirect(url, **representation)
         source = source_in_storage(domain, artifact)
-        exchange.source = "local" if isinstance(source, LocalSource) else "proxied"
+        local = isinstance(source, LocalSource)
+        exchange.source = "local" if local else "proxied"
+        seconds = float("inf") if local else seconds_to_keep(domain)
+        self.made_from = MadeFrom((artifact.pk,), seconds)
         if header := handover_of(source):
             return HandoverResponse(source, header, **representation)
         return ArtifactResponse(source, **representation)
+
+    def _depend_on(self, row: UUID) -> None:
+        if self.made_from:
+            self.made_from = replace(self.made_from, ids=(*self.made_from.ids, row))
 
     def headers_for(self, path: str) -> dict[str, str]:
         """Return type and caching of the file at `path`, and what the plugin adds or replaces."""
@@ -252,7 +290,9 @@ class DistributionApp(ABC):
         if result is None:
             return None
         if isinstance(result, ContentArtifact):
-            return self.file(find(result, self.source.version), self.path)
+            response = self.file(find(result, self.source.version), self.path)
+            self.made_from = None  # who knows what the plugin looked at
+            return response
         if isinstance(result, StreamResponse):
             return self.answer(result)
         raise HTTPException(501, NOT_SERVED)

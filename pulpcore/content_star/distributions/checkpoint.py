@@ -27,6 +27,8 @@ class CheckpointApp(PublishedApp):
     URL. Replaced publications do not step in here: what is asked for is one point in time.
     """
 
+    keeps_answers = True
+
     def from_what_is_served(self) -> ASGIApp:
         """Answer with the checkpoints there are, or from the one that is named."""
         return self.from_checkpoint() if self.path else self.timestamps()

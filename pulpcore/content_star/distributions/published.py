@@ -8,8 +8,10 @@ from starlette.types import ASGIApp
 
 from pulpcore.app.models import Distribution
 from pulpcore.content_star import directory
+from pulpcore.content_star.cache.answers import MadeFrom
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.base import DistributionApp
+from pulpcore.content_star.distributions.pull_through import pull_through
 from pulpcore.content_star.distributions.registry import serves
 from pulpcore.content_star.listing_page import Level, ListingPage
 from pulpcore.content_star.listings import head_for, listing_for
@@ -30,7 +32,6 @@ NOTHING_CONFIGURED = (
     "Distribution is not pointing to a publication, repository, repository version, or remote."
 )
 NOT_PUBLISHED = "Distribution is pointing to a repository that has no publication yet."
-PULL_THROUGH = "Distribution would ask its remote for this file, which is not served here."
 
 
 @serves(Distribution)
@@ -41,16 +42,25 @@ class PublishedApp(DistributionApp):
     others get an `index.html`.
     """
 
+    keeps_answers = True
+
     def respond(self) -> ASGIApp:
         if not self.path and not self.request.scope["path"].endswith("/"):
             return with_slash(self.request)
-        response = self.json_from_plugin() or self.from_steps() or self.from_what_is_served()
+        from_plugin = self.json_from_plugin() or self.from_steps()
+        response = from_plugin or self.again() or self.from_what_is_served()
         return Varying(response) if self.json_handler else response
 
     @property
     def serves_publications(self) -> bool:
         """Whether files are taken from publications, or from repository versions as they are."""
         return bool(self.distribution.SERVE_FROM_PUBLICATION)
+
+    @property
+    def asks_plugin(self) -> bool:
+        asks_for_json = self.json_handler is not None and prefers_json(self.request)
+        own_handler = type(self.distribution).content_handler is not Distribution.content_handler
+        return own_handler or asks_for_json
 
     def from_what_is_served(self) -> ASGIApp:
         """Answer with the file or directory that the distribution serves at the path, or a 404."""
@@ -80,7 +90,10 @@ class PublishedApp(DistributionApp):
         """Answer with the directory at the path, or send a client that forgot the slash there."""
         if self.path and not self.path.endswith("/"):
             below = f"{self.path}/"
-            return with_slash(self.request) if self.is_directory(source, below) else None
+            if not self.is_directory(source, below):
+                return None
+            self.made_from = None if self.lists_more else MadeFrom()
+            return with_slash(self.request)
         if prefers_json(self.request):
             response = self.listing(source)
         else:
@@ -135,17 +148,28 @@ class PublishedApp(DistributionApp):
         if not self.path or not self.serves_publications:
             return None
         found = file_superseded(self.distribution, self.path, source.publication)
-        return self.file(found, self.path) if found else None
+        response = self.file(found, self.path) if found else None
+        self.made_from = None  # the grace period ends by itself
+        return response
+
+    @property
+    def lists_more(self) -> bool:
+        """Whether the plugin adds to directories, which may depend on anything."""
+        hook = type(self.distribution).content_handler_list_directory
+        return hook is not Distribution.content_handler_list_directory
 
     def nothing(self, source: Source) -> ASGIApp:
-        """Say why there is nothing at the path."""
+        """Answer with what the distribution's remote has, or say why there is nothing."""
         distribution = self.distribution
         if distribution.remote_id is not None:
-            raise HTTPException(501, PULL_THROUGH)
+            return pull_through(self)
         if source.publication is None and source.version is None:
             raise HTTPException(404, NOTHING_CONFIGURED)
         if source.publication is None and self.serves_publications:
             raise HTTPException(404, NOT_PUBLISHED)
+        fallback = type(distribution).get_fallback_ca is not Distribution.get_fallback_ca
+        if not (fallback or self.lists_more):
+            self.made_from = MadeFrom()
         raise HTTPException(404, f"Distribution '{distribution.name}' has no '{self.path}'.")
 
 

@@ -3,50 +3,33 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
-
-from anyio.lowlevel import RunVar
-from django.conf import settings
+from typing import TYPE_CHECKING
 
 from pulpcore.app.contexts import with_domain
-from pulpcore.content_star.db import Door
-from pulpcore.content_star.remote.election import Election, Seat
+from pulpcore.content_star.remote.election import Seat
 from pulpcore.content_star.remote.failures import (
     Mismatch,
     RemoteBroke,
-    RemoteTimeout,
     RemoteUnavailable,
     Stuck,
+    failure_of,
     reason,
 )
 from pulpcore.content_star.remote.fetch import fetch
 from pulpcore.content_star.remote.intake import Intake
-from pulpcore.content_star.remote.saving import save
-from pulpcore.content_star.remote.sources import (
-    Source,
-    Wanted,
-    check_saved,
-    mark_failed,
-    sources,
-)
-from pulpcore.content_star.remote.workfile import remove_abandoned
-from pulpcore.content_star.responses.disk import LocalFile, in_thread
+from pulpcore.content_star.remote.sources import NotModified, Source, Wanted, mark_failed
+from pulpcore.content_star.responses.disk import LocalFile
 from pulpcore.content_star.responses.source import StoreUnavailable
-from pulpcore.exceptions import TimeoutException
+
+if TYPE_CHECKING:
+    from pulpcore.content_star.remote.downloads import Downloads
 
 log = logging.getLogger(__name__)
 
-# For work that holds a database connection while a storage takes a whole file: not those of the
-# requests, which would have to wait.
-SAVING_THREADS = 2
-
 # Seconds after which no other remote is asked while clients have no byte yet.
 PATIENCE = 60.0
-
-# Seconds that the end of the process waits for what is being saved.
-CLOSE_TIMEOUT = 15.0
 
 
 class Download:
@@ -59,14 +42,16 @@ class Download:
     def __init__(self, wanted: Wanted, owner: "Downloads") -> None:
         self.wanted = wanted
         self.failure: Exception | None = None
-        self._intake = Intake(wanted, self._announce)
+        self.arrived: Callable[[Download], None] | None = None
+        """Called once, when it is complete and before clients know."""
+        self._intake = Intake(wanted, self._more)
         self._owner = owner
         self._clients = 0
         self._source: Source | None = None
         self._seat: Seat | None = None
         self._is_waiting = False  # for another process
         self._changed = asyncio.Event()
-        self.task = asyncio.create_task(self._run(), name=f"fetch {wanted.content_artifact}")
+        self.task = asyncio.create_task(self._run(), name=f"fetch {wanted.name}")
 
     # For clients
 
@@ -74,6 +59,21 @@ class Download:
     def size(self) -> int | None:
         """In bytes; None as long as nobody knows. It holds once there are bytes."""
         return self._intake.size
+
+    @property
+    def sha256(self) -> str | None:
+        """None as long as nobody knows."""
+        return self._intake.sha256
+
+    @property
+    def told(self) -> Mapping[str, str]:
+        """Headers that came with the first bytes, if the downloader tells headers."""
+        return self._intake.told
+
+    @property
+    def complete(self) -> bool:
+        """Whether all has come, and is right."""
+        return self._intake.complete
 
     def enter(self) -> None:
         """Be one of those for whom it goes on, until `leave`."""
@@ -112,6 +112,15 @@ class Download:
         """Wait until the bytes up to `stop` are available. Raises RemoteBroke."""
         while self._intake.available < stop:
             await self._next_change()
+
+    async def grown(self, offset: int) -> int:
+        """Wait for bytes behind `offset` and return how many there are: `offset` at the end.
+
+        Raises RemoteBroke.
+        """
+        while self._intake.available <= offset and not self._intake.complete:
+            await self._next_change()
+        return self._intake.available
 
     async def _next_change(self) -> None:
         if self.failure is not None:
@@ -158,7 +167,7 @@ class Download:
         self._seat = Seat(self.wanted.identity)
         self._is_waiting = True
         try:
-            check = partial(self._owner.door.run, check_saved, self.wanted)
+            check = partial(self._owner.door.run, self.wanted.check_saved)
             await self._owner.election.take(self._seat, meanwhile=check)
         finally:
             self._is_waiting = False
@@ -170,8 +179,8 @@ class Download:
 
     async def _fetch(self) -> None:
         begun_at = time.monotonic()
-        timed_out = False
-        for source in await self._owner.door.run(sources, self.wanted):
+        error: Exception | None = None
+        for source in await self._owner.door.run(self.wanted.sources):
             if not self._clients and not source.saves:
                 break
             if not source.saves:
@@ -179,29 +188,26 @@ class Download:
             error = await self._fetch_from(source)
             if error is None:
                 return
-            timed_out = isinstance(error, (TimeoutError, TimeoutException))
             is_late = time.monotonic() - begun_at > PATIENCE and not self._intake.available
             if is_late or self._intake.is_stuck():
                 break
-        if timed_out:
-            raise RemoteTimeout("The remote takes too long.")
-        raise RemoteUnavailable("No remote could send the file.")
+        raise self.wanted.refusal(error) or failure_of(error)
 
     async def _fetch_from(self, source: Source) -> Exception | None:
-        """Return what went wrong, if something did. Raises StoreUnavailable."""
+        """Return what went wrong, if something did. Raises StoreUnavailable, NotModified."""
         self._source = self._intake.source = source
         try:
             await fetch(source, self._intake)
             return (
                 None if self._intake.complete else Stuck("the downloader said nothing of its end")
             )
-        except StoreUnavailable:
+        except (StoreUnavailable, NotModified):
             raise
         except Exception as error:
             log.warning(
-                "Remote '%s' failed to send the content artifact %s: %s",
+                "Remote '%s' failed to send the %s: %s",
                 source.remote.name,
-                self.wanted.content_artifact,
+                self.wanted.name,
                 reason(error),
             )
             if isinstance(error, Mismatch):
@@ -215,14 +221,10 @@ class Download:
         try:
             await spool.sync()
             attributes: dict[str, str | int] = {"size": spool.size, **spool.digests()}
-            await self._owner.saving_door.run(save, self.wanted, spool.path, attributes)
+            await self._owner.saving_door.run(self.wanted.save, spool.path, attributes)
         except Exception as error:
             # The clients have what they asked for; the next one lets us try again.
-            log.error(
-                "The content artifact %s could not be saved: %s",
-                self.wanted.content_artifact,
-                reason(error),
-            )
+            log.error("The %s could not be saved: %s", self.wanted.name, reason(error))
 
     def _fail(self, error: Exception) -> None:
         self.failure = error
@@ -233,65 +235,11 @@ class Download:
         self._owner.forget(self)
         self._intake.close()
 
+    def _more(self) -> None:
+        if self._intake.complete and self.arrived is not None:
+            self.arrived(self)
+        self._announce()
+
     def _announce(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-class Downloads:
-    """The downloads of a process, by what is wanted."""
-
-    def __init__(self, door: Door) -> None:
-        self.door = door
-        self.saving_door = Door(SAVING_THREADS, name="content-save")
-        self.election = Election()
-        self._downloads: dict[Wanted, Download] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def join(self, wanted: Wanted) -> Download:
-        """Return the download of `wanted`, and start it if there is none. Enter it at once."""
-        download = self._downloads.get(wanted)
-        if download is None:
-            download = self._downloads[wanted] = Download(wanted, self)
-            self._tasks.add(download.task)
-            download.task.add_done_callback(self._tasks.discard)
-        return download
-
-    def forget(self, download: Download) -> None:
-        """Let the next one who asks start anew."""
-        if self._downloads.get(download.wanted) is download:
-            del self._downloads[download.wanted]
-
-    async def close(self) -> None:
-        """End all downloads; those that are being saved are waited for, for CLOSE_TIMEOUT."""
-        for download in list(self._downloads.values()):
-            download.stop()
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
-            for task in late:
-                log.error("The %s is given up, since saving takes too long.", task.get_name())
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-        await self.election.close()
-        await self.saving_door.close()
-
-
-_current: RunVar[Downloads] = RunVar("content_star_downloads")
-
-
-def current_downloads() -> Downloads:
-    """Return those of this event loop, within `downloads`."""
-    return _current.get()
-
-
-@asynccontextmanager
-async def downloads(door: Door) -> AsyncIterator[None]:
-    """Have downloads in this event loop until the block ends."""
-    await in_thread(remove_abandoned, str(settings.WORKING_DIRECTORY))
-    mine = Downloads(door)
-    token = _current.set(mine)
-    try:
-        yield
-    finally:
-        await mine.close()
-        _current.reset(token)

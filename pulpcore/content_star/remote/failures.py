@@ -2,6 +2,7 @@
 
 from pulpcore.content_star.remote.sources import AlreadySaved, Source
 from pulpcore.content_star.responses.source import StoreBroke
+from pulpcore.exceptions import TimeoutException
 
 
 class RemoteUnavailable(Exception):
@@ -34,6 +35,13 @@ class CannotDecode(Exception):
 
 class Gone(Exception):
     """The content has been removed while its file was fetched."""
+
+
+def failure_of(error: Exception | None) -> RemoteUnavailable:
+    """What clients are told when the last of the remotes raised `error`."""
+    if isinstance(error, (TimeoutError, TimeoutException)):
+        return RemoteTimeout("The remote takes too long.")
+    return RemoteUnavailable("No remote could send the file.")
 
 
 def reason(error: Exception) -> str:

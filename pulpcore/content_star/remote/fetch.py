@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from pulpcore.content_star.remote.pace import Limits, Pace, set_timeouts
-from pulpcore.content_star.remote.sources import Source
+from pulpcore.content_star.remote.sources import NotModified, Source
 from pulpcore.content_star.responses.disk import in_thread
 from pulpcore.download.http import HttpDownloader
 from pulpcore.exceptions import DigestValidationError, SizeValidationError
@@ -42,7 +42,8 @@ class Sink(Protocol):
 
 async def fetch(source: Source, sink: Sink) -> None:
     """Download from `source`, trying as often as its remote says. Raises anything, and TimeoutError
-    if it takes longer than `pace.Limits` to begin, or is slower.
+    if it takes longer than `pace.Limits` to begin, or is slower. NotModified if the source has
+    conditions and they do not hold.
 
     What the downloader writes, hashes and checks is left to `sink`: done by itself, writing and
     hashing would block the event loop.
@@ -54,7 +55,7 @@ async def fetch(source: Source, sink: Sink) -> None:
     try:
         async with asyncio.timeout(limits.first_byte) as timeout:
             downloader = await _build(source, sink)
-            options = _divert(downloader, sink, Pace(limits, timeout))
+            options = _divert(downloader, sink, Pace(limits, timeout), source.conditions)
             with _quiet_libraries():
                 await downloader.run(extra_data=options)
     finally:
@@ -90,7 +91,9 @@ def _with_loop(loop: asyncio.AbstractEventLoop, build: Callable[[], Any]) -> Any
         asyncio.set_event_loop(None)
 
 
-def _divert(downloader: Any, sink: Sink, pace: Pace) -> dict[str, Any]:
+def _divert(
+    downloader: Any, sink: Sink, pace: Pace, conditions: Mapping[str, str]
+) -> dict[str, Any]:
     """Lead all that `downloader` does with data to `sink`, as upstream's content app does too.
 
     Returns the options with which to run it.
@@ -118,6 +121,10 @@ def _divert(downloader: Any, sink: Sink, pace: Pace) -> dict[str, Any]:
         pace.moved(len(data))
         await sink.write(data)
 
+    if session is not None and conditions and kind._run is _TAKES_OPTIONS:
+        # Others might take 304 for an empty file.
+        session.headers.update(conditions)
+        _notice_not_modified(downloader)
     downloader._run = run_from
     downloader.headers_ready_callback = partial(sink.headers, is_decoded=is_decoded)
     downloader.handle_data = write
@@ -126,6 +133,17 @@ def _divert(downloader: Any, sink: Sink, pace: Pace) -> dict[str, Any]:
     if not is_decoded:
         options["request_kwargs"] = {"auto_decompress": False}
     return options
+
+
+def _notice_not_modified(downloader: Any) -> None:
+    raise_for_status = downloader.raise_for_status
+
+    def raise_for_status_and_304(response: Any) -> None:
+        if response.status == 304:
+            raise NotModified
+        raise_for_status(response)
+
+    downloader.raise_for_status = raise_for_status_and_304
 
 
 async def _close(downloader: Any, remote: Any) -> None:

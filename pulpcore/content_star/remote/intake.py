@@ -30,6 +30,8 @@ class Intake:
         self.size = wanted.size
         """In bytes; None as long as nobody knows. It holds once `available` is more than 0."""
         self.sha256 = wanted.sha256
+        self.told: Mapping[str, str] = {}
+        """Headers that came with the first bytes, if the downloader tells headers."""
         self.available = 0
         """Bytes from the start on that clients may have."""
         self.complete = False
@@ -66,6 +68,8 @@ class Intake:
         """Learn the size, where it is the size of the file and not of something encoded."""
         assert self.spool is not None
         self._decoder, self._undecided = None, ""
+        if not self.available:
+            self.told = headers
         part = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         if part and int(part["first"]) != self.spool.size:
             raise Mismatch(f"from byte {part['first']} instead of {self.spool.size}", self.source)

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from pulpcore.content_star.remote.download import Download, current_downloads
+from pulpcore.content_star.remote.download import Download
+from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.sources import Wanted
 from pulpcore.content_star.responses.disk import STEP
 from pulpcore.content_star.responses.ranges import ByteRange
@@ -48,7 +49,7 @@ class RemoteSource:
     """A `responses.source.Source`: a file of `size` bytes that is fetched when it is read."""
 
     def __init__(self, wanted: Wanted, size: int) -> None:
-        self.name = f"content artifact {wanted.content_artifact}"
+        self.name = wanted.name
         self._wanted = wanted
         self._size = size
 

@@ -8,7 +8,7 @@ from anyio import sleep_forever
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pulpcore.content_star.remote.download import current_downloads
+from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.reading import RemoteSource
 from pulpcore.content_star.remote.sources import AlreadySaved, Wanted
 from pulpcore.content_star.responses.artifact import ArtifactResponse
@@ -49,19 +49,19 @@ class OnDemandResponse:
             await self._from_remote(scope, send)
         except AlreadySaved:
             response = await current_downloads().door.run(self.again)
-            await response(scope, _nothing, send)
+            await response(scope, nothing, send)
 
     async def _from_remote(self, scope: Scope, send: Send) -> None:
         size, sha256 = self.wanted.size, self.wanted.sha256
         if size is not None and sha256 is not None:
-            return await self._response(size, sha256)(scope, _nothing, send)
+            return await self._response(size, sha256)(scope, nothing, send)
         if sha256 is not None and self._has_precondition(scope, sha256):
-            return await self._response(0, sha256)(scope, _nothing, send)
+            return await self._response(0, sha256)(scope, nothing, send)
         download = current_downloads().join(self.wanted)
         download.enter()
         try:
             size, sha256 = await download.described()
-            await self._response(size, sha256)(scope, _nothing, send)
+            await self._response(size, sha256)(scope, nothing, send)
         finally:
             download.leave()
 
@@ -81,7 +81,7 @@ class OnDemandResponse:
         )
 
 
-async def _nothing() -> Message:
+async def nothing() -> Message:
     """Receive in a response of which someone else sees that the client leaves."""
     await sleep_forever()
     raise AssertionError

@@ -3,9 +3,11 @@
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
 
 from django.core.files import File
 from django.db import IntegrityError, transaction
@@ -13,32 +15,38 @@ from django.db import IntegrityError, transaction
 from pulpcore.app.models import Artifact, ContentArtifact
 from pulpcore.content_star.remote import workfile
 from pulpcore.content_star.remote.failures import Gone
-from pulpcore.content_star.remote.sources import Wanted
 
 # How often to try where another process saves the same at the same time.
 TRIES = 3
 
-
-def save(file: Wanted, path: str, attributes: Mapping[str, str | int]) -> None:
-    """Store the file at `path`, in the current domain, as the artifact of the content.
-
-    `attributes` are its size and digests. The file at `path` stays: the storage may take away what
-    it is given, and this may be done again when the database connection is lost. Raises Gone.
-    """
-    for left in reversed(range(TRIES)):
-        try:
-            artifact = _save_once(file, path, attributes)
-        except IntegrityError:
-            if not left:
-                raise
-        else:
-            return _put_back(artifact, path)
+_T = TypeVar("_T")
 
 
-def _save_once(file: Wanted, path: str, attributes: Mapping[str, str | int]) -> Artifact:
-    known = ContentArtifact.objects.filter(pk=file.content_artifact)
+def save(content_artifact: UUID, path: str, attributes: Mapping[str, str | int]) -> None:
+    """Make the file at `path` the content artifact's artifact, as `store` does. Raises Gone."""
+    known = ContentArtifact.objects.filter(pk=content_artifact)
     if not known.exists():
         raise Gone("The content has been removed meanwhile.")
+    # Not saved whole: content that has been removed meanwhile must not come back.
+    store(path, attributes, lambda artifact: known.update(artifact=artifact))
+
+
+def store(path: str, attributes: Mapping[str, str | int], use: Callable[[Artifact], _T]) -> _T:
+    """Store the file at `path`, in the current domain, as an artifact that `use` refers to, in the
+    same transaction. Returns what `use` does, which may be called several times.
+
+    `attributes` are its size and digests. The file at `path` stays: the storage may take away what
+    it is given, and this may be done again when the database connection is lost.
+    """
+    for _ in range(TRIES - 1):
+        with suppress(IntegrityError):
+            return _store_once(path, attributes, use)
+    return _store_once(path, attributes, use)
+
+
+def _store_once(
+    path: str, attributes: Mapping[str, str | int], use: Callable[[Artifact], _T]
+) -> _T:
     with _another(path) as copy, transaction.atomic():
         artifact = Artifact(**attributes, file=copy)
         # Locked, so that orphan cleanup has either removed it by now or finds that it is used.
@@ -48,9 +56,9 @@ def _save_once(file: Wanted, path: str, attributes: Mapping[str, str | int]) -> 
         else:
             artifact = same
             artifact.touch()
-        # Not saved whole: content that has been removed meanwhile must not come back.
-        known.update(artifact=artifact)
-    return artifact
+        used = use(artifact)
+    _put_back(artifact, path)
+    return used
 
 
 def _put_back(artifact: Artifact, path: str) -> None:

@@ -1,46 +1,25 @@
-"""ORM queries: what is known of a file that is not saved, and which remotes have it.
+"""What is wanted, and who has it: what fetching needs to know of both.
 
-Everything here blocks and runs behind the database door.
+What blocks says so, and runs behind the database door.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
-from uuid import UUID
 
-from django.conf import settings
-from django.db.models import F, QuerySet
 from django.utils import timezone
 
-from pulpcore.app.models import Artifact, ContentArtifact, Domain, Remote, RemoteArtifact
-
-
-class NoRemote(Exception):
-    """No remote has the file any more, so it cannot be had from anywhere."""
+from pulpcore.app.models import Artifact, Domain, Remote, RemoteArtifact
 
 
 class AlreadySaved(Exception):
     """The file has been saved since it was looked up."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A file that is to be fetched, and what its remotes have said of it.
-
-    Requests for equal ones share a download.
-    """
-
-    content_artifact: UUID
-    domain: Domain
-    sha256: str | None
-    size: int | None
-    saves: bool = True
-    """Whether the remote that is asked first wants its files kept."""
-
-    @property
-    def identity(self) -> str:
-        """What it is called among processes, which elect one of them to fetch it."""
-        return f"content artifact {self.content_artifact}"
+class NotModified(Exception):
+    """The remote has nothing newer than what it was asked about (304)."""
 
 
 @dataclass(frozen=True)
@@ -62,39 +41,53 @@ class Source:
         named = {name: getattr(self.remote_artifact, name) for name in Artifact.DIGEST_FIELDS}
         return {name: digest for name, digest in named.items() if digest}
 
-
-def wanted(content_artifact: ContentArtifact, domain: Domain) -> Wanted:
-    """Return what there is to know of a file before it is fetched. Raises NoRemote."""
-    offers = list(_offers(content_artifact.pk).annotate(policy=F("remote__policy")))
-    if not offers:
-        raise NoRemote
-    sha256 = next((offer.sha256 for offer in offers if offer.sha256), None)
-    size = next((offer.size for offer in offers if offer.size is not None), None)
-    return Wanted(content_artifact.pk, domain, sha256, size, offers[0].policy != Remote.STREAMED)
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        """Headers of a conditional request (RFC 9110 section 13), for remotes that are asked by
+        HTTP; what they answer with 304 is `NotModified`."""
+        return MappingProxyType({})
 
 
-def check_saved(file: Wanted) -> None:
-    """Raise AlreadySaved if there is nothing to fetch any more."""
-    if ContentArtifact.objects.filter(pk=file.content_artifact, artifact__isnull=False).exists():
-        raise AlreadySaved
+@dataclass(frozen=True)
+class Wanted(ABC):
+    """A file that is to be fetched. Requests for equal ones share a download."""
 
+    domain: Domain
+    sha256: str | None
+    size: int | None
+    """In bytes; None if no remote said so, as for the sha256."""
 
-def sources(file: Wanted) -> list[Source]:
-    """Return who has the file, in the order to be asked: alternate content sources come first.
+    saves: bool
+    """Whether the remote that is asked first wants its files kept."""
 
-    Remotes that sent something wrong are left out for a while, as upstream does.
-    Raises AlreadySaved.
-    """
-    check_saved(file)
-    cooldown = timedelta(seconds=settings.REMOTE_CONTENT_FETCH_FAILURE_COOLDOWN)
-    offers = _offers(file.content_artifact).exclude(failed_at__gte=timezone.now() - cooldown)
-    return [Source(offer, offer.remote.cast()) for offer in offers.select_related("remote")]
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the log may call it: no secret is in it."""
+
+    @property
+    def identity(self) -> str:
+        """What it is called among processes."""
+        return self.name
+
+    @abstractmethod
+    def check_saved(self) -> None:
+        """Raise AlreadySaved if there is nothing to fetch any more. Blocks."""
+
+    @abstractmethod
+    def sources(self) -> list[Source]:
+        """Return who has the file, in the order to be asked. Raises AlreadySaved. Blocks."""
+
+    @abstractmethod
+    def save(self, path: str, attributes: Mapping[str, str | int]) -> None:
+        """Keep the file at `path`, of that size and those digests. Blocks, and may come twice."""
+
+    def refusal(self, error: Exception | None) -> Exception | None:
+        """Return what clients are told if no source could send it, of which the last one raised
+        `error`; None for what they are told of all that is wanted."""
+        return None
 
 
 def mark_failed(source: Source) -> None:
-    """Leave `source` out for a while: what it sent is not what it announced."""
+    """Leave `source` out for a while: what it sent is not what it announced. Blocks."""
     RemoteArtifact.objects.filter(pk=source.remote_artifact.pk).update(failed_at=timezone.now())
-
-
-def _offers(content_artifact: UUID) -> QuerySet[RemoteArtifact]:
-    return RemoteArtifact.objects.filter(content_artifact=content_artifact).order_by_acs()

@@ -18,6 +18,7 @@ from pulpcore.content_star.responses.headers import (
     http_date,
 )
 from pulpcore.content_star.responses.ranges import ByteRange, RangeNotSatisfiable, parse_ranges
+from pulpcore.content_star.responses.remembered import RememberedFile
 from pulpcore.content_star.responses.source import ArtifactMissing, Readable, Source
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -36,6 +37,8 @@ _SPECIAL = frozenset(
         b"if-range",
     }
 )
+
+_SAFE = frozenset({"GET", "HEAD"})
 
 # What follows from the file and from this response's own decisions, whatever a plugin says. A
 # Content-Security-Policy is not among them: browsers enforce a second one beside ours, so a plugin
@@ -65,9 +68,10 @@ class RepresentationArguments(TypedDict):
     """What `Representation` is made of."""
 
     size: int
-    sha256: str
+    sha256: str | None
     last_modified: datetime | None
     filename: str
+    etag: NotRequired[str]
     headers: NotRequired[Mapping[str, str]]
     disposition: NotRequired[Disposition]
 
@@ -76,22 +80,27 @@ class Representation:
     """What HTTP says of an artifact, wherever its bytes are: its headers and its validators.
 
     `size` in bytes and `sha256` are what the artifact has; `last_modified` is aware, or None when
-    unknown. `headers` adds to the response; Content-Type and Content-Disposition replace the
-    defaults, and headers that follow from the artifact are ours alone.
+    unknown. Where the sha256 is unknown, `etag` may be what else tells one version from another: an
+    entity tag with its quotes, weak ones with `W/`. `headers` adds to the response; Content-Type
+    and Content-Disposition replace the defaults, and headers that follow from the artifact are ours
+    alone.
     """
 
     def __init__(
         self,
         *,
         size: int,
-        sha256: str,
+        sha256: str | None,
         last_modified: datetime | None,
         filename: str,
+        etag: str = "",
         headers: Mapping[str, str] = MappingProxyType({}),
         disposition: Disposition = "attachment",
     ) -> None:
         self.size = size
-        self.validators = Validators(f'"{sha256}"', last_modified)
+        if sha256 is not None:
+            etag = f'"{sha256}"'
+        self.validators = Validators(etag, last_modified)
         extra = {name.lower(): value for name, value in headers.items()}
         self.content_type = extra.pop("content-type", "application/octet-stream")
         if "content-disposition" not in extra:
@@ -102,10 +111,13 @@ class Representation:
             if name not in _RESERVED
         ]
         self._headers += _SECURITY
-        self._headers.append((b"etag", self.validators.etag.encode("latin-1")))
+        if etag:
+            self._headers.append((b"etag", etag.encode("latin-1")))
         if last_modified is not None:
             self._headers.append((b"last-modified", http_date(last_modified).encode("latin-1")))
         self._headers.append((b"x-pulp-artifact-size", b"%d" % size))
+        self._etag = self.validators.etag.encode("latin-1")
+        self._not_modified = [item for item in self._headers if item[0] in _IN_NOT_MODIFIED]
 
     def _precondition(self, scope: Scope, headers: Headers) -> int | None:
         """The status that preconditions ask for instead of the artifact."""
@@ -113,10 +125,8 @@ class Representation:
 
     async def _send_precondition(self, status: int, send: Send) -> None:
         """304 with what a cache needs to refresh what it has (15.4.5), or 412 (15.5.13)."""
-        headers = [header for header in self._headers if header[0] in _IN_NOT_MODIFIED]
-        if status == 412:
-            headers = [(b"content-length", b"0")]
-        await send_empty(status, headers, send)
+        headers = self._not_modified if status == 304 else [(b"content-length", b"0")]
+        await _send_at_once(status, headers, b"", send)
 
 
 class ArtifactResponse(Representation):
@@ -134,8 +144,15 @@ class ArtifactResponse(Representation):
         super().__init__(**representation)
         self.source = source
         self._headers.append((b"accept-ranges", b"bytes"))
+        self._whole_headers: RawHeaders = [
+            *self._headers,
+            (b"content-type", self.content_type.encode("latin-1")),
+            (b"content-length", b"%d" % self.size),
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if found := self.at_once(scope):
+            return await _send_at_once(*found, send)
         ranges = None
         if not _SPECIAL.isdisjoint([name for name, _ in scope["headers"]]):
             headers = Headers(raw=scope["headers"])
@@ -159,6 +176,24 @@ class ArtifactResponse(Representation):
     def _can_send_path(self, scope: Scope) -> bool:
         return PATHSEND in (scope.get("extensions") or {}) and isinstance(self.source, LocalSource)
 
+    def at_once(self, scope: Scope) -> tuple[int, RawHeaders, bytes] | None:
+        """Return status, headers and body where nothing has to be opened or weighed.
+
+        That is the whole of a file in memory, and 304 for most who ask with what they have. None
+        for all else: calling the response knows what to do.
+        """
+        special = [header for header in scope["headers"] if header[0] in _SPECIAL]
+        is_head = scope["method"] == "HEAD"
+        if special:
+            asks = special == [(b"if-none-match", self._etag)]
+            return (304, self._not_modified, b"") if asks and scope["method"] in _SAFE else None
+        if not isinstance(self.source, RememberedFile):
+            return None
+        if is_head and self.source.seen:
+            return 200, self._whole_headers, b""
+        body = self.source.data
+        return None if is_head or body is None else (200, self._whole_headers, body)
+
     def _ranges(self, method: str, headers: Headers) -> list[ByteRange] | None:
         """Ranges are defined for GET alone (14.2); more than one Range line is no range at all."""
         values = headers.getlist("range")
@@ -172,19 +207,19 @@ class ArtifactResponse(Representation):
         self, ranges: Sequence[ByteRange] | None
     ) -> tuple[int, RawHeaders, list[Segment]]:
         """The whole file, one part of it (15.3.7.1) or several (15.3.7.2)."""
+        if ranges is None:
+            return 200, self._whole_headers, [ByteRange(0, self.size)]
         content_type = self.content_type
         headers = self._headers.copy()
         segments: list[Segment]
-        if ranges is None:
-            segments = [ByteRange(0, self.size)]
-        elif len(ranges) == 1:
+        if len(ranges) == 1:
             segments = [ranges[0]]
             headers.append((b"content-range", ranges[0].content_range(self.size).encode()))
         else:
             content_type, segments = multipart(ranges, self.size, content_type)
         headers.append((b"content-type", content_type.encode("latin-1")))
         headers.append((b"content-length", b"%d" % sum(map(len, segments))))
-        return 200 if ranges is None else 206, headers, segments
+        return 206, headers, segments
 
     async def _open(self, segments: Sequence[Segment]) -> Readable:
         parts = [segment for segment in segments if isinstance(segment, ByteRange)]
@@ -200,7 +235,7 @@ class ArtifactResponse(Representation):
             (b"accept-ranges", b"bytes"),
             (b"content-length", b"0"),
         ]
-        await send_empty(416, headers, send)
+        await _send_at_once(416, headers, b"", send)
 
 
 class ArtifactRedirect(Representation):
@@ -223,7 +258,7 @@ class ArtifactRedirect(Representation):
         status = self._precondition(scope, Headers(raw=scope["headers"]))
         if status is not None:
             return await self._send_precondition(status, send)
-        await send_empty(302, self._redirect.copy(), send)
+        await _send_at_once(302, self._redirect, b"", send)
 
 
 async def _send_file(
@@ -235,19 +270,22 @@ async def _send_file(
     receive: Receive,
     send: Send,
 ) -> None:
-    start = {"type": "http.response.start", "status": status, "headers": headers}
     if scope["method"] == "HEAD":
-        return await send_empty(status, headers, send)
+        return await _send_at_once(status, headers, b"", send)
     if sum(map(len, segments)) <= STEP:
         # Read before the first message: what goes wrong can still be answered properly.
         body = await read_whole(file, segments)
-        await send(start)
-        return await send({"type": "http.response.body", "body": body})
-    await send(start)
+        return await _send_at_once(status, headers, body, send)
+    await send({"type": "http.response.start", "status": status, "headers": headers.copy()})
     await stream(file, segments, receive, send)
 
 
 async def send_empty(status: int, headers: RawHeaders, send: Send) -> None:
     """Send an answer without a body."""
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
+    await _send_at_once(status, headers, b"", send)
+
+
+async def _send_at_once(status: int, headers: RawHeaders, body: bytes, send: Send) -> None:
+    # A copy of what is sent again: middleware adds to it.
+    await send({"type": "http.response.start", "status": status, "headers": headers.copy()})
+    await send({"type": "http.response.body", "body": body})

@@ -18,7 +18,8 @@ _MEMBER = re.compile(r'[ \t]*+(?P<tag>(?:W/)?"[^"]*+")[ \t]*+(?:,|$)')
 class Validators:
     """What tells one version of a resource from another (8.8).
 
-    `etag` is a strong tag with its quotes; `last_modified` is aware, or None when unknown.
+    `etag` has its quotes, and `W/` if it is weak; it is empty when there is none. `last_modified`
+    is aware, or None when unknown.
     """
 
     etag: str
@@ -55,22 +56,28 @@ def if_range_matches(headers: Headers, validators: Validators) -> bool:
     if not values:
         return True
     value = ",".join(values).strip(" \t")
-    if value == validators.etag:
+    if value and value == _strong(validators):
         return True
     date = parse_http_date(value)
     return date is not None and date == _last_modified(validators)
 
 
 def _if_match(headers: Headers, validators: Validators) -> bool:
-    """13.1.1, strong comparison: a weak tag is never equal to ours, which is strong."""
+    """13.1.1, strong comparison: a weak tag is equal to none."""
     value = _joined(headers, "if-match")
-    return value == "*" or validators.etag in _tags(value)
+    return value == "*" or _strong(validators) in _tags(value)
 
 
 def _if_none_match(headers: Headers, validators: Validators) -> bool:
     """13.1.2, weak comparison: W/"x" is "x"."""
     value = _joined(headers, "if-none-match")
-    return value != "*" and all(tag.removeprefix("W/") != validators.etag for tag in _tags(value))
+    etag = validators.etag.removeprefix("W/")
+    return value != "*" and all(tag.removeprefix("W/") != etag for tag in _tags(value))
+
+
+def _strong(validators: Validators) -> str:
+    """The tag, if it is equal to any: to none if it is weak (8.8.3.2)."""
+    return "" if validators.etag.startswith("W/") else validators.etag
 
 
 def _joined(headers: Headers, name: str) -> str:

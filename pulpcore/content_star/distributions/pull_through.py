@@ -1,0 +1,111 @@
+"""What a distribution does not have, asked of its remote."""
+
+from pathlib import PurePosixPath
+from uuid import UUID
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pulpcore.app.contexts import with_domain
+from pulpcore.app.models import ContentArtifact, Domain, Remote
+from pulpcore.content_star.authorize import GuardRequest
+from pulpcore.content_star.distributions.base import DistributionApp
+from pulpcore.content_star.exchange import exchange_of
+from pulpcore.content_star.lookup import Found
+from pulpcore.content_star.remote.downloads import current_downloads
+from pulpcore.content_star.remote.passing import PullThroughResponse
+from pulpcore.content_star.remote.pulled import (
+    Pulled,
+    add_to_repository,
+    content_type_of,
+    is_due,
+    known_at,
+    url_at,
+)
+from pulpcore.content_star.responses.headers import content_disposition
+
+
+def pull_through(app: DistributionApp) -> ASGIApp:
+    """Answer with what the distribution's remote has at the path of `app`.
+
+    A file that Pulp knows to be there is content on demand, or saved. Raises `HTTPException` 404
+    for a path that the remote can have nothing at.
+    """
+    distribution, path = app.distribution, app.path
+    remote = distribution.remote.cast()
+    request = GuardRequest(app.request, distribution, f"{distribution.base_path}/{path}")
+    url = url_at(remote, path, request)
+    if url is None:
+        raise HTTPException(404, f"Distribution '{distribution.name}' has no '{path}'.")
+    repository = _repository_of(app)
+    known = known_at(remote.pk, url)
+    if known is not None:
+        response = app.file(Found(known, None), path)
+        app.made_from = None  # what the remote's plugin makes of path and query may be another file
+        return (
+            response
+            if repository is None
+            else _Adding(response, repository, known, distribution.pulp_domain)
+        )
+    content_type = content_type_of(remote, path)
+    exchange_of(app.request.scope).source = "remote"
+    wanted = Pulled(
+        domain=distribution.pulp_domain,
+        sha256=None,
+        size=None,
+        saves=content_type is not None and remote.policy != Remote.STREAMED,
+        remote=remote.pk,
+        changed=remote.pulp_last_updated,
+        url=url,
+        path=path,
+        content_type=content_type,
+        repository=repository,
+        request=request,
+    )
+
+    def again() -> ASGIApp:
+        with with_domain(distribution.pulp_domain):
+            return pull_through(app)
+
+    filename = PurePosixPath(path).name
+    disposition = content_disposition(filename, "inline" if content_type is None else "attachment")
+    return PullThroughResponse(
+        wanted,
+        again,
+        filename=filename,
+        headers={"Content-Disposition": disposition, **app.headers_for(path)},
+    )
+
+
+def _repository_of(app: DistributionApp) -> UUID | None:
+    """Return the repository that gains what is pulled through, if its plugin wants that."""
+    distribution = app.distribution
+    if distribution.checkpoint:
+        return None  # it shows what was
+    version = app.source.version
+    repository = distribution.repository or (version and version.repository)
+    if repository is None:
+        return None
+    kind = type(repository.cast())
+    return repository.pk if kind.PULL_THROUGH_SUPPORTED else None
+
+
+class _Adding:
+    """A response that has a file added to a repository besides."""
+
+    def __init__(
+        self, response: ASGIApp, repository: UUID, file: ContentArtifact, domain: Domain
+    ) -> None:
+        self.response = response
+        self.repository = repository
+        self.file = file
+        self.domain = domain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_due(self.repository, self.file):
+            current_downloads().later(self._add)
+        await self.response(scope, receive, send)
+
+    def _add(self) -> None:
+        with with_domain(self.domain):
+            add_to_repository(self.repository, self.file)

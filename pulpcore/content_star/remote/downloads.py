@@ -1,0 +1,101 @@
+"""The downloads of a process, which those who want the same share."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from anyio.lowlevel import RunVar
+from django.conf import settings
+
+from pulpcore.content_star.db import Door
+from pulpcore.content_star.remote.download import Download
+from pulpcore.content_star.remote.election import Election
+from pulpcore.content_star.remote.failures import reason
+from pulpcore.content_star.remote.sources import Wanted
+from pulpcore.content_star.remote.workfile import remove_abandoned
+from pulpcore.content_star.responses.disk import in_thread
+
+log = logging.getLogger(__name__)
+
+# For work that holds a database connection while a storage takes a whole file: not those of the
+# requests, which would have to wait.
+SAVING_THREADS = 2
+
+# Seconds that the end of the process waits for what is being saved.
+CLOSE_TIMEOUT = 15.0
+
+
+class Downloads:
+    """The downloads of a process, by what is wanted."""
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.saving_door = Door(SAVING_THREADS, name="content-save")
+        self.election = Election()
+        self._downloads: dict[Wanted, Download] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def join(self, wanted: Wanted) -> Download:
+        """Return the download of `wanted`, and start it if there is none. Enter it at once."""
+        download = self._downloads.get(wanted)
+        if download is None:
+            download = self._downloads[wanted] = Download(wanted, self)
+            self._tasks.add(download.task)
+            download.task.add_done_callback(self._tasks.discard)
+        return download
+
+    def has(self, wanted: Wanted) -> bool:
+        """Tell whether there is a download of `wanted` to join."""
+        return wanted in self._downloads
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do `work` behind the door for saving; nobody waits for it, but the end of the process."""
+        task = asyncio.create_task(self._later(work), name="work for later")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _later(self, work: Callable[[], None]) -> None:
+        try:
+            await self.saving_door.run(work)
+        except Exception as error:
+            log.error("What was to be done later failed: %s", reason(error), exc_info=error)
+
+    def forget(self, download: Download) -> None:
+        """Let the next one who asks start anew."""
+        if self._downloads.get(download.wanted) is download:
+            del self._downloads[download.wanted]
+
+    async def close(self) -> None:
+        """End all downloads; those that are being saved are waited for, for CLOSE_TIMEOUT."""
+        for download in list(self._downloads.values()):
+            download.stop()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
+            for task in late:
+                log.error("The %s is given up, since saving takes too long.", task.get_name())
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self.election.close()
+        await self.saving_door.close()
+
+
+_current: RunVar[Downloads] = RunVar("content_star_downloads")
+
+
+def current_downloads() -> Downloads:
+    """Return those of this event loop, within `downloads`."""
+    return _current.get()
+
+
+@asynccontextmanager
+async def downloads(door: Door) -> AsyncIterator[None]:
+    """Have downloads in this event loop until the block ends."""
+    await in_thread(remove_abandoned, str(settings.WORKING_DIRECTORY))
+    mine = Downloads(door)
+    token = _current.set(mine)
+    try:
+        yield
+    finally:
+        await mine.close()
+        _current.reset(token)

@@ -1,0 +1,206 @@
+"""What remotes sent that is no content, kept for a moment and asked about before it is used again.
+
+Package indexes and other metadata cannot be saved, since nobody knows when they change; and each
+client asks for them (pulpcore issue 5144).
+"""
+
+import asyncio
+import re
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from anyio.lowlevel import RunVar
+from django.conf import settings
+from multidict import CIMultiDict
+
+from pulpcore.content_star.remote.download import Download
+from pulpcore.content_star.remote.failures import RemoteBroke, RemoteUnavailable
+from pulpcore.content_star.remote.pulled import Pulled
+from pulpcore.content_star.responses.source import StoreUnavailable
+
+# How many answers a process keeps: each has an open file.
+MAX_ENTRIES = 128
+
+# The largest answer to be kept, as a part of the room for all.
+MAX_SHARE = 4
+
+# Seconds after which what a remote last confirmed is not used any more while the remote fails.
+STALE_IF_ERROR = 600
+
+# Seconds for which a remote that failed is not asked again, where there is something to use.
+REST = 5
+
+_DIRECTIVE = re.compile(r'\s*([^\s=,]+)\s*(?:=\s*(?:"([^"]*)"|([^\s",]*)))?\s*(?:,|$)')
+
+
+class Kept:
+    """An answer that is kept, in a file without a name, for as long as its download is entered."""
+
+    def __init__(self, download: Download, size: int) -> None:
+        self.download = download
+        self.size = size
+        self.headers = CIMultiDict(download.told)
+        self._directives = directives(self.headers)
+        self._confirmed_at = time.monotonic()
+        self._rests_until = 0.0
+
+    @property
+    def conditions(self) -> tuple[tuple[str, str], ...]:
+        """Headers that ask whether it still holds (RFC 9110 section 13.1)."""
+        asked_by = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
+        return tuple(
+            (condition, self.headers[name])
+            for condition, name in asked_by.items()
+            if name in self.headers
+        )
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it may be used without asking (RFC 9111 section 4.2), by our bound too."""
+        if time.monotonic() < self._rests_until and self.may_be_stale:
+            return True
+        if "no-cache" in self._directives:
+            return False
+        ttl = float(settings.CONTENT_STAR_METADATA_TTL)
+        said = self._directives.get("s-maxage") or self._directives.get("max-age", "")
+        if said.isdecimal():
+            ttl = min(ttl, int(said))
+        return self._age < ttl
+
+    @property
+    def may_be_stale(self) -> bool:
+        """Whether it may be used when the remote fails (RFC 9111 section 4.2.4)."""
+        if not self._directives.keys().isdisjoint({"no-cache", "must-revalidate"}):
+            return False
+        return self._age < STALE_IF_ERROR
+
+    @property
+    def _age(self) -> float:
+        return time.monotonic() - self._confirmed_at
+
+    def confirm(self) -> None:
+        """It still holds, by the remote's word."""
+        self._confirmed_at = time.monotonic()
+
+    def rest(self) -> None:
+        """The remote fails: do not make the next ones wait for it, too."""
+        self._rests_until = time.monotonic() + REST
+
+
+class Metadata:
+    """The answers of remotes that a process keeps, the least recently used ones leave first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Pulled, Kept] = OrderedDict()
+        self._following: set[asyncio.Task[None]] = set()
+
+    def get(self, wanted: Pulled) -> Kept | None:
+        """Return what is kept of `wanted`, be it fresh or not."""
+        kept = self._kept.get(wanted)
+        if kept is not None:
+            self._kept.move_to_end(wanted)
+        return kept
+
+    def keep(self, wanted: Pulled, download: Download) -> None:
+        """Keep what a complete download has brought, if its remote and our bounds allow that."""
+        known = self._kept.get(wanted)
+        if known is not None and known.download is download:
+            return
+        assert download.size is not None
+        self.drop(wanted)
+        if download.size > _limit() or not may_be_kept(download.told):
+            return
+        download.enter()
+        # Without the request of the client that came first, who sent a password with it.
+        self._kept[replace(wanted, request=None)] = Kept(download, download.size)
+        while len(self._kept) > MAX_ENTRIES or self._size > settings.CONTENT_STAR_METADATA_SIZE:
+            self.drop(next(iter(self._kept)))
+
+    def follow(self, download: Download) -> None:
+        """Have a download go on to be kept, though its last client may leave now.
+
+        Or clients with a copy of their own, who get 304 and leave, would start it again and again.
+        """
+        if download.complete or not may_be_kept(download.told) or (download.size or 0) > _limit():
+            return
+        download.enter()
+        task = asyncio.create_task(_to_the_end(download))
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
+    def drop(self, wanted: Pulled) -> None:
+        """Keep nothing of `wanted` any more."""
+        kept = self._kept.pop(wanted, None)
+        if kept is not None:
+            kept.download.leave()
+
+    @property
+    def _size(self) -> int:
+        return sum(kept.size for kept in self._kept.values())
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
+        for wanted in list(self._kept):
+            self.drop(wanted)
+
+
+def _limit() -> int:
+    return int(settings.CONTENT_STAR_METADATA_SIZE) // MAX_SHARE
+
+
+async def _to_the_end(download: Download) -> None:
+    offset = 0
+    try:
+        while not download.complete and offset <= _limit():
+            offset = await download.grown(offset)
+    except (RemoteBroke, RemoteUnavailable, StoreUnavailable):
+        pass  # those who still read it are told
+    finally:
+        download.leave()
+
+
+def may_be_kept(told: Mapping[str, str]) -> bool:
+    """Tell whether an answer with these headers can be asked about, and may be stored."""
+    headers = CIMultiDict(told)
+    if "ETag" not in headers and "Last-Modified" not in headers:
+        return False
+    if "*" in headers.get("Vary", ""):
+        return False
+    return not forbids_storing(headers)
+
+
+def forbids_storing(headers: Mapping[str, str]) -> bool:
+    """Tell whether caches that many share may not have it (RFC 9111 section 5.2.2)."""
+    return not directives(headers).keys().isdisjoint({"no-store", "private"})
+
+
+def directives(told: Mapping[str, str]) -> dict[str, str]:
+    """Return the directives of `Cache-Control`, with their arguments."""
+    value = ",".join(CIMultiDict(told).getall("Cache-Control", []))
+    return {name.lower(): quoted or token for name, quoted, token in _DIRECTIVE.findall(value)}
+
+
+_current: RunVar[Metadata] = RunVar("content_star_metadata")
+
+
+def current_metadata() -> Metadata:
+    """Return what is kept in this event loop, within `metadata`."""
+    return _current.get()
+
+
+@asynccontextmanager
+async def metadata() -> AsyncIterator[None]:
+    """Keep metadata in this event loop until the block ends; within `downloads`."""
+    mine = Metadata()
+    token = _current.set(mine)
+    try:
+        yield
+    finally:
+        await mine.close()
+        _current.reset(token)

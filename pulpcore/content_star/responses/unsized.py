@@ -1,0 +1,60 @@
+"""The response for a file of which nobody knows yet how long it is."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from datetime import datetime
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from pulpcore.content_star.responses.artifact import Representation
+
+
+class UnsizedResponse(Representation):
+    """Sends `chunks` as they come, as an ASGI application: 200, 304 or 412.
+
+    Without its length: HTTP/1.1 then has chunks of its own (RFC 9112 section 7.1). Ranges are
+    ignored, as a server may (RFC 9110 section 14.2). What iterating raises is raised, before
+    anything is sent or for the server to cut the connection.
+    """
+
+    def __init__(
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        *,
+        etag: str,
+        last_modified: datetime | None,
+        filename: str,
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(
+            size=0,
+            sha256=None,
+            etag=etag,
+            last_modified=last_modified,
+            filename=filename,
+            headers=headers,
+        )
+        unknown = (b"x-pulp-artifact-size",)
+        self._headers = [header for header in self._headers if header[0] not in unknown]
+        self._headers.append((b"content-type", self.content_type.encode("latin-1")))
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._chunks):
+            await self._respond(scope, send)
+
+    async def _respond(self, scope: Scope, send: Send) -> None:
+        status = self._precondition(scope, Headers(raw=scope["headers"]))
+        if status is not None:
+            return await self._send_precondition(status, send)
+        start = {"type": "http.response.start", "status": 200, "headers": self._headers}
+        if scope["method"] == "HEAD":
+            await send(start)
+            return await send({"type": "http.response.body", "body": b""})
+        body = await anext(self._chunks, b"")
+        await send(start)
+        while body:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            body = await anext(self._chunks, b"")
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

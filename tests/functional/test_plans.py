@@ -1,0 +1,452 @@
+"""What is kept in memory is never older than what has been committed."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from django.conf import settings
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from pulp_file.app.models import FileDistribution
+from starlette.requests import Request
+
+from pulpcore.app.models import ContentArtifact, Distribution, HeaderContentGuard, Publication
+from pulpcore.content_star.cache.answers import Key
+from pulpcore.content_star.cache.draft import Draft
+from pulpcore.content_star.cache.listener import (
+    APPLICATION_NAME,
+    NO_CONNECTION,
+    NO_LISTEN,
+    NO_TRIGGERS,
+)
+from pulpcore.content_star.cache.plans import Plans
+from pulpcore.content_star.cache.signals import following
+from pulpcore.content_star.cache.triggers import CHANNEL
+from pulpcore.content_star.cache.warm import Warm
+from pulpcore.content_star.cli.postgres import _as_account
+from pulpcore.content_star.content import Content, respond
+from pulpcore.content_star.db import Door
+from pulpcore.content_star.distributions.published import PublishedApp
+from pulpcore.content_star.edge import EdgeHeaders
+from pulpcore.content_star.errors import Errors
+from pulpcore.content_star.locate import Address
+from pulpcore.content_star.responses.remembered import SMALL
+from tests.asgi import get
+from tests.instance import stop, wait_until
+from tests.server import free_port, serving
+
+pytestmark = pytest.mark.usefixtures("orm")
+
+WORKING = "is kept in memory"
+
+
+def current(plans: Plans) -> Plans:
+    """Plans of a process that has heard of everything for ever."""
+    plans.proved(float("inf"))
+    return plans
+
+
+@pytest.fixture
+def plans():
+    return current(Plans(100, 1 << 20))
+
+
+@pytest.fixture
+def planned(plans):
+    """The content app in this process, with plans that only this process's own changes reach."""
+    door = Door(threads=2)
+    with following(plans):
+        prefix = settings.CONTENT_PATH_PREFIX
+        yield Warm(EdgeHeaders(Errors(Content(door, prefix, plans))), plans, prefix)
+    asyncio.run(door.close())
+
+
+def queries_of(plans: Plans, path: str) -> list[str]:
+    """Answer GET `path` as a request that no answer is kept for, and return the SQL it takes."""
+    scope = {"type": "http", "method": "GET", "path": f"/pulp/content/{path}"}
+    request = Request({**scope, "headers": [], "query_string": b""})
+    with CaptureQueriesContext(connection) as queries, contextlib.suppress(Exception):
+        respond(request, Address("default", path), Draft(plans, Key(path, "GET", json=False)))
+    return [query["sql"] for query in queries]
+
+
+def test_a_cold_file_below_a_known_distribution_costs_one_query(orm, plans):
+    version = orm.version({"a/1.rpm": b"1", "a/2.rpm": b"2"})
+    base = orm.distribution(from_publication=False, repository_version=version)
+    cold = queries_of(plans, f"{base}/a/1.rpm")
+    assert len(cold) > 1
+    assert len(queries_of(plans, f"{base}/a/2.rpm")) == 1
+
+
+def test_a_file_passed_through_a_publication_costs_one(orm, plans):
+    version = orm.version({"a/1.rpm": b"1", "a/2.rpm": b"2"})
+    base = orm.distribution(publication=orm.publication({"repomd.xml": b"x"}, version))
+    queries_of(plans, f"{base}/a/1.rpm")
+    assert len(queries_of(plans, f"{base}/repomd.xml")) == 1
+    assert len(queries_of(plans, f"{base}/a/2.rpm")) == 1
+
+
+@pytest.mark.parametrize("path", ["a.bin", "sub", "", "nothing.bin"])
+def test_a_warm_answer_costs_no_query(orm, planned, plans, path):
+    files = {"a.bin": b"a", "sub/b.bin": b"b", "index.html": b"<p>"}
+    base = orm.distribution(publication=orm.publication(files))
+    cold = get(planned, f"/pulp/content/{base}/{path}")
+    kept = plans.recall(Key(f"{base}/{path}", "GET", json=False))
+    assert kept is not None and kept.is_open, "the database is not asked"
+    warm = get(planned, f"/pulp/content/{base}/{path}")
+    assert (warm.status_code, warm.content) == (cold.status_code, cold.content)
+    assert warm.headers == cold.headers
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("accept", ["*/*", "application/json"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"If-None-Match": "{etag}"},
+        {"If-None-Match": 'W/{etag}, "other"'},
+        {"If-None-Match": '"other"'},
+        {"If-Match": '"other"'},
+        {"If-None-Match": "{etag}", "If-Match": '"other"'},
+        {"Range": "bytes=0-3"},
+        {"Range": "bytes=100-"},
+    ],
+)
+def test_a_warm_answer_is_the_cold_one(orm, planned, app, method, accept, asked):
+    """All that comes before the layers is what comes through them, whatever is asked."""
+    base = orm.distribution(publication=orm.publication({"a.bin": b"0123456789"}))
+    url = f"/pulp/content/{base}/a.bin"
+    etag = get(app, url).headers["ETag"]
+    headers = {name: value.format(etag=etag) for name, value in asked.items()}
+    cold = get(app, url, {"Accept": accept, **headers}, method=method)
+    for _ in range(3):
+        get(planned, url, {"Accept": accept}, method=method)
+        warm = get(planned, url, {"Accept": accept, **headers}, method=method)
+        assert (warm.status_code, warm.content) == (cold.status_code, cold.content)
+        assert dict(warm.headers) == {
+            name: value for name, value in cold.headers.items() if name != "correlation-id"
+        }
+
+
+def test_a_listing_is_not_kept(orm, planned, plans):
+    base = orm.distribution(publication=orm.publication({"a.bin": b"a"}))
+    assert get(planned, f"/pulp/content/{base}/").status_code == 200
+    assert plans.recall(Key(f"{base}/", "GET", json=False)) is None
+
+
+def test_redirects_keep_the_query_of_each_request(orm, planned):
+    base = orm.distribution(publication=orm.publication({"sub/a.bin": b"a"}))
+    for query in ("one=1", "two=2"):
+        response = get(planned, f"/pulp/content/{base}/sub?{query}")
+        assert response.headers["Location"] == f"/pulp/content/{base}/sub/?{query}"
+
+
+def test_an_index_page_is_not_given_to_those_who_prefer_json(orm, planned):
+    base = orm.distribution(publication=orm.publication({"index.html": b"<p>"}))
+    url = f"/pulp/content/{base}/"
+    assert get(planned, url).content == b"<p>"
+    as_json = get(planned, url, {"Accept": "application/json"})
+    assert as_json.headers["Content-Type"] == "application/json"
+    assert get(planned, url).content == b"<p>"
+
+
+def test_a_guard_decides_each_time(orm, planned, plans):
+    guard = orm.guard(HeaderContentGuard, header_name="x-pass", header_value="yes")
+    base = orm.distribution(publication=orm.publication({"a.bin": b"a"}), content_guard=guard)
+    url = f"/pulp/content/{base}/a.bin"
+    right, wrong = {"x-pass": "eWVz"}, {"x-pass": "bm8="}
+    for _ in range(2):
+        assert get(planned, url, right).status_code == 200
+        assert get(planned, url, wrong).status_code == 403
+        assert get(planned, url).status_code == 403
+    assert plans.recall(Key(f"{base}/a.bin", "GET", json=False)) is not None
+    guard.header_value = "no"
+    guard.save()
+    assert get(planned, url, right).status_code == 403
+    assert get(planned, url, wrong).status_code == 200
+
+
+def test_own_changes_count_at_once(orm, planned):
+    """Nothing listens here: the process's own signals do it."""
+    old, new = orm.publication({"a": b"old"}), orm.publication({"a": b"new"})
+    base = orm.distribution(publication=old)
+    url = f"/pulp/content/{base}/a"
+    assert get(planned, url).content == b"old"
+    distribution = Distribution.objects.get(base_path=base)
+    distribution.publication = new
+    distribution.save()
+    assert get(planned, url).content == b"new"
+    distribution.base_path = moved = orm.unique()
+    distribution.save()
+    assert get(planned, url).status_code == 404
+    assert get(planned, f"/pulp/content/{moved}/a").content == b"new"
+    distribution.delete()
+    assert get(planned, f"/pulp/content/{moved}/a").status_code == 404
+
+
+def test_what_the_api_changed_counts_at_once(instance, pulp, content):
+    """Made in the very process that serves; a test's own writes would wait for it."""
+    repository = pulp.repository({"a": b"a"})
+    base = pulp.distribute(publication=pulp.publish(repository))
+    guard = pulp.create("contentguards/core/header/", name=base, header_name="x", header_value="y")
+    href = pulp.get(f"{pulp.root}distributions/file/file/?base_path={base}")["results"][0]
+    with instance.client() as client:  # not `pulp`, which waits
+        for name, expected in ((guard["pulp_href"], 403), (None, 200)) * 3:
+            answer = client.patch(href["pulp_href"], json={"content_guard": name})
+            assert answer.status_code in (200, 202), answer.text
+            if answer.status_code == 202:
+                pulp.task(answer)
+            assert content.get(f"{base}/a").status_code == expected
+
+
+def test_a_plugin_with_a_handler_of_its_own_is_asked_each_time(orm, planned, plans, monkeypatch):
+    base = orm.distribution(publication=orm.publication({"a": b"a", "b": b"b"}))
+    instead = ContentArtifact.objects.get(
+        published_artifact__publication__distribution__base_path=base, relative_path="b"
+    )
+    answers, asked = [None], []
+
+    def content_handler(self, path):
+        asked.append(path)
+        return answers[-1]
+
+    monkeypatch.setattr(FileDistribution, "content_handler", content_handler)
+    url = f"/pulp/content/{base}/a"
+    for answer, expected in ((None, b"a"), (None, b"a"), (instead, b"b"), (None, b"a")):
+        answers.append(answer)
+        assert get(planned, url).content == expected
+    assert asked == ["a"] * 4
+    kept = plans.recall(Key(f"{base}/a", "GET", json=False))
+    assert kept is not None and kept.asks_plugin
+
+
+def test_an_app_of_a_plugin_keeps_nothing_unless_it_says_so(orm, planned, plans, monkeypatch):
+    class Silent(PublishedApp):
+        pass
+
+    class Sure(PublishedApp):
+        keeps_answers = True
+
+    base = orm.distribution(publication=orm.publication({"a": b"a"}))
+    for app, kept in ((Silent, False), (Sure, True)):
+        monkeypatch.setattr("pulpcore.content_star.content.app_for", lambda _, app=app: app)
+        assert get(planned, f"/pulp/content/{base}/a").content == b"a"
+        assert (plans.recall(Key(f"{base}/a", "GET", json=False)) is not None) == kept
+
+
+def test_a_small_file_is_read_once_and_a_large_one_each_time(orm, planned):
+    files = {"small": b"s" * 100, "large": b"l" * (SMALL + 1)}
+    publication = orm.publication(files)
+    base = orm.distribution(publication=publication)
+    for name, status in (("small", 200), ("large", 404)):
+        url = f"/pulp/content/{base}/{name}"
+        assert get(planned, url).content == files[name]
+        published = publication.published_artifact.get(relative_path=name)
+        stored = Path(published.content_artifact.artifact.file.path)
+        stored.unlink()
+        assert get(planned, url).status_code == status
+        stored.write_bytes(files[name])
+        assert get(planned, url, {"Range": "bytes=0-9"}).content == files[name][:10]
+
+
+def test_readers_never_see_what_was_replaced_before_they_asked(orm, content):
+    """A writer in this process, readers of another one."""
+    publications = [orm.publication({"a": b"%d" % number}) for number in range(30)]
+    base = orm.distribution(publication=publications[0])
+    committed, done = [0], threading.Event()
+    wrong: list[str] = []
+    asked: list[int] = []
+
+    def read() -> None:
+        with httpx.Client(base_url=content.base_url, trust_env=False) as client:
+            while not done.is_set():
+                at_least = committed[0]
+                answer = client.get(f"{base}/a")
+                asked.append(at_least)
+                if answer.status_code != 200 or int(answer.content) < at_least:
+                    wrong.append(f"{answer.status_code} {answer.text} < {at_least}")
+
+    with ThreadPoolExecutor(3) as readers:
+        jobs = [readers.submit(read) for _ in range(3)]
+        try:
+            for number, publication in enumerate(publications):
+                # Returns when the server has heard of it (`tests/settled.py`).
+                Distribution.objects.filter(base_path=base).update(publication=publication)
+                committed[0] = number
+                enough = len(asked) + 5
+                wait_until(lambda enough=enough: len(asked) >= enough or wrong)
+        finally:
+            done.set()
+        for job in jobs:
+            job.result(30)
+    assert wrong == []
+
+
+def notified(work) -> list[str]:
+    """Do `work` and return the payloads that it has sent."""
+    parameters = connection.get_connection_params()
+    names = ("host", "port", "dbname", "user", "password")
+    known = {name: parameters[name] for name in names if name in parameters}
+    with psycopg.connect(**known, autocommit=True) as listener:
+        listener.execute(f"LISTEN {CHANNEL}")
+        work()
+        settle_token = "end"
+        listener.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"sync {settle_token}"])
+        payloads = []
+        for notification in listener.notifies():
+            if notification.payload == f"sync {settle_token}":
+                return [each for each in payloads if not each.startswith("sync ")]
+            payloads.append(notification.payload)
+    raise AssertionError
+
+
+def test_a_statement_sends_one_payload_however_many_rows_it_changes(orm):
+    units = orm.content({f"{number}": b"same" for number in range(150)})
+    files = ContentArtifact.objects.filter(content__in=units)
+    some = list(files.values_list("pk", flat=True)[:3])
+    payloads = notified(lambda: files.filter(pk__in=some).update(artifact=None))
+    assert [set(payload.split()) for payload in payloads] == [{str(pk) for pk in some}]
+    assert notified(lambda: files.update(artifact=None)) == ["all"]
+
+
+def test_saving_what_was_on_demand_tells_nothing(orm):
+    units = orm.content({"a": b"saved later"})
+    file = ContentArtifact.objects.get(content__in=units)
+    artifact = file.artifact
+    assert notified(lambda: ContentArtifact.objects.filter(pk=file.pk).update(artifact=None))
+    assert not notified(
+        lambda: ContentArtifact.objects.filter(pk=file.pk).update(artifact=artifact)
+    )
+
+
+def test_own_tables_of_plugins_tell_too(orm):
+    guard = orm.guard(HeaderContentGuard, header_name="x", header_value="y")
+    assert notified(
+        lambda: HeaderContentGuard.objects.filter(pk=guard.pk).update(header_name="z")
+    ) == [str(guard.pk)]
+
+
+def test_publishing_tells_of_nothing_before_it_is_complete(orm):
+    version = orm.version({})
+    publication = Publication(repository_version=version, pulp_type="file.file")
+    publication.save()
+    files = ContentArtifact.objects.filter(content__in=orm.content({"a": b"a", "b": b"b"}))
+    rows = [
+        publication.published_artifact.model(
+            publication=publication, content_artifact=file, relative_path=file.relative_path
+        )
+        for file in files
+    ]
+    assert notified(lambda: publication.published_artifact.bulk_create(rows)) == []
+    publication.delete()
+
+
+def test_a_listener_that_is_cut_off_comes_back(instance, orm):
+    old, new = orm.publication({"a": b"old"}), orm.publication({"a": b"new"})
+    base = orm.distribution(publication=old)
+    with serving(instance) as server:
+        url = f"{server.content_url}{base}/a"
+        wait_until(lambda: WORKING in server.said(), explain=server.said)
+        assert httpx.get(url).content == httpx.get(url).content == b"old"
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE application_name = %s",
+                [APPLICATION_NAME],
+            )
+        Distribution.objects.filter(base_path=base).update(publication=new)
+        wait_until(lambda: httpx.get(url).content == b"new")
+        assert NO_CONNECTION in server.said()
+        wait_until(lambda: server.said().count(WORKING) == 2, explain=server.said)
+        Distribution.objects.filter(base_path=base).update(publication=old)
+        assert httpx.get(url).content == b"old"
+
+
+def test_without_triggers_every_request_is_looked_up(instance, orm):
+    """The migration is undone and done again, on a database with data and with servers on it."""
+    old, new = orm.publication({"a": b"old"}), orm.publication({"a": b"new"})
+    base = orm.distribution(publication=old)
+    with serving(instance) as server:
+        url = f"{server.content_url}{base}/a"
+        wait_until(lambda: WORKING in server.said(), explain=server.said)
+        try:
+            instance.run(["pulpcore-manager", "migrate", "content_star", "zero"])
+            wait_until(lambda: NO_TRIGGERS in server.said(), explain=server.said)
+            ready = httpx.get(f"{server.content_url}readyz")
+            assert ready.status_code == 200 and NO_TRIGGERS in ready.text
+            assert httpx.get(url).content == b"old"
+            Distribution.objects.filter(base_path=base).update(publication=new)
+            assert httpx.get(url).content == b"new"
+        finally:
+            instance.run(["pulpcore-manager", "migrate"])
+        wait_until(lambda: server.said().count(WORKING) == 2, 60, server.said)
+        assert httpx.get(f"{server.content_url}readyz").text == "ok\n"
+        assert httpx.get(url).content == b"new"
+        Distribution.objects.filter(base_path=base).update(publication=old)
+        assert httpx.get(url).content == b"old"
+
+
+POOLER = """
+[databases]
+pulp = host={host} user=pulp
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = {mode}
+"""
+
+
+@contextlib.contextmanager
+def pooler(folder: Path, mode: str):
+    """Run pgbouncer in front of the instance's database; yields its port."""
+    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed")
+    port = free_port()
+    config = folder / "pgbouncer.ini"
+    host = connection.settings_dict["HOST"]
+    config.write_text(POOLER.format(host=host, port=port, mode=mode))
+    process = subprocess.Popen(
+        [*_as_account(), program, "-q", str(config)]
+    )  # root it refuses to be
+    try:
+        wait_until(lambda: listens(port))
+        yield port
+    finally:
+        stop(process)
+
+
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("mode", "said"), [("transaction", NO_LISTEN), ("session", WORKING)])
+def test_poolers_of_connections(instance, orm, tmp_path, mode, said):
+    old, new = orm.publication({"a": b"old"}), orm.publication({"a": b"new"})
+    base = orm.distribution(publication=old)
+    host = connection.settings_dict["HOST"]
+    with pooler(tmp_path, mode) as port:
+        databases = instance.environ["PULP_DATABASES"].replace(
+            f'"HOST": "{host}"', f'"HOST": "127.0.0.1", "PORT": {port}'
+        )
+        with serving(instance, PULP_DATABASES=databases) as server:
+            url = f"{server.content_url}{base}/a"
+            wait_until(lambda: said in server.said(), explain=server.said)
+            assert httpx.get(url).content == httpx.get(url).content == b"old"
+            Distribution.objects.filter(base_path=base).update(publication=new)
+            assert httpx.get(url).content == b"new"
+            other = WORKING if said == NO_LISTEN else NO_LISTEN
+            assert other not in server.said()

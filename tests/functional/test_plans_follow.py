@@ -1,0 +1,185 @@
+"""Whatever is changed, in whatever order: what a process has kept is what one without plans finds.
+
+Hypothesis invents the orders. The changes are made as Pulp's tasks make them, as `QuerySet.update`
+does, which sends no signals, and in SQL; each returns when the server has heard of it.
+"""
+
+import pytest
+from django.db import connection
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from pulpcore.app.models import (
+    ContentArtifact,
+    Distribution,
+    Domain,
+    HeaderContentGuard,
+    Publication,
+    RepositoryVersion,
+)
+from tests.asgi import get
+from tests.orm import Orm
+
+PATHS = ("a", "b", "sub/a", "sub", "sub/")
+DATA = (b"one", b"two", b"three")
+PASS = {"x-pass": "eWVz"}  # "yes"
+
+# What decides about a file, and what a client would notice.
+HEADERS = ("etag", "content-length", "location", "content-disposition", "surrogate-key")
+
+
+class Follow(RuleBasedStateMachine):
+    """One repository, and a distribution of it that is pointed at this and that."""
+
+    app = None
+    """Without plans: looks everything up."""
+
+    content = None
+    """Another process, with plans."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.orm = Orm()
+        version = self.orm.version({"a": DATA[0], "sub/a": DATA[1]})
+        self.repository = version.repository.cast()
+        self.publications = [self.orm.publication({"b": DATA[2]}, version)]
+        self.base = self.orm.distribution(repository=self.repository)
+        self.guard = self.orm.guard(HeaderContentGuard, header_name="x-pass", header_value="yes")
+
+    def teardown(self) -> None:
+        Distribution.objects.filter(base_path=self.base).delete()
+        Publication.objects.filter(repository_version__repository=self.repository).delete()
+        self.orm.cleanup()
+
+    def update(self, **fields: object) -> None:
+        Distribution.objects.filter(base_path=self.base).update(**fields)
+
+    @rule(path=st.sampled_from(["a", "b", "sub/a"]), data=st.sampled_from(DATA))
+    def new_version(self, path: str, data: bytes) -> None:
+        with self.repository.new_version() as version:
+            version.remove_content(version.content.filter(contentartifact__relative_path=path))
+            version.add_content(self.orm.content({path: data}))
+
+    @rule(data=st.sampled_from(DATA))
+    def publish(self, data: bytes) -> None:
+        version = self.repository.latest_version()
+        self.publications.append(self.orm.publication({"b": data}, version))
+
+    @rule()
+    def delete_latest_version(self) -> None:
+        version = self.repository.latest_version()
+        if version.number > 0:
+            # What is distributed is protected.
+            self.point("nothing")
+            version.delete()
+            self.point("repository")
+
+    @rule()
+    def delete_latest_publication(self) -> None:
+        latest = Publication.objects.filter(repository_version__repository=self.repository)
+        if publication := latest.order_by("pulp_created").last():
+            publication.delete()
+
+    @rule(by=st.sampled_from(["repository", "repository_version", "publication", "nothing"]))
+    def point_elsewhere(self, by: str) -> None:
+        self.point(by)
+
+    def point(self, by: str) -> None:
+        targets = {
+            "repository": self.repository,
+            "repository_version": self.repository.latest_version(),
+            "publication": Publication.objects.filter(
+                repository_version__repository=self.repository
+            ).first(),
+        }
+        self.update(**{name: target if name == by else None for name, target in targets.items()})
+
+    @rule(on=st.booleans())
+    def guarded(self, on: bool) -> None:
+        self.update(content_guard=self.guard if on else None)
+
+    @rule(value=st.sampled_from(["yes", "no"]))
+    def change_guard(self, value: str) -> None:
+        HeaderContentGuard.objects.filter(pk=self.guard.pk).update(header_value=value)
+
+    @rule()
+    def move(self) -> None:
+        old, self.base = self.base, self.orm.unique()
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE core_distribution SET base_path = %s WHERE base_path = %s", [self.base, old]
+            )
+        self.same(old, "a")
+
+    @rule()
+    def recreate(self) -> None:
+        old = Distribution.objects.get(base_path=self.base)
+        fields = {
+            name: getattr(old, name)
+            for name in ("repository", "repository_version", "publication", "content_guard")
+        }
+        old.cast().delete()
+        self.same(self.base, "a")
+        self.orm.distribution(self.base, **fields)
+
+    @rule(path=st.sampled_from(["a", "sub/a"]))
+    def reclaim(self, path: str) -> None:
+        """As the task that reclaims disk space, and then the file is saved again."""
+        version = self.repository.latest_version()
+        file = ContentArtifact.objects.filter(
+            content__in=version.content, relative_path=path, artifact__isnull=False
+        ).first()
+        if file is None:
+            return
+        artifact = file.artifact
+        self.same(self.base, path)
+        ContentArtifact.objects.filter(pk=file.pk).update(artifact=None)
+        self.same(self.base, path)
+        ContentArtifact.objects.filter(pk=file.pk).update(artifact=artifact)
+
+    @rule(text=st.sampled_from(["one", "two"]))
+    def change_domain(self, text: str) -> None:
+        Domain.objects.filter(name="default").update(description=text)
+
+    @rule(complete=st.booleans())
+    def complete(self, complete: bool) -> None:
+        """A version that is not yet there, as while a task makes it."""
+        latest = RepositoryVersion.objects.filter(repository=self.repository).order_by("-number")
+        RepositoryVersion.objects.filter(pk=latest[0].pk).update(complete=complete)
+        self.same(self.base, "a")
+        RepositoryVersion.objects.filter(pk=latest[0].pk).update(complete=True)
+
+    @invariant()
+    def everything_is_the_same(self) -> None:
+        for path in PATHS:
+            self.same(self.base, path)
+
+    def same(self, base: str, path: str) -> None:
+        assert self.app is not None and self.content is not None
+        for headers in ({}, PASS):
+            found = get(self.app, f"/pulp/content/{base}/{path}", headers)
+            for _ in range(2):  # the second may come from what the first has left
+                given = self.content.get(f"{base}/{path}", headers=headers)
+                assert given.status_code == found.status_code, (base, path, given.text, found.text)
+                if found.headers.get("content-type") != "text/html; charset=utf-8":
+                    assert given.content == found.content, (base, path)
+                for name in HEADERS:
+                    assert given.headers.get(name) == found.headers.get(name), (base, path, name)
+
+
+@pytest.mark.timeout(300)
+def test_plans_follow_every_change(orm, app, content):
+    Follow.app, Follow.content = app, content
+    run_state_machine_as_test(
+        Follow,
+        settings=settings(
+            max_examples=6,
+            stateful_step_count=10,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=(Phase.generate,),
+        ),
+    )

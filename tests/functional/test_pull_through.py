@@ -1,0 +1,868 @@
+"""Distributions with a remote, which is asked for what they do not have."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import random
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from tests import upstream as behave
+from tests.instance import wait_until
+from tests.pulp import unique
+from tests.server import Server, serving
+from tests.upstream import Held, Upstream, serving_upstream
+
+BIG = 3_000_000
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Upstream]:
+    with serving_upstream() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def own(instance) -> Iterator[Server]:
+    """A server whose pulp_file has pull-through."""
+    with serving(instance, app="tests.pulling:application", PYTHONPATH=str(ROOT)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(own: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=own.content_url, trust_env=False, timeout=30) as client:
+        yield client
+
+
+@dataclass
+class Mirror:
+    """A distribution that has nothing but a remote, and the folder that the remote is."""
+
+    base: str
+    folder: str
+    upstream: Upstream
+    remote: Any
+    repository: Any
+    paths: list[str] = field(default_factory=list)
+
+    def add(self, path: str, data: bytes | int, behaviour: behave.Behaviour | None = None) -> str:
+        """Have a file at the remote, and return where it is in Pulp."""
+        source = f"{self.folder}/{path}"
+        self.upstream.files[source] = random.randbytes(data) if isinstance(data, int) else data
+        self.behave(path, behaviour or behave.plain)
+        return f"{self.base}/{path}"
+
+    def behave(self, path: str, behaviour: behave.Behaviour) -> None:
+        self.upstream.behaviours[f"{self.folder}/{path}"] = behaviour
+
+    def data(self, path: str) -> bytes:
+        return self.upstream.files[f"{self.folder}/{path}"]
+
+    def gets(self, path: str) -> int:
+        return self.upstream.gets[f"{self.folder}/{path}"]
+
+    def seen(self, path: str) -> list[web.Request]:
+        return [each for each in self.upstream.seen if each.path == f"/{self.folder}/{path}"]
+
+    def saved(self, path: str) -> bool:
+        from pulpcore.app.models import ContentArtifact
+
+        return ContentArtifact.objects.filter(
+            remoteartifact__remote=self.remote, relative_path=path, artifact__isnull=False
+        ).exists()
+
+
+@pytest.fixture
+def mirror(orm, server: Upstream) -> Callable[..., Mirror]:
+    def make(policy: str = "on_demand", repository: bool = False, **fields: Any) -> Mirror:
+        from pulp_file.app.models import FileRemote
+
+        folder = unique("folder")
+        remote = orm._save(
+            FileRemote(
+                **{
+                    "name": unique("remote"),
+                    "url": f"{server.url}{folder}/",
+                    "policy": policy,
+                    "max_retries": 1,
+                    **fields,
+                }
+            )
+        )
+        version = orm.version({}) if repository else None
+        gains = version.repository.cast() if version else None
+        base = orm.distribution(from_publication=False, remote=remote, repository=gains)
+        return Mirror(base, folder, server, remote, gains)
+
+    return make
+
+
+def etag(data: bytes) -> str:
+    return f'"{hashlib.sha256(data).hexdigest()}"'
+
+
+def spooled(instance) -> list[str]:
+    return [path.name for path in Path(instance.state.working_directory).glob("content-*")]
+
+
+async def gather(url: str, count: int, begun: Callable[[], None] = bool) -> list[bytes]:
+    """GET `url` so many times at once, and tell when all have begun."""
+    started = 0
+
+    async def get(client: httpx.AsyncClient) -> bytes:
+        nonlocal started
+        async with client.stream("GET", url) as response:
+            started += 1
+            if started == count:
+                begun()
+            return await response.aread()
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=60) as client:
+        return await asyncio.gather(*(get(client) for _ in range(count)))
+
+
+def descriptors(folder: str) -> str:
+    return "\n".join(sorted(os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)))
+
+
+# Content
+
+
+@pytest.mark.parametrize("policy", ["on_demand", "immediate"])
+@pytest.mark.parametrize("size", [0, 5000, BIG])
+def test_content_is_served_and_saved(client, mirror, instance, policy, size):
+    m = mirror(policy)
+    path = m.add("a.bin", size)
+    first = client.get(path)
+    assert first.status_code == 200
+    assert first.content == m.data("a.bin")
+    assert first.headers["Content-Type"] == "application/octet-stream"
+    assert first.headers["X-Content-Type-Options"] == "nosniff"
+    assert 'filename="a.bin"' in first.headers["Content-Disposition"]
+    wait_until(lambda: m.saved("a.bin"))
+    again = client.get(path)
+    assert again.content == m.data("a.bin")
+    assert again.headers["ETag"] == etag(m.data("a.bin"))
+    assert client.get(path, headers={"If-None-Match": again.headers["ETag"]}).status_code == 304
+    assert m.gets("a.bin") == 1
+    wait_until(lambda: spooled(instance) == [])
+
+
+def test_streamed_content_is_not_saved(client, mirror, instance):
+    m = mirror("streamed")
+    path = m.add("a.bin", BIG)
+    for _ in range(2):
+        assert client.get(path).content == m.data("a.bin")
+    assert m.gets("a.bin") == 2
+    assert not m.saved("a.bin")
+    wait_until(lambda: spooled(instance) == [])
+
+
+def test_a_hundred_clients_cause_one_fetch(own, mirror):
+    m = mirror()
+    held = Held(1_000_000)
+    path = m.add("a.bin", BIG, held)
+
+    bodies = asyncio.run(gather(own.content_url + path, 100, held.release))
+    assert set(bodies) == {m.data("a.bin")}
+    assert m.gets("a.bin") == 1
+
+
+def test_the_first_client_may_leave(client, mirror):
+    m = mirror()
+    held = Held(1_000_000)
+    path = m.add("a.bin", BIG, held)
+    with client.stream("GET", path) as first:
+        next(first.iter_raw(1))
+    with client.stream("GET", path) as second:
+        held.release()
+        assert second.read() == m.data("a.bin")
+    wait_until(lambda: m.saved("a.bin"))
+    assert m.gets("a.bin") == 1
+
+
+def test_it_is_saved_when_all_have_left(client, mirror):
+    m = mirror()
+    held = Held(1_000_000)
+    with client.stream("GET", m.add("a.bin", BIG, held)) as only:
+        next(only.iter_raw(1))
+    held.release()
+    wait_until(lambda: m.saved("a.bin"))
+
+
+def test_what_nobody_waits_for_and_nobody_saves_ends(client, mirror, instance):
+    m = mirror("streamed")
+    with client.stream("GET", m.add("a.bin", BIG, Held(1_000_000))) as only:
+        next(only.iter_raw(1))
+    wait_until(lambda: m.upstream.open == 0)
+    wait_until(lambda: spooled(instance) == [])
+
+
+def test_the_repository_gains_what_is_pulled_through(client, mirror):
+    m = mirror(repository=True)
+    path = m.add("dir/a.bin", 5000)
+    assert client.get(path).content == m.data("dir/a.bin")
+    wait_until(lambda: m.repository.latest_version().number == 1)
+    assert client.get(path).headers["Last-Modified"], "it comes from the repository"
+    assert "a.bin" in client.get(f"{m.base}/dir/").text
+    assert m.gets("dir/a.bin") == 1
+
+
+def test_tasks_are_left_to_workers(client, mirror, own):
+    """A process of the API would run them itself, and change its working directory meanwhile."""
+    m = mirror(repository=True)
+    assert client.get(m.add("a.bin", 5000)).status_code == 200
+    wait_until(lambda: m.repository.latest_version().number == 1)
+    assert "Starting task" not in own.said()
+
+
+def test_a_repository_gains_what_another_one_pulled_through(client, mirror, orm):
+    m = mirror()
+    path = m.add("a.bin", 5000)
+    assert client.get(path).content == m.data("a.bin")
+    wait_until(lambda: m.saved("a.bin"))
+    repository = orm.version({}).repository.cast()
+    other = orm.distribution(from_publication=False, remote=m.remote, repository=repository)
+    for _ in range(5):
+        assert client.get(f"{other}/a.bin").content == m.data("a.bin")
+    wait_until(lambda: repository.latest_version().number == 1)
+    assert m.gets("a.bin") == 1
+
+
+def test_the_repository_goes_before_the_remote(client, mirror, orm):
+    from pulpcore.app.models import Distribution
+
+    m = mirror()
+    path = m.add("a.bin", b"of the remote")
+    version = orm.version({"a.bin": b"of the repository"})
+    Distribution.objects.filter(base_path=m.base).update(repository_version=version)
+    assert client.get(path).content == b"of the repository"
+    assert m.gets("a.bin") == 0
+
+
+def test_content_that_is_there_is_used_again(client, mirror, orm):
+    """Also where it is known and not saved, and with an artifact that something else has."""
+    from pulpcore.app.models import Artifact, ContentArtifact
+
+    m = mirror()
+    path = m.add("known.bin", 5000)
+    content = orm.content({"known.bin": m.data("known.bin")}).get()
+    ContentArtifact.objects.filter(content=content).update(artifact=None)
+    assert client.get(path).content == m.data("known.bin")
+    wait_until(lambda: m.saved("known.bin"))
+    assert ContentArtifact.objects.get(remoteartifact__remote=m.remote).content_id == content.pk
+    digest = hashlib.sha256(m.data("known.bin")).hexdigest()
+    assert Artifact.objects.filter(sha256=digest).count() == 1
+
+
+def test_what_its_remote_is_known_to_have_is_content_on_demand(client, mirror):
+    from pulpcore.app.models import ContentArtifact, RemoteArtifact
+
+    m = mirror()
+    path = m.add("a.bin", 5000)
+    assert client.get(path).status_code == 200
+    wait_until(lambda: m.saved("a.bin"))
+    known = RemoteArtifact.objects.filter(remote=m.remote)
+    ContentArtifact.objects.filter(remoteartifact__in=known).update(artifact=None)
+    known.update(sha256=hashlib.sha256(m.data("a.bin")).hexdigest(), size=5000)
+    assert client.head(path).headers["ETag"] == etag(m.data("a.bin"))
+    assert m.gets("a.bin") == 1
+    m.behave("a.bin", behave.wrong)
+    assert client.get(path).status_code == 502, "the digest is checked"
+
+
+def test_what_a_remote_has_elsewhere_by_now_is_found_there(client, mirror):
+    from pulpcore.app.models import RemoteArtifact
+
+    m = mirror()
+    path = m.add("a.bin", 5000)
+    data = client.get(path).content
+    wait_until(lambda: m.saved("a.bin"))
+    m.folder = unique("moved")
+    m.remote.url = f"{m.upstream.url}{m.folder}"
+    m.remote.save()
+    m.add("a.bin", data)
+    assert client.get(path).content == data
+    offer = RemoteArtifact.objects.get(remote=m.remote)
+    wait_until(lambda: offer.refresh_from_db() or m.folder in offer.url)
+    assert client.get(path).headers["ETag"] == etag(data)
+    assert m.gets("a.bin") == 1
+
+
+def test_content_of_several_files(client, mirror):
+    from pulpcore.app.models import ContentArtifact
+
+    m = mirror()
+    path = m.add("a.gem", 5000)
+    m.add("a.gemspec", 100)
+    assert client.get(path).content == m.data("a.gem")
+    wait_until(lambda: m.saved("a.gem"))
+    assert ContentArtifact.objects.filter(remoteartifact__remote=m.remote).count() == 2
+    assert client.get(f"{path}spec").content == m.data("a.gemspec")
+    wait_until(lambda: m.saved("a.gemspec"))
+
+
+def test_processes_fetch_the_same_once(own, mirror, instance):
+    from pulpcore.app.models import Artifact, ContentArtifact
+
+    m = mirror()
+    paths = [m.add(f"{index}.bin", 400_000) for index in range(10)]
+    with serving(instance, app="tests.pulling:application", PYTHONPATH=str(ROOT)) as other:
+        urls = [root + path for path in paths for root in (own.content_url, other.content_url)]
+
+        async def get_all() -> list[httpx.Response]:
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+                return await asyncio.gather(*(client.get(url) for url in urls))
+
+        for response, url in zip(asyncio.run(get_all()), urls, strict=True):
+            assert response.content == m.data(url.rpartition("/")[2])
+        for index in range(10):
+            wait_until(lambda name=f"{index}.bin": m.saved(name))
+            assert m.gets(f"{index}.bin") == 1
+        assert "could not be saved" not in own.said() + other.said()
+    saved = ContentArtifact.objects.filter(remoteartifact__remote=m.remote)
+    assert saved.count() == 10
+    digests = [hashlib.sha256(m.data(f"{index}.bin")).hexdigest() for index in range(10)]
+    assert Artifact.objects.filter(sha256__in=digests).count() == 10
+
+
+def test_a_process_waits_for_the_one_that_fetches(own, mirror, instance):
+    m = mirror()
+    held = Held(1_000_000)
+    path = m.add("a.bin", BIG, held)
+    with (
+        serving(instance, app="tests.pulling:application", PYTHONPATH=str(ROOT)) as other,
+        ThreadPoolExecutor(2) as clients,
+        httpx.stream("GET", own.content_url + path, trust_env=False, timeout=30) as first,
+    ):
+        chunks = first.iter_raw()
+        start = next(chunks)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(other.content_url + path, trust_env=False, timeout=1)
+        waiting = clients.submit(httpx.get, other.content_url + path, trust_env=False, timeout=30)
+        held.release()
+        assert start + b"".join(chunks) == m.data("a.bin")
+        response = waiting.result()
+        assert response.content == m.data("a.bin")
+        assert response.headers["ETag"] == etag(m.data("a.bin"))
+    assert m.gets("a.bin") == 1
+
+
+def test_a_process_takes_over_from_one_that_dies(own, mirror, instance):
+    m = mirror()
+    path = m.add("a.bin", BIG, Held(1_000_000))
+    with serving(instance, app="tests.pulling:application", PYTHONPATH=str(ROOT)) as other:
+        url = other.content_url + path
+        with httpx.stream("GET", url, trust_env=False, timeout=30) as first:
+            next(first.iter_raw())
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.get(own.content_url + path, trust_env=False, timeout=1)
+            m.behave("a.bin", behave.plain)
+            other.process.kill()
+            response = httpx.get(own.content_url + path, trust_env=False, timeout=30)
+            assert response.content == m.data("a.bin")
+    assert m.gets("a.bin") == 2
+    wait_until(lambda: m.saved("a.bin"))
+
+
+def test_clients_of_four_workers_cause_one_fetch(mirror, instance):
+    m = mirror()
+    path = m.add("a.bin", BIG)
+    app = {"app": "tests.pulling:application", "PYTHONPATH": str(ROOT)}
+    with serving(instance, "--workers", "4", **app) as server:
+        wait_until(lambda: server.said().count("Application startup complete") == 4)
+        with ThreadPoolExecutor(40) as clients:
+            urls = [server.content_url + path] * 40
+            for response in clients.map(partial(httpx.get, trust_env=False, timeout=60), urls):
+                assert response.content == m.data("a.bin")
+    assert m.gets("a.bin") == 1
+
+
+def test_in_a_domain_it_is_saved_in_its_storage(instance, server, orm, tmp_path):
+    from pulp_file.app.models import FileContent, FileRemote
+
+    from pulpcore.app.contexts import with_domain
+    from pulpcore.app.models import Artifact
+
+    folder = unique("folder")
+    data = server.files[f"{folder}/a.bin"] = random.randbytes(5000)
+    domain = orm.domain(location=str(tmp_path))
+    environ = {"PULP_DOMAIN_ENABLED": "true", "PYTHONPATH": str(ROOT)}
+    with with_domain(domain):
+        remote = FileRemote.objects.create(
+            name=folder, url=f"{server.url}{folder}", policy="on_demand"
+        )
+        base = orm.distribution(remote=remote)
+        saved = Artifact.objects.filter(pulp_domain=domain)
+        with serving(instance, app="tests.pulling:application", **environ) as own:
+            address = f"{own.content_url}{domain.name}/{base}/a.bin"
+            assert httpx.get(address, trust_env=False).content == data
+            wait_until(saved.exists)
+            wait_until(lambda: remote.remoteartifact_set.exists())
+        stored = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        assert stored == [data]
+        orm.cleanup()
+        remote.delete()
+        FileContent.objects.filter(_pulp_domain=domain).delete()
+        saved.get().delete()
+        domain.delete()
+
+
+# How remotes answer
+
+
+@pytest.mark.parametrize("behaviour", [behave.chunked, behave.encoded])
+def test_what_is_decoded_is_what_is_sent_and_saved(client, mirror, behaviour):
+    m = mirror()
+    path = m.add("a.bin", BIG, behaviour)
+    response = client.get(path)
+    assert response.status_code == 200
+    assert response.content == m.data("a.bin")
+    assert "Content-Encoding" not in response.headers
+    wait_until(lambda: m.saved("a.bin"))
+    assert client.get(path).content == m.data("a.bin")
+    assert m.seen("a.bin")[0].headers["Accept-Encoding"] == "identity"
+
+
+def test_what_has_no_length_comes_as_it_comes(client, mirror):
+    m = mirror()
+    held = Held(BIG - 1000, tells_length=False)
+    path = m.add("a.bin", BIG, held)
+    with client.stream("GET", path, headers={"Range": "bytes=0-9"}) as response:
+        assert response.status_code == 200, "nobody knows the size yet"
+        assert {"Content-Length", "ETag", "Accept-Ranges"}.isdisjoint(response.headers)
+        chunks = response.iter_raw()
+        got = next(chunks)
+        held.release()
+        assert got + b"".join(chunks) == m.data("a.bin")
+    wait_until(lambda: m.saved("a.bin"))
+    assert client.get(path, headers={"Range": "bytes=0-9"}).status_code == 206
+
+
+def test_ranges_are_answered_where_the_size_is_known(client, mirror):
+    m = mirror()
+    held = Held(1_000_000)
+    path = m.add("a.bin", BIG, held)
+    response = client.get(path, headers={"Range": "bytes=1000-299999"})
+    assert response.status_code == 206
+    assert response.headers["Content-Range"] == f"bytes 1000-299999/{BIG}"
+    assert response.content == m.data("a.bin")[1000:300_000]
+    held.release()
+    wait_until(lambda: m.saved("a.bin"))
+    assert m.gets("a.bin") == 1
+
+
+def test_redirects_of_the_remote_are_followed(client, mirror):
+    m = mirror()
+    m.add("elsewhere.bin", 5000)
+
+    async def redirect(request, data):
+        raise web.HTTPFound(f"/{m.folder}/elsewhere.bin")
+
+    path = m.add("a.bin", b"", redirect)
+    assert client.get(path).content == m.data("elsewhere.bin")
+    wait_until(lambda: m.saved("a.bin"))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 429, 500, 503])
+@pytest.mark.parametrize("name", ["a.bin", "index.html"])
+def test_the_remote_says_no(client, mirror, own, status, name):
+    m = mirror(username="someone", password="do-not-tell")
+    path = m.add(name, 5000, behave.status(status))
+    for method in ("GET", "HEAD"):
+        response = client.request(method, path)
+        assert response.status_code == status
+        assert "127.0.0.1" not in response.text
+    assert not m.saved(name)
+    assert "do-not-tell" not in own.said()
+    assert f"{m.folder}/" not in own.said()
+
+
+def test_the_remote_cannot_be_reached(client, mirror, own):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    for url in (f"http://127.0.0.1:{port}/secret/", f"https://127.0.0.1:{port}/secret/"):
+        m = mirror(url=url)
+        assert client.get(f"{m.base}/a.bin").status_code == 502
+    m = mirror(url=m.upstream.url.replace("http:", "https:"))
+    assert client.get(f"{m.base}/a.bin").status_code == 502
+    assert "/secret/" not in own.said()
+
+
+def test_the_remote_hangs(client, mirror):
+    m = mirror(sock_read_timeout=0.2)
+    path = m.add("a.bin", BIG, Held(0))
+    assert client.get(path).status_code == 504
+    wait_until(lambda: m.upstream.open == 0)
+
+
+def test_the_remote_breaks_off(client, mirror, instance):
+    m = mirror()
+    path = m.add("a.bin", BIG, behave.truncated(1_500_000))
+    with pytest.raises(httpx.RemoteProtocolError):
+        client.get(path)
+    assert not m.saved("a.bin")
+    wait_until(lambda: spooled(instance) == [])
+
+
+@pytest.mark.parametrize("name", ["a.bin", "index.html"])
+@pytest.mark.parametrize("behaviour", [behave.plain, behave.encoded])
+def test_head_fetches_no_body(client, mirror, instance, name, behaviour):
+    m = mirror()
+    path = m.add(name, BIG, behaviour)
+    response = client.head(path)
+    assert response.status_code == 200
+    expected = str(BIG) if behaviour is behave.plain else None
+    assert response.headers.get("Content-Length") == expected
+    assert not m.saved(name)
+    assert spooled(instance) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../other/a.bin", "a/%2e%2e/%2e%2e/a.bin", "..", "..%2f..%2fetc", "./a.bin", "..%5Ca.bin"],
+)
+def test_paths_do_not_lead_out_of_the_remote(own, mirror, path):
+    m = mirror()
+    host, port = own.url.removeprefix("http://").split(":")
+    before = len(m.upstream.seen)
+    with socket.create_connection((host, int(port)), 30) as raw:  # clients resolve dots themselves
+        request = f"GET /pulp/content/{m.base}/{path} HTTP/1.0\r\nHost: a\r\n\r\n"
+        raw.sendall(request.encode())
+        assert b" 404 " in raw.makefile("rb").readline()
+    assert len(m.upstream.seen) == before
+
+
+def test_paths_are_what_they_are_for_the_remote(client, mirror):
+    m = mirror()
+    client.get(f"{m.base}/a%3Fb%23c%2541%20d+e%2Ff")
+    assert m.upstream.seen[-1].path == f"/{m.folder}/a?b#c%41 d+e/f"
+    assert m.upstream.seen[-1].query_string == ""
+
+
+def test_the_plugin_makes_the_url_of_path_and_request(client, mirror):
+    m = mirror("streamed")
+    path = m.add("a.bin", 5000)
+    m.add("b.bin", 5000)
+    assert client.get(path).content == m.data("a.bin")
+    assert client.get(path, params={"instead": "b.bin"}).content == m.data("b.bin")
+    assert client.get(path, params={"instead": ""}).status_code == 404
+
+
+def test_the_plugin_makes_the_url_of_what_is_saved_too(client, mirror, orm):
+    from pulpcore.app.models import RemoteArtifact
+
+    m = mirror()
+    m.add("a.bin", 5000)
+    m.add("b.bin", 5000)
+    path = f"{orm.distribution(remote=m.remote)}/a.bin"
+    assert client.get(path).content == m.data("a.bin")
+    wait_until(lambda: m.saved("a.bin"))
+    for _ in range(2):
+        assert client.get(path).content == m.data("a.bin")
+    assert m.gets("a.bin") == 1
+    assert client.get(path, params={"instead": "b.bin"}).content == m.data("b.bin")
+    wait_until(lambda: RemoteArtifact.objects.filter(remote=m.remote).count() == 2)
+
+
+def test_the_plugin_has_no_pull_through(content, mirror):
+    """pulp_file as it is: served, and never saved."""
+    m = mirror()
+    path = m.add("a.bin", 5000)
+    for _ in range(2):
+        assert content.get(path).content == m.data("a.bin")
+    assert not m.saved("a.bin")
+
+
+def test_a_remote_of_files(client, mirror, tmp_path, orm, own):
+    m = mirror(url=f"file://{tmp_path}/")
+    (tmp_path / "a.bin").write_bytes(b"from a file")
+    response = client.get(f"{m.base}/a.bin")
+    assert response.status_code == 502, "only below ALLOWED_IMPORT_PATHS"
+
+
+def test_files_of_this_machine(instance, mirror, tmp_path):
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "remote" / "a.bin").write_bytes(b"from a file")
+    m = mirror(url=f"file://{tmp_path}/remote/")
+    with serving(
+        instance,
+        app="tests.pulling:application",
+        PYTHONPATH=str(ROOT),
+        PULP_ALLOWED_IMPORT_PATHS=f'["{tmp_path}"]',
+    ) as allowed:
+
+        def get(path: str, method: str = "GET") -> httpx.Response:
+            return httpx.request(method, f"{allowed.content_url}{m.base}/{path}", trust_env=False)
+
+        assert get("a.bin", "HEAD").status_code == 200
+        assert get("a.bin").content == b"from a file"
+        wait_until(lambda: m.saved("a.bin"))
+        (tmp_path / "remote" / "a.bin").unlink()
+        assert get("a.bin").content == b"from a file"
+        assert get("missing.bin").status_code == 404
+        assert get("%2e%2e%2fsecret").status_code == 404
+
+
+def test_nothing_is_asked_of_the_remote_before_the_guard(client, mirror, orm):
+    from pulpcore.app.models import Distribution, HeaderContentGuard
+
+    m = mirror()
+    path = m.add("index.html", b"guarded")
+    guard = orm.guard(HeaderContentGuard, header_name="x-key", header_value="open")
+    Distribution.objects.filter(base_path=m.base).update(content_guard=guard)
+    assert client.get(path).status_code == 403
+    assert m.gets("index.html") == 0
+    assert client.get(path, headers={"X-Key": "b3Blbg=="}).content == b"guarded"
+    assert client.get(path).status_code == 403
+
+
+# Metadata
+
+
+def validated(tag: str = '"1"', **headers: str) -> behave.Behaviour:
+    """Answers conditional requests."""
+
+    async def answer(request, data):
+        if request.headers.get("If-None-Match") == tag:
+            return web.Response(status=304)
+        return web.Response(
+            body=data,
+            headers={
+                "ETag": tag,
+                "Content-Type": "application/vnd.index+html",
+                "Set-Cookie": "a=b",
+                "X-Accel-Redirect": "/secret",
+                "X-PyPI-Last-Serial": "7",
+                **{name.replace("_", "-"): value for name, value in headers.items()},
+            },
+        )
+
+    return answer
+
+
+def test_metadata_is_passed_on_and_not_saved(client, mirror):
+    m = mirror()
+    path = m.add("simple/", b"<a>index</a>", validated(Cache_Control="max-age=0"))
+    response = client.get(path)
+    assert response.content == b"<a>index</a>"
+    assert response.headers["Content-Type"] == "application/vnd.index+html"
+    assert response.headers["X-PyPI-Last-Serial"] == "7"
+    assert response.headers["ETag"] == '"1"'
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in response.headers["Content-Security-Policy"]
+    assert "Set-Cookie" not in response.headers
+    assert "X-Accel-Redirect" not in response.headers
+    assert not m.saved("simple/")
+    assert client.get(path, headers={"If-None-Match": 'W/"1"'}).status_code == 304
+
+
+def test_metadata_is_shared_for_a_moment(own, client, mirror):
+    m = mirror()
+    path = m.add("index.html", 50_000, validated())
+    bodies = asyncio.run(gather(own.content_url + path, 100))
+    assert set(bodies) == {m.data("index.html")}
+    assert client.head(path).headers["Content-Length"] == "50000"
+    part = client.get(path, headers={"Range": "bytes=10-19"})
+    assert part.content == m.data("index.html")[10:20]
+    assert m.gets("index.html") == 1
+
+
+@pytest.mark.parametrize("tag", ['"1"', 'W/"1"'])
+def test_metadata_is_asked_about_and_not_sent_again(client, mirror, tag):
+    m = mirror()
+    path = m.add("index.html", 50_000, validated(tag, Cache_Control="max-age=0"))
+    bodies = [client.get(path).content for _ in range(3)]
+    assert bodies == [m.data("index.html")] * 3
+    asked = [each.headers.get("If-None-Match") for each in m.seen("index.html")]
+    assert asked == [None, tag, tag]
+    m.add("index.html", b"new", validated('"2"', Cache_Control="no-cache"))
+    assert client.get(path).content == b"new"
+    assert client.get(path).content == b"new"
+    assert m.seen("index.html")[-1].headers["If-None-Match"] == '"2"'
+
+
+def test_clients_with_a_copy_of_their_own_do_not_start_it_again_and_again(client, mirror):
+    m = mirror()
+    held = Held(1_000_000, ETag='"1"')
+    path = m.add("index.html", BIG, held)
+    for _ in range(3):
+        assert client.get(path, headers={"If-None-Match": '"1"'}).status_code == 304
+    held.release()
+    assert client.get(path).content == m.data("index.html")
+    assert m.gets("index.html") == 1
+
+
+def test_metadata_with_a_date_alone_is_asked_about_by_it(client, mirror):
+    m = mirror()
+    date = "Fri, 01 Jan 2010 00:00:00 GMT"
+
+    async def dated(request, data):
+        if request.headers.get("If-Modified-Since") == date:
+            return web.Response(status=304)
+        headers = {"Last-Modified": date, "Cache-Control": "max-age=0"}
+        return web.Response(body=data, headers=headers)
+
+    path = m.add("index.html", 100, dated)
+    for _ in range(2):
+        response = client.get(path)
+        assert response.content == m.data("index.html")
+        assert response.headers["Last-Modified"] == date
+    assert m.seen("index.html")[-1].headers["If-Modified-Since"] == date
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "is_forbidden"),
+    [
+        (behave.plain, False),
+        (validated(Vary="*"), False),
+        (validated(Cache_Control="no-store"), True),
+        (validated(Cache_Control="private, max-age=60"), True),
+    ],
+    ids=["no validators", "vary", "no-store", "private"],
+)
+def test_what_may_not_be_kept_is_not(client, mirror, behaviour, is_forbidden):
+    m = mirror()
+    path = m.add("index.html", 100, behaviour)
+    for _ in range(2):
+        response = client.get(path)
+        assert response.content == m.data("index.html")
+        assert ("no-store" in response.headers["Cache-Control"]) == is_forbidden
+    assert m.gets("index.html") == 2
+    assert "If-None-Match" not in m.seen("index.html")[-1].headers
+
+
+def test_metadata_outlives_a_remote_that_fails(client, mirror):
+    m = mirror()
+    path = m.add("index.html", 100, validated(Cache_Control="max-age=0"))
+    assert client.get(path).status_code == 200
+    m.behave("index.html", behave.status(500))
+    assert client.get(path).content == m.data("index.html")
+    m.behave("index.html", validated(Cache_Control="max-age=0"))
+    assert client.get(path).content == m.data("index.html")
+
+
+def test_metadata_that_is_gone_is_gone(client, mirror):
+    m = mirror()
+    path = m.add("index.html", 100, validated(Cache_Control="max-age=0"))
+    assert client.get(path).status_code == 200
+    m.behave("index.html", behave.status(404))
+    assert client.get(path).status_code == 404
+    m.behave("index.html", behave.status(500))
+    assert client.get(path).status_code == 500, "nothing is left of it"
+
+
+def test_metadata_that_must_be_asked_about_does_not_outlive_it(client, mirror):
+    m = mirror()
+    path = m.add("index.html", 100, validated(Cache_Control="max-age=0, must-revalidate"))
+    assert client.get(path).status_code == 200
+    m.behave("index.html", behave.status(500))
+    assert client.get(path).status_code == 500
+
+
+def test_other_credentials_get_other_metadata(client, mirror):
+    m = mirror(username="one", password="1")
+
+    async def by_user(request, data):
+        return web.Response(text=request.headers["Authorization"], headers={"ETag": '"1"'})
+
+    path = m.add("index.html", b"", by_user)
+    first = client.get(path).text
+    assert client.get(path).text == first
+    m.remote.username = "two"
+    m.remote.save()
+    assert client.get(path).text != first
+    assert "If-None-Match" not in m.seen("index.html")[-1].headers
+
+
+def test_headers_that_cannot_be_sent_on_are_not(client, mirror):
+    m = mirror()
+
+    async def odd(request, data):
+        response = web.Response(body=data, headers={"ETag": "x", "Link": "caf\u00e9 \u2192"})
+        response.content_type = "text/odd"
+        return response
+
+    path = m.add("index.html", 100, odd)
+    for _ in range(2):
+        response = client.get(path)
+        assert response.content == m.data("index.html")
+        assert response.headers["Content-Type"] == "text/odd"
+        assert "Link" not in response.headers
+        assert response.headers["ETag"] != "x"
+
+
+def test_nothing_is_left_after_clients_that_come_and_go(instance, mirror):
+    """Files, connections and sessions, after all kinds of requests and random disconnects."""
+    m, streams = mirror(), mirror("streamed")
+    paths = [
+        m.add("a.bin", BIG),
+        m.add("index.html", BIG, behave.chunked),
+        m.add("broken.bin", BIG, behave.truncated(1_000_000)),
+        m.add("refused.bin", 1, behave.status(403)),
+        streams.add("a.bin", BIG),
+        streams.add("chunked.bin", BIG, behave.chunked),
+    ]
+    environ = {"PYTHONPATH": str(ROOT), "PULP_CONTENT_STAR_METADATA_SIZE": "0"}
+    with serving(instance, app="tests.pulling:application", **environ) as own:
+
+        async def visit(client: httpx.AsyncClient, index: int) -> None:
+            method = "HEAD" if index % 7 == 0 else "GET"
+            limit = random.choice([0, 1000, 500_000, BIG])
+            url = own.content_url + paths[index % len(paths)]
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                async with client.stream(method, url) as response:
+                    got = 0
+                    async for chunk in response.aiter_raw():
+                        got += len(chunk)
+                        if got > limit:
+                            return
+
+        async def visit_all(count: int) -> None:
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+                await asyncio.gather(*(visit(client, index) for index in range(count)))
+
+        asyncio.run(visit_all(30))
+        folder = f"/proc/{own.process.pid}/fd"
+        wait_until(lambda: m.upstream.open == 0 and spooled(instance) == [])
+        before = len(os.listdir(folder))
+        asyncio.run(visit_all(60))
+        wait_until(lambda: m.upstream.open == 0 and spooled(instance) == [])
+        # Connections to the database are opened when they are needed, up to their number.
+        bound = before + 4
+        wait_until(lambda: len(os.listdir(folder)) <= bound, explain=lambda: descriptors(folder))
+        assert "Unclosed" not in own.said()
+
+
+def test_nothing_is_kept_where_there_is_no_room(instance, mirror):
+    m = mirror()
+    path = m.add("index.html", 100, validated())
+    with serving(instance, PULP_CONTENT_STAR_METADATA_SIZE="0") as own:
+        for _ in range(2):
+            assert httpx.get(own.content_url + path, trust_env=False).status_code == 200
+    assert m.gets("index.html") == 2
+
+
+def test_what_is_kept_is_bounded(instance, mirror):
+    m = mirror()
+    paths = [m.add(f"{index}.html", 100, validated()) for index in range(6)]
+    with serving(instance, PULP_CONTENT_STAR_METADATA_SIZE="450") as own:
+        for path in [*paths, paths[5], paths[0]]:
+            assert httpx.get(own.content_url + path, trust_env=False).status_code == 200
+    assert m.gets("5.html") == 1
+    assert m.gets("0.html") == 2, "it had to make room"
