@@ -1,6 +1,12 @@
 """What views of plugins, written for WSGI, find in our process."""
 
 import asyncio
+import hashlib
+import os
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,6 +16,8 @@ from django.urls import clear_url_caches, path
 from django.views.decorators.csrf import csrf_exempt
 
 from pulpcore.content_star.api import create_api
+from tests.instance import wait_until
+from tests.server import Server, serving
 
 
 @csrf_exempt
@@ -48,3 +56,85 @@ def test_the_body_is_where_wsgi_has_it(api):
 
 def test_views_may_wait_in_an_event_loop_of_their_own(api):
     assert ask(api, "GET", "/fetch").text == "fetched"
+
+
+MEGABYTE = 1 << 20
+SIZE = 100 * MEGABYTE
+BOUNDARY = "boundary"
+BEGIN = (
+    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n'
+    "Content-Type: application/octet-stream\r\n\r\n"
+).encode()
+END = f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+@pytest.fixture
+def server(instance) -> Iterator[Server]:
+    with serving(instance) as server:
+        yield server
+
+
+def spooled(server: Server, folder: str) -> list[int]:
+    """Sizes in bytes of the files without a name that a server has open below a folder."""
+    sizes = []
+    for fd in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            name = os.readlink(fd)
+            if name.startswith(f"{folder}/") and name.endswith("(deleted)"):
+                sizes.append(fd.stat().st_size)
+    return sizes
+
+
+def written(server: Server, thread: int | None = None) -> int:
+    """Bytes that a server, or one of its threads, has written to anything so far."""
+    process = Path(f"/proc/{server.process.pid}")
+    file = process / (f"task/{thread}/io" if thread else "io")
+    counts = dict(line.split(": ") for line in file.read_text().splitlines())
+    return int(counts["wchar"])
+
+
+def test_a_large_upload_goes_below_pulps_own_directory_by_threads(instance, server):
+    folder = str(instance.state.working_directory)
+    loop = server.process.pid  # by which the first thread goes, too
+    digest = hashlib.sha256()
+
+    def body() -> Iterator[bytes]:
+        yield BEGIN
+        for _ in range(SIZE // MEGABYTE):
+            data = random.randbytes(MEGABYTE)
+            digest.update(data)
+            yield data
+        wait_until(lambda: any(size > SIZE // 2 for size in spooled(server, folder)))
+        yield END
+
+    before, before_by_loop = written(server), written(server, loop)
+    response = httpx.post(
+        f"{server.url}/pulp/api/v3/artifacts/",
+        content=body(),
+        headers={
+            "Content-Type": f"multipart/form-data; boundary={BOUNDARY}",
+            "Content-Length": str(len(BEGIN) + SIZE + len(END)),
+        },
+        auth=(instance.username, instance.password),
+        trust_env=False,
+        timeout=60,
+    )
+    assert response.status_code == 201, response.text
+    assert response.json()["sha256"] == digest.hexdigest()
+    assert written(server) - before >= SIZE
+    assert written(server, loop) - before_by_loop < MEGABYTE
+    wait_until(lambda: not spooled(server, folder))
+
+
+def test_nothing_is_left_of_an_upload_whose_client_has_left(instance, server):
+    folder = str(instance.state.working_directory)
+
+    def body() -> Iterator[bytes]:
+        for _ in range(10):
+            yield bytes(MEGABYTE)
+        wait_until(lambda: spooled(server, folder))
+        raise ConnectionAbortedError
+
+    with pytest.raises(ConnectionAbortedError):
+        httpx.put(f"{server.url}/pulp/api/v3/artifacts/", content=body(), trust_env=False)
+    wait_until(lambda: not spooled(server, folder))

@@ -726,6 +726,35 @@ def test_metadata_with_a_date_alone_is_asked_about_by_it(client, mirror):
     assert m.seen("index.html")[-1].headers["If-Modified-Since"] == date
 
 
+def test_head_says_of_metadata_what_get_does(client, mirror):
+    m = mirror()
+    dates = ["Fri, 01 Jan 2010 00:00:00 GMT", "Sat, 02 Jan 2010 00:00:00 GMT"]
+
+    def dated(date):
+        async def answer(request, data):
+            if request.headers.get("If-Modified-Since") == date:
+                return web.Response(status=304)
+            headers = {"Last-Modified": date, "Cache-Control": "max-age=0"}
+            return web.Response(body=data, headers=headers)
+
+        return answer
+
+    path = m.add("index.html", 100, dated(dates[0]))
+    assert "ETag" not in client.head(path).headers, "nobody knows it yet"
+    told = client.get(path).headers
+    assert told["ETag"] == etag(m.data("index.html"))
+    head = client.head(path).headers
+    for name in ("ETag", "Last-Modified", "Content-Length"):
+        assert head[name] == told[name]
+    asked = [each.headers.get("If-Modified-Since") for each in m.seen("index.html")]
+    assert asked == [None, None, dates[0]], "as GET asks"
+    m.add("index.html", 200, dated(dates[1]))
+    head = client.head(path).headers
+    assert (head["Last-Modified"], head["Content-Length"]) == (dates[1], "200")
+    m.behave("index.html", behave.status(404))
+    assert [client.request(method, path).status_code for method in ("HEAD", "GET")] == [404, 404]
+
+
 @pytest.mark.parametrize(
     ("behaviour", "is_forbidden"),
     [
@@ -752,6 +781,7 @@ def test_metadata_outlives_a_remote_that_fails(client, mirror):
     path = m.add("index.html", 100, validated(Cache_Control="max-age=0"))
     assert client.get(path).status_code == 200
     m.behave("index.html", behave.status(500))
+    assert client.head(path).headers["ETag"] == '"1"'
     assert client.get(path).content == m.data("index.html")
     m.behave("index.html", validated(Cache_Control="max-age=0"))
     assert client.get(path).content == m.data("index.html")

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -28,6 +28,9 @@ from pulpcore.content_star.responses.source import Readable, Source
 from pulpcore.content_star.responses.unsized import UnsizedResponse
 
 log = logging.getLogger(__name__)
+
+# What the remote has begun to send, or what it said of it.
+_Found = Download | CIMultiDict[str]
 
 # What clients are told of what a remote said with metadata, beside its validators. All that it
 # might say of connections, cookies, encodings or origins is not about our answer.
@@ -79,26 +82,21 @@ class PullThroughResponse:
             await response(scope, nothing, send)
 
     async def _from_remote(self, scope: Scope, send: Send) -> None:
-        if scope["method"] == "HEAD" and not self._is_here():
-            response = await self._probe()
-            return await response(scope, nothing, send)
-        download = await self._entered()
+        is_asked = scope["method"] == "HEAD" and not current_downloads().has(self.wanted)
+        found = await self._kept_or(_headers_of if is_asked else self._begun)
+        if not isinstance(found, Download):
+            return await self._announcement(found)(scope, nothing, send)
         try:
-            await self._response(download)(scope, nothing, send)
+            await self._response(found)(scope, nothing, send)
         finally:
             if self.wanted.content_type is None:
-                current_metadata().follow(download)
-            download.leave()
-
-    def _is_here(self) -> bool:
-        """Whether nothing has to be fetched to say what HEAD asks for."""
-        kept = current_metadata().get(self.wanted)
-        return current_downloads().has(self.wanted) or (kept is not None and kept.is_fresh)
+                current_metadata().follow(found)
+            found.leave()
 
     # Which download
 
-    async def _entered(self) -> Download:
-        """Return a download that has begun and that we have entered.
+    async def _kept_or(self, ask: Callable[[Pulled], Awaitable[_Found]]) -> _Found:
+        """Return what asking the remote brings, or a download that we have entered and is kept.
 
         Kept metadata is used while it is fresh, when the remote says that it still holds, and for
         a while when the remote fails.
@@ -106,12 +104,12 @@ class PullThroughResponse:
         metadata = current_metadata()
         kept = metadata.get(self.wanted)
         if kept is None:
-            return await self._begun(self.wanted)
+            return await ask(self.wanted)
         kept.download.enter()  # or it might be gone when the remote has answered
         if kept.is_fresh:
             return kept.download
         try:
-            new = await self._begun(replace(self.wanted, conditions=kept.conditions))
+            new = await ask(replace(self.wanted, conditions=kept.conditions))
         except NotModified:
             kept.confirm()
             return kept.download
@@ -154,9 +152,8 @@ class PullThroughResponse:
         source = _Arriving(self.wanted.name, size or 0, download)
         return self._answer(download.told, size, sha256, source, _chunks(download))
 
-    async def _probe(self) -> ASGIApp:
-        """Ask the remote, and hang up when it has told the headers."""
-        told = await _headers_of(self.wanted)
+    def _announcement(self, told: Mapping[str, str]) -> ASGIApp:
+        """What HEAD is answered with, by the headers that the remote told."""
         length = told.get("Content-Length", "")
         is_size = length.isdecimal() and "Content-Encoding" not in told
         size = int(length) if is_size else None
@@ -274,7 +271,10 @@ class _Probe:
 
 
 async def _headers_of(wanted: Pulled) -> CIMultiDict[str]:
-    """Ask for headers only. Raises RemoteUnavailable, AlreadySaved."""
+    """Ask the remote, and hang up when it has told the headers.
+
+    Raises RemoteUnavailable, AlreadySaved, NotModified.
+    """
     failure: Exception | None = None
     with with_domain(wanted.domain):
         for source in await current_downloads().door.run(wanted.sources):
@@ -283,6 +283,8 @@ async def _headers_of(wanted: Pulled) -> CIMultiDict[str]:
                 await fetch(source, probe)
             except _Answered:
                 return probe.told
+            except NotModified:
+                raise
             except Exception as error:
                 log.warning("Remote '%s': %s", source.remote.name, reason(error))
                 failure = error
