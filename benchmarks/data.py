@@ -1,9 +1,11 @@
 """The data of a benchmark: repositories of many entries, made by SQL, and the same files as a tree.
 
-All small files are one file on the disk. Their artifacts say that they have digests of their own,
-which nothing that is measured here looks at.
+All files of a repository are one file on the disk. Where there are several, their artifacts say that
+they have digests of their own, since Pulp has one artifact for each digest; a file that is alone has
+its own, without which it would never be kept in memory.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -25,7 +27,8 @@ _CONTENT = """
 WITH made AS MATERIALIZED (
     SELECT gen_random_uuid() AS content, gen_random_uuid() AS artifact,
            replace(%(name)s, '*', lpad(number::text, 6, '0')) AS path,
-           encode(sha256(convert_to(%(name)s || number, 'UTF8')), 'hex') AS digest
+           coalesce(%(digest)s, encode(sha256(convert_to(%(name)s || number, 'UTF8')), 'hex'))
+               AS digest
     FROM generate_series(0, %(count)s - 1) AS number
 ), artifacts AS (
     INSERT INTO core_artifact (pulp_id, pulp_created, timestamp_of_interest, pulp_domain_id,
@@ -161,6 +164,7 @@ def _fill(version: Any, repository: Repository, file: Path) -> None:
         "domain": version.repository.pulp_domain_id,
         "file": f"artifact/{file.name}",
         "size": repository.size,
+        "digest": _digest(file) if repository.count == 1 else None,
         "repository": version.repository_id,
         "version": version.pk,
     }
@@ -172,6 +176,11 @@ def _fill(version: Any, repository: Repository, file: Path) -> None:
     version._compute_counts()
     version.repository.next_version = version.number + 1
     version.repository.save()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _analyze() -> None:
