@@ -19,9 +19,9 @@ from pulpcore.content_star.responses.conditional import Validators, evaluate
 class OnDemandResponse:
     """Sends a file as an ASGI application, while it is fetched, as if it were here.
 
-    Where a remote has said too little (its size or its sha256), the headers wait until it is known,
-    at the latest for the whole file. Calling raises RemoteUnavailable, RemoteBroke and
-    StoreUnavailable.
+    Where no remote has said its size, the headers wait until it is known, at the latest for the
+    whole file. Without a sha256 there is no `ETag`, unless the whole file is there. Calling raises
+    RemoteUnavailable, RemoteBroke and StoreUnavailable.
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class OnDemandResponse:
 
     async def _from_remote(self, scope: Scope, send: Send) -> None:
         size, sha256 = self.wanted.size, self.wanted.sha256
-        if size is not None and sha256 is not None:
+        if size is not None:
             return await self._response(size, sha256)(scope, nothing, send)
         if sha256 is not None and self._has_precondition(scope, sha256):
             return await self._response(0, sha256)(scope, nothing, send)
         download = current_downloads().join(self.wanted)
         download.enter()
         try:
-            size, sha256 = await download.described()
-            await self._response(size, sha256)(scope, nothing, send)
+            size = await download.sized()
+            await self._response(size, download.sha256)(scope, nothing, send)
         finally:
             download.leave()
 
@@ -70,7 +70,7 @@ class OnDemandResponse:
         validators = Validators(f'"{sha256}"', self.last_modified)
         return evaluate(scope["method"], Headers(scope=scope), validators) is not None
 
-    def _response(self, size: int, sha256: str) -> ArtifactResponse:
+    def _response(self, size: int, sha256: str | None) -> ArtifactResponse:
         return ArtifactResponse(
             RemoteSource(self.wanted, size),
             size=size,
