@@ -528,7 +528,7 @@ def test_what_the_remote_did_not_say_is_found_out(content, mirror, unknown, beha
     response = content.get(m.path, headers={"Range": "bytes=100-"})
     assert response.status_code == 206
     assert response.content == m.data[100:]
-    assert response.headers["ETag"] == m.etag
+    assert response.headers.get("ETag") in ({m.etag, None} if "sha256" in unknown else {m.etag})
     assert m.upstream.seen[-1].headers["Accept-Encoding"] == "identity"
     wait_until(lambda: saved(m))
     assert m.gets == 1

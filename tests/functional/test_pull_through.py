@@ -519,6 +519,29 @@ def test_the_remote_breaks_off(client, mirror, instance):
     wait_until(lambda: spooled(instance) == [])
 
 
+@pytest.mark.parametrize("status", [204, 206, 300, 304])
+@pytest.mark.parametrize("name", ["a.bin", "index.html"])
+def test_what_is_no_file_is_not_taken_for_one(client, mirror, status, name):
+    m = mirror()
+    path = m.add(name, 5000, behave.status(status))
+    for method in ("GET", "HEAD"):
+        assert client.request(method, path).status_code == 502
+    assert not m.saved(name)
+
+
+@pytest.mark.parametrize("part", ["bytes 0-99/*", "bytes 0-99/5000", "bytes 100-199/5000"])
+def test_a_part_that_nobody_asked_for_is_not_taken_for_the_file(client, mirror, part):
+    m = mirror()
+
+    async def partial_content(request, data):
+        return web.Response(status=206, body=data[:100], headers={"Content-Range": part})
+
+    path = m.add("a.bin", 5000, partial_content)
+    with contextlib.suppress(httpx.RemoteProtocolError):
+        assert client.get(path).status_code == 502
+    assert not m.saved("a.bin")
+
+
 @pytest.mark.parametrize("name", ["a.bin", "index.html"])
 @pytest.mark.parametrize("behaviour", [behave.plain, behave.encoded])
 def test_head_fetches_no_body(client, mirror, instance, name, behaviour):

@@ -304,6 +304,49 @@ def test_a_digest_that_this_pulp_does_not_trust(content, remote_file):
     assert file.gets == [0, 1]
 
 
+def by_another_digest(file) -> None:
+    """Have its remotes announce its sha512 instead of its sha256."""
+    digest = hashlib.sha512(file.data).hexdigest()
+    file.content_artifact.remoteartifact_set.update(sha256=None, sha512=digest)
+
+
+def test_what_is_known_by_another_digest_comes_as_it_comes(content, remote_file):
+    file = remote_file(BIG)
+    by_another_digest(file)
+    held = Held(1_000_000)
+    file.behave(held)
+    assert content.head(file.path).headers["Content-Length"] == str(BIG)
+    assert file.gets == [0]
+    part = content.get(file.path, headers={"Range": "bytes=1000-299999"})
+    assert part.content == file.data[1000:300_000]
+    assert "ETag" not in part.headers, "nobody knows the sha256 yet"
+    held.release()
+    file.wait_until_saved()
+    assert content.get(file.path).headers["ETag"]
+    assert file.gets == [1]
+
+
+def test_what_is_known_by_another_digest_is_gone_on_with(content, remote_file):
+    file = remote_file(BIG)
+    file.behave(behave.truncated(1_000_000))
+    file.add_source()
+    file.behave(behave.ranges, source=1)
+    by_another_digest(file)
+    assert content.get(file.path).content == file.data
+    assert "Range" in file.upstream.seen[-1].headers
+    file.wait_until_saved()
+
+
+def test_wrong_bytes_by_another_digest(content, remote_file):
+    file = remote_file(BIG)
+    file.behave(behave.wrong)
+    by_another_digest(file)
+    with pytest.raises(httpx.RemoteProtocolError):
+        content.get(file.path)
+    wait_until(lambda: file.remote_artifacts[0].failed_at)
+    assert file.artifact is None
+
+
 def test_content_that_is_removed_while_its_file_is_fetched(instance, remote_file):
     from pulpcore.app.models import Artifact, RepositoryContent
 

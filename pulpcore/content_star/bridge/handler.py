@@ -25,11 +25,11 @@ from pulpcore.content_star.bridge.files import (
 from pulpcore.content_star.bridge.request import connection_of
 from pulpcore.content_star.edge import tags_of, vary_of
 from pulpcore.content_star.exchange import exchange_of
-from pulpcore.content_star.remote.on_demand import NoRemote, wanted
+from pulpcore.content_star.remote.on_demand import NoRemote
+from pulpcore.content_star.remote.on_demand import wanted as wanted_on_demand
 from pulpcore.content_star.remote.passing import PullThroughResponse
-from pulpcore.content_star.remote.pulled import Pulled, content_type_of, known_at
+from pulpcore.content_star.remote.pulled import known_at, pulled
 from pulpcore.content_star.remote.response import OnDemandResponse
-from pulpcore.content_star.responses.headers import content_disposition
 
 
 def adopt_handler(handler: Any) -> None:
@@ -116,8 +116,6 @@ def _pulled(
     domain = get_domain()
     remote = asked.remote.cast()
     path = asked.content_artifact.relative_path
-    filename = PurePosixPath(path).name
-    content_type = content_type_of(remote, path)
 
     def again() -> ASGIApp:
         with with_domain(domain):
@@ -127,30 +125,10 @@ def _pulled(
             return (_on_demand if known.artifact is None else _saved)(known, headers, scope)
 
     exchange_of(scope).source = "remote"
-    return PullThroughResponse(
-        Pulled(
-            domain=domain,
-            sha256=None,
-            size=None,
-            saves=saves and content_type is not None,
-            remote=remote.pk,
-            changed=remote.pulp_last_updated,
-            url=asked.url,
-            path=path,
-            content_type=content_type,
-            repository=repository,
-            request=request,
-        ),
-        again,
-        filename=filename,
-        headers={
-            "Content-Disposition": content_disposition(
-                filename, "attachment" if content_type else "inline"
-            ),
-            # As the remote's are called, which replace them.
-            **{name.title(): value for name, value in plain(headers).items()},
-        },
+    wanted = pulled(
+        domain, remote, asked.url, path, saves=saves, repository=repository, request=request
     )
+    return PullThroughResponse(wanted, again, plain(headers))
 
 
 def _saved(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
@@ -174,14 +152,11 @@ def _on_demand(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
 
     exchange_of(scope).source = "remote"
     return OnDemandResponse(
-        wanted(content_artifact, domain),
+        wanted_on_demand(content_artifact, domain),
         again,
         filename=filename,
         last_modified=last_modified_of(headers),
-        headers={
-            "content-disposition": content_disposition(filename, "attachment"),
-            **plain(headers),
-        },
+        headers=plain(headers),
     )
 
 

@@ -189,10 +189,8 @@ class DistributionApp(ABC):
             again,
             filename=filename,
             last_modified=found.last_modified,
-            headers={
-                "Content-Disposition": content_disposition(filename, disposition),
-                **self.headers_for(path),
-            },
+            headers=self.headers_for(path),
+            disposition=disposition,
         )
 
     def artifact(

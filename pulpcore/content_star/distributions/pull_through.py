@@ -1,6 +1,5 @@
 """What a distribution does not have, asked of its remote."""
 
-from pathlib import PurePosixPath
 from uuid import UUID
 
 from starlette.exceptions import HTTPException
@@ -12,17 +11,10 @@ from pulpcore.content_star.authorize import GuardRequest
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.lookup import Found
+from pulpcore.content_star.remote.adding import add_to_repository, is_due
 from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.passing import PullThroughResponse
-from pulpcore.content_star.remote.pulled import (
-    Pulled,
-    add_to_repository,
-    content_type_of,
-    is_due,
-    known_at,
-    url_at,
-)
-from pulpcore.content_star.responses.headers import content_disposition
+from pulpcore.content_star.remote.pulled import known_at, pulled, url_at
 
 
 def pull_through(app: DistributionApp) -> ASGIApp:
@@ -47,34 +39,16 @@ def pull_through(app: DistributionApp) -> ASGIApp:
             if repository is None
             else _Adding(response, repository, known, distribution.pulp_domain)
         )
-    content_type = content_type_of(remote, path)
     exchange_of(app.request.scope).source = "remote"
-    wanted = Pulled(
-        domain=distribution.pulp_domain,
-        sha256=None,
-        size=None,
-        saves=content_type is not None and remote.policy != Remote.STREAMED,
-        remote=remote.pk,
-        changed=remote.pulp_last_updated,
-        url=url,
-        path=path,
-        content_type=content_type,
-        repository=repository,
-        request=request,
-    )
+    saves = remote.policy != Remote.STREAMED
+    domain = distribution.pulp_domain
 
     def again() -> ASGIApp:
-        with with_domain(distribution.pulp_domain):
+        with with_domain(domain):
             return pull_through(app)
 
-    filename = PurePosixPath(path).name
-    disposition = content_disposition(filename, "inline" if content_type is None else "attachment")
-    return PullThroughResponse(
-        wanted,
-        again,
-        filename=filename,
-        headers={"Content-Disposition": disposition, **app.headers_for(path)},
-    )
+    wanted = pulled(domain, remote, url, path, saves=saves, repository=repository, request=request)
+    return PullThroughResponse(wanted, again, app.headers_for(path))
 
 
 def _repository_of(app: DistributionApp) -> UUID | None:

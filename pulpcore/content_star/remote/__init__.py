@@ -7,5 +7,6 @@ wants, into `intake.py`, which verifies what comes and writes it to the file bet
 `response.py` is what a distribution's app answers with.
 
 For what a distribution lacks and asks its remote for, `pulled.py` talks to the database,
-`passing.py` is the response, and `metadata.py` keeps what is no content.
+`adding.py` gives it to a repository, `passing.py` is the response, and `metadata.py` keeps what is
+no content.
 """

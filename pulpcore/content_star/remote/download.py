@@ -98,15 +98,15 @@ class Download:
         while not (self._intake.available or self._intake.complete):
             await self._next_change()
 
-    async def described(self) -> tuple[int, str]:
-        """Wait until size and sha256 are known and return them. Raises as `begun`, and RemoteBroke.
+    async def sized(self) -> int:
+        """Wait until there are bytes and return the size. Raises as `begun`, and RemoteBroke.
 
-        That may be at the end, where the remote says too little.
+        That may be at the end, where the remote does not say it.
         """
         await self.begun()
-        while self._intake.size is None or self._intake.sha256 is None:
+        while self._intake.size is None:
             await self._next_change()
-        return self._intake.size, self._intake.sha256
+        return self._intake.size
 
     async def reaches(self, stop: int) -> None:
         """Wait until the bytes up to `stop` are available. Raises RemoteBroke."""

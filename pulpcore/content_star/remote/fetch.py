@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol
 
+from aiohttp import ClientResponseError
+
 from pulpcore.content_star.remote.pace import Limits, Pace, set_timeouts
 from pulpcore.content_star.remote.sources import NotModified, Source
 from pulpcore.content_star.responses.disk import in_thread
@@ -121,10 +123,10 @@ def _divert(
         pace.moved(len(data))
         await sink.write(data)
 
-    if session is not None and conditions and kind._run is _TAKES_OPTIONS:
+    if session is not None and kind._run is _TAKES_OPTIONS:
         # Others might take 304 for an empty file.
         session.headers.update(conditions)
-        _notice_not_modified(downloader)
+        _refuse_what_is_no_file(downloader, may_be_304=bool(conditions))
     downloader._run = run_from
     downloader.headers_ready_callback = partial(sink.headers, is_decoded=is_decoded)
     downloader.handle_data = write
@@ -135,15 +137,22 @@ def _divert(
     return options
 
 
-def _notice_not_modified(downloader: Any) -> None:
+def _refuse_what_is_no_file(downloader: Any, may_be_304: bool) -> None:
+    """Let nothing pass for the file that is none, such as the empty body of a 204, or a part that
+    does not say which (RFC 9110 section 15.3). The downloader minds errors only."""
     raise_for_status = downloader.raise_for_status
 
-    def raise_for_status_and_304(response: Any) -> None:
-        if response.status == 304:
+    def raise_for_more(response: Any) -> None:
+        if response.status == 304 and may_be_304:
             raise NotModified
         raise_for_status(response)
+        is_part = response.status == 206 and "Content-Range" in response.headers
+        if response.status not in (200, 203) and not is_part:
+            raise ClientResponseError(
+                response.request_info, response.history, status=response.status
+            )
 
-    downloader.raise_for_status = raise_for_status_and_304
+    downloader.raise_for_status = raise_for_more
 
 
 async def _close(downloader: Any, remote: Any) -> None:

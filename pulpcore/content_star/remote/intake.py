@@ -47,7 +47,7 @@ class Intake:
 
     def is_stuck(self) -> bool:
         """Whether no other source can go on."""
-        return bool(self.available) and (self._is_wrong or self._wanted.sha256 is None)
+        return bool(self.available) and (self._is_wrong or not self._expected())
 
     async def restart(self) -> int:
         """Go on behind the bytes that clients have, if their digest is known in the end."""
@@ -71,6 +71,8 @@ class Intake:
         if not self.available:
             self.told = headers
         part = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        if part is None and "Content-Range" in headers:
+            raise Mismatch("a part that does not say of how much", self.source)
         if part and int(part["first"]) != self.spool.size:
             raise Mismatch(f"from byte {part['first']} instead of {self.spool.size}", self.source)
         if part:
@@ -157,8 +159,10 @@ class Intake:
         self._announce()
 
     def _expected(self) -> dict[str, str]:
-        assert self.source is not None
-        digests = dict(self.source.digests)
+        """Return what has been announced, by the source that began and by the one that goes on."""
+        digests: dict[str, str] = {}
+        for source in (self.source, self._origin):
+            digests.update(source.digests if source else {})
         if self._wanted.sha256:
             digests["sha256"] = self._wanted.sha256
         return digests

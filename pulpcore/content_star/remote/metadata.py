@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from anyio.lowlevel import RunVar
 from django.conf import settings
@@ -32,6 +31,9 @@ STALE_IF_ERROR = 600
 
 # Seconds for which a remote that failed is not asked again, where there is something to use.
 REST = 5
+
+# Directives by which no shared cache may use what is not fresh (RFC 9111 section 5.2.2).
+_NEVER_STALE = frozenset({"no-cache", "must-revalidate", "proxy-revalidate", "s-maxage"})
 
 _DIRECTIVE = re.compile(r'\s*([^\s=,]+)\s*(?:=\s*(?:"([^"]*)"|([^\s",]*)))?\s*(?:,|$)')
 
@@ -67,13 +69,14 @@ class Kept:
         ttl = float(settings.CONTENT_STAR_METADATA_TTL)
         said = self._directives.get("s-maxage") or self._directives.get("max-age", "")
         if said.isdecimal():
-            ttl = min(ttl, int(said))
+            age = self.headers.get("Age", "")  # which caches on the way to the remote have added
+            ttl = min(ttl, int(said) - (int(age) if age.isdecimal() else 0))
         return self._age < ttl
 
     @property
     def may_be_stale(self) -> bool:
         """Whether it may be used when the remote fails (RFC 9111 section 4.2.4)."""
-        if not self._directives.keys().isdisjoint({"no-cache", "must-revalidate"}):
+        if not self._directives.keys().isdisjoint(_NEVER_STALE):
             return False
         return self._age < STALE_IF_ERROR
 
@@ -95,7 +98,7 @@ class Metadata:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Pulled, Kept] = OrderedDict()
-        self._following: set[asyncio.Task[None]] = set()
+        self._following: dict[Download, asyncio.Task[None]] = {}
 
     def get(self, wanted: Pulled) -> Kept | None:
         """Return what is kept of `wanted`, be it fresh or not."""
@@ -114,8 +117,7 @@ class Metadata:
         if download.size > _limit() or not may_be_kept(download.told):
             return
         download.enter()
-        # Without the request of the client that came first, who sent a password with it.
-        self._kept[replace(wanted, request=None)] = Kept(download, download.size)
+        self._kept[wanted] = Kept(download, download.size)
         while len(self._kept) > MAX_ENTRIES or self._size > settings.CONTENT_STAR_METADATA_SIZE:
             self.drop(next(iter(self._kept)))
 
@@ -124,12 +126,13 @@ class Metadata:
 
         Or clients with a copy of their own, who get 304 and leave, would start it again and again.
         """
-        if download.complete or not may_be_kept(download.told) or (download.size or 0) > _limit():
+        if download.complete or download in self._following:
+            return
+        if not may_be_kept(download.told) or (download.size or 0) > _limit():
             return
         download.enter()
-        task = asyncio.create_task(_to_the_end(download))
-        self._following.add(task)
-        task.add_done_callback(self._following.discard)
+        task = self._following[download] = asyncio.create_task(_to_the_end(download))
+        task.add_done_callback(lambda _: self._following.pop(download))
 
     def drop(self, wanted: Pulled) -> None:
         """Keep nothing of `wanted` any more."""
@@ -143,9 +146,10 @@ class Metadata:
 
     async def close(self) -> None:
         """Let go of everything."""
-        for task in self._following:
+        following = list(self._following.values())
+        for task in following:
             task.cancel()
-        await asyncio.gather(*self._following, return_exceptions=True)
+        await asyncio.gather(*following, return_exceptions=True)
         for wanted in list(self._kept):
             self.drop(wanted)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from multidict import CIMultiDict
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope, Send
 
 from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.remote.download import Download
@@ -17,10 +17,9 @@ from pulpcore.content_star.remote.fetch import fetch
 from pulpcore.content_star.remote.metadata import current_metadata, forbids_storing
 from pulpcore.content_star.remote.pulled import Pulled, RemoteRefused
 from pulpcore.content_star.remote.reading import Announced, Reader
-from pulpcore.content_star.remote.response import nothing
-from pulpcore.content_star.remote.sources import AlreadySaved, NotModified
-from pulpcore.content_star.responses.artifact import ArtifactResponse
-from pulpcore.content_star.responses.body import until_disconnect
+from pulpcore.content_star.remote.response import RemoteResponse, nothing
+from pulpcore.content_star.remote.sources import NotModified
+from pulpcore.content_star.responses.artifact import ArtifactResponse, RepresentationArguments
 from pulpcore.content_star.responses.disk import STEP
 from pulpcore.content_star.responses.headers import parse_http_date
 from pulpcore.content_star.responses.ranges import ByteRange
@@ -49,37 +48,20 @@ _LEGIBLE = re.compile(r"[\t -~]*")
 _ETAG = re.compile(r'(W/)?"[!#-~]*"')
 
 
-class PullThroughResponse:
-    """Sends what the remote has as an ASGI application, while it is fetched.
+class PullThroughResponse(RemoteResponse):
+    """Sends what the remote has.
 
     Content has the headers that it will have when it is saved; what is only passed on has the
-    remote's. As long as nobody knows the size there are no ranges. Calling raises RemoteUnavailable
-    (RemoteRefused where the remote said no), RemoteBroke and StoreUnavailable.
+    remote's. As long as nobody knows the size there are no ranges. Calling raises RemoteRefused
+    where the remote said no.
     """
 
     def __init__(
-        self,
-        wanted: Pulled,
-        again: Callable[[], ASGIApp],
-        *,
-        filename: str,
-        headers: Mapping[str, str],
+        self, wanted: Pulled, again: Callable[[], ASGIApp], headers: Mapping[str, str]
     ) -> None:
-        """`again` looks the file up once more, behind the door: it may have been saved."""
+        super().__init__(again)
         self.wanted = wanted
-        self.again = again
-        self.filename = filename
         self.headers = headers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_disconnect(receive, partial(self._respond, scope, send))
-
-    async def _respond(self, scope: Scope, send: Send) -> None:
-        try:
-            await self._from_remote(scope, send)
-        except AlreadySaved:
-            response = await current_downloads().door.run(self.again)
-            await response(scope, nothing, send)
 
     async def _from_remote(self, scope: Scope, send: Send) -> None:
         is_asked = scope["method"] == "HEAD" and not current_downloads().has(self.wanted)
@@ -173,24 +155,16 @@ class PullThroughResponse:
         if not _ETAG.fullmatch(etag):
             etag = ""
         last_modified = parse_http_date(theirs.get("Last-Modified", ""))
-        headers = {**self.headers, **_passed_on(theirs)}
-        if size is None:
-            return UnsizedResponse(
-                chunks,
-                etag=etag,
-                last_modified=last_modified,
-                filename=self.filename,
-                headers=headers,
-            )
-        return ArtifactResponse(
-            source,
-            size=size,
-            sha256=None if etag else sha256,
-            etag=etag,
-            last_modified=last_modified,
-            filename=self.filename,
-            headers=headers,
-        )
+        said: RepresentationArguments = {
+            "size": size or 0,
+            "sha256": None if etag or size is None else sha256,
+            "etag": etag,
+            "last_modified": last_modified,
+            "filename": self.wanted.path,
+            "headers": {**self.headers, **_passed_on(theirs)},
+            "disposition": "inline" if self.wanted.content_type is None else "attachment",
+        }
+        return UnsizedResponse(chunks, **said) if size is None else ArtifactResponse(source, **said)
 
 
 def _legible(told: Mapping[str, str]) -> CIMultiDict[str]:

@@ -3,38 +3,27 @@
 Everything here blocks and runs behind the database door.
 """
 
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
-from importlib import import_module
-from threading import Lock
 from typing import Any
 from uuid import UUID
 
 from aiohttp import ClientHttpProxyError, ClientResponseError
-from asgiref.sync import async_to_sync
 from django.db import IntegrityError, transaction
 
 from pulpcore.app.models import (
     Artifact,
     Content,
     ContentArtifact,
+    Domain,
     Remote,
     RemoteArtifact,
-    Repository,
 )
+from pulpcore.content_star.remote.adding import add_to_repository
 from pulpcore.content_star.remote.failures import RemoteUnavailable
 from pulpcore.content_star.remote.saving import store
-from pulpcore.content_star.remote.sources import (
-    AlreadySaved,
-    Source,
-    Wanted,
-)
+from pulpcore.content_star.remote.sources import AlreadySaved, Source, Wanted
 
 # What a path below a directory raises when it names no file there.
 _NO_SUCH_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -86,7 +75,8 @@ class Pulled(Wanted):
     """What gains the content, if its plugin wants that."""
 
     request: Any = field(compare=False, repr=False)
-    """For the plugin to make further URLs with."""
+    """For the plugin to make further URLs with; None for metadata, which outlives it: it may have a
+    password of the client that came first."""
 
     conditions: tuple[tuple[str, str], ...] = ()
     """Headers with which the remote is asked whether something has changed."""
@@ -178,6 +168,33 @@ class Pulled(Wanted):
         return None
 
 
+def pulled(
+    domain: Domain,
+    remote: Remote,
+    url: str,
+    path: str,
+    *,
+    saves: bool,
+    repository: UUID | None,
+    request: Any,
+) -> Pulled:
+    """Return the file that `remote` may have at `url`, to be kept if it is content and `saves`."""
+    content_type = content_type_of(remote, path)
+    return Pulled(
+        domain=domain,
+        sha256=None,
+        size=None,
+        saves=saves and content_type is not None,
+        remote=remote.pk,
+        changed=remote.pulp_last_updated,
+        url=url,
+        path=path,
+        content_type=content_type,
+        repository=repository,
+        request=request if content_type is not None else None,
+    )
+
+
 def known_at(remote: UUID, url: str) -> ContentArtifact | None:
     """Return the file that Pulp knows to be at `url` of the remote, with its artifact if saved."""
     offer = (
@@ -218,70 +235,3 @@ _IN_URLS = str.maketrans({"%": "%25", "?": "%3F", "#": "%23"})
 def _url_of(remote: Remote, path: str, request: Any) -> str | None:
     url: str | None = remote.get_remote_artifact_url(path, request=request)
     return url or None
-
-
-# Seconds in which a repository is asked to add a file once, however many clients want it: until a
-# worker has done it, each of them would make another task.
-ASK_AGAIN = 30
-
-# How many files are remembered to have been asked for.
-MAX_ASKED = 10_000
-
-_asked_at: OrderedDict[tuple[UUID, UUID], float] = OrderedDict()
-_asking = Lock()
-
-
-def is_due(repository: UUID, file: ContentArtifact) -> bool:
-    """Tell whether `repository` was not asked lately, by this process, to add the content."""
-    asked_at = _asked_at.get((repository, file.content_id))
-    return asked_at is None or time.monotonic() - asked_at > ASK_AGAIN
-
-
-def _asked(repository: UUID, file: ContentArtifact) -> None:
-    with _asking:
-        _asked_at[repository, file.content_id] = time.monotonic()
-        _asked_at.move_to_end((repository, file.content_id))
-        while len(_asked_at) > MAX_ASKED:
-            _asked_at.popitem(last=False)
-
-
-def add_to_repository(repository: UUID, file: ContentArtifact) -> None:
-    """Have the plugin's repository add the content of `file`, which a worker does.
-
-    Asking twice does no harm: what is in the repository stays in it.
-    """
-    target = Repository.objects.get(pk=repository).cast()
-    token = _leaves_to_workers.set(True)
-    try:
-        # Upstream awaits this one, and its own does what the other one does too.
-        if _overrides(target, "async_pull_through_add_content"):
-            async_to_sync(target.async_pull_through_add_content)(file)
-        else:
-            target.pull_through_add_content(file)
-        _asked(repository, file)
-    finally:
-        _leaves_to_workers.reset(token)
-
-
-def _overrides(target: Repository, method: str) -> bool:
-    return getattr(type(target), method) is not getattr(Repository, method)
-
-
-# A process of the API runs small tasks itself, in a working directory that it changes to: not while
-# other threads serve content. Upstream's content app leaves them to workers, too.
-_leaves_to_workers: ContextVar[bool] = ContextVar("content_star_leaves_to_workers", default=False)
-
-
-def _leave_to_workers() -> None:
-    for name in ("tasks", "redis_tasks"):
-        with suppress(ImportError):  # older versions have fewer kinds of workers
-            module: Any = import_module(f"pulpcore.tasking.{name}")
-            is_content = module.called_from_content_app
-            module.called_from_content_app = partial(_is_left_to_workers, is_content)
-
-
-def _is_left_to_workers(is_content: Callable[[], bool]) -> bool:
-    return _leaves_to_workers.get() or is_content()
-
-
-_leave_to_workers()

@@ -63,11 +63,7 @@ class RemoteSource:
         download = current_downloads().join(self._wanted)
         download.enter()
         try:
-            await download.begun()
-            size = download.size
-            if size is None:
-                size, _ = await download.described()
-            return Reader(download, size)
+            return Reader(download, await download.sized())
         except BaseException:
             download.leave()
             raise

@@ -1,5 +1,6 @@
 """The response for a file that has yet to be fetched."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -14,31 +15,18 @@ from pulpcore.content_star.remote.sources import AlreadySaved, Wanted
 from pulpcore.content_star.responses.artifact import ArtifactResponse
 from pulpcore.content_star.responses.body import until_disconnect
 from pulpcore.content_star.responses.conditional import Validators, evaluate
+from pulpcore.content_star.responses.headers import Disposition
 
 
-class OnDemandResponse:
-    """Sends a file as an ASGI application, while it is fetched, as if it were here.
+class RemoteResponse(ABC):
+    """Sends a file as an ASGI application, while it is fetched.
 
-    Where a remote has said too little (its size or its sha256), the headers wait until it is known,
-    at the latest for the whole file. Calling raises RemoteUnavailable, RemoteBroke and
-    StoreUnavailable.
+    Calling raises RemoteUnavailable, RemoteBroke and StoreUnavailable.
     """
 
-    def __init__(
-        self,
-        wanted: Wanted,
-        again: Callable[[], ASGIApp],
-        *,
-        filename: str,
-        last_modified: datetime | None,
-        headers: Mapping[str, str],
-    ) -> None:
+    def __init__(self, again: Callable[[], ASGIApp]) -> None:
         """`again` looks the file up once more, behind the door: it may have been saved."""
-        self.wanted = wanted
         self.again = again
-        self.filename = filename
-        self.last_modified = last_modified
-        self.headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # From the start: whoever leaves while the remote makes us wait is not waited for.
@@ -51,17 +39,46 @@ class OnDemandResponse:
             response = await current_downloads().door.run(self.again)
             await response(scope, nothing, send)
 
+    @abstractmethod
+    async def _from_remote(self, scope: Scope, send: Send) -> None:
+        """Answer with what the remote has. Raises AlreadySaved before anything is sent."""
+
+
+class OnDemandResponse(RemoteResponse):
+    """Sends a file that Pulp knows as if it were here.
+
+    Where no remote has said its size, the headers wait until it is known, at the latest for the
+    whole file. Without a sha256 there is no `ETag`, unless the whole file is there.
+    """
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        again: Callable[[], ASGIApp],
+        *,
+        filename: str,
+        last_modified: datetime | None,
+        headers: Mapping[str, str],
+        disposition: Disposition = "attachment",
+    ) -> None:
+        super().__init__(again)
+        self.wanted = wanted
+        self.filename = filename
+        self.last_modified = last_modified
+        self.headers = headers
+        self.disposition = disposition
+
     async def _from_remote(self, scope: Scope, send: Send) -> None:
         size, sha256 = self.wanted.size, self.wanted.sha256
-        if size is not None and sha256 is not None:
+        if size is not None:
             return await self._response(size, sha256)(scope, nothing, send)
         if sha256 is not None and self._has_precondition(scope, sha256):
             return await self._response(0, sha256)(scope, nothing, send)
         download = current_downloads().join(self.wanted)
         download.enter()
         try:
-            size, sha256 = await download.described()
-            await self._response(size, sha256)(scope, nothing, send)
+            size = await download.sized()
+            await self._response(size, download.sha256)(scope, nothing, send)
         finally:
             download.leave()
 
@@ -70,7 +87,7 @@ class OnDemandResponse:
         validators = Validators(f'"{sha256}"', self.last_modified)
         return evaluate(scope["method"], Headers(scope=scope), validators) is not None
 
-    def _response(self, size: int, sha256: str) -> ArtifactResponse:
+    def _response(self, size: int, sha256: str | None) -> ArtifactResponse:
         return ArtifactResponse(
             RemoteSource(self.wanted, size),
             size=size,
@@ -78,6 +95,7 @@ class OnDemandResponse:
             last_modified=self.last_modified,
             filename=self.filename,
             headers=self.headers,
+            disposition=self.disposition,
         )
 
 

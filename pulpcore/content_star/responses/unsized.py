@@ -1,13 +1,13 @@
 """The response for a file of which nobody knows yet how long it is."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import datetime
+from typing import Unpack
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from pulpcore.content_star.responses.artifact import Representation
+from pulpcore.content_star.responses.artifact import Representation, RepresentationArguments
 
 
 class UnsizedResponse(Representation):
@@ -21,20 +21,10 @@ class UnsizedResponse(Representation):
     def __init__(
         self,
         chunks: AsyncGenerator[bytes, None],
-        *,
-        etag: str,
-        last_modified: datetime | None,
-        filename: str,
-        headers: Mapping[str, str],
+        **representation: Unpack[RepresentationArguments],
     ) -> None:
-        super().__init__(
-            size=0,
-            sha256=None,
-            etag=etag,
-            last_modified=last_modified,
-            filename=filename,
-            headers=headers,
-        )
+        """The other arguments are those of `Representation`, of which `size` is not told."""
+        super().__init__(**representation)
         unknown = (b"x-pulp-artifact-size",)
         self._headers = [header for header in self._headers if header[0] not in unknown]
         self._headers.append((b"content-type", self.content_type.encode("latin-1")))

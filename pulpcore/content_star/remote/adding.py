@@ -1,0 +1,82 @@
+"""Gives what was pulled through to the repository that wants it. Blocks, behind the door."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import partial
+from importlib import import_module
+from threading import Lock
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+
+from pulpcore.app.models import ContentArtifact, Repository
+
+# Seconds in which a repository is asked to add a file once, however many clients want it: until a
+# worker has done it, each of them would make another task.
+ASK_AGAIN = 30
+
+# How many files are remembered to have been asked for.
+MAX_ASKED = 10_000
+
+_asked_at: OrderedDict[tuple[UUID, UUID], float] = OrderedDict()
+_asking = Lock()
+
+
+def is_due(repository: UUID, file: ContentArtifact) -> bool:
+    """Tell whether `repository` was not asked lately, by this process, to add the content."""
+    asked_at = _asked_at.get((repository, file.content_id))
+    return asked_at is None or time.monotonic() - asked_at > ASK_AGAIN
+
+
+def _asked(repository: UUID, file: ContentArtifact) -> None:
+    with _asking:
+        _asked_at[repository, file.content_id] = time.monotonic()
+        _asked_at.move_to_end((repository, file.content_id))
+        while len(_asked_at) > MAX_ASKED:
+            _asked_at.popitem(last=False)
+
+
+def add_to_repository(repository: UUID, file: ContentArtifact) -> None:
+    """Have the plugin's repository add the content of `file`, which a worker does.
+
+    Asking twice does no harm: what is in the repository stays in it.
+    """
+    target = Repository.objects.get(pk=repository).cast()
+    token = _leaves_to_workers.set(True)
+    try:
+        # Upstream awaits this one, and its own does what the other one does too.
+        if _overrides(target, "async_pull_through_add_content"):
+            async_to_sync(target.async_pull_through_add_content)(file)
+        else:
+            target.pull_through_add_content(file)
+        _asked(repository, file)
+    finally:
+        _leaves_to_workers.reset(token)
+
+
+def _overrides(target: Repository, method: str) -> bool:
+    return getattr(type(target), method) is not getattr(Repository, method)
+
+
+# A process of the API runs small tasks itself, in a working directory that it changes to: not while
+# other threads serve content. Upstream's content app leaves them to workers, too.
+_leaves_to_workers: ContextVar[bool] = ContextVar("content_star_leaves_to_workers", default=False)
+
+
+def _leave_to_workers() -> None:
+    for name in ("tasks", "redis_tasks"):
+        with suppress(ImportError):  # older versions have fewer kinds of workers
+            module: Any = import_module(f"pulpcore.tasking.{name}")
+            is_content = module.called_from_content_app
+            module.called_from_content_app = partial(_is_left_to_workers, is_content)
+
+
+def _is_left_to_workers(is_content: Callable[[], bool]) -> bool:
+    return _leaves_to_workers.get() or is_content()
+
+
+_leave_to_workers()
