@@ -546,11 +546,12 @@ def test_a_missing_slash_of_the_root_is_no_question_to_a_plugin(app, sample, plu
     assert get(app, f"{ROOT}{sample}", JSON).status_code == 301
 
 
-def test_responses_of_aiohttp_are_refused_clearly(app, sample, plugin):
-    plugin(lambda path: json_response({"a": 1}))
+def test_responses_of_aiohttp_are_sent_as_they_are(app, sample, plugin):
+    plugin(lambda path: json_response({"a": 1}, status=203, headers={"X-Of": "the plugin"}))
     response = get(app, f"{ROOT}{sample}/", JSON)
-    assert response.status_code == 501
-    assert "plugin" in response.json()["detail"]
+    assert (response.status_code, response.json()) == (203, {"a": 1})
+    assert response.headers["X-Of"] == "the plugin"
+    assert response.headers["Vary"] == "Accept"
 
 
 @pytest.mark.parametrize("answer", [object(), {"a": {1}}, float("nan")])
