@@ -193,7 +193,9 @@ def _with_rows(source: Source, limit: str = "") -> str:
         rows = f"{published} UNION ALL {_CONTAINED}"
     else:
         rows = published
-    return f"WITH member AS ({_MEMBERS}), entry AS ({rows} {limit})"
+    # Otherwise what passes through, which names them twice, has all members read for any directory.
+    members = f"member AS NOT MATERIALIZED ({_MEMBERS})"
+    return f"WITH {members}, entry AS ({rows} {limit})"
 
 
 def _parameters(source: Source, directory: str) -> dict[str, Any]:
