@@ -74,20 +74,17 @@ def link(name: str) -> str:
 
 
 def _row(entry: Entry) -> str:
-    name, padding = entry.name, " " * max(1, NAME_WIDTH - len(entry.name))
-    details = f"{padding}{_date(entry.modified)}  {_size(entry.size)}".rstrip()
+    name, modified, size = entry
+    padding = " " * max(1, NAME_WIDTH - len(name))
+    details = f"{padding}{_date(modified)}  {_size(size)}".rstrip()
     if _PLAIN.fullmatch(name):
         return f'<a href="./{name}">{name}</a>{details}\n'
     return f'<a href="{escape(link(name))}">{escape(name)}</a>{details}\n'
 
 
+@lru_cache(4096)
 def _date(modified: datetime | None) -> str:
-    return _minute(modified.replace(second=0, microsecond=0)) if modified else ""
-
-
-@lru_cache
-def _minute(moment: datetime) -> str:
-    return moment.strftime(DATE_FORMAT)
+    return modified.strftime(DATE_FORMAT) if modified else ""
 
 
 @lru_cache(4096)

@@ -1,8 +1,10 @@
 """HTML listings of directories too large to be read before the first byte."""
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from tests.bulk import Bulk
 from tests.instance import Instance, wait_until
 from tests.listing import parse_listing
 from tests.orm import Orm
+from tests.server import serving
 
 COUNT = directory.FEW * 4 + 7
 TEXT = {"Accept": "text/html"}
@@ -179,6 +182,63 @@ def test_names_of_a_plugin_join_a_large_directory(fresh, monkeypatch, nothing_ke
     assert len(names) == COUNT + 102
     assert names == sorted(names)
     assert {"zzz/", "000"} <= set(names)
+
+
+_MANY = 200_000
+
+_PUBLISH_MANY = """
+    INSERT INTO core_publishedartifact (pulp_id, pulp_created, relative_path, content_artifact_id,
+                                        publication_id)
+    SELECT gen_random_uuid(), now(), format('many/%%s-%%s.rpm', md5(n::text), n), file,
+           %(publication)s
+    FROM generate_series(1, %(count)s) AS n,
+         (SELECT pulp_id FROM core_contentartifact LIMIT 1) AS any_file (file)
+"""
+
+
+@pytest.fixture
+def crowded(orm) -> Iterator[str]:
+    """The base path of a publication with 200,000 files in a directory."""
+    publication = orm.publication({"a": b"a"})
+    with connection.cursor() as cursor:
+        cursor.execute(_PUBLISH_MANY, {"publication": publication.pk, "count": _MANY})
+        yield orm.distribution(publication=publication)
+        cursor.execute(
+            "DELETE FROM core_publishedartifact WHERE publication_id = %s", [publication.pk]
+        )
+
+
+def _most_resident(pid: int) -> int:
+    """Return how many bytes of memory a process has had at once, since it was asked last."""
+    line = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert line
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return int(line[1]) * 1024
+
+
+def test_memory_does_not_grow_with_the_listing(instance, base, crowded):
+    with serving(instance, app="pulpcore.routing:content_application") as server:
+        pid = server.process.pid
+
+        def read(path: str, **headers: str) -> int:
+            """Return the bytes of the page, which is not kept here either."""
+            url = f"{server.content_url}{path}"
+            with httpx.stream("GET", url, headers=TEXT | headers, timeout=60) as response:
+                assert response.status_code == 200
+                return sum(map(len, response.iter_raw()))
+
+        read(f"{base}/p/")
+        _most_resident(pid)
+        read(f"{base}/p/")
+        before = _most_resident(pid)
+        size = read(f"{crowded}/many/")
+        first = _most_resident(pid) - before
+        assert read(f"{crowded}/many/") == size
+        second = _most_resident(pid) - before
+    assert size > _MANY * 150
+    # As much as may be kept of it, compressed, and as much again while that is done or undone.
+    assert first < 2 * listing_page.MOST_KEPT
+    assert second < 2 * listing_page.MOST_KEPT
 
 
 def rows_of(*sizes: int) -> list[Rows]:

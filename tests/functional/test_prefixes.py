@@ -1,0 +1,192 @@
+"""Finding directories where the collation of the database is not C, as it mostly is not."""
+
+import json
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+from django.db import OperationalError, connection
+from django.test.utils import CaptureQueriesContext
+
+from pulpcore.content_star import directory
+from pulpcore.content_star.lookup import Source
+from pulpcore.content_star.window import Window
+from tests.bulk import Bulk
+from tests.instance import Instance
+from tests.orm import Orm
+
+migration = import_module("pulpcore.content_star.app.migrations.0002_prefixes")
+EDITOR = SimpleNamespace(connection=connection)
+NAMES = [index.name for index in migration.INDEXES]
+MANY = 100_000
+
+_COPY = """
+    CREATE TABLE other.{table} (LIKE public.{table} INCLUDING ALL);
+    ALTER TABLE other.{table} ALTER relative_path TYPE text COLLATE other.not_c;
+    INSERT INTO other.{table} SELECT * FROM public.{table};
+    ANALYZE other.{table}
+"""
+
+
+@pytest.fixture(scope="module")
+def bulk(instance: Instance) -> Iterator[Bulk]:
+    """A directory for each file, with another in it that has in its name what LIKE gives sense."""
+    orm = Orm()
+    bulk = Bulk(orm, MANY, "Packages/%s-{unique}/100%%_\\/é")
+    yield bulk
+    bulk.remove()
+    orm.cleanup()
+
+
+@pytest.fixture(scope="module")
+def sources(bulk) -> dict[str, Source]:
+    published = bulk.publish()
+    passing = bulk.orm.publication({}, bulk.version)
+    assert passing.pass_through
+    return {
+        "version": Source(None, bulk.version),
+        "publication": Source(published, bulk.version),
+        "pass-through": Source(passing, bulk.version),
+    }
+
+
+@pytest.fixture(scope="module")
+def schema(sources) -> Iterator[None]:
+    """Copies of the two tables with paths, as a database with another collation has them."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA other")
+        cursor.execute("CREATE COLLATION other.not_c (LOCALE = 'C.UTF-8')")
+        for index in migration.INDEXES:
+            cursor.execute(_COPY.format(table=index.table))
+        yield
+        cursor.execute("DROP SCHEMA other CASCADE")
+
+
+@pytest.fixture
+def other(schema) -> Iterator[None]:
+    """Have this connection see the copies."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET search_path TO other, public")
+        yield
+        migration.drop(None, EDITOR)
+        cursor.execute("RESET search_path")
+
+
+@pytest.fixture
+def indexed(other) -> None:
+    migration.create(None, EDITOR)
+    assert indexes() == dict.fromkeys(NAMES, True)
+
+
+def indexes() -> dict[str, bool]:
+    """Return those of ours that this connection sees, and whether they can be used."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT name, indisvalid FROM unnest(%s::text[]) AS name"
+            " JOIN pg_index ON indexrelid = to_regclass(name)",
+            [NAMES],
+        )
+        return dict(cursor.fetchall())
+
+
+def test_where_the_collation_is_c_core_has_the_indexes_already(bulk):
+    assert indexes() == {}, "after the migrations of the instance"
+
+
+def test_the_migration_can_be_done_twice_and_undone(indexed):
+    migration.create(None, EDITOR)
+    assert indexes() == dict.fromkeys(NAMES, True)
+    migration.drop(None, EDITOR)
+    assert indexes() == {}
+    migration.drop(None, EDITOR)
+
+
+def test_an_index_of_the_operators_own_will_do(other):
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE INDEX theirs ON core_contentartifact (relative_path varchar_pattern_ops)"
+        )
+        migration.create(None, EDITOR)
+        cursor.execute("DROP INDEX theirs")
+    assert list(indexes()) == ["content_star_published_path"]
+
+
+def test_what_a_failed_attempt_left_is_replaced(other):
+    with psycopg.connect(**connection.get_connection_params() | {"autocommit": False}) as writer:
+        writer.execute("LOCK TABLE other.core_contentartifact IN ROW EXCLUSIVE MODE")
+        with connection.cursor() as cursor, pytest.raises(OperationalError):
+            cursor.execute("SET lock_timeout = 100")
+            migration.create(None, EDITOR)
+    with connection.cursor() as cursor:
+        cursor.execute("RESET lock_timeout")
+    assert indexes() == {"content_star_path": False}
+    migration.create(None, EDITOR)
+    assert indexes() == dict.fromkeys(NAMES, True)
+
+
+@pytest.mark.parametrize("database", ["bulk", "other", "indexed"])
+@pytest.mark.parametrize("kind", ["version", "publication", "pass-through"])
+def test_what_is_found_is_the_same_everywhere(request, bulk, sources, database, kind):
+    request.getfixturevalue(database)
+    source = sources[kind]
+    one = bulk.path(7).split("/")[1]
+    inside = f"Packages/{one}/100%_\\/"
+    for path in ("", "Packages/", f"Packages/{one}/", inside):
+        assert directory.exists(source, path), path
+    for path in (
+        "nothing/",
+        "packages/",
+        f"Packages/{one.replace('-', '_')}/",
+        f"Packages/{one[:-1]}/",
+        f"Packages/{one}/100%/",
+        f"Packages/{one}/100%_/",
+        f"Packages/{one}/100%__/",
+        f"Packages/{one}/1%_\\/",
+        "%/",
+        "\\/",
+    ):
+        assert not directory.exists(source, path), path
+    assert [entry.name for entry in directory.entries(source, inside)] == ["é"]
+    assert [entry.name for entry in directory.few_entries(source, f"Packages/{one}/")] == [
+        "100%_\\/"
+    ]
+
+
+def blocks_of(ask: Callable[[], object]) -> tuple[int, str]:
+    """Return how many blocks what `ask` asks the database makes it look at, and its plan."""
+    with CaptureQueriesContext(connection) as captured:
+        ask()
+    (query,) = captured
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query['sql']}")
+        (plan,) = cursor.fetchone()
+    (root,) = json.loads(plan) if isinstance(plan, str) else plan
+    top = root["Plan"]
+    return top["Shared Hit Blocks"] + top["Shared Read Blocks"], json.dumps(plan, indent=1)
+
+
+ASKED: dict[str, Callable[[Source, str], object]] = {
+    "exists": directory.exists,
+    "all of it": directory.few_entries,
+    "a page": lambda source, path: directory.entries(source, path, Window(None, 1001)),
+}
+
+
+@pytest.mark.parametrize("database", ["bulk", "indexed"])
+@pytest.mark.parametrize("kind", ["version", "publication", "pass-through"])
+@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("path", ["nothing/", "{one}/"])
+def test_a_small_directory_costs_little(request, bulk, sources, database, kind, name, path):
+    request.getfixturevalue(database)
+    path = path.format(one=bulk.path(7).rsplit("/", 2)[0])
+    blocks, plan = blocks_of(lambda: ASKED[name](sources[kind], path))
+    assert blocks < 100, plan
+
+
+@pytest.mark.parametrize("kind", ["version", "publication", "pass-through"])
+def test_without_the_indexes_it_costs_more(other, sources, kind):
+    """Else what is asked above would say nothing."""
+    blocks, plan = blocks_of(lambda: directory.exists(sources[kind], "nothing/"))
+    assert blocks > (1000 if kind != "pass-through" else 500), plan
