@@ -21,6 +21,7 @@ from pulpcore.content_star.remote import election
 from pulpcore.content_star.remote.election import APPLICATION_NAME, Election, Seat, key_of
 from tests import upstream as behave
 from tests.instance import stop, wait_until
+from tests.pulp import unique
 from tests.server import Server, free_port, serving
 from tests.upstream import Held
 
@@ -197,21 +198,34 @@ def test_a_lost_connection_costs_a_fetch_at_most(instance, other, remote_file):
     wait_until(lambda: not connections())
 
 
-def test_a_hundred_clients_of_four_workers_cause_one_fetch(instance, remote_file):
+def test_a_hundred_clients_of_four_workers_cause_one_fetch(instance, orm, server, remote_file):
+    """Of a file on demand, and of one that is pulled through."""
+    from pulp_file.app.models import FileRemote
+
     file = remote_file(BIG)
+    folder = unique("folder")
+    data = server.files[f"{folder}/a.bin"] = os.urandom(BIG)
+    remote = orm._save(
+        FileRemote(name=folder, url=f"{server.url}{folder}/", policy="on_demand", max_retries=1)
+    )
+    pulled = f"{orm.distribution(from_publication=False, remote=remote)}/a.bin"
+    wanted = {file.path: file.data, pulled: data}
 
-    async def get_all(url: str) -> list[bytes]:
+    async def get_all(root: str) -> list[tuple[str, bytes]]:
         limits = httpx.Limits(max_connections=None)
+        paths = [*wanted] * 100
         async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=60) as client:
-            answers = await asyncio.gather(*(client.get(url) for _ in range(100)))
-            return [answer.content for answer in answers]
+            answers = await asyncio.gather(*(client.get(root + path) for path in paths))
+        return [(path, each.content) for path, each in zip(paths, answers, strict=True)]
 
-    with serving(instance, "--workers", "4") as server:
+    app = {"app": "tests.pulling:application", "PYTHONPATH": str(Path(__file__).parents[2])}
+    with serving(instance, "--workers", "4", **app) as workers:
         # All of them: each has a row.
-        wait_until(lambda: server.said().count("Application startup complete") == 4)
-        for body in asyncio.run(get_all(server.content_url + file.path)):
-            assert body == file.data
+        wait_until(lambda: workers.said().count("Application startup complete") == 4)
+        for path, body in asyncio.run(get_all(workers.content_url)):
+            assert body == wanted[path]
     assert file.gets == [1]
+    assert server.gets[f"{folder}/a.bin"] == 1
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,17 +19,11 @@ from tests import upstream as behave
 from tests.asgi import get
 from tests.instance import wait_until
 from tests.pulp import API, Pulp, unique
-from tests.server import serving
-from tests.upstream import Held, Upstream, serving_upstream
+from tests.server import Server, serving
+from tests.upstream import Held, Upstream
 
 BIG = 3_000_000
 HUGE = 30_000_000
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Upstream]:
-    with serving_upstream() as running:
-        yield running
 
 
 @dataclass
@@ -68,6 +63,19 @@ def mirrors(instance, server: Upstream) -> Iterator[Callable[[int, str], Mirror]
     pulp.cleanup()
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What remotes of files may read."""
+    return tmp_path_factory.mktemp("folder")
+
+
+@pytest.fixture(scope="module")
+def own(instance, folder) -> Iterator[Server]:
+    """A server whose log can be read."""
+    with serving(instance, PULP_ALLOWED_IMPORT_PATHS=f'["{folder}"]') as running:
+        yield running
+
+
 @pytest.fixture
 def mirror(mirrors, orm) -> Callable[..., Mirror]:
     """A file of so many bytes in a repository whose remote has the policy and one retry."""
@@ -88,7 +96,7 @@ class Stock:
     """A repository with many files, synced from the server, for tests to take one each."""
 
     SIZES: ClassVar = {
-        "on_demand": {0: 1, 1: 1, 5000: 26, 400_000: 9, BIG: 18, HUGE: 1},
+        "on_demand": {0: 1, 1: 1, 5000: 27, 400_000: 9, BIG: 18, HUGE: 1},
         "streamed": {BIG: 6},
     }
 
@@ -377,15 +385,14 @@ def test_a_remote_that_cannot_be_reached_makes_way_for_the_next(content, mirror)
     assert other.gets == 1
 
 
-def test_when_all_remotes_fail_the_answer_is_502_and_tells_no_secret(instance, mirror):
+def test_when_all_remotes_fail_the_answer_is_502_and_tells_no_secret(own, mirror):
     m = mirror(5000)
     m.behave(behave.status(500))
     remote_artifacts(m).update(url=f"{m.upstream.url}{m.source}?signature=s3cr3t")
-    with serving(instance) as own, httpx.Client(trust_env=False, timeout=60) as client:
-        response = client.get(own.content_url + m.path)
-        assert response.status_code == 502
-        assert "s3cr3t" not in own.said() + response.text
-        assert "500" in own.said()
+    response = httpx.get(own.content_url + m.path, trust_env=False, timeout=60)
+    assert response.status_code == 502
+    assert "s3cr3t" not in own.said() + response.text
+    assert "500" in own.said()
 
 
 def second_source(mirror: Mirror) -> Mirror:
@@ -439,16 +446,35 @@ def test_a_remote_gets_its_own_credentials_and_headers(content, mirror):
     assert request.headers["X-Key"] == "value"
 
 
-def test_a_remote_of_files_is_read(instance, mirror, tmp_path):
+def in_folder(mirror: Mirror, folder: Path, data: bytes) -> Path:
+    """Have the file's remote artifact name a file of this machine."""
+    file = folder / mirror.source
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(data)
+    remote_artifacts(mirror).update(url=f"file://{file}")
+    return file
+
+
+def test_a_remote_of_files_is_read(own, mirror, folder):
     m = mirror(5000)
-    file = tmp_path / "file"
-    file.write_bytes(m.data)
-    remote_artifacts(m).update(url=f"file://{file}")
-    with serving(instance, PULP_ALLOWED_IMPORT_PATHS=f'["{tmp_path}"]') as own:
-        assert httpx.get(own.content_url + m.path, trust_env=False).content == m.data
+    file = in_folder(m, folder, m.data)
+    part = {"Range": "bytes=1000-1999"}
+    get = partial(httpx.get, own.content_url + m.path, trust_env=False)
+    assert get(headers=part).content == m.data[1000:2000]
+    wait_until(lambda: saved(m))
+    file.unlink()
+    assert get().content == m.data
 
 
-def test_a_file_of_a_domain_is_saved_in_its_storage(instance, server, orm, tmp_path):
+def test_a_file_of_this_machine_that_is_another_one(own, mirror, folder):
+    m = mirror(5000)
+    in_folder(m, folder, random.randbytes(5000))
+    assert httpx.get(own.content_url + m.path, trust_env=False).status_code == 502
+    assert remote_artifacts(m).get().failed_at
+    assert not saved(m)
+
+
+def test_a_file_of_a_domain_is_saved_in_its_storage(domains, server, orm, tmp_path):
     from pulp_file.app.models import FileContent, FileRemote
 
     from pulpcore.app.contexts import with_domain
@@ -470,10 +496,9 @@ def test_a_file_of_a_domain_is_saved_in_its_storage(instance, server, orm, tmp_p
         with version.repository.cast().new_version() as version:
             version.add_content(Content.objects.filter(pk=unit.pk))
         base = orm.distribution(from_publication=False, repository_version=version)
-        with serving(instance, PULP_DOMAIN_ENABLED="true") as own:
-            address = f"{own.content_url}{domain.name}/{base}/file"
-            assert httpx.get(address, trust_env=False).content == data
-            wait_until(lambda: ContentArtifact.objects.get(pk=known.pk).artifact)
+        address = f"{domains.content_url}{domain.name}/{base}/file"
+        assert httpx.get(address, trust_env=False).content == data
+        wait_until(lambda: ContentArtifact.objects.get(pk=known.pk).artifact)
         stored = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
         assert stored == [data]
         orm.cleanup()

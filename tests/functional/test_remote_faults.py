@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from aiohttp import web
 
 from pulpcore.content_star.remote import pace
 from tests import upstream as behave
@@ -19,7 +20,7 @@ from tests.certificates import Authority
 from tests.instance import in_venv, wait_until
 from tests.orm import Site
 from tests.proxy import PASSWORD, USER, Proxy, serving_proxy
-from tests.server import free_port, running, serving
+from tests.server import Server, free_port, running, serving
 from tests.stores import STORES
 from tests.upstream import Held, Upstream, serving_upstream
 
@@ -28,6 +29,13 @@ BIG = 3_000_000
 
 def spooled(instance) -> list[str]:
     return [path.name for path in Path(instance.state.working_directory).glob("content-*")]
+
+
+@pytest.fixture(scope="module")
+def own(instance) -> Iterator[Server]:
+    """A server whose log can be read."""
+    with serving(instance) as running:
+        yield running
 
 
 # TLS and proxies
@@ -119,13 +127,12 @@ def test_a_secure_remote_behind_a_proxy(content, remote_file, secure, trust, pro
     assert ("CONNECT", secure.url.split("/")[2], True) in proxy.seen
 
 
-def test_a_proxy_that_refuses(instance, remote_file, proxy):
+def test_a_proxy_that_refuses(own, remote_file, proxy):
     file = remote_file(**behind(proxy, "another-secret"))
-    with serving(instance) as own:
-        answer = httpx.get(own.content_url + file.path, trust_env=False, timeout=60)
-        assert answer.status_code == 502
-        assert "407" in own.said()
-        assert "another-secret" not in own.said() + answer.text
+    answer = httpx.get(own.content_url + file.path, trust_env=False, timeout=60)
+    assert answer.status_code == 502
+    assert "407" in own.said()
+    assert "another-secret" not in own.said() + answer.text
     assert file.gets == [0]
 
 
@@ -282,8 +289,6 @@ def test_an_encoding_that_is_none(content, remote_file, encoding):
     file = remote_file(5000)
 
     async def lying(request, data):
-        from aiohttp import web
-
         return web.Response(body=random.randbytes(100), headers={"Content-Encoding": encoding})
 
     file.behave(lying)
@@ -292,7 +297,38 @@ def test_an_encoding_that_is_none(content, remote_file, encoding):
     assert content.get(file.path).content == file.data
 
 
+def test_redirects_are_followed(content, remote_file):
+    file, other = remote_file(), remote_file()
+
+    async def elsewhere(request, data):
+        raise web.HTTPFound(f"/{other.sources[0]}")
+
+    other.upstream.files[other.sources[0]] = file.data
+    file.behave(elsewhere)
+    assert content.get(file.path).content == file.data
+    file.wait_until_saved()
+    assert (file.gets, other.gets) == ([1], [1])
+
+
 # What Pulp knows and does
+
+
+@pytest.mark.parametrize("second", ["on_demand", "streamed"])
+@pytest.mark.parametrize("behaviour", [behave.status(404), behave.truncated(1_000_000)])
+def test_it_is_saved_if_the_remote_that_ends_it_wants_that(
+    content, remote_file, instance, behaviour, second
+):
+    file = remote_file(BIG, policy="on_demand" if second == "streamed" else "streamed")
+    file.behave(behaviour)
+    file.add_source(policy=second)
+    assert content.get(file.path).content == file.data
+    if second == "on_demand":
+        file.wait_until_saved()
+    else:
+        assert content.get(file.path).content == file.data
+        assert file.gets[1] == 2
+        assert file.artifact is None
+    wait_until(lambda: spooled(instance) == [])
 
 
 def test_a_digest_that_this_pulp_does_not_trust(content, remote_file):
@@ -347,26 +383,25 @@ def test_wrong_bytes_by_another_digest(content, remote_file):
     assert file.artifact is None
 
 
-def test_content_that_is_removed_while_its_file_is_fetched(instance, remote_file):
+def test_content_that_is_removed_while_its_file_is_fetched(own, instance, remote_file):
     from pulpcore.app.models import Artifact, RepositoryContent
 
     file = remote_file(BIG)
     held = Held(1_000_000)
     file.behave(held)
-    with serving(instance) as own:
-        url = own.content_url + file.path
-        with httpx.stream("GET", url, trust_env=False, timeout=60) as response:
-            chunks = response.iter_raw()
-            got = next(chunks)
-            unit = file.content_artifact.content
-            RepositoryContent.objects.filter(content=unit).delete()
-            unit.delete()
-            held.release()
-            assert got + b"".join(chunks) == file.data
-        wait_until(lambda: "has been removed meanwhile" in own.said())
-        assert "Traceback" not in own.said()
+    url = own.content_url + file.path
+    with httpx.stream("GET", url, trust_env=False, timeout=60) as response:
+        chunks = response.iter_raw()
+        got = next(chunks)
+        unit = file.content_artifact.content
+        RepositoryContent.objects.filter(content=unit).delete()
+        unit.delete()
+        held.release()
+        assert got + b"".join(chunks) == file.data
+    wait_until(lambda: "has been removed meanwhile" in own.said())
+    assert "Traceback" not in own.said()
     assert not Artifact.objects.filter(sha256=hashlib.sha256(file.data).hexdigest()).exists()
-    assert spooled(instance) == []
+    wait_until(lambda: spooled(instance) == [])
 
 
 def test_an_artifact_that_orphan_cleanup_removes_while_it_would_be_used(content, remote_file):
