@@ -45,7 +45,8 @@ class InPlace:
         async def watched_send(message: Message) -> None:
             nonlocal redirect, target
             if message["type"] == "http.response.start" and message["status"] in REDIRECTS:
-                redirect, target = message, self._target(scope, message)
+                redirect = _in_lower_case(message)
+                target = self._target(scope, redirect)
             if target is None:
                 await send(message)
 
@@ -79,6 +80,12 @@ class InPlace:
         return target if self.is_content(target) else None
 
 
+def _in_lower_case(start: Message) -> Message:
+    """Return a response's start with names of headers as ASGI wants them, and Django does not."""
+    headers = [(name.lower(), value) for name, value in start["headers"]]
+    return {**start, "headers": headers}
+
+
 def _is_at(url: SplitResult, host: str) -> bool:
     """Tell whether `url` is at the host that the client talks to. A CDN's is not: it goes there."""
     if not url.netloc:
@@ -89,7 +96,7 @@ def _is_at(url: SplitResult, host: str) -> bool:
 
 def _with_id_of(redirect: Message, scope: Scope) -> list[tuple[bytes, bytes]]:
     """Return the headers of a request with the correlation id that Django has logged it by."""
-    made = [header for header in redirect["headers"] if header[0].lower() == _ID]
+    made = [header for header in redirect["headers"] if header[0] == _ID]
     return [header for header in scope["headers"] if not made or header[0] != _ID] + made
 
 
@@ -99,7 +106,7 @@ def _as_answer_to(redirect: Message, send: Send) -> Send:
     Who may follow that URL, and to where, was decided for this one request, by Django, by a guard
     or by both. So no shared cache may keep what came of it, whatever Django said of the redirect.
     """
-    headers = [header for header in redirect["headers"] if header[0].lower() in _OF_THE_REDIRECT]
+    headers = [header for header in redirect["headers"] if header[0] in _OF_THE_REDIRECT]
 
     async def send_merged(message: Message) -> None:
         if message["type"] == "http.response.start":

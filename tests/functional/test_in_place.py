@@ -2,17 +2,21 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from django.conf import settings
+from django.http import HttpRequest, HttpResponseRedirect
 from django.test import override_settings
+from django.urls import clear_url_caches, path
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from pulpcore.content_star.api import create_api
 from pulpcore.content_star.exchange import Observe
 from pulpcore.content_star.mounts import mount, mounted
 from pulpcore.content_star.responses.objects import object_client
@@ -33,6 +37,24 @@ def redirecting(location: str, status: int = 302, **headers: str) -> ASGIApp:
     return Starlette(routes=[Route("/{path:path}", view, methods=["GET", "POST"])])
 
 
+@pytest.fixture
+def view(instance, monkeypatch) -> Iterator[Callable[..., ASGIApp]]:
+    """The same by Django, whose names of headers are not in lower case."""
+
+    def redirecting(location: str, **headers: str) -> ASGIApp:
+        def view(request: HttpRequest) -> HttpResponseRedirect:
+            response = HttpResponseRedirect(location, headers=headers)
+            response.set_cookie("seen", "yes")
+            return response
+
+        monkeypatch.setattr(f"{settings.ROOT_URLCONF}.urlpatterns", [path("api/x", view)])
+        clear_url_caches()
+        return create_api()
+
+    yield redirecting
+    clear_url_caches()
+
+
 def ask(app, content, *, method="GET", headers=None, in_place=True, path="/api/x?y=1"):
     """Send a request to a process that has `app` for its API."""
     router = Router(content, app, "/pulp/content/", in_place=in_place)
@@ -49,6 +71,19 @@ def ask(app, content, *, method="GET", headers=None, in_place=True, path="/api/x
 def base(orm) -> str:
     publication = orm.publication({"a.txt": b"0123456789", "dir/b c.txt": b"below"})
     return "/pulp/content/" + orm.distribution(publication=publication)
+
+
+def test_what_djangos_views_redirect_to_is_served_too(app, view, base):
+    api = view(f"http://pulp:8080{base}/a.txt", **{"Cache-Control": "no-store"})
+    headers = {"Host": "pulp:8080"}
+    assert ask(api, app, headers=headers, in_place=False).status_code == 302
+    for method, body in (("GET", b"0123456789"), ("HEAD", b"")):
+        answer = ask(api, app, method=method, headers=headers)
+        assert (answer.status_code, answer.content) == (200, body)
+        assert "Location" not in answer.headers
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Set-Cookie"].startswith("seen=yes")
+        assert len(answer.headers.get_list("Correlation-ID")) == 1
 
 
 @pytest.mark.parametrize("origin", ["", "http://pulp:8080", "HTTPS://PULP:8080"])

@@ -1,6 +1,7 @@
 """A Pulp with all plugins, on Debian's PostgreSQL, and upstream's content app beside it."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.conftest import STATE
 from tests.instance import Instance
 from tests.orm import connect, disconnect
+from tests.plugins_real.plugin import unported
 from tests.plugins_real.table import Table
 from tests.pulp import Pulp
-from tests.server import free_port, running
+from tests.server import Server, free_port, running
 from tests.upstream import Upstream, serving_upstream
 
 SETTINGS = """
@@ -91,6 +93,40 @@ def upstream(instance: Instance) -> Iterator[str]:
     command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
     with running(instance, command, f"http://{bind}") as server:
         yield server.url
+
+
+def ours(instance: Instance, **environ: str) -> AbstractContextManager[Server]:
+    """Run another process of ours, to which the links that plugins make lead."""
+    url = f"http://127.0.0.1:{free_port()}"
+    command = ["uvicorn", "pulpcore.routing:application", "--port", url.rpartition(":")[2]]
+    return running(instance, command, url, PULP_CONTENT_ORIGIN=url, **environ)
+
+
+@pytest.fixture(scope="session")
+def redirecting(instance: Instance) -> Iterator[Server]:
+    """One that leaves redirects of the API's to the client."""
+    with ours(instance, PULP_CONTENT_STAR_SERVE_IN_PLACE="false") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def passing_on(instance: Instance, upstream: str) -> Iterator[Server]:
+    """One that passes on to `upstream` what is written for aiohttp."""
+    with ours(instance, **unported("proxy", upstream)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def refusing(instance: Instance) -> Iterator[Server]:
+    """One that refuses what is written for aiohttp."""
+    with ours(instance, **unported("refuse")) as server:
+        yield server
+
+
+@pytest.fixture(params=["instance", "redirecting", "passing_on"])
+def origin(request: pytest.FixtureRequest) -> str:
+    """Where each process is that serves a client to the end, without a slash at the end."""
+    return str(request.getfixturevalue(request.param).url)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """What each module of tests says about its plugin, and the clients that they run."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,11 +13,15 @@ import httpx
 import pytest
 from aiohttp import web
 
+from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 from tests.parity.differences import DIFFERENCES
-from tests.parity.test_parity import Row, ask, facets, judge
+from tests.parity.test_parity import Row, ask, explain, facets, judge
 from tests.plugins_real.differences import OF_PLUGINS
 from tests.pulp import Pulp, unique
 from tests.upstream import Behaviour, Upstream
+
+ADDED = {*SECURITY_HEADERS, "cache-control"}
+"""Headers that every answer of a distribution's has, also of one that is served elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,14 @@ class Content:
     base_path: str
     places: Mapping[str, str] = field(default_factory=dict)
     """What `{names}` in the module's table of requests stand for, besides `{base}`."""
+
+    def passed_on(self, there: str, here: str, *rows: Row) -> None:
+        """Send requests to a server and to one that passes them on to it: they are alike."""
+        places = {"base": self.base_path, **self.places}
+        for row in rows:
+            theirs, ours = ask(there, row, places), ask(here, row, places)
+            different = facets(theirs, ours) - (ADDED - theirs.headers.keys())
+            assert not different, f"{row}: {explain(different, theirs, ours)}"
 
     def compare(self, instance: Any, upstream: str, row: Row) -> None:
         """Send one request, whose path starts at the root of the host, to both; see `judge`."""
@@ -103,6 +116,50 @@ def typed(content_type: str) -> Behaviour:
 def get(url: str, **arguments: Any) -> httpx.Response:
     """GET without the environment's proxies; redirects are followed, as clients do."""
     return httpx.get(url, trust_env=False, timeout=30, follow_redirects=True, **arguments)
+
+
+def served_in_place(path: str, here: httpx.Client, there: httpx.Client) -> bytes:
+    """Check that `here` serves the content that `there` redirects to, and return it."""
+    redirect = there.get(path)
+    assert redirect.status_code == 302, redirect.text
+    assert there.head(path).status_code == 302
+    content = there.get(redirect.headers["Location"])
+    assert content.status_code == 200, content.text
+    whole, head = here.get(path), here.head(path)
+    assert (whole.status_code, whole.content) == (200, content.content)
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("Content-Type", "Content-Length", "ETag"):
+        assert whole.headers[name] == head.headers[name] == content.headers[name]
+    assert whole.headers["Cache-Control"] in ("private, no-cache", "no-store")
+    part = here.get(path, headers={"Range": "bytes=1-9"})
+    assert (part.status_code, part.content) == (206, content.content[1:10])
+    unchanged = here.get(path, headers={"If-None-Match": whole.headers["ETag"]})
+    assert unchanged.status_code == 304
+    return whole.content
+
+
+def asking(origin: str, **arguments: Any) -> httpx.Client:
+    """A client that follows no redirects."""
+    return httpx.Client(base_url=origin, trust_env=False, timeout=30, **arguments)
+
+
+def unported(chosen: str, legacy_url: str = "") -> dict[str, str]:
+    """The environment in which what is written for aiohttp is passed on to a server, or refused."""
+    url = {"PULP_CONTENT_STAR_LEGACY_URL": legacy_url} if legacy_url else {}
+    return {"PULP_CONTENT_STAR_UNPORTED": chosen, **url}
+
+
+def reported(instance: Any, server: Any, environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """How each plugin is served and why, by what the command says and the server alike."""
+    command = ["pulpcore-manager", "content-star-plugins", "--json"]
+    said = json.loads(instance.run(command, **environ).stdout)
+    told = get(f"{server.content_url}readyz", headers={"Accept": "application/json"}).json()
+    by_command, by_server = (
+        {each["package"]: (each["served"], each["why"]) for each in plugins}
+        for plugins in (said, told["plugins"])
+    )
+    assert by_command == by_server
+    return by_server
 
 
 def needs(program: str) -> pytest.MarkDecorator:

@@ -8,11 +8,12 @@ import pytest
 
 from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
-from tests.plugins_real.plugin import Content, Plugin, run, upload
+from tests.plugins_real.plugin import Content, Plugin, asking, run, served_in_place, upload
 
 PLUGIN = Plugin(
     "pulp-ansible",
-    client="ansible-galaxy: collection download and install, by the redirects of Galaxy's API",
+    client="ansible-galaxy: collection download and install, by Galaxy's API, whose redirects"
+    " are served in place",
 )
 GALAXY = Path(sys.executable).with_name("ansible-galaxy")
 GALAXY_YML = """\
@@ -68,24 +69,32 @@ def test_parity(instance, upstream, content, row):
     content.compare(instance, upstream, row)
 
 
-def galaxy(instance, content: Content, home: Path, *arguments: str) -> None:
+def galaxy(origin: str, instance, content: Content, home: Path, *arguments: str) -> None:
     settings = {
         "ANSIBLE_HOME": str(home / "ansible"),
         "ANSIBLE_GALAXY_SERVER_LIST": "star",
-        "ANSIBLE_GALAXY_SERVER_STAR_URL": f"{instance.url}/pulp_ansible/galaxy/"
-        f"{content.base_path}/api/",
+        "ANSIBLE_GALAXY_SERVER_STAR_URL": f"{origin}/pulp_ansible/galaxy/{content.base_path}/api/",
         "ANSIBLE_GALAXY_SERVER_STAR_USERNAME": instance.username,
         "ANSIBLE_GALAXY_SERVER_STAR_PASSWORD": instance.password,
     }
     run([GALAXY, "collection", *arguments, "star.hello"], home, **settings)
 
 
-def test_galaxy_downloads(instance, content, collection, home):
-    galaxy(instance, content, home, "download", "-p", str(home))
+def test_galaxy_downloads(origin, instance, content, collection, home):
+    galaxy(origin, instance, content, home, "download", "-p", str(home))
     assert (home / collection.name).read_bytes() == collection.read_bytes()
 
 
 def test_galaxy_installs(instance, content, home):
-    galaxy(instance, content, home, "install", "-p", str(home / "collections"))
+    galaxy(instance.url, instance, content, home, "install", "-p", str(home / "collections"))
     installed = home / "collections/ansible_collections/star/hello/README.md"
     assert installed.read_text() == "# Hello\n"
+
+
+def test_in_place(instance, redirecting, content, collection):
+    """Galaxy's API sends its clients to content."""
+    path = f"/pulp_ansible/galaxy/{content.base_path}/api/v3/plugin/ansible/content/"
+    path += f"{content.base_path}/collections/artifacts/{collection.name}"
+    auth = (instance.username, instance.password)
+    here, there = asking(instance.url, auth=auth), asking(redirecting.url, auth=auth)
+    assert served_in_place(path, here, there) == collection.read_bytes()

@@ -15,11 +15,24 @@ import pytest
 from tests.orm import Orm
 from tests.parity.test_parity import Row
 from tests.plugins_real.differences import ANSWER
-from tests.plugins_real.plugin import Content, Plugin, get, needs, run
+from tests.plugins_real.plugin import (
+    Content,
+    Plugin,
+    asked_by_pulp_alone,
+    asking,
+    get,
+    needs,
+    reported,
+    run,
+    served_in_place,
+    typed,
+    unported,
+)
 
 PLUGIN = Plugin(
     "pulp-container",
-    client="skopeo: copy in and out, inspect, with tokens; the registry's API redirects to content",
+    client="skopeo: copy in and out, inspect, with tokens; redirects of the registry's API"
+    " are served in place",
 )
 OCI = "application/vnd.oci.image."
 
@@ -45,9 +58,12 @@ def layer(name: str, data: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def image(workshop: Path) -> Path:
-    """The directory of an OCI image of one layer."""
-    image = workshop / "image"
-    tar = layer("hello.txt", b"hello")
+    return made(workshop / "image", b"hello")
+
+
+def made(image: Path, data: bytes) -> Path:
+    """Make the directory of an OCI image of one layer, which has one file."""
+    tar = layer("hello.txt", data)
     config = {
         "architecture": "amd64",
         "os": "linux",
@@ -74,36 +90,36 @@ def layer_digest(image: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def content(instance, api, image: Path, workshop: Path) -> Iterator[Content]:
+def content(instance, redirecting, api, image: Path, workshop: Path) -> Iterator[Content]:
     """An image that skopeo has pushed, to a private repository."""
     name = f"star/{Orm.unique()}"
     credentials = f"{instance.username}:{instance.password}"
     copy = ["skopeo", "copy", "--dest-tls-verify=false", "--dest-creds", credentials]
-    run([*copy, f"oci:{image}:1", f"docker://{host(instance)}/{name}:1"], workshop)
+    run([*copy, f"oci:{image}:1", f"docker://{host(instance.url)}/{name}:1"], workshop)
     found = api.get(f"{api.root}distributions/container/container/?base_path={name}")["results"]
     api.task(api.http.patch(found[0]["pulp_href"], json={"private": True}))
     digest = layer_digest(image)
     signed = httpx.get(
-        f"{instance.url}/v2/{name}/blobs/{digest}",
-        headers={"Authorization": f"Bearer {token(instance, name)}"},
+        f"{redirecting.url}/v2/{name}/blobs/{digest}",
+        headers=bearer(redirecting.url, instance, name),
         trust_env=False,
     )
-    assert signed.status_code in (200, 302), signed.text
-    url = urlsplit(signed.headers.get("location", ""))
+    assert signed.status_code == 302, signed.text
+    url = urlsplit(signed.headers["location"])
     yield Content(name, {"digest": digest, "signed": f"{url.path}?{url.query}"})
     api.task(api.http.delete(found[0]["pulp_href"]))
 
 
-def token(instance, name: str) -> str:
-    challenge = {"service": urlsplit(instance.url).netloc, "scope": f"repository:{name}:pull"}
-    answer = get(
-        f"{instance.url}/token/", params=challenge, auth=(instance.username, instance.password)
-    )
-    return answer.json()["token"]
+def bearer(origin: str, instance, name: str) -> dict[str, str]:
+    """What a process gives a token for: to pull one repository."""
+    challenge = {"service": host(origin), "scope": f"repository:{name}:pull"}
+    auth = (instance.username, instance.password)
+    token = get(f"{origin}/token/", params=challenge, auth=auth).json()["token"]
+    return {"Authorization": f"Bearer {token}"}
 
 
-def host(instance) -> str:
-    return urlsplit(instance.url).netloc
+def host(origin: str) -> str:
+    return urlsplit(origin).netloc
 
 
 @pytest.mark.parametrize(
@@ -132,14 +148,14 @@ def skopeo(instance, home: Path, *arguments: str | Path) -> str:
 
 
 def test_skopeo_inspects(instance, content, home):
-    where = f"docker://{host(instance)}/{content.base_path}:1"
+    where = f"docker://{host(instance.url)}/{content.base_path}:1"
     told = json.loads(skopeo(instance, home, "inspect", "--tls-verify=false", where))
     assert told["Layers"] == [content.places["digest"]]
 
 
-def test_skopeo_copies_out(instance, content, image, home):
+def test_skopeo_copies_out(origin, instance, content, image, home):
     login = f"{instance.username}:{instance.password}"
-    where = f"docker://{host(instance)}/{content.base_path}:1"
+    where = f"docker://{host(origin)}/{content.base_path}:1"
     copy = ["skopeo", "copy", "--src-tls-verify=false", "--src-creds", login]
     run([*copy, where, f"oci:{home}/copy:1"], home)
     assert layer_digest(home / "copy") == layer_digest(image)
@@ -149,7 +165,84 @@ def test_skopeo_copies_out(instance, content, image, home):
 
 
 def test_strangers_get_nothing(instance, content, home):
-    where = f"docker://{host(instance)}/{content.base_path}:1"
+    where = f"docker://{host(instance.url)}/{content.base_path}:1"
     refused = run(["skopeo", "inspect", "--tls-verify=false", where], home, check=False)
     assert refused.returncode != 0
     assert "unauthorized" in refused.stderr or "denied" in refused.stderr
+
+
+def test_skopeo_copies_out_what_a_remote_has(instance, pulp, far, home):
+    """What was synchronized without its layers is fetched while the plugin's route sends it."""
+    image = made(home / "far", Orm.unique().encode())
+    (named,) = json.loads((image / "index.json").read_text())["manifests"]
+    tags = {"v2/": b"{}", "v2/far/tags/list": b'{"name": "far", "tags": ["1"]}'}
+    blobs = {f"sha256:{file.name}": file.read_bytes() for file in image.glob("blobs/sha256/*")}
+    far.files = tags | {f"v2/far/blobs/{name}": data for name, data in blobs.items()}
+    for name in ("1", named["digest"]):
+        far.files[f"v2/far/manifests/{name}"] = blobs[named["digest"]]
+        far.behaviours[f"v2/far/manifests/{name}"] = typed(named["mediaType"])
+    fields = {"name": Orm.unique(), "url": far.url, "upstream_name": "far", "policy": "on_demand"}
+    remote = pulp.create("remotes/container/container/", **fields)["pulp_href"]
+    href = pulp.create("repositories/container/container/", name=Orm.unique())["pulp_href"]
+    pulp.task(pulp.http.post(f"{href}sync/", json={"remote": remote}))
+    fields = {"name": Orm.unique(), "base_path": f"far/{Orm.unique()}", "repository": href}
+    base_path = pulp.create("distributions/container/container/", **fields)["base_path"]
+    digest = layer_digest(image)
+    assert far.gets[f"v2/far/blobs/{digest}"] == 0
+    for times in ("first", "second"):
+        where = f"docker://{host(instance.url)}/{base_path}:1"
+        run(["skopeo", "copy", "--src-tls-verify=false", where, f"oci:{home}/{times}:1"], home)
+        assert layer_digest(home / times) == digest
+    assert far.gets[f"v2/far/blobs/{digest}"] == 1
+    assert asked_by_pulp_alone(far)
+
+
+def test_in_place(instance, redirecting, content, image):
+    """The registry's API sends clients to signed URLs of the plugin's own routes."""
+    digest = content.places["digest"]
+    here, there = (
+        asking(server.url, headers=bearer(server.url, instance, content.base_path))
+        for server in (instance, redirecting)
+    )
+    path = f"/v2/{content.base_path}/blobs/{digest}"
+    blob = image / "blobs/sha256" / digest.removeprefix("sha256:")
+    assert served_in_place(path, here, there) == blob.read_bytes()
+    for server in (instance, redirecting):
+        assert asking(server.url).get(path).status_code == 401
+
+
+def test_passed_on(instance, upstream, passing_on, content, image):
+    """Its routes, for clients and where the registry's API redirects to them."""
+    served, why = reported(instance, passing_on, unported("proxy", upstream))["pulp-container"]
+    assert served == "proxied"
+    assert why.endswith("has pulp_container.app.content; CONTENT_STAR_UNPORTED is 'proxy'")
+    routes = [
+        Row("{signed}"),
+        Row("{signed}", method="HEAD"),
+        Row("{signed}", headers={"Range": "bytes=1-9"}),
+        Row("{signed}0"),
+        Row("/pulp/container/{base}/blobs/{digest}"),
+        Row("/pulp/container/{base}/nope"),
+    ]
+    content.passed_on(upstream, passing_on.url, *routes)
+    headers = bearer(passing_on.url, instance, content.base_path)
+    path = f"/v2/{content.base_path}/blobs/{content.places['digest']}"
+    answer = asking(passing_on.url, headers=headers).get(path)
+    assert answer.status_code == 200, answer.text
+    blob = image / "blobs/sha256" / content.places["digest"].removeprefix("sha256:")
+    assert answer.content == blob.read_bytes()
+
+
+def test_refused(instance, refusing, content):
+    served, why = reported(instance, refusing, unported("refuse"))["pulp-container"]
+    assert served == "refused"
+    headers = bearer(refusing.url, instance, content.base_path)
+    for path in (
+        f"/v2/{content.base_path}/blobs/{content.places['digest']}",
+        content.places["signed"],
+    ):
+        refused = asking(refusing.url, headers=headers).get(path)
+        assert refused.status_code == 501
+        assert why in refused.text
+    manifest = asking(refusing.url, headers=headers).get(f"/v2/{content.base_path}/manifests/1")
+    assert manifest.status_code == 200, "which the registry's API has itself"

@@ -1,5 +1,6 @@
 """pulp_maven, and mvn."""
 
+import io
 import zipfile
 from collections.abc import Iterator
 from hashlib import sha1
@@ -14,16 +15,17 @@ from tests.plugins_real.plugin import (
     Content,
     Plugin,
     asked_by_pulp_alone,
-    get,
+    asking,
     needs,
     pulling,
     run,
+    served_in_place,
 )
 
 PLUGIN = Plugin(
     "pulp-maven",
-    client="mvn: a parent POM and a JAR, from content, by redirects of the deploy API, and"
-    " through to a remote",
+    client="mvn: a parent POM and a JAR, from content, by the deploy API, whose redirects are"
+    " served in place, and through to a remote",
 )
 POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -74,34 +76,38 @@ def pom(artifact: str, packaging: str) -> bytes:
     return POM.format(artifact=artifact, packaging=packaging).encode()
 
 
-def deployed(jar: bytes) -> dict[str, bytes]:
+def jar() -> bytes:
+    """The same at any time: to the plugin, what has one name and version is one content."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("META-INF/MANIFEST.MF"), "Manifest-Version: 1.0\n")
+    return stream.getvalue()
+
+
+def deployed() -> dict[str, bytes]:
     """What `mvn deploy` would have sent."""
     files = {
         "org/star/parent/1.0/parent-1.0.pom": POM.format(
             artifact="parent", packaging="pom"
         ).encode(),
         "org/star/hello/1.0/hello-1.0.pom": POM.format(artifact="hello", packaging="jar").encode(),
-        "org/star/hello/1.0/hello-1.0.jar": jar,
+        "org/star/hello/1.0/hello-1.0.jar": jar(),
         # Maven asks for this one with every extension.
-        "org/codehaus/plexus/plexus-utils/1.1/plexus-utils-1.1.jar": jar,
+        "org/codehaus/plexus/plexus-utils/1.1/plexus-utils-1.1.jar": jar(),
     }
     sums = {f"{path}.sha1": sha1(data).hexdigest().encode() for path, data in files.items()}
     return files | sums
 
 
 @pytest.fixture(scope="module")
-def content(instance, api, workshop: Path) -> Iterator[Content]:
+def content(api) -> Iterator[Content]:
     """A repository into which a JAR and a parent POM were deployed."""
     name = Orm.unique()
     repository = api.create("repositories/maven/maven/", name=name)["pulp_href"]
     base_path = api.create(
         "distributions/maven/maven/", name=name, base_path=name, repository=repository
     )["base_path"]
-    jar = workshop / "hello-1.0.jar"
-    with zipfile.ZipFile(jar, "w") as archive:
-        archive.writestr("META-INF/MANIFEST.MF", "Manifest-Version: 1.0\n")
-    files = deployed(jar.read_bytes())
-    for path, data in files.items():
+    for path, data in deployed().items():
         response = api.http.put(f"/pulp/maven/{name}/{path}", content=data)
         assert response.status_code in (200, 201, 202), response.text
     yield Content(base_path)
@@ -135,21 +141,21 @@ def test_parity(instance, upstream, content, row):
 
 
 @needs("mvn")
-@pytest.mark.parametrize("path", ["/pulp/content/{}/", "/pulp/maven/{}/"])
-def test_maven_resolves(instance, content, workshop, home, path):
-    """From content, and from the API, which redirects to content."""
-    jar = resolve(instance.url + path.format(content.base_path), home)
-    assert jar == (workshop / "hello-1.0.jar").read_bytes()
+def test_maven_resolves(instance, content, home):
+    assert resolve(f"{instance.content_url}{content.base_path}/", home) == jar()
+
+
+@needs("mvn")
+def test_maven_resolves_by_the_api(origin, content, home):
+    """It redirects to content."""
+    assert resolve(f"{origin}/pulp/maven/{content.base_path}/", home) == jar()
 
 
 @needs("mvn")
 def test_maven_resolves_what_a_remote_has(instance, pulp, far, home):
-    with zipfile.ZipFile(home / "jar", "w") as archive:
-        archive.writestr(zipfile.ZipInfo("far"), "far")
-    jar = (home / "jar").read_bytes()
-    far.files = deployed(jar)
+    far.files = deployed()
     base_path = pulling(pulp, "maven/maven", "maven/maven", far.url)
-    assert resolve(f"{instance.content_url}{base_path}/", home) == jar
+    assert resolve(f"{instance.content_url}{base_path}/", home) == jar()
     assert far.gets["org/star/hello/1.0/hello-1.0.jar"] == 1
     assert asked_by_pulp_alone(far)
 
@@ -162,8 +168,9 @@ def resolve(url: str, home: Path) -> bytes:
     return (home / "repository/org/star/hello/1.0/hello-1.0.jar").read_bytes()
 
 
-def test_the_api_redirects_to_content(instance, content):
-    response = get(
-        f"{instance.url}/pulp/maven/{content.base_path}/org/star/hello/1.0/hello-1.0.pom"
-    )
-    assert response.content == pom("hello", "jar")
+def test_in_place(instance, redirecting, content):
+    """The API of deploying sends those who read to content."""
+    path = f"/pulp/maven/{content.base_path}/org/star/hello/1.0/hello-1.0."
+    here, there = asking(instance.url), asking(redirecting.url)
+    assert served_in_place(f"{path}pom", here, there) == pom("hello", "jar")
+    assert served_in_place(f"{path}jar", here, there) == jar()

@@ -14,9 +14,12 @@ from tests.plugins_real.plugin import (
     Content,
     Plugin,
     asked_by_pulp_alone,
+    get,
     pulling,
+    reported,
     run,
     typed,
+    unported,
     upload,
 )
 
@@ -122,6 +125,39 @@ def test_pip_downloads_what_a_remote_has(instance, pulp, far, workshop, home):
         assert (home / folder / file.name).read_bytes() == file.read_bytes()
     assert far.gets["packages/" + file.name] == 1
     assert asked_by_pulp_alone(far)
+
+
+def test_passed_on(instance, upstream, passing_on, content, workshop, home):
+    served, why = reported(instance, passing_on, unported("proxy", upstream))["pulp-python"]
+    assert served == "proxied"
+    assert why.endswith("PythonDistribution.content_handler; CONTENT_STAR_UNPORTED is 'proxy'")
+    below = [
+        FIRST,
+        "simple/",
+        "simple/star-hello/",
+        "simple/star-hello",
+        "pypi/star-hello/json",
+        "pypi/nope/json",
+        "",
+        "nope",
+    ]
+    rows = [Row(f"/pulp/content/{{base}}/{path}") for path in below]
+    rows.append(Row(f"/pulp/content/{{live}}/{FIRST}", headers={"Range": "bytes=1-9"}))
+    rows.append(Row("/pulp/content/{base}/pypi/star-hello/json", method="HEAD"))
+    content.passed_on(upstream, passing_on.url, *rows)
+    pip(f"{passing_on.url}/pypi/{content.places['live']}/simple/", home)
+    assert same(workshop, home)
+
+
+def test_refused(instance, refusing, content):
+    served, why = reported(instance, refusing, unported("refuse"))["pulp-python"]
+    assert served == "refused"
+    for path in (FIRST, "simple/", "pypi/star-hello/json", ""):
+        refused = get(f"{refusing.content_url}{content.base_path}/{path}")
+        assert refused.status_code == 501
+        assert why in refused.text
+    index = get(f"{refusing.url}/pypi/{content.places['live']}/simple/star-hello/")
+    assert index.status_code == 200, "which is the API's own"
 
 
 def pip(index: str, home: Path, wanted: str = "star-hello==1.0") -> None:
