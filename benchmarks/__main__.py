@@ -1,6 +1,8 @@
 """Measures content apps and plain servers side by side: `make bench`, see README.md."""
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,13 +35,23 @@ def main() -> None:
         cases = [case for case in cases if not case.is_long]
         seconds, rounds = 2.0, 1
     results = measure_all(cases, contestants, seconds, rounds)
-    save(results, f"{seconds:g} s, {rounds} rounds, interleaved", arguments.save)
+    text = f"{report.machine()} {seconds:g} s, {rounds} rounds, interleaved.\n\n"
+    text += f"{report.table(results)}\n"
+    print(f"\n{text}")
+    if arguments.save:
+        save(f"{text}\n![Requests per second](chart.svg)\n\n{on_demand(rounds)}")
+        report.chart(results, [HERE / "chart.svg"])
+    else:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        (BUILD / "table.md").write_text(text)
+        report.chart(results, [BUILD / "chart.svg", BUILD / "chart.png"])
+        print(f"Saved in {BUILD}")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="some minutes instead of 20")
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each measurement (4)")
+    parser.add_argument("--quick", action="store_true", help="some minutes instead of 15")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each measurement (3)")
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken (3)")
     parser.add_argument("--case", action="append", help="only cases with this in their names")
     parser.add_argument("--server", action="append", help="only servers with this in their names")
@@ -94,21 +106,20 @@ def _cpu_seconds(server: Server) -> float:
     return float(sum(each.user + each.system for each in times))
 
 
-def save(results: report.Results, how: str, into_readme: bool) -> None:
-    """Print the results, and write them where they can be looked at."""
-    text = f"{report.machine()} {how}.\n\n{report.table(results)}\n"
-    print(f"\n{text}")
-    folder = HERE if into_readme else BUILD
-    folder.mkdir(parents=True, exist_ok=True)
-    BUILD.mkdir(parents=True, exist_ok=True)
-    report.chart(results, [folder / "chart.svg", BUILD / "chart.png"])
-    if into_readme:
-        readme = HERE / "README.md"
-        kept = readme.read_text().partition(MARK)[0]
-        readme.write_text(f"{kept}{MARK}\n{text}\n![Requests per second](chart.svg)\n")
-    else:
-        (folder / "table.md").write_text(text)
-    print(f"Saved in {folder}")
+def on_demand(rounds: int) -> str:
+    """Measure what `benchmarks.on_demand` does, as Markdown: in a Pulp, and so a process, of its
+    own."""
+    print("On-demand content ...", flush=True)
+    command = [sys.executable, "-m", "benchmarks.on_demand", "--rounds", str(min(rounds, 2))]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def save(text: str) -> None:
+    """Put `text` into README.md, in place of what has been written there by the last one."""
+    readme = HERE / "README.md"
+    kept = readme.read_text().partition(MARK)[0]
+    readme.write_text(f"{kept}{MARK}\n{text}")
+    print(f"Saved in {readme}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The data of a benchmark: repositories of many entries, made by SQL, and the same files as a tree.
 
 All files of a repository are one file on the disk. Where there are several, their artifacts say
-that they have digests of their own, since Pulp has one artifact for each digest; a file that is
+that they have digests of their own, since Pulp has one artifact for each digest. A file that is
 alone has its own, without which it would never be kept in memory.
 """
 

@@ -175,7 +175,7 @@ def compare(contestants: Sequence[Contestant], rounds: int) -> None:
         beside = stack.enter_context(bare(instance))
         for server in servers.values():  # connections to the database, modules imported late
             share(mirror, server, 1)
-        print(f"{rounds} rounds, interleaved; medians of them\n")
+        print(f"On-demand content: {rounds} rounds, interleaved; medians of them.\n", flush=True)
         print_shared(mirror, servers, rounds)
         print_health(mirror, servers, beside, rounds)
 

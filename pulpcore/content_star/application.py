@@ -1,5 +1,6 @@
 """Builds the ASGI app that serves content."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -59,6 +60,7 @@ def create_application(*app_types: AppType) -> Router:
             listening(plans),
             bridge(plugins_for_aiohttp(), content, live_door),
         ):
+            _freeze()
             yield
         if metrics:
             await metrics.close()
@@ -72,6 +74,17 @@ def create_application(*app_types: AppType) -> Router:
         default=CorrelationId(Observe(Warm(EdgeHeaders(endpoint), plans, prefix), observers)),
         lifespan=lifespan,
     )
+
+
+def _freeze() -> None:
+    """Have the garbage collector stop the process less: for a tenth of a second each time.
+
+    What has been imported by now stays for ever and need not be gone through. What plans keep goes
+    without the collector's help, so it can take its time (Python's own last threshold is 10).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(700, 10, 100)
 
 
 class Application(Router):

@@ -207,7 +207,7 @@ def store_of(domain: Domain) -> Store:
 
 def source_of(domain: Domain, artifact: Artifact) -> Source:
     """Return where the bytes of `artifact` come from. Raises StoreUnavailable."""
-    name = artifact.file.name
+    name = _name_of(artifact)
     return _careful(domain, lambda: store_of(domain).source(name, artifact.size))
 
 
@@ -221,7 +221,7 @@ def redirect_of(
     """
     if not domain.redirect_to_object_storage or artifact.size < redirect_min_size(domain):
         return None
-    return _careful(domain, lambda: store_of(domain).url(artifact.file.name, headers, method))
+    return _careful(domain, lambda: store_of(domain).url(_name_of(artifact), headers, method))
 
 
 def seconds_to_keep(domain: Domain) -> float:
@@ -247,6 +247,12 @@ def redirect_min_size(domain: Domain) -> int:
             label,
         )
         return int(settings.CONTENT_STAR_REDIRECT_MIN_SIZE)
+
+
+def _name_of(artifact: Artifact) -> str:
+    """Return `artifact.file.name`, which makes an object that only the garbage collector can drop:
+    artifact and file refer to each other."""
+    return str(vars(artifact).get("file") or artifact.file)
 
 
 def _make_store(domain: Domain) -> Store:

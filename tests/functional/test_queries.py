@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from starlette.requests import Request
 
-from pulpcore.app.models import Distribution, Publication, RepositoryVersion
+from pulpcore.app.models import Distribution, Publication, Repository, RepositoryVersion
 from pulpcore.content_star import queries
 from pulpcore.content_star.content import respond
 from pulpcore.content_star.locate import Address
@@ -50,8 +50,11 @@ def published(bulk) -> Publication:
 
 @pytest.fixture(scope="module")
 def crowd(bulk, published) -> Iterator[str]:
-    """Thousands of distributions, versions and publications; the base path of one of them."""
+    """Thousands of distributions, repositories, versions and publications; the base path of one."""
     repository = bulk.orm.version({}).repository
+    repositories = Repository.objects.bulk_create(
+        Repository(name=bulk.orm.unique(), pulp_type="file.file") for _ in range(5000)
+    )
     versions = RepositoryVersion.objects.bulk_create(
         RepositoryVersion(repository=repository, number=number, complete=True)
         for number in range(10, 5000)
@@ -67,8 +70,9 @@ def crowd(bulk, published) -> Iterator[str]:
     )
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE core_distribution, core_repositoryversion, core_publication")
+        cursor.execute("ANALYZE core_repository")
     yield f"{top}/77"
-    for made in (distributions, publications, versions):
+    for made in (distributions, publications, versions, repositories):
         type(made[0]).objects.filter(pk__in=[each.pk for each in made])._raw_delete("default")
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db.models import Model
+from django.db.models.base import ModelState
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp
@@ -125,7 +126,7 @@ class DistributionPlan:
                 yield version.repository_id
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Kept:
     """An answer, and what the layers said of it."""
 
@@ -172,13 +173,20 @@ class Kept:
 
 
 def own(instance: Any) -> Any:
-    """Copy an object with all that has been loaded around it: copies share nothing that changes."""
+    """Copy an object with all that has been loaded around it: copies share nothing that changes.
+
+    As `copy.copy`, which goes through pickling and takes five times as long: every request that is
+    not answered from memory copies some six objects.
+    """
     if not isinstance(instance, Model):
         return instance
-    mine = copy.copy(instance)
+    kind: Any = type(instance)
+    mine = kind.__new__(kind)
+    values = vars(mine)
+    values.update(vars(instance))
     # Loaded when a plugin asks for it: the id of every content unit of a repository version.
-    vars(mine).pop("content_ids", None)
-    cache = mine._state.fields_cache
-    for name, related in cache.items():
-        cache[name] = own(related)
+    values.pop("content_ids", None)
+    state = values["_state"] = ModelState()
+    vars(state).update(vars(instance._state))
+    state.fields_cache = {name: own(each) for name, each in instance._state.fields_cache.items()}
     return mine

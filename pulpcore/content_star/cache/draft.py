@@ -1,6 +1,8 @@
 """What of an answer that has just been made is worth keeping, and may be."""
 
 import time
+from functools import partial
+from weakref import ref
 
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
@@ -91,8 +93,14 @@ class Draft:
                 response.source,
                 response.size,
                 sha256,
-                lambda size: self.plans.grow(self.key, kept, size),
+                partial(_grow, self.plans, self.key, ref(kept)),
             )
+
+
+def _grow(plans: Plans, key: Key, kept: ref[Kept], size: int) -> bool:
+    # An answer that its own file refers to would stay until the garbage collector comes by.
+    answer = kept()
+    return answer is not None and plans.grow(key, answer, size)
 
 
 def _is_nested(distribution: Distribution) -> bool:
