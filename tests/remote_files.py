@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.db import transaction
+
 from tests import upstream as behave
 from tests.instance import wait_until
 from tests.orm import Orm
@@ -97,7 +99,7 @@ class RemoteFiles:
 
         data = random.randbytes(size)
         domain = domain or Domain.objects.get(name="default")
-        with with_domain(domain):
+        with with_domain(domain), transaction.atomic():  # so that it is settled once
             digest = hashlib.sha256(data).hexdigest()
             unit = FileContent.objects.create(relative_path="file", digest=digest)
             known = ContentArtifact.objects.create(content=unit, relative_path="file")
