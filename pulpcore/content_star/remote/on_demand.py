@@ -63,4 +63,6 @@ def wanted(content_artifact: ContentArtifact, domain: Domain) -> OnDemand:
 
 
 def _offers(content_artifact: UUID) -> QuerySet[RemoteArtifact]:
-    return RemoteArtifact.objects.filter(content_artifact=content_artifact).order_by_acs()
+    offers = RemoteArtifact.objects.filter(content_artifact=content_artifact).order_by_acs()
+    # Equal ones in one order for all requests, or they would not want the same.
+    return offers.order_by(*offers.query.order_by, "pulp_created", "pk")
