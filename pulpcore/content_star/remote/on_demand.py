@@ -64,5 +64,5 @@ def wanted(content_artifact: ContentArtifact, domain: Domain) -> OnDemand:
 
 def _offers(content_artifact: UUID) -> QuerySet[RemoteArtifact]:
     offers = RemoteArtifact.objects.filter(content_artifact=content_artifact).order_by_acs()
-    # Upstream leaves the order of equal ones to the database.
-    return offers.order_by(*offers.query.order_by, "pulp_created")
+    # Equal ones in one order for all requests, or they would not want the same.
+    return offers.order_by(*offers.query.order_by, "pulp_created", "pk")
