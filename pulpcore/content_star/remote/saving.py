@@ -21,7 +21,7 @@ from pulpcore.content_star.remote.failures import Gone
 TRIES = 3
 
 # Seconds before each look whether orphan cleanup has taken our file for the one that it removes.
-LOOKS = (0.0, 0.1, 0.4, 1.5, 3.0)
+LOOKS: tuple[float, ...] = (0.0, 0.1, 0.4, 1.5, 3.0)
 
 _T = TypeVar("_T")
 
