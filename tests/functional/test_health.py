@@ -2,7 +2,7 @@
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 
 import httpx
@@ -89,16 +89,15 @@ def test_a_database_that_does_not_answer(instance, tmp_path):
 
 def messages(listener: socket.socket) -> list[bytes]:
     """Take all connections that wait to be accepted; return what each of them has begun with."""
-    listener.setblocking(False)
     heard = []
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except BlockingIOError:
-            return heard
-        with connection:
+    listener.setblocking(False)
+    # None is closed before all are taken: who loses a connection tries again at once.
+    with ExitStack() as taken, suppress(BlockingIOError):
+        while True:
+            connection = taken.enter_context(listener.accept()[0])
             connection.settimeout(30)
             heard.append(connection.recv(4096))
+    return heard
 
 
 def test_a_storage_that_is_away(instance, tmp_path):
