@@ -4,7 +4,6 @@ Hypothesis invents the orders. The changes are made as Pulp's tasks make them, a
 does, which sends no signals, and in SQL; each returns when the server has heard of it.
 """
 
-import pytest
 from django.db import connection
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -168,7 +167,6 @@ class Follow(RuleBasedStateMachine):
                     assert given.headers.get(name) == found.headers.get(name), (base, path, name)
 
 
-@pytest.mark.timeout(300)
 def test_plans_follow_every_change(orm, app, content):
     Follow.app, Follow.content = app, content
     run_state_machine_as_test(
