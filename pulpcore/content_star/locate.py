@@ -85,7 +85,7 @@ def decoded_path(scope: Scope) -> str:
     if len(raw) > MAX_PATH_BYTES:
         raise HTTPException(414, f"The path of the URL is over {MAX_PATH_BYTES} bytes long.")
     try:
-        path = unquote_to_bytes(raw).decode()
+        path = (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
     except UnicodeDecodeError:
         raise HTTPException(400, "The path of the URL is not UTF-8.") from None
     if "\0" in path:

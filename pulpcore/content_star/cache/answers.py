@@ -17,6 +17,7 @@ from pulpcore.content_star.exchange import AnswerSource, Exchange
 from pulpcore.content_star.locate import Place
 from pulpcore.content_star.lookup import Source
 from pulpcore.content_star.redirect import with_slash
+from pulpcore.content_star.responses.artifact import ArtifactResponse
 
 
 class Key(NamedTuple):
@@ -152,8 +153,14 @@ class Kept:
     headers: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
     """Headers of answers that are complete, by status."""
 
+    moved: float = float("-inf")
+    """When it was last put behind the others, to go after them; as `expires`."""
+
     is_open: bool = field(init=False)
     """Whether it can be given to anyone without asking a guard or a plugin."""
+
+    file_for_all: ArtifactResponse | None = field(init=False)
+    """The file, if it is one that can be given to anyone."""
 
     domain: str = field(init=False)
     pulp_type: str = field(init=False)
@@ -162,6 +169,8 @@ class Kept:
         # Looked up once: Django's objects take their time.
         distribution = self.plan.distribution
         self.is_open = not self.asks_plugin and distribution.content_guard_id is None
+        response = self.answer.response if self.is_open and isinstance(self.answer, Ready) else None
+        self.file_for_all = response if isinstance(response, ArtifactResponse) else None
         self.domain, self.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
 
     def tell(self, exchange: Exchange) -> None:
