@@ -13,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from pulp_file.app.models import FileDistribution
 from starlette.exceptions import HTTPException
@@ -27,6 +27,7 @@ from pulpcore.content_star.cache.listener import (
     NO_CONNECTION,
     NO_LISTEN,
     NO_TRIGGERS,
+    SYNC,
 )
 from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.cache.signals import following
@@ -377,6 +378,19 @@ def test_readers_never_see_what_was_replaced_before_they_asked(orm, content):
         for job in jobs:
             job.result(30)
     assert wrong == []
+
+
+def test_a_change_that_is_told_together_with_a_question_is_heard_of(orm, content):
+    old, new = orm.publication({"a": b"old"}), orm.publication({"a": b"new"})
+    base = orm.distribution(publication=old)
+    distribution = Distribution.objects.filter(base_path=base)
+    for publication, expected in ((new, b"new"), (old, b"old")):
+        content.get(f"{base}/a")
+        # A transaction's notifications come together, in their order.
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"{SYNC}question"])
+            distribution.update(publication=publication)
+        assert content.get(f"{base}/a").content == expected
 
 
 def notified(work) -> list[str]:
