@@ -31,7 +31,7 @@ from pulpcore.content_star.locate import (
     next_segments,
     parse_address,
 )
-from pulpcore.content_star.lookup import Found, files
+from pulpcore.content_star.lookup import files
 from pulpcore.content_star.negotiation import Varying, prefers_json
 from pulpcore.content_star.plugins import app_for
 from pulpcore.content_star.redirect import with_slash
@@ -133,23 +133,20 @@ def respond_together(plan: DistributionPlan, group: Sequence[Asked]) -> list[ASG
     None for those that are better asked alone, by `respond`: there is no such file, or something
     went wrong, which then is that request's alone.
     """
-    places = [each.draft.place(each.address) for each in group]
-    assert plan.source is not None
-    found = files(plan.source, list({place.path for place in places if place}))
+    for each in group:
+        each.draft.resume(plan)
+    if not plan.alive or plan.source is None:  # forgotten meanwhile
+        return [None] * len(group)
+    place = plan.place(plan.distribution.base_path)  # one for all: only this thread has it
+    paths = [plan.path_below(each.address.path) for each in group]
+    found = files(plan.source, list(set(paths)))
     return [
-        _respond_with(found[place.path], plan, place, each)
-        if place and place.path in found
-        else None
-        for each, place in zip(group, places, strict=True)
+        _respond_with(each, replace(place, path=path, file=found[path])) if path in found else None
+        for each, path in zip(group, paths, strict=True)
     ]
 
 
-def _respond_with(
-    file: Found, plan: DistributionPlan, place: Place, asked: Asked
-) -> ASGIApp | None:
-    if asked.draft.plan is not plan:  # forgotten since
-        return None
-    place = replace(place, file=file)
+def _respond_with(asked: Asked, place: Place) -> ASGIApp | None:
     try:
         return asked.context.run(_respond_at, asked.request, asked.address, place, asked.draft)
     except Exception:

@@ -101,7 +101,11 @@ class DistributionPlan:
         """
         distribution = own(self.distribution)
         source = self.source and Source(own(self.source.publication), own(self.source.version))
-        return Place(distribution, path[len(distribution.base_path) :].lstrip("/"), source)
+        return Place(distribution, self.path_below(path), source)
+
+    def path_below(self, path: str) -> str:
+        """Return `path`, which is below the domain, relative to the base path."""
+        return path[len(self.distribution.base_path) :].lstrip("/")
 
     def guarded(self) -> Distribution:
         """Return the distribution for its guard to decide, which has an object of its own."""

@@ -40,9 +40,15 @@ class Draft:
     def place(self, address: Address) -> Place | None:
         """Return the place of `address`, if its distribution is known. Begins anew."""
         self.generation = self.plans.generation
-        self.plan = self.plans.find(address)
+        self.plan: DistributionPlan | None = self.plans.find(address)
         self.is_new = self.plan is None
         return self.plan.place(address.path) if self.plan else None
+
+    def resume(self, plan: DistributionPlan) -> None:
+        """Begin anew, with a plan that is known and, if it is alive afterwards, up to date."""
+        self.generation = self.plans.generation
+        self.plan = plan
+        self.is_new = False
 
     def begin(self, distribution: Distribution) -> None:
         """Note the distribution as it is, before the code of plugins sees it."""
