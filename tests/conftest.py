@@ -6,7 +6,9 @@ import signal
 from collections.abc import Iterator
 
 import httpx
+import hypothesis
 import pytest
+from httpx import _config as httpx_config
 
 from tests.instance import Instance
 from tests.orm import Orm, configure, connect, disconnect
@@ -19,6 +21,21 @@ STATE = configure()
 
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
+
+# httpx waits 5 s for an answer, and keeps an idle connection for as long as uvicorn does: a busy
+# machine needs more, and a request must not go out on a connection that is just being closed.
+httpx_config.DEFAULT_TIMEOUT_CONFIG.read = 60
+httpx_config.DEFAULT_LIMITS.keepalive_expiry = 2
+
+# The same examples each time, however long they take.
+hypothesis.settings.register_profile(
+    "tests",
+    database=None,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tests")
 
 # A shell has what it runs in the background ignore these, and what the tests start would too.
 for number, handler in (

@@ -228,7 +228,7 @@ def working_below(directory: Path) -> list[int]:
 
 
 def wait_until(
-    condition: Callable[[], object], seconds: float = 30, explain: Callable[[], str] = str
+    condition: Callable[[], object], seconds: float = 60, explain: Callable[[], str] = str
 ) -> None:
     """Wait for a condition; the bound is only there so that a broken test ends."""
     deadline = time.monotonic() + seconds

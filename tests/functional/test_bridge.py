@@ -245,7 +245,7 @@ def test_a_connection_that_died_is_replaced(plugin):
     pids = plugin.get("connections/40").json()
     with connection.cursor() as cursor:
         for pid in pids:
-            cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
+            cursor.execute("SELECT pg_terminate_backend(%s, 60000)", [pid])
     again = plugin.get("connections/40").json()
     assert again
     assert set(again).isdisjoint(pids)

@@ -39,10 +39,10 @@ def backend() -> int:
 
 
 def terminate(condition: str, *parameters: object) -> int:
-    """Cut off all other connections that meet a condition on `pg_stat_activity`."""
+    """Cut off all other connections that meet a condition on `pg_stat_activity`; wait for it."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity"
             f" WHERE pid <> pg_backend_pid() AND {condition}",
             parameters,
         )

@@ -190,7 +190,8 @@ _character = st.sampled_from("aAbB-_.!0 ~ßéÉ𝔘ｆ/") | st.characters(
 )
 _paths = st.sets(st.text(_character, min_size=1, max_size=6), min_size=1, max_size=14)
 _bounded = hypothesis_settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -331,7 +332,8 @@ def test_names_sort_by_code_point_whatever_the_collation_of_the_database(
         with connection.cursor() as database:
             database.execute("EXPLAIN VERBOSE " + queries[-1]["sql"])
             plan = [line for (line,) in database]
-        sorts = [line for line in plan if "Sort Key" in line]
+        # Others are by ids, for joins.
+        sorts = [line for line in plan if "Sort Key" in line and "_path" in line]
         assert sorts, plan
         assert all('COLLATE "C"' in line for line in sorts), plan
 

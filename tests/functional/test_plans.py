@@ -42,7 +42,7 @@ from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.locate import Address
 from pulpcore.content_star.responses.remembered import SMALL
 from tests.asgi import get
-from tests.instance import stop, wait_until
+from tests.instance import Instance, stop, wait_until
 from tests.server import free_port, serving
 
 pytestmark = pytest.mark.usefixtures("orm")
@@ -461,7 +461,7 @@ def test_a_listener_that_is_cut_off_comes_back(instance, orm):
         assert httpx.get(url).content == httpx.get(url).content == b"old"
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity"
                 " WHERE application_name = %s",
                 [APPLICATION_NAME],
             )
@@ -471,6 +471,7 @@ def test_a_listener_that_is_cut_off_comes_back(instance, orm):
         wait_until(lambda: server.said().count(WORKING) == 2, explain=server.said)
         Distribution.objects.filter(base_path=base).update(publication=old)
         assert httpx.get(url).content == b"old"
+    wait_until_kept(instance)
 
 
 def test_without_triggers_every_request_is_looked_up(instance, orm):
@@ -495,6 +496,18 @@ def test_without_triggers_every_request_is_looked_up(instance, orm):
         assert httpx.get(url).content == b"new"
         Distribution.objects.filter(base_path=base).update(publication=old)
         assert httpx.get(url).content == b"old"
+    wait_until_kept(instance)
+
+
+def wait_until_kept(instance: Instance) -> None:
+    """Wait until the instance's own process, which other tests ask, uses its plans again."""
+    as_json = {"Accept": "application/json"}
+    url = f"{instance.content_url}readyz"
+
+    def plans() -> str:
+        return httpx.get(url, headers=as_json).json()["plans"]
+
+    wait_until(lambda: plans() == "kept", explain=plans)
 
 
 POOLER = """

@@ -176,9 +176,6 @@ def test_plans_follow_every_change(orm, app, content):
         settings=settings(
             max_examples=6,
             stateful_step_count=10,
-            deadline=None,
-            derandomize=True,
-            database=None,
             suppress_health_check=list(HealthCheck),
             phases=(Phase.generate,),
         ),

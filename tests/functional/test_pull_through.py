@@ -19,6 +19,7 @@ from tests import upstream as behave
 from tests.instance import wait_until
 from tests.pulp import unique
 from tests.server import Server, serving
+from tests.settled import settle
 from tests.upstream import Held, Upstream
 
 BIG = 3_000_000
@@ -218,6 +219,7 @@ def test_the_repository_gains_what_is_pulled_through(client, mirror):
     path = m.add("dir/a.bin", 5000)
     assert client.get(path).content == m.data("dir/a.bin")
     wait_until(lambda: m.repository.latest_version().number == 1)
+    settle()  # it was a worker
     assert client.get(path).headers["Last-Modified"], "it comes from the repository"
     assert "a.bin" in client.get(f"{m.base}/dir/").text
     assert m.gets("dir/a.bin") == 1
@@ -400,6 +402,7 @@ def test_in_a_domain_it_is_saved_in_its_storage(instance, server, orm, tmp_path)
             assert httpx.get(address, trust_env=False).content == data
             wait_until(saved.exists)
             wait_until(lambda: repository.latest_version().number == 1)
+            settle()
             assert httpx.get(address, trust_env=False).headers["Last-Modified"]
         [file] = ContentArtifact.objects.filter(remoteartifact__remote=remote)
         assert file.content.pulp_domain == domain
@@ -543,7 +546,7 @@ def test_head_fetches_no_body(client, mirror, instance, name, behaviour):
     expected = str(BIG) if behaviour is behave.plain else None
     assert response.headers.get("Content-Length") == expected
     assert not m.saved(name)
-    assert spooled(instance) == []
+    wait_until(lambda: spooled(instance) == [])
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,12 @@ def test_nothing_is_left_of_requests_of_all_kinds(instance, remote_file, server,
                         got += len(chunk)
                         if got > limit:
                             return
-            except (httpx.RemoteProtocolError, httpx.ReadTimeout, httpx.ConnectTimeout):
+            except (
+                httpx.RemoteProtocolError,
+                httpx.ConnectTimeout,
+                httpx.ReadTimeout,
+                httpx.WriteTimeout,
+            ):
                 pass
 
         async def visit_all(count: int) -> None:
@@ -145,7 +150,7 @@ def test_nothing_is_left_of_requests_of_all_kinds(instance, remote_file, server,
             lambda: len(descriptors(own)) < before + 10,
             explain=lambda: "\n".join(descriptors(own)),
         )
-        assert not any("content-star" in target for target in descriptors(own))
+        wait_until(lambda: not any("content-star" in target for target in descriptors(own)))
         assert connections(name) < 10
         assert threads(own) < 100
         said = own.said()
@@ -158,6 +163,7 @@ def test_nothing_is_left_of_requests_of_all_kinds(instance, remote_file, server,
 
 
 def test_files_of_a_process_that_was_killed_go_with_the_next_start(instance, remote_file):
+    wait_until(lambda: spooled(instance) == [])
     files = [remote_file(BIG), remote_file(BIG)]
     held = Held(1_000_000)
     for file in files:
@@ -223,4 +229,4 @@ def test_the_process_ends_when_what_it_has_fetched_is_saved(instance, remote_fil
         own.process.wait(30)
     holding.join()
     assert file.artifact == old
-    assert spooled(instance) == []
+    wait_until(lambda: spooled(instance) == [])

@@ -237,7 +237,8 @@ def test_a_blocking_handler_gets_another_connection_where_its_own_has_died(plugg
     old = {live.get("backend").json()["pid"] for _ in range(10)}
     code = (
         "from django.db import connection; cursor = connection.cursor();"
-        f"cursor.execute('SELECT pg_terminate_backend(pid) FROM unnest(ARRAY{sorted(old)}) pid')"
+        "cursor.execute('SELECT pg_terminate_backend(pid, 60000)"
+        f" FROM unnest(ARRAY{sorted(old)}) pid')"
     )
     plugged.run(["pulpcore-manager", "shell", "--command", code])
     new = {live.get("backend").json()["pid"] for _ in range(10)}

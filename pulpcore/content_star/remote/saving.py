@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +19,9 @@ from pulpcore.content_star.remote.failures import Gone
 
 # How often to try where another process saves the same at the same time.
 TRIES = 3
+
+# Seconds before each look whether orphan cleanup has taken our file for the one that it removes.
+LOOKS: tuple[float, ...] = (0.0, 0.1, 0.4, 1.5, 3.0)
 
 _T = TypeVar("_T")
 
@@ -47,29 +51,38 @@ def store(path: str, attributes: Mapping[str, str | int], use: Callable[[Artifac
 def _store_once(
     path: str, attributes: Mapping[str, str | int], use: Callable[[Artifact], _T]
 ) -> _T:
+    looks = LOOKS[:1]
     with _another(path) as copy, transaction.atomic():
         artifact = Artifact(**attributes, file=copy)
         # Locked, so that orphan cleanup has either removed it by now or finds that it is used.
         same = Artifact.objects.filter(artifact.q()).select_for_update(no_key=True).first()
         if same is None:
+            # A file of no artifact is most likely one that is just being removed.
+            if artifact.file.storage.exists(artifact.storage_path(copy)):
+                looks = LOOKS
             artifact.save()
         else:
             artifact = same
             artifact.touch()
         used = use(artifact)
-    _put_back(artifact, path)
+    for pause in looks:
+        time.sleep(pause)
+        if _put_back(artifact, path):
+            break
     return used
 
 
-def _put_back(artifact: Artifact, path: str) -> None:
+def _put_back(artifact: Artifact, path: str) -> bool:
     """Store the file again if orphan cleanup took ours for the one that it had to remove.
 
-    It does that after it has removed the artifact of before from the database.
+    It does that after it has removed the artifact of before from the database. False if it has not.
     """
     storage = artifact.file.storage
-    if not storage.exists(artifact.file.name):
-        with _another(path) as copy, Path(copy).open("rb") as stream:
-            storage.save(artifact.file.name, File(stream))
+    if storage.exists(artifact.file.name):
+        return False
+    with _another(path) as copy, Path(copy).open("rb") as stream:
+        storage.save(artifact.file.name, File(stream))
+    return True
 
 
 @contextmanager
