@@ -67,18 +67,19 @@ def _sync(own: psycopg.Connection) -> None:
     from pulpcore.content_star.cache.triggers import CHANNEL
 
     token = uuid.uuid4().hex
-    row = own.execute(
-        "SELECT count(*) FROM pg_stat_activity"
+    rows = own.execute(
+        "SELECT pid FROM pg_stat_activity"
         " WHERE application_name = %s AND datname = current_database()",
         [APPLICATION_NAME],
-    ).fetchone()
-    assert row is not None
-    missing = row[0]
+    )
+    # By name: one that has just begun to listen may answer too.
+    missing = {pid for (pid,) in rows}
     if not missing:
         return
     own.execute("SELECT pg_notify(%s, %s)", [CHANNEL, SYNC + token])
     for notification in own.notifies(timeout=BOUND):
-        missing -= notification.payload == token
+        if notification.payload == token:
+            missing.discard(notification.pid)
         if not missing:
             return
 

@@ -71,10 +71,14 @@ class Door:
         return await self._travel(_afresh, partial(work, *args, **kwargs))
 
     async def _travel(self, way: Callable[..., T], *args: object) -> T:
+        trip = partial(self.context().run, way, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, trip)
+
+    def context(self) -> contextvars.Context:
+        """Return a copy of the caller's context variables for work behind this door."""
         context = contextvars.copy_context()
         context.run(_current.set, self)
-        trip = partial(context.run, way, *args)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, trip)
+        return context
 
     def executor(self) -> Executor:
         """Return the threads as an executor, for calls of code that is not ours.

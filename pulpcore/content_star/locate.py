@@ -21,7 +21,7 @@ from pulpcore.app.models import (
     Repository,
     RepositoryVersion,
 )
-from pulpcore.content_star.lookup import Source
+from pulpcore.content_star.lookup import Found, Source
 from pulpcore.content_star.queries import DISTRIBUTION
 from pulpcore.content_star.rows import Row, make
 from pulpcore.content_star.window import EVERYTHING, Window
@@ -57,6 +57,9 @@ class Place:
 
     source: Source | None = None
     """What the distribution serves, if that is known already."""
+
+    file: Found | None = None
+    """The file that `source` serves at the path, if it has been looked up already."""
 
 
 def raw_path(scope: Scope) -> bytes:

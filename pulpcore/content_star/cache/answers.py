@@ -87,6 +87,10 @@ class DistributionPlan:
     nested: bool
     """Whether other distributions' base paths go on from its own: these have to be asked for."""
 
+    is_shared: bool = False
+    """Whether requests may be answered together: no guard and no code of the plugin, which might
+    take its time, decides about them, and `source` is known."""
+
     alive: bool = False
     """True while it is kept, which it is until one of its rows changes. Its answers end with it."""
 

@@ -160,11 +160,11 @@ class Listener:
 
     async def _hear(self, connection: AsyncConnection, seconds: float) -> None:
         """Take notice of what comes within `seconds`, less if somebody waits for an answer."""
-        async with contextlib.aclosing(connection.notifies(timeout=seconds)) as notifications:
-            async for notification in notifications:
+        deadline = time.monotonic() + seconds
+        while not self._tokens and (left := deadline - time.monotonic()) > 0:
+            # To the end: psycopg drops what is left of notifications that have come together.
+            async for notification in connection.notifies(timeout=left, stop_after=1):
                 self._take(notification)
-                if self._tokens:
-                    return
 
     def _take(self, notification: Notify) -> None:
         payload = notification.payload

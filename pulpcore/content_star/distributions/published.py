@@ -19,10 +19,9 @@ from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.lookup import (
     Found,
     Source,
-    file_in_publication,
-    file_in_version,
     file_published,
     file_superseded,
+    files,
 )
 from pulpcore.content_star.negotiation import Varying, prefers_json
 from pulpcore.content_star.redirect import with_slash
@@ -79,11 +78,7 @@ class PublishedApp(DistributionApp):
         """Answer with the file at the path. Directories are not looked for yet."""
         if not self.path or self.path.endswith("/"):
             return None
-        found = (
-            file_in_publication(source.publication, self.path)
-            if source.publication
-            else file_in_version(source.version, self.path)
-        )
+        found = self.place.file or files(source, [self.path]).get(self.path)
         return self.file(found, self.path) if found else None
 
     def directory(self, source: Source) -> ASGIApp | None:
@@ -192,7 +187,7 @@ class RepositoryVersionApp(PublishedApp):
 
 def _index(source: Source, path: str) -> Found | None:
     if source.publication is None:
-        return file_in_version(source.version, path)
+        return files(source, [path]).get(path)
     # A page made by publishing changes with each publication, whatever its content is named by.
     found = file_published(source.publication, path)
     return found and replace(found, last_modified=source.publication.pulp_created)
