@@ -702,6 +702,56 @@ def test_metadata_is_asked_about_and_not_sent_again(client, mirror, tag):
     assert m.seen("index.html")[-1].headers["If-None-Match"] == '"2"'
 
 
+def test_what_is_said_when_nothing_has_changed_counts_from_then_on(client, mirror):
+    m = mirror()
+    path = m.add("index.html", 100, validated(Cache_Control="max-age=60", Age="60", X_Keep="a"))
+    assert client.get(path).headers["X-PyPI-Last-Serial"] == "7"
+
+    async def unchanged(request, data):
+        assert request.headers["If-None-Match"] == '"1"'
+        headers = {"ETag": '"1"', "X-PyPI-Last-Serial": "8", "Cache-Control": "max-age=60"}
+        return web.Response(status=304, headers=headers)
+
+    m.behave("index.html", unchanged)
+    for _ in range(3):  # the first one asks, and the others have no need to
+        answer = client.get(path)
+        assert answer.content == m.data("index.html")
+        assert answer.headers["X-PyPI-Last-Serial"] == "8"
+        assert answer.headers["Content-Type"] == "application/vnd.index+html", "not said again"
+        assert answer.headers["ETag"] == '"1"'
+    assert m.gets("index.html") == 2
+
+
+def test_what_must_not_be_kept_any_more_is_not(client, mirror):
+    m = mirror()
+    path = m.add("index.html", 100, validated(Cache_Control="max-age=0"))
+    client.get(path)
+
+    async def unchanged(request, data):
+        if "If-None-Match" not in request.headers:
+            return await behave.plain(request, data)
+        return web.Response(status=304, headers={"Cache-Control": "no-store"})
+
+    m.behave("index.html", unchanged)
+    answer = client.get(path)
+    assert answer.content == m.data("index.html")
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert client.get(path).content == m.data("index.html")
+    assert "If-None-Match" not in m.seen("index.html")[-1].headers
+
+
+@pytest.mark.parametrize(
+    ("expires", "gets"),
+    [("0", 3), ("Fri, 01 Jan 2010 00:00:00 GMT", 3), ("Fri, 01 Jan 2100 00:00:00 GMT", 1)],
+)
+def test_metadata_expires_when_its_remote_says_so(client, mirror, expires, gets):
+    m = mirror()
+    path = m.add("index.html", 100, validated(Expires=expires))
+    for _ in range(3):
+        assert client.get(path).content == m.data("index.html")
+    assert m.gets("index.html") == gets
+
+
 def test_clients_with_a_copy_of_their_own_do_not_start_it_again_and_again(client, mirror):
     m = mirror()
     held = Held(1_000_000, ETag='"1"')

@@ -67,8 +67,13 @@ class Download:
 
     @property
     def told(self) -> Mapping[str, str]:
-        """Headers that came with the first bytes, if the downloader tells headers."""
+        """Headers that came with the first bytes, if the downloader tells headers, or that the
+        remote has told since."""
         return self._intake.told
+
+    @told.setter
+    def told(self, headers: Mapping[str, str]) -> None:
+        self._intake.told = headers
 
     @property
     def complete(self) -> bool:
