@@ -244,6 +244,45 @@ def test_a_repository_gains_what_another_one_pulled_through(client, mirror, orm)
     assert m.gets("a.bin") == 1
 
 
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_repository_is_asked_once_by_clients_that_come_together(own, mirror, orm, is_known):
+    from pulpcore.app.models import Task
+
+    m = mirror(repository=True)
+    path = m.add("a.bin", 5000)
+    if is_known:  # by another distribution, whose repository has nothing to gain from this one's
+        first = orm.distribution(from_publication=False, remote=m.remote)
+        assert httpx.get(f"{own.content_url}{first}/a.bin", trust_env=False).status_code == 200
+        wait_until(lambda: m.saved("a.bin"))
+    assert set(asyncio.run(gather(own.content_url + path, 100))) == {m.data("a.bin")}
+    wait_until(lambda: m.repository.latest_version().number == 1)
+    asked = Task.objects.filter(name__endswith="add_and_remove").order_by("-pulp_created")
+    pk = str(m.repository.pk)
+    mine = [task for task in asked[:200] if pk in str(task.reserved_resources_record)]
+    assert len(mine) == 1
+    assert m.gets("a.bin") == 1
+
+
+def test_a_repository_that_could_not_be_asked_is_asked_again(orm, instance, monkeypatch):
+    from pulp_file.app.models import FileRepository
+
+    from pulpcore.content_star.remote.adding import add_to_repository, claim
+
+    version = orm.version({"a": b"a"})
+    [file] = version.content.get().contentartifact_set.all()
+
+    def fail(repository, file):
+        raise ConnectionError
+
+    monkeypatch.setattr(FileRepository, "pull_through_add_content", fail)
+    repository = version.repository.pk
+    assert claim(repository, file)
+    assert not claim(repository, file)
+    with pytest.raises(ConnectionError):
+        add_to_repository(repository, file)
+    assert claim(repository, file)
+
+
 def test_the_repository_goes_before_the_remote(client, mirror, orm):
     from pulpcore.app.models import Distribution
 

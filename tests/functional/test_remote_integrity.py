@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,3 +125,33 @@ def test_nobody_gets_wrong_bytes(instance, remote_file, unknown: dict[str, Any])
         if file.artifact is not None:
             assert file.artifact.sha256 == hashlib.sha256(file.data).hexdigest()
             assert file.artifact.file.read() == file.data
+
+
+@pytest.mark.parametrize("asked", ["bytes=-1", "bytes=600000-", f"bytes=0-{SIZE}", "bytes=0-0,-1"])
+def test_the_end_waits_until_all_is_verified(content, remote_file, asked):
+    """What is small enough to be read at once is refused; of the rest the end is missing."""
+    file = remote_file(SIZE)
+    file.behave(behave.wrong)
+    with suppress(httpx.RemoteProtocolError):
+        assert content.get(file.path, headers={"Range": asked}).status_code == 502
+    assert file.remote_artifacts[0].failed_at
+    early = content.get(file.path, headers={"Range": "bytes=0-9"})
+    assert early.status_code == 502, "nothing of it is served from then on"
+
+
+def test_a_part_is_cut_as_soon_as_the_whole_is_known_to_be_wrong(instance, remote_file):
+    """Though all of its bytes had come, and might be right."""
+    file = remote_file(30_000_000)
+    file.behave(behave.wrong)
+    headers = {"Range": "bytes=0-28999999"}
+    with httpx.stream(
+        "GET", instance.content_url + file.path, headers=headers, trust_env=False, timeout=60
+    ) as answer:
+        assert answer.status_code == 206
+        chunks = answer.iter_raw()
+        next(chunks)
+        wait_until(lambda: file.remote_artifacts[0].failed_at)
+        with pytest.raises(httpx.RemoteProtocolError):
+            for _ in chunks:
+                pass
+    assert file.artifact is None

@@ -114,8 +114,9 @@ class Download:
         return self._intake.size
 
     async def reaches(self, stop: int) -> None:
-        """Wait until the bytes up to `stop` are available. Raises RemoteBroke."""
-        while self._intake.available < stop:
+        """Wait until the bytes up to `stop` are available. Raises RemoteBroke, also where they are
+        and turned out to be wrong."""
+        while self._intake.available < stop or self._intake.is_wrong:
             await self._next_change()
 
     async def grown(self, offset: int) -> int:
@@ -123,7 +124,8 @@ class Download:
 
         Raises RemoteBroke.
         """
-        while self._intake.available <= offset and not self._intake.complete:
+        intake = self._intake
+        while intake.is_wrong or (intake.available <= offset and not intake.complete):
             await self._next_change()
         return self._intake.available
 
