@@ -466,7 +466,7 @@ def test_a_file_is_saved_in_object_storage(instance, domains, remote_file):
             assert httpx.get(url, trust_env=False, timeout=60).content == file.data
             assert sum(store.relay.passed) > BIG, "it comes from the store"
             assert file.gets == [1]
-            assert spooled(instance) == []
+            wait_until(lambda: spooled(instance) == [])
         finally:
             remote_file.__self__.cleanup()
             site.remove()
