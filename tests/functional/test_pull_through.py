@@ -540,6 +540,40 @@ def test_the_remote_hangs(client, mirror):
     wait_until(lambda: m.upstream.open == 0)
 
 
+STALLS = {"connect": None, "answer": behave.hanging, "body": Held(1_000_000)}
+
+
+@pytest.mark.parametrize("stall", STALLS)
+@pytest.mark.parametrize("kind", ["on_demand", "streamed", "a.bin", "index.html"])
+def test_a_remote_that_stalls_is_waited_for_by_nobody_for_ever(
+    own, instance, mirror, remote_file, silent, kind, stall
+):
+    """Neither the client that came first nor the next one; `kind` is a policy, or pulled."""
+    limits = {"sock_connect_timeout": 0.3, "sock_read_timeout": 0.3}
+    if kind in ("on_demand", "streamed"):
+        file = remote_file(BIG, policy=kind, **limits)
+        path, server = file.path, file.upstream
+        if behaviour := STALLS[stall]:
+            file.behave(behaviour)
+        else:
+            file.set(url=f"{silent}{file.sources[0]}")
+    else:
+        m = mirror(**limits, **({} if STALLS[stall] else {"url": silent}))
+        path, server = m.add(kind, BIG, STALLS[stall]), m.upstream
+
+    def get() -> int:
+        try:
+            return httpx.get(own.content_url + path, trust_env=False, timeout=60).status_code
+        except httpx.RemoteProtocolError:
+            return 0
+
+    with ThreadPoolExecutor(3) as clients:
+        answers = [clients.submit(get) for _ in range(3)]
+        assert {answer.result() for answer in answers} == {0 if stall == "body" else 504}
+    wait_until(lambda: server.open == 0)
+    wait_until(lambda: spooled(instance) == [])
+
+
 def test_the_remote_breaks_off(client, mirror, instance):
     m = mirror()
     path = m.add("a.bin", BIG, behave.truncated(1_500_000))
@@ -879,6 +913,26 @@ def test_metadata_outlives_a_remote_that_fails(client, mirror):
     assert client.get(path).content == m.data("index.html")
     m.behave("index.html", validated(Cache_Control="max-age=0"))
     assert client.get(path).content == m.data("index.html")
+
+
+def test_metadata_outlives_a_remote_that_hangs(client, mirror):
+    m = mirror(sock_read_timeout=0.3)
+    path = m.add("index.html", 100, validated(Cache_Control="max-age=0"))
+    assert client.get(path).status_code == 200
+    m.behave("index.html", behave.hanging)
+    assert client.get(path).content == m.data("index.html")
+    wait_until(lambda: m.upstream.open == 0)
+
+
+def test_nothing_is_shared_where_that_is_turned_off(instance, mirror):
+    m = mirror()
+    path = m.add("index.html", 100, validated())
+    with serving(instance, PULP_CONTENT_STAR_METADATA_TTL="0") as strict:
+        for _ in range(3):
+            answer = httpx.get(strict.content_url + path, trust_env=False)
+            assert answer.content == m.data("index.html")
+    asked = [each.headers.get("If-None-Match") for each in m.seen("index.html")]
+    assert asked == [None, '"1"', '"1"']
 
 
 def test_metadata_that_is_gone_is_gone(client, mirror):

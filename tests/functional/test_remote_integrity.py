@@ -3,8 +3,11 @@
 import asyncio
 import hashlib
 import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +17,7 @@ from django.db import transaction
 
 from tests import upstream as behave
 from tests.instance import wait_until
+from tests.upstream import Held
 
 SIZE = 700_000
 
@@ -137,6 +141,22 @@ def test_the_end_waits_until_all_is_verified(content, remote_file, asked):
     assert file.remote_artifacts[0].failed_at
     early = content.get(file.path, headers={"Range": "bytes=0-9"})
     assert early.status_code == 502, "nothing of it is served from then on"
+
+
+def test_the_end_is_kept_back_though_it_has_come(instance, remote_file):
+    """It might be all, and nobody knows before the remote ends."""
+    file = remote_file(SIZE)
+    file.upstream.files[file.sources[0]] = random.randbytes(SIZE)
+    held = Held(SIZE, tells_length=False)
+    file.behave(held)
+    folder = Path(instance.state.working_directory)
+    get = partial(httpx.get, instance.content_url + file.path, trust_env=False, timeout=60)
+    with ThreadPoolExecutor(1) as clients:
+        asking = clients.submit(get, headers={"Range": "bytes=-1"})
+        wait_until(lambda: SIZE in [path.stat().st_size for path in folder.glob("content-*")])
+        assert get(headers={"Range": "bytes=0-9"}).status_code == 206, "which no one can verify"
+        held.release()
+        assert asking.result().status_code == 502
 
 
 def test_a_part_is_cut_as_soon_as_the_whole_is_known_to_be_wrong(instance, remote_file):
