@@ -1,6 +1,7 @@
 """The content app in the test process."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -40,6 +41,22 @@ def remote_file(server: Upstream, instance, orm) -> Iterator[MakeRemoteFile]:
     files = RemoteFiles(server)
     yield files.make
     files.cleanup()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The root of a server that does not even accept connections."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        queue = [socket.socket() for _ in range(3)]
+        for each in queue:
+            each.setblocking(False)
+            each.connect_ex(address)
+        yield f"http://127.0.0.1:{address[1]}/"
+        for each in queue:
+            each.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import hashlib
 import random
-import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -137,22 +136,6 @@ def test_a_proxy_that_refuses(own, remote_file, proxy):
 
 
 # Time
-
-
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """The root of a server that does not even accept connections."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        address = listener.getsockname()
-        queue = [socket.socket() for _ in range(3)]
-        for each in queue:
-            each.setblocking(False)
-            each.connect_ex(address)
-        yield f"http://127.0.0.1:{address[1]}/"
-        for each in queue:
-            each.close()
 
 
 def test_a_remote_that_accepts_no_connection_makes_way(content, remote_file, silent):

@@ -35,19 +35,20 @@ class Intake:
         self.available = 0
         """Bytes from the start on that clients may have."""
         self.complete = False
+        self.is_wrong = False
+        """Whether what clients may have had is known to be of another file."""
         self.spool: Spool | None = None
         self.source: Source | None = None
         self._wanted = wanted
         self._announce = announce
         self._origin: Source | None = None  # whose the first bytes are
         self._position = 0  # of the source that sends now
-        self._is_wrong = False
         self._decoder: Decoder | None = None
         self._undecided = ""  # the encoding that might have to be undone
 
     def is_stuck(self) -> bool:
         """Whether no other source can go on."""
-        return bool(self.available) and (self._is_wrong or not self._expected())
+        return bool(self.available) and (self.is_wrong or not self._expected())
 
     async def restart(self) -> int:
         """Go on behind the bytes that clients have, if their digest is known in the end."""
@@ -59,7 +60,7 @@ class Intake:
         if not self.available:
             self.size = self._wanted.size
             self._origin = self.source
-            self._is_wrong = False
+            self.is_wrong = False
             await self.spool.clear()
         # A part of what was encoded would not do.
         return 0 if self._decoder is not None else self.spool.size
@@ -151,7 +152,7 @@ class Intake:
         if self._position < self.spool.size or self.size not in (None, self._position):
             raise Mismatch(f"{self._position} bytes instead of {self.size}", self.source)
         if name := self._wrong_digest():
-            self._is_wrong = True
+            self.is_wrong = True
             raise Mismatch(f"the {name} digest is another", self._origin)
         self.size = self.available = self.spool.size
         self.sha256 = self.spool.digests()["sha256"]

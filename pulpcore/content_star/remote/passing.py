@@ -92,8 +92,8 @@ class PullThroughResponse(RemoteResponse):
             return kept.download
         try:
             new = await ask(replace(self.wanted, conditions=kept.conditions))
-        except NotModified:
-            kept.confirm()
+        except NotModified as answer:
+            metadata.confirm(self.wanted, kept, answer.headers)
             return kept.download
         except RemoteUnavailable as error:
             if kept.may_be_stale and not _is_final(error):
