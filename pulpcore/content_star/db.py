@@ -21,6 +21,8 @@ from typing import ParamSpec, TypeVar
 
 from django.db import Error, OperationalError, connection, reset_queries
 
+from pulpcore.content_star.working_directory import enter_working_directory
+
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
@@ -50,7 +52,7 @@ class Door:
 
     def __init__(self, threads: int, name: str = "content-db") -> None:
         self._threads = threads
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._executor = ThreadPoolExecutor(threads, name, enter_working_directory)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do `work` in a pool thread, in a copy of the caller's context variables.

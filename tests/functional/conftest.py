@@ -15,6 +15,7 @@ from pulpcore.content_star.db import Door
 from pulpcore.content_star.edge import EdgeHeaders
 from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.remote.downloads import downloads
+from pulpcore.content_star.remote.metadata import metadata
 from tests.asgi import get
 from tests.remote_files import MakeRemoteFile, RemoteFiles
 from tests.upstream import Upstream, serving_upstream
@@ -68,7 +69,7 @@ def here(instance, orm) -> Callable[[str], httpx.Response]:
         content = Errors(Content(door, settings.CONTENT_PATH_PREFIX))
 
         async def app(scope, receive, send):
-            async with downloads(door):
+            async with downloads(door), metadata():
                 await content(scope, receive, send)
 
         try:

@@ -5,11 +5,14 @@ import concurrent.futures
 import contextlib
 import contextvars
 import hashlib
+import os
 import threading
 from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
+from django.conf import settings
 from django.db import ProgrammingError, connection, transaction
 
 from pulpcore.app.models import AppStatus
@@ -63,6 +66,15 @@ def test_trips_see_the_callers_context():
             return await door.run(variable.get)
 
         assert run(trip()) == "mine"
+
+
+def test_relative_paths_lead_to_the_working_directory_in_trips_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with opened() as (door, run):
+        assert run(door.run(os.getcwd)) == settings.WORKING_DIRECTORY
+        executor = door.executor()
+        assert executor.submit(os.getcwd).result() == settings.WORKING_DIRECTORY
+        assert Path.cwd() == tmp_path
 
 
 def test_no_more_trips_at_once_than_threads():

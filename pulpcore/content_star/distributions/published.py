@@ -185,6 +185,20 @@ class RepositoryVersionApp(PublishedApp):
         return False
 
 
+class PullThroughApp(PublishedApp):
+    """Serves what the distribution's remote has: a cache, and nothing more.
+
+    What is content to the remote's plugin is saved. What is published or in the repository is not
+    looked for, so that it hides nothing of the remote's, and no directories are listed.
+    """
+
+    def from_what_is_served(self) -> ASGIApp:
+        """Answer with what the remote has at the path, from Pulp if that has saved it."""
+        if self.distribution.remote_id is None:
+            raise HTTPException(404, f"Distribution '{self.distribution.name}' has no remote.")
+        return pull_through(self)
+
+
 def _index(source: Source, path: str) -> Found | None:
     if source.publication is None:
         return files(source, [path]).get(path)
