@@ -25,29 +25,21 @@ from pulpcore.app.contexts import with_domain
 from pulpcore.app.models import Artifact, ContentArtifact, Distribution
 from pulpcore.content_star.bridge.answers import answer
 from pulpcore.content_star.cache.answers import Kept, MadeFrom
+from pulpcore.content_star.delivery import deliver
 from pulpcore.content_star.edge import CACHE_CONTROL, tags_of
 from pulpcore.content_star.exchange import exchange_of
-from pulpcore.content_star.handover import handover_of
 from pulpcore.content_star.locate import Place, decoded_path
 from pulpcore.content_star.lookup import Found, Source, find, source_of
 from pulpcore.content_star.negotiation import prefers_json
 from pulpcore.content_star.remote.on_demand import NoRemote, wanted
 from pulpcore.content_star.remote.response import OnDemandResponse
-from pulpcore.content_star.responses.artifact import (
-    ArtifactRedirect,
-    ArtifactResponse,
-    RepresentationArguments,
-)
 from pulpcore.content_star.responses.defaults import WithDefaults
-from pulpcore.content_star.responses.disk import LocalSource
-from pulpcore.content_star.responses.handover import HandoverResponse
 from pulpcore.content_star.responses.headers import (
     SECURITY_HEADERS,
     Disposition,
     content_disposition,
 )
-from pulpcore.content_star.storage import redirect_of, seconds_to_keep
-from pulpcore.content_star.storage import source_of as source_in_storage
+from pulpcore.content_star.storage import seconds_to_keep
 
 NOT_SERVED = "The plugin answers this path with something that is no response."
 
@@ -205,28 +197,22 @@ class DistributionApp(ABC):
 
         Raises `StoreUnavailable` if its domain's storage cannot be had.
         """
-        domain = self.distribution.pulp_domain
-        headers = {"Content-Disposition": content_disposition(filename, disposition), **headers}
-        representation = RepresentationArguments(
+        domain, scope = self.distribution.pulp_domain, self.request.scope
+        response = deliver(
+            domain,
+            artifact,
+            scope,
             size=artifact.size,
             sha256=artifact.sha256,
             last_modified=last_modified,
             filename=filename,
-            headers=headers,
+            # Among the headers, since an object storage is told them too.
+            headers={"Content-Disposition": content_disposition(filename, disposition), **headers},
         )
-        exchange = exchange_of(self.request.scope)
-        if url := redirect_of(domain, artifact, headers, self.request.method):
-            exchange.source = "redirect"
-            self.made_from = MadeFrom((artifact.pk,), seconds_to_keep(domain))
-            return ArtifactRedirect(url, **representation)
-        source = source_in_storage(domain, artifact)
-        local = isinstance(source, LocalSource)
-        exchange.source = "local" if local else "proxied"
-        seconds = float("inf") if local else seconds_to_keep(domain)
+        is_local = exchange_of(scope).source == "local"
+        seconds = float("inf") if is_local else seconds_to_keep(domain)
         self.made_from = MadeFrom((artifact.pk,), seconds)
-        if header := handover_of(source):
-            return HandoverResponse(source, header, **representation)
-        return ArtifactResponse(source, **representation)
+        return response
 
     def _depend_on(self, row: UUID) -> None:
         if self.made_from:
