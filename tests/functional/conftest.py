@@ -15,6 +15,8 @@ from pulpcore.content_star.edge import EdgeHeaders
 from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.remote.downloads import downloads
 from tests.asgi import get
+from tests.instance import Instance
+from tests.orm import Orm
 from tests.remote_files import MakeRemoteFile, RemoteFiles
 from tests.upstream import Upstream, serving_upstream
 
@@ -25,6 +27,14 @@ def app(instance) -> Iterator[ASGIApp]:
     door = Door(threads=2)
     yield CorrelationId(EdgeHeaders(Errors(Content(door, settings.CONTENT_PATH_PREFIX))))
     asyncio.run(door.close())
+
+
+@pytest.fixture(scope="module")
+def module_orm(instance: Instance) -> Iterator[Orm]:
+    """As `orm`, for what all tests of a module look at."""
+    models = Orm()
+    yield models
+    models.cleanup()
 
 
 @pytest.fixture(scope="module")

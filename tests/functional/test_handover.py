@@ -14,7 +14,6 @@ import pytest
 from pulpcore.content_star.responses.disk import STEP
 from tests.bridged import installed
 from tests.instance import Instance, stop, wait_until
-from tests.orm import Orm
 from tests.server import Server, free_port, running, serving
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -80,13 +79,6 @@ class Fronted:
     """The server that leaves files to nginx, which clients should not reach."""
 
     base: str
-
-
-@pytest.fixture(scope="module")
-def module_orm(instance: Instance) -> Iterator[Orm]:
-    models = Orm()
-    yield models
-    models.cleanup()
 
 
 @pytest.fixture(scope="module")
