@@ -17,6 +17,8 @@ from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.remote.downloads import downloads
 from pulpcore.content_star.remote.metadata import metadata
 from tests.asgi import get
+from tests.instance import Instance
+from tests.orm import Orm
 from tests.remote_files import MakeRemoteFile, RemoteFiles
 from tests.upstream import Upstream, serving_upstream
 
@@ -27,6 +29,14 @@ def app(instance) -> Iterator[ASGIApp]:
     door = Door(threads=2)
     yield CorrelationId(EdgeHeaders(Errors(Content(door, settings.CONTENT_PATH_PREFIX))))
     asyncio.run(door.close())
+
+
+@pytest.fixture(scope="module")
+def module_orm(instance: Instance) -> Iterator[Orm]:
+    """As `orm`, for what all tests of a module look at."""
+    models = Orm()
+    yield models
+    models.cleanup()
 
 
 @pytest.fixture(scope="module")

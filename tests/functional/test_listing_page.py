@@ -18,20 +18,12 @@ from pulpcore.content_star.lookup import Source
 from pulpcore.content_star.window import EVERYTHING
 from tests.asgi import get
 from tests.bulk import Bulk
-from tests.instance import Instance, wait_until
+from tests.instance import wait_until
 from tests.listing import parse_listing
-from tests.orm import Orm
 from tests.server import serving
 
 COUNT = directory.FEW * 4 + 7
 TEXT = {"Accept": "text/html"}
-
-
-@pytest.fixture(scope="module")
-def module_orm(instance: Instance) -> Iterator[Orm]:
-    models = Orm()
-    yield models
-    models.cleanup()
 
 
 @pytest.fixture(scope="module")

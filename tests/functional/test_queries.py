@@ -16,17 +16,8 @@ from pulpcore.content_star.locate import Address
 from pulpcore.content_star.lookup import Source, files
 from pulpcore.content_star.rows import Query
 from tests.bulk import Bulk
-from tests.instance import Instance
-from tests.orm import Orm
 
 MANY = 100_000
-
-
-@pytest.fixture(scope="module")
-def module_orm(instance: Instance) -> Iterator[Orm]:
-    models = Orm()
-    yield models
-    models.cleanup()
 
 
 @pytest.fixture(scope="module")

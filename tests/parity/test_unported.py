@@ -11,18 +11,9 @@ import pytest
 from tests.bridged import FOLDER, installed
 from tests.instance import Instance
 from tests.pulp import Pulp, unique
-from tests.server import Server, free_port, running, serving
+from tests.server import Server, serving
 
 KEY = {"X-Key": "b3Blbg=="}
-
-
-@pytest.fixture(scope="module")
-def theirs(instance: Instance, tmp_path_factory) -> Iterator[Server]:
-    bind = f"127.0.0.1:{free_port()}"
-    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
-    environ = installed(tmp_path_factory.mktemp("notes"))
-    with running(instance, command, f"http://{bind}", **environ) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.pulp import unique
-from tests.server import free_port, running
+from tests.server import serving_theirs
 
 FILES = {"a.txt": b"first", "dir/b.txt": b"second"}
 
@@ -72,9 +72,7 @@ def test_notes_are_written_by_those_who_may(content, pulp, base):
 
 
 def test_upstreams_content_app_serves_the_same_by_the_hooks(plugged, content, base):
-    bind = f"127.0.0.1:{free_port()}"
-    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
-    with running(plugged, command, f"http://{bind}") as server:
+    with serving_theirs(plugged) as server:
         root = f"{server.content_url}{base}/"
         assert httpx.get(f"{root}api/files").json() == content.get(f"{base}/api/files").json()
         theirs = httpx.get(f"{root}dir/b.txt")

@@ -15,7 +15,7 @@ from tests.orm import connect, disconnect
 from tests.plugins_real.plugin import unported
 from tests.plugins_real.table import Table
 from tests.pulp import Pulp
-from tests.server import Server, free_port, running
+from tests.server import Server, free_port, running, serving_theirs
 from tests.upstream import Upstream, serving_upstream
 
 SETTINGS = """
@@ -89,9 +89,7 @@ def keys(public: Path, private: Path) -> None:
 @pytest.fixture(scope="session")
 def upstream(instance: Instance) -> Iterator[str]:
     """The origin of upstream's content app, without a slash at the end."""
-    bind = f"127.0.0.1:{free_port()}"
-    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
-    with running(instance, command, f"http://{bind}") as server:
+    with serving_theirs(instance) as server:
         yield server.url
 
 

@@ -10,7 +10,7 @@ from pulpcore.app.models import Distribution
 from pulpcore.content_star import directory
 from pulpcore.content_star.cache.answers import MadeFrom
 from pulpcore.content_star.directory import Entry
-from pulpcore.content_star.distributions.base import DistributionApp
+from pulpcore.content_star.distributions.hooks import HookedApp
 from pulpcore.content_star.distributions.pull_through import pull_through
 from pulpcore.content_star.distributions.registry import serves
 from pulpcore.content_star.listing_page import Level, ListingPage
@@ -34,7 +34,7 @@ NOT_PUBLISHED = "Distribution is pointing to a repository that has no publicatio
 
 
 @serves(Distribution)
-class PublishedApp(DistributionApp):
+class PublishedApp(HookedApp):
     """Serves the exact file first, then the directory's `index.html`, then its listing.
 
     A client that prefers JSON gets what the plugin has for it before all that, and a listing where
@@ -54,12 +54,6 @@ class PublishedApp(DistributionApp):
     def serves_publications(self) -> bool:
         """Whether files are taken from publications, or from repository versions as they are."""
         return bool(self.distribution.SERVE_FROM_PUBLICATION)
-
-    @property
-    def asks_plugin(self) -> bool:
-        asks_for_json = self.json_handler is not None and prefers_json(self.request)
-        own_handler = type(self.distribution).content_handler is not Distribution.content_handler
-        return own_handler or asks_for_json
 
     def from_what_is_served(self) -> ASGIApp:
         """Answer with the file or directory that the distribution serves at the path, or a 404."""

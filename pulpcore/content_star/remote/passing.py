@@ -17,9 +17,10 @@ from pulpcore.content_star.remote.fetch import fetch
 from pulpcore.content_star.remote.metadata import current_metadata, forbids_storing
 from pulpcore.content_star.remote.pulled import Pulled, RemoteRefused
 from pulpcore.content_star.remote.reading import Announced, Reader
-from pulpcore.content_star.remote.response import RemoteResponse, nothing
+from pulpcore.content_star.remote.response import RemoteResponse
 from pulpcore.content_star.remote.sources import NotModified
 from pulpcore.content_star.responses.artifact import ArtifactResponse, RepresentationArguments
+from pulpcore.content_star.responses.body import nothing
 from pulpcore.content_star.responses.disk import STEP
 from pulpcore.content_star.responses.headers import parse_http_date
 from pulpcore.content_star.responses.ranges import ByteRange

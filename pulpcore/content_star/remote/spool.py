@@ -18,7 +18,7 @@ from pulpcore.content_star.responses.source import StoreUnavailable
 # four cores, a thread for each made the loop answer in 6 ms, two threads in 1 ms.
 WRITERS = 2
 
-_in_writer = Threads(WRITERS).run
+_in_writer = Threads("writer", WRITERS).run
 
 # Whoever closes a file that has no name any more waits until its blocks are free: 230 ms for 1 GB
 # on ext4. Its last write may go on, too. A thread of its own for that and for removing names, since

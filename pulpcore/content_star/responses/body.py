@@ -7,7 +7,7 @@ from functools import partial
 
 import anyio
 from anyio import CancelScope
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import Readable
@@ -58,6 +58,12 @@ async def until_disconnect(receive: Receive, work: Callable[[], Awaitable[None]]
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
+
+
+async def nothing() -> Message:
+    """Receive in a response of which someone else sees that the client leaves."""
+    await anyio.sleep_forever()
+    raise AssertionError
 
 
 async def _send_steps(file: Readable, segments: Sequence[Segment], send: Send) -> None:

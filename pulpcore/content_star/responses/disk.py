@@ -45,9 +45,10 @@ _Arguments = TypeVarTuple("_Arguments")
 class Threads:
     """At most so many threads of an event loop that do one kind of work at once; others queue."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, name: str, count: int) -> None:
+        """`name` tells the kinds apart: to anyio before 4.10, variables of one name are one."""
         self._count = count
-        self._limiter: RunVar[anyio.CapacityLimiter] = RunVar("content_star_threads")
+        self._limiter: RunVar[anyio.CapacityLimiter] = RunVar(f"content_star_{name}_threads")
 
     async def run(
         self, function: Callable[[*_Arguments], _Result], *arguments: *_Arguments
@@ -62,7 +63,7 @@ class Threads:
 
 
 # For what may wait for a disk, or for what stands behind a file.
-in_thread = Threads(THREADS).run
+in_thread = Threads("disk", THREADS).run
 
 
 class FileTruncated(OSError):
