@@ -393,6 +393,26 @@ def test_a_change_that_is_told_together_with_a_question_is_heard_of(orm, content
         assert content.get(f"{base}/a").content == expected
 
 
+def test_questions_do_not_keep_a_process_from_listening(instance):
+    done = threading.Event()
+
+    def ask() -> None:
+        with connection.cursor() as cursor:
+            while not done.is_set():
+                cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"{SYNC}question"])
+        connection.close()
+
+    with ThreadPoolExecutor(1) as asking:
+        job = asking.submit(ask)
+        try:
+            with serving(instance) as server:
+                wait_until(lambda: WORKING in server.said() or NO_LISTEN in server.said())
+                assert NO_LISTEN not in server.said()
+        finally:
+            done.set()
+        job.result(30)
+
+
 def notified(work) -> list[str]:
     """Do `work` and return the payloads that it has sent."""
     parameters = connection.get_connection_params()

@@ -161,10 +161,13 @@ class Listener:
     async def _hear(self, connection: AsyncConnection, seconds: float) -> None:
         """Take notice of what comes within `seconds`, less if somebody waits for an answer."""
         deadline = time.monotonic() + seconds
-        while not self._tokens and (left := deadline - time.monotonic()) > 0:
+        while True:
+            left = max(0, deadline - time.monotonic())
             # To the end: psycopg drops what is left of notifications that have come together.
             async for notification in connection.notifies(timeout=left, stop_after=1):
                 self._take(notification)
+            if self._tokens or time.monotonic() >= deadline:
+                return
 
     def _take(self, notification: Notify) -> None:
         payload = notification.payload
