@@ -246,6 +246,7 @@ def _distributions(config: PulpPluginAppConfig) -> Iterable[type[Distribution]]:
 
 
 def unported() -> Served:
+    """Return what becomes of plugins that are not ported; `ImproperlyConfigured` as `plugins`."""
     chosen = settings.CONTENT_STAR_UNPORTED
     if chosen not in UNPORTED:
         raise ImproperlyConfigured(

@@ -12,7 +12,7 @@ from django.db import connection
 
 from pulpcore.app.models import ContentArtifact
 from pulpcore.content_star import directory, listing_page
-from pulpcore.content_star.listing import listing
+from pulpcore.content_star.html_listing import html_listing
 from pulpcore.content_star.listing_page import KeptRows, Level, Rows
 from pulpcore.content_star.lookup import Source
 from pulpcore.content_star.window import EVERYTHING
@@ -55,7 +55,7 @@ def whole(source, base) -> str:
     """The page, made of what one query brings."""
     entries = directory.entries(source, "p/", EVERYTHING)
     assert len(entries) == COUNT + 100
-    return listing(f"/pulp/content/{base}/p/", entries).body.decode()
+    return html_listing(f"/pulp/content/{base}/p/", entries).body.decode()
 
 
 @pytest.fixture
