@@ -16,13 +16,10 @@ from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import ArtifactMissing, Closing
 
 # The most bytes that are read and sent at a time, and so what a download holds in memory, about
-# twice. Each such read may be a trip to a thread, or to a store, which costs as much as 100 KiB.
+# twice. Measured on one uvicorn worker and loopback, a warm 1 GiB file, two clients: 64 KiB steps
+# 2.4 GB/s, 128 KiB 3.1, 256 KiB 4.5, 512 KiB 4.3, 1 MiB 4.6. Beside such downloads a small file
+# takes 0.4 ms.
 STEP = 256 * 1024
-
-# Bytes of a step where memory is read, without any trip. With less, Python's share grows; with
-# more, the processor's second-level cache does not hold what is copied from the file, to the body
-# and to the socket. CPU per GB of a warm 1 GiB file: 64 KiB 0.20 s, 128 KiB 0.19, 256 KiB 0.22.
-_STEP_IN_MEMORY = 128 * 1024
 
 # How many reads may wait for disks at once. Not anyio's common limit, so that a network file system
 # that hangs takes its own threads only.
@@ -118,13 +115,13 @@ class LocalFile(Closing):
         return file
 
     async def read(self, offset: int, length: int) -> bytes:
-        """As `Readable.read`; more than STEP bytes are asked for to get as many as are best.
+        """As `Readable.read`; of more than STEP bytes, as many as memory has.
 
         Other tasks do not get a turn when memory holds it all: a loop that reads and sends has to
         let them. Raises FileTruncated if the file ends before, OSError as `os.pread` does.
         """
         if length > STEP:
-            return self._read_cached(offset, _STEP_IN_MEMORY) or await self._wait_for(offset, STEP)
+            return self._read_cached(offset, STEP) or await self._wait_for(offset, STEP)
         data = self._read_cached(offset, length)
         if len(data) < length:
             data += await self._wait_for(offset + len(data), length - len(data))

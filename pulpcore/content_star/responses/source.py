@@ -56,7 +56,7 @@ class Readable(Protocol):
 
     async def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset` on if these are at most STEP; of more, as
-        many as are best read at a time: at least one, at most STEP.
+        many as come without waiting again: at least one, at most STEP.
 
         What is read comes in the order and within the parts that were announced to `Source.open`.
         Raises OSError if the bytes do not come.
