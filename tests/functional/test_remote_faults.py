@@ -286,6 +286,24 @@ def test_an_encoding_that_is_none(content, remote_file, encoding):
     assert content.get(file.path).content == file.data
 
 
+def test_an_encoding_that_does_not_end(content, remote_file, instance):
+    """Nobody has said how long it is when it is encoded; the file's own size is a bound to it."""
+    file = remote_file(5000)
+
+    async def endless(request, data):
+        response = web.StreamResponse(headers={"Content-Encoding": "gzip"})
+        await response.prepare(request)
+        while request.transport is not None and not request.transport.is_closing():
+            await response.write(bytes(100_000))
+        return response
+
+    file.behave(endless)
+    assert content.get(file.path).status_code == 502
+    assert file.remote_artifacts[0].failed_at
+    wait_until(lambda: file.upstream.open == 0)
+    wait_until(lambda: spooled(instance) == [])
+
+
 def test_redirects_are_followed(content, remote_file):
     file, other = remote_file(), remote_file()
 

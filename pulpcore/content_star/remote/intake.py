@@ -125,7 +125,7 @@ class Intake:
         assert self.spool is not None
         known = self.spool.size - self._position
         self._position += len(data)
-        if self.size is not None and self._position > self.size and not self._undecided:
+        if self.size is not None and self._position > self._most(self.size):
             raise Mismatch(f"more than {self.size} bytes", self.source)
         if known > 0:
             data = data[known:]
@@ -138,6 +138,10 @@ class Intake:
         is_end = self.size is None or self.spool.size == self.size
         self.available = before if is_end else self.spool.size
         self._announce()
+
+    def _most(self, size: int) -> int:
+        """How many bytes may come for a file of `size`. Encoding never makes it twice as long."""
+        return 2 * size + STEP if self._undecided else size
 
     async def finish(self) -> None:
         """Verify the file, and only then let clients have its end. Raises Mismatch."""
