@@ -1,13 +1,14 @@
 """Where relative paths lead in the threads that run plugins' code.
 
-Upstream's content app changes to `WORKING_DIRECTORY`, and plugins rely on it: pulp_gem makes a file
-in `.` for each gem that it saves. This process is the API's too, and where it was started may be a
-directory that it cannot write to.
+Upstream's content app changes to `WORKING_DIRECTORY`, and plugins rely on it: pulp_gem and
+pulp_python make a file in `.` for each one that they save. This process is the API's too, and where
+it was started may be a directory that it cannot write to.
 """
 
 import ctypes
 import logging
 import os
+from functools import cache
 
 from django.conf import settings
 
@@ -24,8 +25,18 @@ def enter_working_directory() -> None:
     try:
         _have_own_directory()
         os.chdir(settings.WORKING_DIRECTORY)
-    except (AttributeError, OSError) as error:
-        log.debug("Relative paths lead to %s: %s", os.curdir, error)
+    except (AttributeError, OSError):
+        _warn()
+
+
+@cache
+def _warn() -> None:
+    """Tell once what may not work, where that is so."""
+    if not os.access(os.curdir, os.W_OK):
+        log.warning(
+            "Plugins that write to the current directory cannot save what is pulled through: start "
+            "this process in WORKING_DIRECTORY, or in any directory that it can write to."
+        )
 
 
 def _have_own_directory() -> None:

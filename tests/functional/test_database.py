@@ -77,6 +77,17 @@ def test_relative_paths_lead_to_the_working_directory_in_trips_alone(tmp_path, m
         assert Path.cwd() == tmp_path
 
 
+def test_where_threads_can_have_no_directory_of_their_own_they_stay(tmp_path, monkeypatch):
+    def refused() -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("pulpcore.content_star.working_directory._have_own_directory", refused)
+    monkeypatch.chdir(tmp_path)
+    with opened(1) as (door, run):
+        assert run(door.run(os.getcwd)) == str(tmp_path)
+    assert Path.cwd() == tmp_path
+
+
 def test_no_more_trips_at_once_than_threads():
     inside, most = 0, 0
     lock = threading.Lock()

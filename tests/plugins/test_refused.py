@@ -45,7 +45,7 @@ def test_the_status_and_the_command_list_every_plugin(plugged, content):
     }
     assert told["file"]["served"] == "native"
     assert "served by pulp_probe.app.content_star.ProbeApp" in told["file"]["why"]
-    assert told["core"]["served"] == "native"
+    assert told["core"]["why"] == "its distributions are Pulp's own"
     assert listed(plugged) == told
     table = plugged.run(["pulpcore-manager", "content-star-plugins"], PYTHONPATH="").stdout
     (line,) = (line for line in table.splitlines() if line.startswith("file "))

@@ -1,5 +1,6 @@
 """A Pulp with all plugins, on Debian's PostgreSQL, and upstream's content app beside it."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -29,6 +30,8 @@ APT_BY_HASH = True
 """
 """Plugins make links to themselves of these, and pulp_container signs its tokens."""
 
+
+UVICORN = Path(sys.executable).with_name("uvicorn")
 
 INSTALLED = all(find_spec(name) for name in ("pulp_ansible", "pulp_container", "pulp_rpm"))
 if not INSTALLED:
@@ -119,6 +122,25 @@ def refusing(instance: Instance) -> Iterator[Server]:
     """One that refuses what is written for aiohttp."""
     with ours(instance, **unported("refuse")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def elsewhere(instance: Instance) -> Iterator[Server]:
+    """One that was started in a directory that nobody can write to."""
+    url = f"http://127.0.0.1:{free_port()}"
+    start = (
+        f"import os, sys; os.chdir('/proc'); os.execv({str(UVICORN)!r}, ['uvicorn', *sys.argv[1:]])"
+    )
+    port = url.rpartition(":")[2]
+    command = ["python", "-c", start, "pulpcore.routing:application", "--port", port]
+    with running(instance, command, url) as server:
+        yield server
+
+
+@pytest.fixture
+def servers(instance: Instance, upstream: str, elsewhere: Server) -> list[str]:
+    """The origins of upstream's content app and of all processes that fetch by themselves."""
+    return [upstream, instance.url, elsewhere.url]
 
 
 @pytest.fixture(params=["instance", "redirecting", "passing_on"])
