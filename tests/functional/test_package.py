@@ -54,7 +54,7 @@ def test_the_wheel_leaves_the_namespace_to_upstream(wheel):
 
 @since("3.123.1")  # it installs the newest
 def test_the_project_installs_as_a_wheel_and_editable(wheel, clean, instance, tmp_path):
-    pip(clean, "install", "--no-compile", str(wheel))
+    pip(clean, "install", str(wheel))
     assert_works(clean, instance, tmp_path)
     pip(clean, "uninstall", "--yes", "pulp-content-star")
     pip(clean, "install", "--editable", str(PROJECT))
