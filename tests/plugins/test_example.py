@@ -11,10 +11,14 @@ from tests.server import serving_theirs
 FILES = {"a.txt": b"first", "dir/b.txt": b"second"}
 
 
+@pytest.fixture(scope="module")
+def repository(module_pulp) -> str:
+    return module_pulp.repository(FILES)
+
+
 @pytest.fixture
-def base(pulp) -> str:
+def base(pulp, repository) -> str:
     """The base path of a distribution of the example plugin."""
-    repository = pulp.repository(FILES)
     name = unique("shelf")
     pulp.create("distributions/example/example/", name=name, base_path=name, repository=repository)
     return name
