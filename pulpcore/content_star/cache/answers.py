@@ -79,7 +79,7 @@ class DistributionPlan:
     """What is known of a distribution."""
 
     distribution: Distribution
-    """The detail object, its guard's detail object and what else `locate.RELATED` names."""
+    """The detail object, with the detail object of its guard and what else `locate` loads."""
 
     source: Source | None
     """What it serves; None if that cannot be kept, and has to be looked up each time."""
