@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +19,9 @@ from pulpcore.content_star.remote.failures import Gone
 
 # How often to try where another process saves the same at the same time.
 TRIES = 3
+
+# Seconds to wait for the removal of a file. One that is still there is nobody's, and used.
+REMOVAL = 5.0
 
 _T = TypeVar("_T")
 
@@ -52,6 +56,7 @@ def _store_once(
         # Locked, so that orphan cleanup has either removed it by now or finds that it is used.
         same = Artifact.objects.filter(artifact.q()).select_for_update(no_key=True).first()
         if same is None:
+            _wait_for_removal(artifact)
             artifact.save()
         else:
             artifact = same
@@ -59,6 +64,16 @@ def _store_once(
         used = use(artifact)
     _put_back(artifact, path)
     return used
+
+
+def _wait_for_removal(artifact: Artifact) -> None:
+    """Wait while there is a file of `artifact` and no artifact: orphan cleanup removes it in a
+    moment, and would remove ours. Or another process is about to save the same."""
+    storage, name = artifact.file.storage, artifact.storage_path("")
+    same = Artifact.objects.filter(artifact.q())
+    deadline = time.monotonic() + REMOVAL
+    while storage.exists(name) and not same.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _put_back(artifact: Artifact, path: str) -> None:
