@@ -7,6 +7,7 @@ import random
 import ssl
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -411,7 +412,11 @@ def test_content_that_is_removed_while_its_file_is_fetched(own, instance, remote
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_an_artifact_that_orphan_cleanup_removes_while_it_would_be_used(content, remote_file):
+@pytest.mark.parametrize("delay", [0, 1])
+def test_an_artifact_that_orphan_cleanup_removes_while_it_would_be_used(
+    content, remote_file, delay
+):
+    """It removes the file after it has committed, be that some seconds later."""
     from django.db import connection, transaction
 
     from tests.orm import artifact
@@ -422,8 +427,7 @@ def test_an_artifact_that_orphan_cleanup_removes_while_it_would_be_used(content,
 
     def clean_up() -> None:
         with transaction.atomic():
-            # The file goes after the commit, at the worst moment: when another has taken its place.
-            transaction.on_commit(file.wait_until_saved)
+            transaction.on_commit(partial(threading.Event().wait, delay))
             old.delete()
             deleted.set()
             committed.wait(60)
@@ -437,6 +441,7 @@ def test_an_artifact_that_orphan_cleanup_removes_while_it_would_be_used(content,
     with connection.cursor() as cursor:
         wait_until(lambda: (cursor.execute(waiting), cursor.fetchone())[1])
     committed.set()
+    file.wait_until_saved()
     cleaning.join()
     assert file.artifact.pk != old.pk
     wait_until(lambda: file.artifact.file.storage.exists(file.artifact.file.name))
