@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 from django.test import override_settings
+from django.test.utils import isolate_apps
 from django.utils.html import format_html
 from pulp_file.app.models import FileContent, FileDistribution, FileRemote
 
-from pulpcore.app.models import Artifact
+from pulpcore.app.models import Artifact, Distribution
 from pulpcore.content_star.distributions import registry
 from pulpcore.content_star.plugin import (
     ArtifactApp,
@@ -22,10 +23,10 @@ from tests.listing import parse_listing
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Have pulp_file's distributions served by a class until the end of the test."""
+    """Have the distributions of a model served by a class until the end of the test."""
 
-    def serve(app: type) -> None:
-        monkeypatch.setitem(registry._claims, (FileDistribution, False), app)
+    def serve(app: type, model: type = FileDistribution) -> None:
+        monkeypatch.setitem(registry._claims, (model, False), app)
 
     return serve
 
@@ -35,6 +36,28 @@ def base(orm) -> str:
     version = orm.version({"a.txt": b"content"})
     publication = orm.publication({"meta.txt": b"published"}, version)
     return "/pulp/content/" + orm.distribution(publication=publication)
+
+
+@isolate_apps("pulp_file.app")
+def test_a_model_is_served_by_the_class_of_the_nearest_model_above_it(serve):
+    class Special(FileDistribution):
+        class Meta:
+            proxy = True
+            app_label = "file"
+            default_related_name = "%(app_label)s_%(model_name)s"
+
+    class VerySpecial(Special):
+        class Meta:
+            proxy = True
+            app_label = "file"
+            default_related_name = "%(app_label)s_%(model_name)s"
+
+    assert registry.app_of(VerySpecial) is registry.app_of(Distribution)
+    serve(RepositoryVersionApp)
+    assert registry.app_of(VerySpecial) is RepositoryVersionApp
+    serve(PullThroughApp, Special)
+    assert registry.app_of(VerySpecial) is PullThroughApp
+    assert registry.app_of(FileDistribution) is RepositoryVersionApp
 
 
 def test_a_repository_version_is_served_without_what_was_published_of_it(app, base, serve):
