@@ -100,7 +100,7 @@ def fronted(instance: Instance, base: str, tmp_path_factory) -> Iterator[Fronted
         process = subprocess.Popen(command, start_new_session=True)
         url = f"http://127.0.0.1:{port}/pulp/content/"
         try:
-            wait_until(lambda: _answers(url), 20, lambda: (folder / "error.log").read_text())
+            wait_until(lambda: _answers(url), explain=lambda: (folder / "error.log").read_text())
             with (
                 httpx.Client(base_url=url, trust_env=False) as through,
                 httpx.Client(base_url=instance.content_url, trust_env=False) as straight,
@@ -247,6 +247,6 @@ def test_a_server_that_sends_paths_answers_as_uvicorn(granian, instance, base, n
 
 def test_the_log_tells_the_bytes_of_a_path_that_was_sent(granian, base):
     httpx.get(f"{granian.content_url}{base}/big?counted", trust_env=False)
-    wait_until(lambda: "big?counted" in granian.said(), 10, granian.said)
+    wait_until(lambda: "big?counted" in granian.said(), explain=granian.said)
     (line,) = [line for line in granian.said().splitlines() if "big?counted" in line]
     assert f" 200 {len(BIG)} " in line

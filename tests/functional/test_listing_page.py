@@ -115,7 +115,7 @@ def test_no_connection_waits_for_a_slow_reader_of_a_listing(instance, fresh):
         path = f"/pulp/content/{fresh}/p/"
         slow.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\n\r\n".encode())
         assert slow.recv(12) == b"HTTP/1.1 200"
-        wait_until(lambda: not _in_transaction(), 20)
+        wait_until(lambda: not _in_transaction())
 
 
 def _in_transaction() -> list[str]:

@@ -51,7 +51,7 @@ def logged(server: Server, mark: str) -> re.Match[str]:
     def found() -> list[str]:
         return [line for line in server.said().splitlines() if mark in line]
 
-    wait_until(found, 30, server.said)
+    wait_until(found, explain=server.said)
     assert len(found()) == 1
     match = LINE.fullmatch(found()[0])
     assert match, found()
@@ -229,7 +229,7 @@ def test_the_last_figures_are_exported_when_the_process_stops(instance):
             assert ask(server, "").status_code == 200
             assert not collector.exports
             server.process.terminate()
-            server.process.wait(30)
+            server.process.wait(60)
         assert collector.total("content.requests", **{"http.status_code": "2xx"}) >= 1
 
 
@@ -246,4 +246,4 @@ def test_a_collector_that_is_away_harms_nothing(instance):
     with serving(instance, app="pulpcore.routing:content_application", **environ) as server:
         assert ask(server, "").status_code == 200
         server.process.terminate()
-        server.process.wait(30)
+        server.process.wait(60)

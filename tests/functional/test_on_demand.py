@@ -612,7 +612,7 @@ def test_shutdown_leaves_nothing(instance, mirror, policy):
         with httpx.stream("GET", own.content_url + m.path, trust_env=False) as response:
             next(response.iter_raw(1))
             own.process.terminate()
-            own.process.wait(30)
+            own.process.wait(60)
         assert "Traceback" not in own.said().replace("CancelledError", "")
     wait_until(lambda: spooled(instance) == [])
     wait_until(lambda: m.upstream.open == 0)

@@ -239,7 +239,7 @@ def test_the_process_ends_when_what_it_has_fetched_is_saved(instance, remote_fil
         wait_until(lambda: "Waiting for application shutdown" in own.said())
         assert own.process.poll() is None
         over.set()
-        own.process.wait(30)
+        own.process.wait(60)
     holding.join()
     assert file.artifact == old
     wait_until(lambda: spooled(instance) == [])
