@@ -7,7 +7,7 @@ RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BENCH := $(VENV)/installed-bench
 
-.PHONY: help run test test-matrix test-plugins bench lint
+.PHONY: help run test test-matrix test-plugins clients bench lint
 .DEFAULT_GOAL := help
 
 help:  ## Show what there is to make
@@ -35,12 +35,15 @@ NOT_OURS := $(foreach name,ansible gem npm python rpm,-p no:pulp_$(name))
 test-plugins: $(PLUGINS)/installed  ## Fetch content of real plugins with their real clients
 	$(PLUGINS)/bin/python -m pytest $(NOT_OURS) tests/plugins_real $(ARGS)
 
-$(PLUGINS)/installed: pyproject.toml tests/plugins_real/requirements.txt
+$(PLUGINS)/installed: pyproject.toml tests/plugins_real/requirements.txt | clients
 	$(SYSTEM_PYTHON) -m venv $(PLUGINS)
 	$(PLUGINS)/bin/python -m pip install --quiet --disable-pip-version-check \
 	    -e '.[dev]' -r tests/plugins_real/requirements.txt
 	-npm --prefix $(PLUGINS) install --silent --no-audit --no-fund npm@10 npm-11@npm:npm@11
 	@touch $@
+
+clients:
+	tests/plugins_real/debian.sh $(SYSTEM_PYTHON)
 
 bench: $(BENCH)  ## Measure ours beside other servers (ARGS="--quick"; see benchmarks/README.md)
 	@exec $(PYTHON) -m benchmarks $(ARGS)

@@ -39,7 +39,8 @@ def main() -> None:
     text += f"{report.table(results)}\n"
     print(f"\n{text}")
     if arguments.save:
-        save(f"{text}\n![Requests per second](chart.svg)\n\n{on_demand(rounds)}")
+        more = f"{beside('on_demand', min(rounds, 2))}\n{beside('footprint', rounds)}"
+        save(f"{text}\n![Requests per second](chart.svg)\n\n{more}")
         report.chart(results, [HERE / "chart.svg"])
     else:
         BUILD.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="some minutes instead of 15")
+    parser.add_argument("--quick", action="store_true", help="about 4 minutes instead of 12")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each measurement (3)")
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken (3)")
     parser.add_argument("--case", action="append", help="only cases with this in their names")
@@ -106,11 +107,11 @@ def _cpu_seconds(server: Server) -> float:
     return float(sum(each.user + each.system for each in times))
 
 
-def on_demand(rounds: int) -> str:
-    """Measure what `benchmarks.on_demand` does, as Markdown: in a Pulp, and so a process, of its
-    own."""
-    print("On-demand content ...", flush=True)
-    command = [sys.executable, "-m", "benchmarks.on_demand", "--rounds", str(min(rounds, 2))]
+def beside(module: str, rounds: int) -> str:
+    """Return what another module of this package measures, as Markdown: in a Pulp, and so a
+    process, of its own."""
+    print(f"{module} ...", flush=True)
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--rounds", str(rounds)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 

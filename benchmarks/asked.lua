@@ -6,7 +6,8 @@ function init(args)
   local places, count, number = tonumber(args[3]), tonumber(args[4]), tonumber(args[5])
   request = function()
     local place = math.floor(number / count) % places
-    local path = string.format(directory, place) .. string.format(file, number % count)
+    -- Not in the order in which they came into the repository: 7919 is a prime.
+    local path = string.format(directory, place) .. string.format(file, number * 7919 % count)
     number = number + 1
     return wrk.format("GET", path)
   end

@@ -198,6 +198,13 @@ CASES = (
     Case("warm small file", ONE, Can.SMALL, partial(same, ONE)),
     Case("distinct files of 200", PACKAGES_200, Can.SMALL, partial(distinct, PACKAGES_200)),
     Case("distinct files of 20,000", PACKAGES_20K, Can.SMALL, partial(distinct, PACKAGES_20K)),
+    Case(
+        "distinct files of 200,000",
+        PACKAGES_200K,
+        Can.SMALL,
+        partial(distinct, PACKAGES_200K),
+        True,
+    ),
     Case("304", ONE, Can.FILES, unchanged),
     Case("HEAD", ONE, Can.SMALL, head),
     Case("guarded file, Basic auth", GUARDED, Can.GUARDED, guarded),

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.data import tree_of
 from tests.instance import Instance, wait_until
 from tests.orm import configure, connect, disconnect
-from tests.server import Server, free_port, running, serving
+from tests.server import Server, free_port, running, serving, serving_theirs
 
 QUIET = ("--no-access-log", "--log-level", "warning")
 CHECKOUT = Path(__file__).parent.parent
@@ -84,9 +84,7 @@ def theirs_with_redis(instance: Instance) -> Iterator[Server]:
 
 def theirs(instance: Instance, **environ: str) -> AbstractContextManager[Server]:
     """Upstream's `pulpcore-content`."""
-    bind = f"127.0.0.1:{free_port()}"
-    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
-    return running(instance, command, f"http://{bind}", **environ)
+    return serving_theirs(instance, **environ)
 
 
 def bare(instance: Instance) -> AbstractContextManager[Server]:

@@ -27,6 +27,7 @@ class Instance:
     """One Pulp, from `start` to `stop`; everything `spawn` starts ends with it."""
 
     username = "admin"
+    login = "/pulp/api/v3/login/"
 
     def __init__(self, home: Path, arguments: Iterable[str] = ("--port", "0")) -> None:
         self.home = home
@@ -111,7 +112,7 @@ class Instance:
 
         It has a session, because checking a password takes Pulp a quarter of a second.
         """
-        login, auth = f"{self.url}/pulp/api/v3/login/", (self.username, self.password)
+        login, auth = self.url + self.login, (self.username, self.password)
         cookies = httpx.post(login, auth=auth, trust_env=False).raise_for_status().cookies
         return httpx.Client(
             base_url=self.url,

@@ -19,7 +19,7 @@ class Pulp:
     def __init__(self, http: httpx.Client, auth: httpx.Auth) -> None:
         """`http` is logged in; `auth` is for requests of tests that have to log in themselves."""
         self.http = http
-        http.event_hooks["response"].append(_settle)
+        http.event_hooks["response"] = [_settle]  # once, whoever had the client before
         self.auth = auth
         self.root = API
         """Where the API is; a domain's is below its name."""

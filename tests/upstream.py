@@ -30,6 +30,9 @@ class Upstream:
     open: int = 0
     """Answers being sent."""
 
+    connected: Callable[[], int] = int
+    """Tells how many connections clients have to it, idle ones included."""
+
     url: str = ""
 
     def manifest(self, *paths: str) -> bytes:
@@ -193,6 +196,8 @@ def serving_upstream(tls: ssl.SSLContext | None = None) -> Iterator[Upstream]:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
+        assert runner.server is not None
+        upstream.connected = lambda: len(runner.server.connections)
         scheme = "https" if tls else "http"
         upstream.url = f"{scheme}://127.0.0.1:{runner.addresses[0][1]}/"
         return runner

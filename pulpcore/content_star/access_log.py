@@ -41,10 +41,6 @@ _USER_INFO = re.compile(r"//[^/?#]*@")
 class AccessLog:
     """Observer that logs exchanges on the level INFO."""
 
-    def enabled(self) -> bool:
-        """Tell whether the logging configuration wants the log."""
-        return log.isEnabledFor(logging.INFO)
-
     def record(self, scope: Scope, exchange: Exchange) -> None:
         """Write the line."""
         headers = Headers(scope=scope)
@@ -60,6 +56,11 @@ class AccessLog:
             exchange.seconds * 1000,
             exchange.source or "-",
         )
+
+
+def is_wanted() -> bool:
+    """Tell whether the logging configuration wants the log."""
+    return log.isEnabledFor(logging.INFO)
 
 
 def _client(scope: Scope) -> str:

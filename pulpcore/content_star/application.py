@@ -1,5 +1,6 @@
 """Builds the ASGI app that serves content."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,9 +8,9 @@ from typing import Any
 
 from django.conf import settings
 from starlette.routing import Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.content_star.access_log import AccessLog
+from pulpcore.content_star import access_log
 from pulpcore.content_star.bridge.application import Overlay, bridge
 from pulpcore.content_star.cache.listener import listening
 from pulpcore.content_star.cache.plans import Plans
@@ -31,7 +32,7 @@ from pulpcore.content_star.remote.metadata import metadata
 from pulpcore.content_star.responses.objects import object_client
 
 
-def create_application(*app_types: AppType) -> Router:
+def create_application(*app_types: AppType) -> ASGIApp:
     """Build the content app: one endpoint for every path, and the process's lifespan.
 
     `app_types` is what the process that runs it is, and registers as in Pulp's status.
@@ -44,14 +45,15 @@ def create_application(*app_types: AppType) -> Router:
     plans = Plans(settings.CONTENT_STAR_PLANS, settings.CONTENT_STAR_PLANS_BYTES)
     content = Overlay(Health(Content(door, prefix, plans), door, prefix, plans))
     endpoint = Errors(Mounts(content, live_door))
-    observers: list[Observer] = [AccessLog()]
+    logs: list[Observer] = [access_log.AccessLog()] if access_log.is_wanted() else []
+    observers = logs.copy()
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
         heartbeat = Heartbeat(*app_types)
         await heartbeat.start()
         metrics = Metrics(plans) if settings.OTEL_ENABLED else None
-        observers[1:] = [metrics] if metrics else []
+        observers[:] = [*logs, metrics] if metrics else logs
         async with (
             object_client(),
             proxy_client(),
@@ -64,16 +66,14 @@ def create_application(*app_types: AppType) -> Router:
             yield
         if metrics:
             await metrics.close()
-        await heartbeat.stop()
-        await live_door.close()
-        await door.close()
+        # Together: each waits for a while where the database hangs.
+        await asyncio.gather(heartbeat.stop(), live_door.close(), door.close())
 
     # Not a route: what paths there are is for the database to say, and file names may contain
     # anything, line breaks included, which no route matches.
-    return Application(
-        default=CorrelationId(Observe(Warm(EdgeHeaders(endpoint), plans, prefix), observers)),
-        lifespan=lifespan,
-    )
+    # The middleware is around it, as in Starlette: only the lifespan has to ask what it is.
+    app = Application(default=EdgeHeaders(endpoint), lifespan=lifespan)
+    return CorrelationId(Observe(Warm(app, plans, prefix), observers))
 
 
 def _freeze() -> None:

@@ -1,7 +1,9 @@
 """The content endpoint: locate, authorize, and let the distribution's app respond."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import Context
+from dataclasses import dataclass, replace
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -10,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.authorize import authorize
-from pulpcore.content_star.cache.answers import Kept, Key
+from pulpcore.content_star.cache.answers import DistributionPlan, Kept, Key
 from pulpcore.content_star.cache.draft import Draft
 from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.db import Door
@@ -29,13 +31,18 @@ from pulpcore.content_star.locate import (
     next_segments,
     parse_address,
 )
+from pulpcore.content_star.lookup import files
 from pulpcore.content_star.negotiation import Varying, prefers_json
 from pulpcore.content_star.plugins import app_for
 from pulpcore.content_star.redirect import with_slash
+from pulpcore.content_star.together import Together
 from pulpcore.content_star.websockets import refuse
 from pulpcore.content_star.window import AT_ALL, window_of
 
 READS = ("GET", "HEAD")
+
+# Requests that are answered in one trip at most: the last of them waits for all.
+GROUP = 32
 
 
 class Content:
@@ -47,6 +54,7 @@ class Content:
         self.door = door
         self.prefix = prefix
         self.plans = plans or Plans(0, 0)
+        self.together = Together(self._respond_together, GROUP)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -74,13 +82,29 @@ class Content:
         if kept is None:
             address = parse_address(key.path)
             exchange.route = "stream_content" if address.path else "list_distributions"
-            return await self.door.run(respond, request, address, Draft(self.plans, key))
+            return await self._respond_anew(request, address, key)
         exchange.route = "stream_content"
         kept.tell(exchange)
         if kept.is_open:
             kept.tell_permitted(exchange)
             return kept.answer.again(request)
         return await self.door.run(respond_again, request, parse_address(key.path), kept)
+
+    async def _respond_anew(self, request: Request, address: Address, key: Key) -> ASGIApp:
+        draft = Draft(self.plans, key)
+        plan = self.plans.find(address)
+        is_directory = key.path.endswith("/")
+        if plan is not None and plan.is_shared and not (is_directory or key.json):
+            asked = Asked(request, address, draft, self.door.context())
+            response = await self.together.ask(plan, asked)
+            if response is not None:
+                return response
+        return await self.door.run(respond, request, address, draft)
+
+    async def _respond_together(
+        self, plan: DistributionPlan, group: Sequence["Asked"]
+    ) -> list[ASGIApp | None]:
+        return await self.door.run(respond_together, plan, group)
 
 
 def respond(request: Request, address: Address, draft: Draft | None = None) -> ASGIApp:
@@ -89,6 +113,47 @@ def respond(request: Request, address: Address, draft: Draft | None = None) -> A
     place = draft.place(address) or locate(address)
     if place is None:
         return browse(request, address)
+    return _respond_at(request, address, place, draft)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that is answered together with others."""
+
+    request: Request
+    address: Address
+    draft: Draft
+    context: Context
+    """In which it is answered, and what goes wrong is logged."""
+
+
+def respond_together(plan: DistributionPlan, group: Sequence[Asked]) -> list[ASGIApp | None]:
+    """Answer requests to one distribution with one query for all their files. Blocks.
+
+    None for those that are better asked alone, by `respond`: there is no such file, or something
+    went wrong, which then is that request's alone.
+    """
+    for each in group:
+        each.draft.resume(plan)
+    if not plan.alive or plan.source is None:  # forgotten meanwhile
+        return [None] * len(group)
+    place = plan.place(plan.distribution.base_path)  # one for all: only this thread has it
+    paths = [plan.path_below(each.address.path) for each in group]
+    found = files(plan.source, list(set(paths)))
+    return [
+        _respond_with(each, replace(place, path=path, file=found[path])) if path in found else None
+        for each, path in zip(group, paths, strict=True)
+    ]
+
+
+def _respond_with(asked: Asked, place: Place) -> ASGIApp | None:
+    try:
+        return asked.context.run(_respond_at, asked.request, asked.address, place, asked.draft)
+    except Exception:
+        return None
+
+
+def _respond_at(request: Request, address: Address, place: Place, draft: Draft) -> ASGIApp:
     app = app_for(place.distribution)
     is_live, _ = taken_by_route(app, request, place)
     with permitted(request, address, place):

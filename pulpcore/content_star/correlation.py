@@ -1,9 +1,13 @@
 """The correlation id that ties a response to its lines in the log, as django-guid does it."""
 
+# Else each request would work out the annotations of the function that is made for it.
+from __future__ import annotations
+
+from collections.abc import Awaitable
 from random import getrandbits
 
-from django_guid import set_guid
 from django_guid.config import settings
+from django_guid.context import guid
 from django_guid.utils import generate_guid, validate_guid
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,13 +29,13 @@ class CorrelationId:
             await self.app(scope, receive, send)
             return
         correlation_id = self._given(scope) or self._generate()
-        set_guid(correlation_id)
+        guid.set(correlation_id)  # as `set_guid`, which logs each that takes another one's place
         header = (self._header, correlation_id.encode("latin-1"))
 
-        async def send_with_id(message: Message) -> None:
+        def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], header]
-            await send(message)
+            return send(message)
 
         await self.app(scope, receive, send_with_id)
 
@@ -50,4 +54,4 @@ def _generate() -> str:
 
     From no source of secrets: everybody sees it.
     """
-    return f"{getrandbits(128) & _RANDOM | _VERSION_4:032x}"
+    return (getrandbits(128) & _RANDOM | _VERSION_4).to_bytes(16, "big").hex()

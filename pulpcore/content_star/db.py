@@ -21,6 +21,8 @@ from typing import ParamSpec, TypeVar
 
 from django.db import Error, OperationalError, connection, reset_queries
 
+from pulpcore.content_star.working_directory import enter_working_directory
+
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
@@ -50,7 +52,7 @@ class Door:
 
     def __init__(self, threads: int, name: str = "content-db") -> None:
         self._threads = threads
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._executor = ThreadPoolExecutor(threads, name, enter_working_directory)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do `work` in a pool thread, in a copy of the caller's context variables.
@@ -71,10 +73,14 @@ class Door:
         return await self._travel(_afresh, partial(work, *args, **kwargs))
 
     async def _travel(self, way: Callable[..., T], *args: object) -> T:
+        trip = partial(self.context().run, way, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, trip)
+
+    def context(self) -> contextvars.Context:
+        """Return a copy of the caller's context variables for work behind this door."""
         context = contextvars.copy_context()
         context.run(_current.set, self)
-        trip = partial(context.run, way, *args)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, trip)
+        return context
 
     def executor(self) -> Executor:
         """Return the threads as an executor, for calls of code that is not ours.

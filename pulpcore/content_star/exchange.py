@@ -7,7 +7,7 @@ never add to them.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -66,11 +66,13 @@ def exchange_of(scope: Scope) -> Exchange:
     return exchange
 
 
+def is_observed(scope: Scope) -> bool:
+    """Tell whether anything has been noted of the request, or somebody waits for it."""
+    return _KEY in scope
+
+
 class Observer(Protocol):
     """Wants to be told of every exchange when it has ended, in whatever way."""
-
-    def enabled(self) -> bool:
-        """Tell whether it is worth while to measure."""
 
     def record(self, scope: Scope, exchange: Exchange) -> None:
         """Take notice of an exchange; runs on the event loop, so it must not block."""
@@ -80,14 +82,16 @@ class Observe:
     """ASGI middleware that measures exchanges; without observers it stays out of the way."""
 
     def __init__(self, app: ASGIApp, observers: Sequence[Observer]) -> None:
+        """`observers` may become others while the process starts and stops."""
         self.app = app
         self.observers = observers
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        observers = [observer for observer in self.observers if observer.enabled()]
-        if scope["type"] != "http" or not observers:
-            await self.app(scope, receive, send)
-            return
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # No coroutine of its own: that would be one more for every request to go through.
+        observed = scope["type"] == "http" and self.observers
+        return (self._observe if observed else self.app)(scope, receive, send)
+
+    async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
         is_head = scope["method"] == "HEAD"  # servers drop the body of what answers HEAD
         began = time.perf_counter()
@@ -112,5 +116,5 @@ class Observe:
             await self.app(scope, receive, measured_send)
         finally:
             exchange.seconds = time.perf_counter() - began
-            for observer in observers:
+            for observer in self.observers:
                 observer.record(scope, exchange)

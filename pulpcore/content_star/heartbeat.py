@@ -55,12 +55,14 @@ class Heartbeat:
             self._beating.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._beating
-        for row in self._rows:
-            try:
-                await asyncio.wait_for(self._door.run(row.remove), CLOSE_TIMEOUT)
-            except Exception as error:
-                log.warning("%s could not be removed: %r", row, error)
+        await asyncio.gather(*map(self._remove, self._rows))
         await self._door.close()
+
+    async def _remove(self, row: "_Row") -> None:
+        try:
+            await asyncio.wait_for(self._door.run(row.remove), CLOSE_TIMEOUT)
+        except Exception as error:
+            log.warning("%s could not be removed: %r", row, error)
 
     async def _beat_forever(self) -> None:
         interval = min(row.interval for row in self._rows)

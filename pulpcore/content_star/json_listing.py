@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 
 from pulpcore.content_star import window
 from pulpcore.content_star.directory import Entry
-from pulpcore.content_star.listing import link
+from pulpcore.content_star.html_listing import link
 from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 

@@ -24,8 +24,8 @@ from starlette.types import Receive, Scope, Send
 from pulpcore.content_star import directory
 from pulpcore.content_star.db import current_door
 from pulpcore.content_star.directory import Entry
-from pulpcore.content_star.listing import frame
-from pulpcore.content_star.listing import rows as rows_of
+from pulpcore.content_star.html_listing import frame
+from pulpcore.content_star.html_listing import rows as rows_of
 from pulpcore.content_star.lookup import Source
 from pulpcore.content_star.responses.body import until_disconnect
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
@@ -166,7 +166,7 @@ class ListingPage:
     """ASGI application that sends the page of a level, reading its rows first if there are none."""
 
     def __init__(self, path: str, level: Level, rows: Rows | None, usage: str = "") -> None:
-        """`path` is the decoded one of the URL; `usage` as `listing` takes it."""
+        """`path` is the decoded one of the URL; `usage` as `html_listing` takes it."""
         self.head, self.tail = (part.encode() for part in frame(path, usage=usage))
         self.level = level
         self.rows = rows

@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from pulpcore.content_star.directory import Entry
+from pulpcore.content_star.html_listing import head_of_listing, html_listing
 from pulpcore.content_star.json_listing import json_listing
-from pulpcore.content_star.listing import head_of_listing, listing
 from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.negotiation import prefers_json
 
@@ -18,7 +18,7 @@ def listing_for(
     """List the sorted `entries` at the URL of `request`, as HTML or as a page of JSON."""
     if prefers_json(request):
         return json_listing(request, entries)
-    return listing(decoded_path(request.scope), entries, is_root=is_root, usage=usage)
+    return html_listing(decoded_path(request.scope), entries, is_root=is_root, usage=usage)
 
 
 def head_for(request: Request) -> ASGIApp:

@@ -21,7 +21,7 @@ from pulpcore.app.models import (
     Repository,
     RepositoryVersion,
 )
-from pulpcore.content_star.lookup import Source
+from pulpcore.content_star.lookup import Found, Source
 from pulpcore.content_star.queries import DISTRIBUTION
 from pulpcore.content_star.rows import Row, make
 from pulpcore.content_star.window import EVERYTHING, Window
@@ -58,6 +58,9 @@ class Place:
     source: Source | None = None
     """What the distribution serves, if that is known already."""
 
+    file: Found | None = None
+    """The file that `source` serves at the path, if it has been looked up already."""
+
 
 def raw_path(scope: Scope) -> bytes:
     """Return the path of the URL as the client sent it, percent-encoded."""
@@ -82,7 +85,7 @@ def decoded_path(scope: Scope) -> str:
     if len(raw) > MAX_PATH_BYTES:
         raise HTTPException(414, f"The path of the URL is over {MAX_PATH_BYTES} bytes long.")
     try:
-        path = unquote_to_bytes(raw).decode()
+        path = (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
     except UnicodeDecodeError:
         raise HTTPException(400, "The path of the URL is not UTF-8.") from None
     if "\0" in path:

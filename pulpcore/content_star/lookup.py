@@ -7,7 +7,7 @@ which costs more the larger the repository is (pulpcore issue 8081).
 Everything here blocks and runs behind the database door.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -68,20 +68,27 @@ def source_of(distribution: Distribution) -> Source:
     return Source(None, None)
 
 
-def file_in_publication(publication: Publication, path: str) -> Found | None:
-    """Return the file published at `path`, or the repository's own in a pass-through one."""
-    query = queries.FILE_PASSED_THROUGH if publication.pass_through else queries.FILE_PUBLISHED
-    return _file(query, publication.repository_version, path, publication)
+def files(source: Source, paths: Sequence[str]) -> dict[str, Found]:
+    """Return the files that `source` serves at those of `paths` where there is one.
+
+    That is what is published there, or the repository's own in a publication that passes them
+    through; without a publication what the version contains, the newest if several claim a path.
+    """
+    if source.publication is not None:
+        return files_in_publication(source.publication, paths)
+    return _files(queries.FILES_CONTAINED, source.version, paths)
+
+
+def files_in_publication(publication: Publication, paths: Sequence[str]) -> dict[str, Found]:
+    """Return the files of `publication` at those of `paths` where there is one."""
+    query = queries.FILES_PASSED_THROUGH if publication.pass_through else queries.FILES_PUBLISHED
+    return _files(query, publication.repository_version, paths, publication)
 
 
 def file_published(publication: Publication, path: str) -> Found | None:
     """Return the published artifact or metadata at `path`."""
-    return _file(queries.FILE_PUBLISHED, publication.repository_version, path, publication)
-
-
-def file_in_version(version: RepositoryVersion, path: str) -> Found | None:
-    """Return the file at `path` in a repository version, the newest if several claim the path."""
-    return _file(queries.FILE_CONTAINED, version, path)
+    version = publication.repository_version
+    return _files(queries.FILES_PUBLISHED, version, [path], publication).get(path)
 
 
 def find(content_artifact: ContentArtifact, version: RepositoryVersion | None) -> Found:
@@ -105,7 +112,7 @@ def file_superseded(
     if type(distribution).get_fallback_ca is not Distribution.get_fallback_ca:
         return _plugin_fallback(distribution, path)
     for publication in _superseded(distribution, current):
-        if found := file_in_publication(publication, path):
+        if found := files_in_publication(publication, [path]).get(path):
             return found
     return None
 
@@ -134,19 +141,23 @@ def _superseded(distribution: Distribution, current: Publication | None) -> Iter
         yield record.publication
 
 
-def _file(
-    query: Query, version: RepositoryVersion, path: str, publication: Publication | None = None
-) -> Found | None:
+def _files(
+    query: Query,
+    version: RepositoryVersion,
+    paths: Sequence[str],
+    publication: Publication | None = None,
+) -> dict[str, Found]:
     parameters = {
-        "path": path,
+        "paths": paths,
         "repository": version.repository_id,
         "number": version.number,
     }
     if publication is not None:
         parameters["publication"] = publication.pk
-    row = query.one(parameters)
-    if row is None:
-        return None
+    return {row.value(): _found(row, version) for row in query.all(parameters)}
+
+
+def _found(row: Row, version: RepositoryVersion) -> Found:
     is_published, added = row.value(), row.value()
     content_artifact = row.instance(ContentArtifact)
     content_artifact.artifact = row.instance(Artifact)

@@ -56,10 +56,6 @@ class Metrics:
             "content_star.plans", [state], "1", "Whether what paths resolve to is kept in memory"
         )
 
-    def enabled(self) -> bool:
-        """There is none of these unless `OTEL_ENABLED`."""
-        return True
-
     def record(self, scope: Scope, exchange: Exchange) -> None:
         """Count one exchange. All attributes have few values: no paths, no names but domains'."""
         method, status = scope["method"], normalize_http_status(exchange.status)

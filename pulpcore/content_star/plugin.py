@@ -11,10 +11,11 @@ other than this one, and methods that docs/plugins_writing.md does not name are 
 from starlette.routing import Mount
 
 from pulpcore.content_star.db import Door
+from pulpcore.content_star.distributions.artifact import ArtifactApp
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.checkpoint import CheckpointApp
 from pulpcore.content_star.distributions.published import PublishedApp as PublicationApp
-from pulpcore.content_star.distributions.published import RepositoryVersionApp
+from pulpcore.content_star.distributions.published import PullThroughApp, RepositoryVersionApp
 from pulpcore.content_star.distributions.registry import serves
 from pulpcore.content_star.live import (
     distribution_app,
@@ -28,12 +29,14 @@ from pulpcore.content_star.locate import Place
 from pulpcore.content_star.routes import Route, door_of
 
 __all__ = [
+    "ArtifactApp",
     "CheckpointApp",
     "DistributionApp",
     "Door",
     "Mount",
     "Place",
     "PublicationApp",
+    "PullThroughApp",
     "RepositoryVersionApp",
     "Route",
     "distribution_app",

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 Served = Literal["native", "bridged", "proxied", "refused"]
 
+CORE = "pulpcore.app"
+
 IMPLEMENTATIONS = frozenset({"aiohttp", "star"})
 
 # Hooks of a distribution's model that answer with responses of aiohttp's, as the others do not.
@@ -225,12 +227,14 @@ def _needs_of_bridge(config: PulpPluginAppConfig) -> Iterator[str]:
             if getattr(model, hook, None) is not getattr(above, hook, None):
                 yield f"{model.__name__}.{hook}"
     # Where upstream looks for routes. Its own module is no plugin's.
-    if config.name != "pulpcore.app" and find_spec(f"{config.name}.content"):
+    if config.name != CORE and find_spec(f"{config.name}.content"):
         yield f"{config.name}.content"
 
 
 def _plainness(config: PulpPluginAppConfig) -> str:
     """Say why a plugin that reports no star needs no bridge either."""
+    if config.name == CORE:
+        return "its distributions are Pulp's own"
     models = list(_distributions(config))
     if not models:
         return "it has no distributions"
@@ -246,6 +250,7 @@ def _distributions(config: PulpPluginAppConfig) -> Iterable[type[Distribution]]:
 
 
 def unported() -> Served:
+    """Return what becomes of plugins that are not ported; `ImproperlyConfigured` as `plugins`."""
     chosen = settings.CONTENT_STAR_UNPORTED
     if chosen not in UNPORTED:
         raise ImproperlyConfigured(

@@ -103,7 +103,7 @@ _PUBLISHED = """
     ) AS added
     FROM core_publishedartifact published
     JOIN core_contentartifact file ON file.pulp_id = published.content_artifact_id
-    WHERE published.publication_id = %(publication)s AND published.relative_path = %(path)s
+    WHERE published.publication_id = %(publication)s AND published.relative_path = wanted.path
 """
 
 # Index on relative_path of content artifacts: those of the path in whatever repository. For each,
@@ -115,46 +115,40 @@ _CONTAINED = """
       ON member.repository_id = %(repository)s AND member.content_id = file.content_id
     JOIN core_repositoryversion added ON added.pulp_id = member.version_added_id
     LEFT JOIN core_repositoryversion removed ON removed.pulp_id = member.version_removed_id
-    WHERE file.relative_path = %(path)s
+    WHERE file.relative_path = wanted.path
       AND added.number <= %(number)s
       AND (removed.number IS NULL OR removed.number > %(number)s)
 """
 
-# Primary keys. The newest comes first where several in a version claim the path.
-_FILE = """
-    SELECT found.is_published, found.added, $columns
-    FROM ({found}) AS found
-    JOIN core_contentartifact file USING (pulp_id)
-    LEFT JOIN core_artifact artifact ON artifact.pulp_id = file.artifact_id
-    ORDER BY found.added DESC
-    LIMIT 1
-"""
-
-_TABLES = {"file": ContentArtifact, "artifact": Artifact}
-_IN_VERSION = {"path": "text", "repository": "uuid", "number": "integer"}
-
-FILE_PUBLISHED = Query(
-    _FILE.format(found=_PUBLISHED),
-    tables=_TABLES,
-    parameters={**_IN_VERSION, "publication": "uuid"},
-)
-
-FILE_CONTAINED = Query(_FILE.format(found=_CONTAINED), tables=_TABLES, parameters=_IN_VERSION)
-
 # What is published at the path, or else contained there: memberships are not looked at if there is
 # something.
 _EITHER = """
+    WITH at_path AS MATERIALIZED ({published})
     SELECT * FROM at_path
     UNION ALL
     ({contained} AND NOT EXISTS (SELECT FROM at_path))
 """
 
-_PASSED_THROUGH = "WITH at_path AS MATERIALIZED ({published}) {file}"
+# Primary keys. Of several files in a version that claim a path, the newest is taken. Behind a CTE
+# the planner cannot see how many paths there are, and so plans once for any number of them.
+_FILES = """
+    WITH asked AS MATERIALIZED (SELECT %(paths)s::text[] AS paths)
+    SELECT wanted.path, found.is_published, found.added, $columns
+    FROM asked
+    CROSS JOIN unnest(asked.paths) AS wanted (path)
+    CROSS JOIN LATERAL ({found} ORDER BY added DESC LIMIT 1) AS found
+    JOIN core_contentartifact file ON file.pulp_id = found.pulp_id
+    LEFT JOIN core_artifact artifact ON artifact.pulp_id = file.artifact_id
+"""
 
-FILE_PASSED_THROUGH = Query(
-    _PASSED_THROUGH.format(
-        published=_PUBLISHED, file=_FILE.format(found=_EITHER.format(contained=_CONTAINED))
-    ),
-    tables=_TABLES,
-    parameters={**_IN_VERSION, "publication": "uuid"},
+_TABLES = {"file": ContentArtifact, "artifact": Artifact}
+_IN_VERSION = {"paths": "text[]", "repository": "uuid", "number": "integer"}
+_IN_PUBLICATION = {**_IN_VERSION, "publication": "uuid"}
+
+FILES_CONTAINED = Query(_FILES.format(found=_CONTAINED), _TABLES, _IN_VERSION)
+FILES_PUBLISHED = Query(_FILES.format(found=_PUBLISHED), _TABLES, _IN_PUBLICATION)
+FILES_PASSED_THROUGH = Query(
+    _FILES.format(found=_EITHER.format(published=_PUBLISHED, contained=_CONTAINED)),
+    _TABLES,
+    _IN_PUBLICATION,
 )

@@ -115,6 +115,10 @@ class Query:
 
     def one(self, parameters: Mapping[str, Any]) -> Row | None:
         """Return the first row, or None."""
+        return next(iter(self.all(parameters)), None)
+
+    def all(self, parameters: Mapping[str, Any]) -> list[Row]:
+        """Return the rows."""
         with connection.cursor() as cursor:
             try:
                 cursor.execute(self._statement(), parameters)
@@ -124,8 +128,7 @@ class Query:
                 log.info("Queries are not prepared any more: %s", error)
                 Query.prepares = False
                 cursor.execute(self.text, parameters)
-            values = cursor.fetchone()
-            return None if values is None else Row(values)
+            return [Row(values) for values in cursor.fetchall()]
 
     def _statement(self) -> str:
         options = connection.settings_dict["OPTIONS"]

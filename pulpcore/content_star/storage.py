@@ -234,11 +234,10 @@ def seconds_to_keep(domain: Domain) -> float:
 
 def redirect_min_size(domain: Domain) -> int:
     """Bytes from which on artifacts are redirected: the domain's label, or else the setting."""
+    default = int(settings.CONTENT_STAR_REDIRECT_MIN_SIZE)
     label = domain.pulp_labels.get(MIN_SIZE_LABEL)
-    if label is None:
-        return int(settings.CONTENT_STAR_REDIRECT_MIN_SIZE)
     try:
-        return int(label)
+        return default if label is None else int(label)
     except ValueError:
         log.warning(
             "The label %s of domain %r is no number of bytes: %r",
@@ -246,7 +245,7 @@ def redirect_min_size(domain: Domain) -> int:
             domain.name,
             label,
         )
-        return int(settings.CONTENT_STAR_REDIRECT_MIN_SIZE)
+        return default
 
 
 def _name_of(artifact: Artifact) -> str:

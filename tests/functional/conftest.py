@@ -1,6 +1,7 @@
 """The content app in the test process."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -14,7 +15,10 @@ from pulpcore.content_star.db import Door
 from pulpcore.content_star.edge import EdgeHeaders
 from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.remote.downloads import downloads
+from pulpcore.content_star.remote.metadata import metadata
 from tests.asgi import get
+from tests.instance import Instance
+from tests.orm import Orm
 from tests.remote_files import MakeRemoteFile, RemoteFiles
 from tests.upstream import Upstream, serving_upstream
 
@@ -25,6 +29,14 @@ def app(instance) -> Iterator[ASGIApp]:
     door = Door(threads=2)
     yield CorrelationId(EdgeHeaders(Errors(Content(door, settings.CONTENT_PATH_PREFIX))))
     asyncio.run(door.close())
+
+
+@pytest.fixture(scope="module")
+def module_orm(instance: Instance) -> Iterator[Orm]:
+    """As `orm`, for what all tests of a module look at."""
+    models = Orm()
+    yield models
+    models.cleanup()
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +55,22 @@ def remote_file(server: Upstream, instance, orm) -> Iterator[MakeRemoteFile]:
 
 
 @pytest.fixture
+def silent() -> Iterator[str]:
+    """The root of a server that does not even accept connections."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        queue = [socket.socket() for _ in range(3)]
+        for each in queue:
+            each.setblocking(False)
+            each.connect_ex(address)
+        yield f"http://127.0.0.1:{address[1]}/"
+        for each in queue:
+            each.close()
+
+
+@pytest.fixture
 def here(instance, orm) -> Callable[[str], httpx.Response]:
     """GET a path with a content app that fetches in this process, where limits can be lowered."""
 
@@ -51,7 +79,7 @@ def here(instance, orm) -> Callable[[str], httpx.Response]:
         content = Errors(Content(door, settings.CONTENT_PATH_PREFIX))
 
         async def app(scope, receive, send):
-            async with downloads(door):
+            async with downloads(door), metadata():
                 await content(scope, receive, send)
 
         try:

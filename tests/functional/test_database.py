@@ -5,11 +5,14 @@ import concurrent.futures
 import contextlib
 import contextvars
 import hashlib
+import os
 import threading
 from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
+from django.conf import settings
 from django.db import ProgrammingError, connection, transaction
 
 from pulpcore.app.models import AppStatus
@@ -63,6 +66,26 @@ def test_trips_see_the_callers_context():
             return await door.run(variable.get)
 
         assert run(trip()) == "mine"
+
+
+def test_relative_paths_lead_to_the_working_directory_in_trips_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with opened() as (door, run):
+        assert run(door.run(os.getcwd)) == settings.WORKING_DIRECTORY
+        executor = door.executor()
+        assert executor.submit(os.getcwd).result() == settings.WORKING_DIRECTORY
+        assert Path.cwd() == tmp_path
+
+
+def test_where_threads_can_have_no_directory_of_their_own_they_stay(tmp_path, monkeypatch):
+    def refused() -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("pulpcore.content_star.working_directory._have_own_directory", refused)
+    monkeypatch.chdir(tmp_path)
+    with opened(1) as (door, run):
+        assert run(door.run(os.getcwd)) == str(tmp_path)
+    assert Path.cwd() == tmp_path
 
 
 def test_no_more_trips_at_once_than_threads():
@@ -217,6 +240,8 @@ def test_no_download_fails_while_all_connections_are_cut_off(instance, orm):
     """Ten times over, with 8 clients; upstream's content app fails a quarter of the requests."""
     files = {f"{n}.bin": f"file {n}".encode() * 1000 for n in range(8)}
     base = orm.distribution(publication=orm.publication(files))
+    # Else all but the first of them would be answered from memory.
+    options = {"PULP_CONTENT_STAR_PLANS": "0", "PGAPPNAME": "unplugged"}
     done = threading.Event()
     answers: list[int] = []
     failures: list[str] = []
@@ -230,7 +255,7 @@ def test_no_download_fails_while_all_connections_are_cut_off(instance, orm):
                     failures.append(f"{response.status_code}: {response.text[:200]}")
 
     with (
-        serving(instance, "--no-access-log", PGAPPNAME="unplugged") as server,
+        serving(instance, "--no-access-log", **options) as server,
         concurrent.futures.ThreadPoolExecutor(8) as clients,
     ):
         jobs = [clients.submit(download, server.content_url, *item) for item in files.items()]

@@ -17,6 +17,8 @@ FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
 class DomainInstance(Instance):
     """A Pulp with domains on."""
 
+    login = "/pulp/default/api/v3/login/"
+
     @property
     def client_environ(self) -> dict[str, str]:
         return {**super().client_environ, "PULP_DOMAIN_ENABLED": "true"}
@@ -41,10 +43,9 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 @pytest.fixture
 def pulp(domains: DomainInstance) -> Iterator[Pulp]:
-    """The REST API, logged in by password: the session's login has no domain in its path."""
-    auth = httpx.BasicAuth(domains.username, domains.password)
-    with httpx.Client(base_url=domains.url, auth=auth, trust_env=False, timeout=60) as http:
-        yield Pulp(http, auth)
+    api = domains.pulp()
+    yield api
+    api.cleanup()
 
 
 def served_from(pulp: Pulp, domains: DomainInstance, **fields: Any) -> tuple[str, str]:
@@ -73,7 +74,6 @@ def test_a_domain_serves_from_a_directory_of_its_own(domains, pulp, tmp_path):
     assert f"./{base}/" in listing
     assert base not in httpx.get(f"{domains.content_url}default/").text
     assert httpx.get(f"{domains.content_url}default/{base}/own.txt").status_code == 404
-    pulp.cleanup()
 
 
 @pytest.mark.parametrize("redirects", [True, False])
@@ -91,4 +91,3 @@ def test_a_domain_serves_from_an_object_store_of_its_own(domains, pulp, store, r
     followed = httpx.get(url, follow_redirects=True)
     assert followed.content == FILES["dir/b.txt"]
     assert 'filename="b.txt"' in followed.headers["Content-Disposition"]
-    pulp.cleanup()

@@ -15,16 +15,25 @@ SECRET = b"for those with the key"
 KEY = {"X-Key": base64.b64encode(b"open").decode()}
 
 
-@pytest.fixture
-def guarded(pulp) -> str:
-    """The base path of a distribution with `secret.txt`, behind a header guard."""
-    return guard_with(pulp, "header", header_name="x-key", header_value="open")
+@pytest.fixture(scope="module")
+def secret(instance) -> Iterator[str]:
+    """The publication of `secret.txt`."""
+    pulp = instance.pulp()
+    yield pulp.publish(pulp.repository({"secret.txt": SECRET}))
+    pulp.cleanup()
 
 
-def guard_with(pulp, kind: str, **fields) -> str:
+@pytest.fixture(scope="module")
+def guarded(instance, secret) -> Iterator[str]:
+    """The base path of a distribution of it, behind a header guard."""
+    pulp = instance.pulp()
+    yield guard_with(pulp, secret, "header", header_name="x-key", header_value="open")
+    pulp.cleanup()
+
+
+def guard_with(pulp, secret: str, kind: str, **fields) -> str:
     guard = pulp.create(f"contentguards/core/{kind}/", name=unique("guard"), **fields)
-    repository = pulp.repository({"secret.txt": SECRET})
-    return pulp.distribute(publication=pulp.publish(repository), content_guard=guard["pulp_href"])
+    return pulp.distribute(publication=secret, content_guard=guard["pulp_href"])
 
 
 def test_the_key_opens(content, guarded):
@@ -46,23 +55,16 @@ def test_the_key_opens(content, guarded):
 )
 @pytest.mark.parametrize("path", ["/secret.txt", "/", "", "/nothing", "/PULP_MANIFEST"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_without_the_key_nothing_is_said(content, guarded_once, method, path, headers):
-    response = content.request(method, guarded_once + path, headers=headers)
+def test_without_the_key_nothing_is_said(content, guarded, method, path, headers):
+    response = content.request(method, guarded + path, headers=headers)
     assert response.status_code == 403
     assert not {"etag", "last-modified", "content-range", "location"} & set(response.headers)
     assert SECRET not in response.content
     assert b"secret.txt" not in response.content
 
 
-@pytest.fixture(scope="module")
-def guarded_once(instance):
-    pulp = instance.pulp()
-    yield guard_with(pulp, "header", header_name="x-key", header_value="open")
-    pulp.cleanup()
-
-
-def test_rbac_asks_who_the_user_is(content, pulp):
-    base = guard_with(pulp, "rbac")
+def test_rbac_asks_who_the_user_is(content, pulp, secret):
+    base = guard_with(pulp, secret, "rbac")
     assert content.get(f"{base}/secret.txt").status_code == 401
     assert content.get(f"{base}/secret.txt", auth=("admin", "wrong")).status_code == 403
     assert content.get(f"{base}/secret.txt", auth=pulp.auth).content == SECRET
@@ -75,14 +77,14 @@ def test_rbac_asks_who_the_user_is(content, pulp):
         ({"Content-Type": "text/plain; charset*=no-such-encoding'x'%ff"}, 403),
     ],
 )
-def test_headers_that_nobody_can_read_make_nobody(content, pulp, headers, status):
-    base = guard_with(pulp, "rbac")
+def test_headers_that_nobody_can_read_make_nobody(content, pulp, headers, status, secret):
+    base = guard_with(pulp, secret, "rbac")
     response = content.get(f"{base}/secret.txt", headers=headers)
     assert response.status_code == status
     assert SECRET not in response.content
 
 
-def test_a_composite_permits_if_one_of_its_guards_does(content, pulp):
+def test_a_composite_permits_if_one_of_its_guards_does(content, pulp, secret):
     header = pulp.create(
         "contentguards/core/header/",
         name=unique("guard"),
@@ -90,16 +92,16 @@ def test_a_composite_permits_if_one_of_its_guards_does(content, pulp):
         header_value="open",
     )
     rbac = pulp.create("contentguards/core/rbac/", name=unique("guard"))
-    base = guard_with(pulp, "composite", guards=[header["pulp_href"], rbac["pulp_href"]])
+    base = guard_with(pulp, secret, "composite", guards=[header["pulp_href"], rbac["pulp_href"]])
     assert content.get(f"{base}/secret.txt").status_code == 401
     assert content.get(f"{base}/secret.txt", headers=KEY).content == SECRET
     assert content.get(f"{base}/secret.txt", auth=pulp.auth).content == SECRET
 
 
-def test_a_signed_url_opens_what_it_was_signed_for(content, pulp, orm):
+def test_a_signed_url_opens_what_it_was_signed_for(content, pulp, orm, secret):
     from pulpcore.app.models import ContentRedirectContentGuard
 
-    base = guard_with(pulp, "content_redirect")
+    base = guard_with(pulp, secret, "content_redirect")
     guard = ContentRedirectContentGuard.objects.latest("pulp_created")
     assert content.get(f"{base}/secret.txt").status_code == 403
     url = guard.preauthenticate_url(f"{content.base_url}{base}/secret.txt")
@@ -108,10 +110,10 @@ def test_a_signed_url_opens_what_it_was_signed_for(content, pulp, orm):
     assert content.get(url + "0").status_code == 403
 
 
-def test_guarded_distributions_are_hidden_where_the_domain_says_so(content, pulp, orm):
+def test_guarded_distributions_are_hidden_where_the_domain_says_so(content, pulp, orm, secret):
     from pulpcore.app.models import Domain
 
-    guarded, open_ = guard_with(pulp, "rbac"), pulp.distribute()
+    guarded, open_ = guard_with(pulp, secret, "rbac"), pulp.distribute()
     domain = Domain.objects.get(name="default")
     assert f"./{guarded}/" in content.get("").text
     try:
@@ -123,8 +125,8 @@ def test_guarded_distributions_are_hidden_where_the_domain_says_so(content, pulp
     assert f"./{open_}/" in listing
 
 
-def test_guarded_distributions_are_hidden_where_the_setting_says_so(instance, pulp):
-    guarded, open_ = guard_with(pulp, "rbac"), pulp.distribute()
+def test_guarded_distributions_are_hidden_where_the_setting_says_so(instance, pulp, secret):
+    guarded, open_ = guard_with(pulp, secret, "rbac"), pulp.distribute()
     with serving(instance, PULP_HIDE_GUARDED_DISTRIBUTIONS="true") as server:
         listing = httpx.get(server.content_url).text
     assert f"./{guarded}/" not in listing
@@ -132,7 +134,7 @@ def test_guarded_distributions_are_hidden_where_the_setting_says_so(instance, pu
 
 
 @pytest.fixture(scope="module", params=["broken", "composite"])
-def broken(request, instance) -> Iterator[str]:
+def broken(request, instance, secret) -> Iterator[str]:
     """The base path of what is behind a guard whose plugin is gone."""
     from pulpcore.app.models import CompositeContentGuard, ContentGuard, Distribution
 
@@ -142,7 +144,7 @@ def broken(request, instance) -> Iterator[str]:
     composite = CompositeContentGuard(name=unique("guard"))
     composite.save()
     composite.guards.add(guard)
-    base = pulp.distribute(publication=pulp.publish(pulp.repository({"secret.txt": SECRET})))
+    base = pulp.distribute(publication=secret)
     chosen = composite if request.param == "composite" else guard
     Distribution.objects.filter(base_path=base).update(content_guard=chosen.pk)
     yield base
@@ -166,11 +168,11 @@ def test_a_guard_that_breaks_opens_nothing(content, broken, method, path, header
 
 
 @pytest.fixture(scope="module")
-def with_jq(instance) -> Iterator[str]:
+def with_jq(instance, secret) -> Iterator[str]:
     """The base path of what opens to a header with JSON whose `identity.org` is `good`."""
     pulp = instance.pulp()
     fields = {"header_name": "x-json", "header_value": "good", "jq_filter": ".identity.org"}
-    yield guard_with(pulp, "header", **fields)
+    yield guard_with(pulp, secret, "header", **fields)
     pulp.cleanup()
 
 
@@ -198,23 +200,23 @@ def test_a_header_may_be_json(content, with_jq):
         base64.b64encode(b'{"identity": {"org": NaN}}'),
     ],
 )
-def test_odd_keys_are_refused(content, with_jq, guarded_once, value):
+def test_odd_keys_are_refused(content, with_jq, guarded, value):
     key = value if isinstance(value, bytes) else value.encode("latin-1")
-    for base in (with_jq, guarded_once):
+    for base in (with_jq, guarded):
         response = content.get(f"{base}/secret.txt", headers={"X-JSON": key, "X-Key": key})
         assert response.status_code == 403
         assert "www-authenticate" not in response.headers
 
 
 @since("3.119")
-def test_a_secret_of_the_environment_opens(instance, pulp, orm):
+def test_a_secret_of_the_environment_opens(instance, pulp, orm, secret):
     from pulpcore.app.models import Distribution, EnvVarHeaderContentGuard
 
     guard = EnvVarHeaderContentGuard(
         name=unique("guard"), header_name="X-Key", env_var="STAR_TEST_KEY"
     )
     guard.save()
-    base = pulp.distribute(publication=pulp.publish(pulp.repository({"secret.txt": SECRET})))
+    base = pulp.distribute(publication=secret)
     Distribution.objects.filter(base_path=base).update(content_guard=guard.pk)
     allowed = {"PULP_ENVVAR_HEADER_CONTENT_GUARD_ALLOWED_VARS": '["STAR_TEST_KEY"]'}
     with serving(instance, STAR_TEST_KEY="open", **allowed) as server:
@@ -230,20 +232,19 @@ def test_a_secret_of_the_environment_opens(instance, pulp, orm):
 
 
 @since("3.117")
-def test_the_domains_default_guard_guards_what_is_made_without_one(content, pulp):
+def test_the_domains_default_guard_guards_what_is_made_without_one(content, pulp, secret):
     from pulpcore.app.models import ContentGuard, Domain
 
     header = {"header_name": "x-key", "header_value": "open"}
     guard = pulp.create("contentguards/core/header/", name=unique("guard"), **header)
-    publication = pulp.publish(pulp.repository({"secret.txt": SECRET}))
     default = Domain.objects.filter(name="default")
     try:
         default.update(default_content_guard=ContentGuard.objects.get(name=guard["name"]))
-        base = pulp.distribute(publication=publication)
-        rbac = guard_with(pulp, "rbac")
+        base = pulp.distribute(publication=secret)
+        rbac = guard_with(pulp, secret, "rbac")
     finally:
         default.update(default_content_guard=None)
-    later = pulp.distribute(publication=publication)
+    later = pulp.distribute(publication=secret)
     assert content.get(f"{base}/secret.txt").status_code == 403
     assert content.get(f"{base}/secret.txt", headers=KEY).content == SECRET
     assert content.get(f"{rbac}/secret.txt", headers=KEY).status_code == 401, "its own counts"

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from pulpcore.content_star.responses.disk import STEP
+from tests.bridged import installed
 from tests.instance import Instance, stop, wait_until
-from tests.orm import Orm
 from tests.server import Server, free_port, running, serving
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -79,13 +79,6 @@ class Fronted:
     """The server that leaves files to nginx, which clients should not reach."""
 
     base: str
-
-
-@pytest.fixture(scope="module")
-def module_orm(instance: Instance) -> Iterator[Orm]:
-    models = Orm()
-    yield models
-    models.cleanup()
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +194,17 @@ def test_nobody_gets_at_the_files_past_the_guard(fronted, module_orm):
     assert "X-Accel-Redirect" not in denied.headers
 
 
-def test_x_sendfile_names_the_file(instance, base):
+def test_x_sendfile_names_the_file(instance, base, tmp_path):
+    environ = installed(tmp_path, PULP_CONTENT_STAR_SENDFILE="X-Sendfile")
     with (
-        serving(instance, PULP_CONTENT_STAR_SENDFILE="X-Sendfile") as server,
+        serving(instance, **environ) as server,
         httpx.Client(base_url=server.content_url, trust_env=False) as client,
     ):
-        told = client.get(f"{base}/a.txt")
-        assert Path(told.headers["X-Sendfile"]).read_bytes() == FILES["a.txt"]
-        assert told.headers["X-Content-Type-Options"] == "nosniff"
+        for url in (f"{base}/a.txt", f"/pulp/bridged/files/{base}/a.txt"):
+            told = client.get(client.base_url.join(url))
+            assert told.content == b""
+            assert Path(told.headers["X-Sendfile"]).read_bytes() == FILES["a.txt"]
+            assert told.headers["X-Content-Type-Options"] == "nosniff"
         assert client.get(f"{base}/").text.startswith("<!DOCTYPE html>"), "no file, no handover"
         whole = client.head(f"{base}/a.txt")
         assert whole.headers["Content-Length"] == "10"

@@ -180,9 +180,6 @@ def test_it_is_measured_as_the_content_that_it_is(app, base):
         def __init__(self) -> None:
             self.seen: list[tuple[object, ...]] = []
 
-        def enabled(self) -> bool:
-            return True
-
         def record(self, scope, exchange) -> None:
             status, route = exchange.status, exchange.route
             self.seen.append((scope["path"], status, exchange.bytes_sent, route, exchange.source))

@@ -27,17 +27,9 @@ from pulpcore.content_star.window import make_cursor
 from tests.asgi import get
 from tests.functional.test_paths import NAMES
 from tests.listing import parse_listing
-from tests.orm import Orm
 
 JSON = {"Accept": "application/json"}
 ROOT = "/pulp/content/"
-
-
-@pytest.fixture(scope="module")
-def module_orm(instance) -> Iterator[Orm]:
-    orm = Orm()
-    yield orm
-    orm.cleanup()
 
 
 @pytest.fixture(scope="module")

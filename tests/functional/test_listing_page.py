@@ -12,26 +12,18 @@ from django.db import connection
 
 from pulpcore.app.models import ContentArtifact
 from pulpcore.content_star import directory, listing_page
-from pulpcore.content_star.listing import listing
+from pulpcore.content_star.html_listing import html_listing
 from pulpcore.content_star.listing_page import KeptRows, Level, Rows
 from pulpcore.content_star.lookup import Source
 from pulpcore.content_star.window import EVERYTHING
 from tests.asgi import get
 from tests.bulk import Bulk
-from tests.instance import Instance, wait_until
+from tests.instance import wait_until
 from tests.listing import parse_listing
-from tests.orm import Orm
 from tests.server import serving
 
 COUNT = directory.FEW * 4 + 7
 TEXT = {"Accept": "text/html"}
-
-
-@pytest.fixture(scope="module")
-def module_orm(instance: Instance) -> Iterator[Orm]:
-    models = Orm()
-    yield models
-    models.cleanup()
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +55,7 @@ def whole(source, base) -> str:
     """The page, made of what one query brings."""
     entries = directory.entries(source, "p/", EVERYTHING)
     assert len(entries) == COUNT + 100
-    return listing(f"/pulp/content/{base}/p/", entries).body.decode()
+    return html_listing(f"/pulp/content/{base}/p/", entries).body.decode()
 
 
 @pytest.fixture

@@ -6,12 +6,14 @@ import random
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import httpx
 import pytest
+from django.conf import settings
 from django.utils import timezone
 from starlette.responses import PlainTextResponse
 
@@ -97,7 +99,7 @@ class Stock:
     """A repository with many files, synced from the server, for tests to take one each."""
 
     SIZES: ClassVar = {
-        "on_demand": {0: 1, 1: 1, 5000: 27, 400_000: 9, BIG: 18, HUGE: 1},
+        "on_demand": {0: 1, 1: 1, 5000: 30, 400_000: 9, BIG: 18, HUGE: 1},
         "streamed": {BIG: 6},
     }
 
@@ -397,6 +399,35 @@ def test_when_all_remotes_fail_the_answer_is_502_and_tells_no_secret(own, mirror
     assert response.status_code == 502
     assert "s3cr3t" not in own.said() + response.text
     assert "500" in own.said()
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_remote_that_refuses_our_credentials_is_told_without_them(own, mirror, code):
+    m = mirror(5000)
+    m.behave(behave.status(code))
+    other = second_source(m)
+    other.behave(behave.status(code))
+    remote = remote_artifacts(other).get().remote.cast()
+    remote.username, remote.password = "some-user", "some-password"
+    remote.headers = [{"X-Key": "some-key"}]
+    remote.save()
+    response = httpx.get(own.content_url + m.path, trust_env=False, timeout=60)
+    assert response.status_code == 502
+    assert m.upstream.seen[-1].headers["X-Key"] == "some-key"
+    basic = httpx.BasicAuth("some-user", "some-password")._auth_header.split()[1]
+    for secret in ("some-user", "some-password", "some-key", basic, m.upstream.url):
+        assert secret not in own.said() + response.text + str(response.headers)
+    assert str(code) in own.said()
+
+
+def test_a_remote_is_asked_again_when_its_time_out_is_over(content, mirror):
+    m = mirror(5000)
+    cooldown = timedelta(seconds=settings.REMOTE_CONTENT_FETCH_FAILURE_COOLDOWN)
+    remote_artifacts(m).update(failed_at=timezone.now() - cooldown / 2)
+    assert content.get(m.path).status_code == 502
+    assert m.gets == 0
+    remote_artifacts(m).update(failed_at=timezone.now() - 2 * cooldown)
+    assert content.get(m.path).content == m.data
 
 
 def second_source(mirror: Mirror) -> Mirror:

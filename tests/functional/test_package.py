@@ -27,7 +27,7 @@ def wheel(tmp_path_factory) -> Path:
 def clean(tmp_path_factory) -> Path:
     """The programs of a virtual environment in which nothing is installed yet."""
     folder = tmp_path_factory.mktemp("venv")
-    run(sys.executable, "-m", "venv", str(folder))
+    run(sys.executable, "-m", "venv", "--without-pip", str(folder))  # ours does, and is there
     return folder / "bin"
 
 
@@ -39,7 +39,8 @@ def run(*command: str, cwd: Path | None = None) -> str:
 
 
 def pip(programs: Path, *arguments: str) -> None:
-    run(str(programs / "python"), "-m", "pip", "--quiet", *arguments)
+    python = str(programs / "python")
+    run(sys.executable, "-m", "pip", "--python", python, "--quiet", *arguments)
 
 
 def test_the_wheel_leaves_the_namespace_to_upstream(wheel):

@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from pulp_file.app.models import FileDistribution
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from pulpcore.app.models import ContentArtifact, Distribution, HeaderContentGuard, Publication
@@ -33,7 +34,7 @@ from pulpcore.content_star.cache.signals import following
 from pulpcore.content_star.cache.triggers import CHANNEL
 from pulpcore.content_star.cache.warm import Warm
 from pulpcore.content_star.cli.postgres import _as_account
-from pulpcore.content_star.content import Content, respond
+from pulpcore.content_star.content import GROUP, Content, respond
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.distributions.published import PublishedApp
 from pulpcore.content_star.edge import EdgeHeaders
@@ -93,6 +94,93 @@ def test_a_file_passed_through_a_publication_costs_one(orm, plans):
     queries_of(plans, f"{base}/a/1.rpm")
     assert len(queries_of(plans, f"{base}/repomd.xml")) == 1
     assert len(queries_of(plans, f"{base}/a/2.rpm")) == 1
+
+
+class Counting(Door):
+    """Counts the trips through it."""
+
+    trips = 0
+
+    async def run(self, work, *args, **kwargs):
+        self.trips += 1
+        return await super().run(work, *args, **kwargs)
+
+
+@pytest.fixture
+def crowd(plans):
+    """Ask for many paths at the same moment; returns the answers and how many trips it took."""
+
+    def ask(paths: list[str]) -> tuple[list[httpx.Response], int]:
+        async def all_at_once() -> list[httpx.Response]:
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://pulp") as client:
+                return await asyncio.gather(*(client.get(f"/pulp/content/{p}") for p in paths))
+
+        door = Counting(threads=2)
+        app = Errors(Content(door, settings.CONTENT_PATH_PREFIX, plans))
+        responses = asyncio.run(all_at_once())
+        asyncio.run(door.close())
+        return responses, door.trips
+
+    return ask
+
+
+@pytest.mark.parametrize("kind", ["publication", "version"])
+def test_who_asks_at_the_same_time_shares_a_query(orm, plans, crowd, monkeypatch, kind):
+    names = [f"{number}.bin" for number in range(GROUP + 8)]
+    version = orm.version({name: name.encode() for name in names})
+    if kind == "version":
+        monkeypatch.setattr(FileDistribution, "SERVE_FROM_PUBLICATION", False)
+        base = orm.distribution(repository_version=version)
+    else:
+        base = orm.distribution(publication=orm.publication({}, version))
+    (first,), trips = crowd([f"{base}/0.bin"])
+    assert (first.text, trips) == ("0.bin", 1)
+    paths = [f"{base}/{name}" for name in names[1:]]
+    responses, trips = crowd(paths)
+    assert [response.text for response in responses] == names[1:]
+    assert trips == 2, "one for each group"
+    responses, trips = crowd(paths)
+    assert [response.text for response in responses] == names[1:]
+    assert trips == 0
+
+
+def test_who_finds_nothing_or_fails_goes_alone(orm, plans, crowd, monkeypatch):
+    base = orm.distribution(publication=orm.publication({"a": b"a", "b": b"b", "sub/c": b"c"}))
+    crowd([f"{base}/a"])
+    plain = PublishedApp.extra_headers
+
+    def extra_headers(self, path):
+        if path == "b":
+            raise HTTPException(418)
+        return plain(self, path)
+
+    monkeypatch.setattr(PublishedApp, "extra_headers", extra_headers)
+    plans.forget_all()
+    crowd([f"{base}/a"])
+    paths = ["sub/c", "b", "nothing", "sub", "sub/", ""]
+    responses, trips = crowd([f"{base}/{path}" for path in paths])
+    assert [response.status_code for response in responses] == [200, 418, 404, 301, 200, 200]
+    assert responses[0].text == "c"
+    assert trips == 1 + 5
+
+
+def test_who_asks_where_nothing_is_served_is_told(orm, plans, crowd):
+    base = orm.distribution()
+    for _ in range(2):
+        responses, _ = crowd([f"{base}/{path}" for path in "abc"])
+        assert [response.status_code for response in responses] == [404] * 3
+
+
+def test_those_with_a_guard_are_asked_one_by_one(orm, plans, crowd):
+    guard = HeaderContentGuard(name=orm.unique(), header_name="X-Key", header_value="secret")
+    orm._save(guard)
+    publication = orm.publication({"a": b"a", "b": b"b", "c": b"c"})
+    base = orm.distribution(publication=publication, content_guard=guard)
+    crowd([f"{base}/a"])
+    responses, trips = crowd([f"{base}/{path}" for path in "abc"])
+    assert [response.status_code for response in responses] == [403] * 3
+    assert trips == 3
 
 
 @pytest.mark.parametrize("path", ["a.bin", "sub", "", "nothing.bin"])

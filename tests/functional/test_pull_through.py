@@ -246,6 +246,45 @@ def test_a_repository_gains_what_another_one_pulled_through(client, mirror, orm)
     assert m.gets("a.bin") == 1
 
 
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_repository_is_asked_once_by_clients_that_come_together(own, mirror, orm, is_known):
+    from pulpcore.app.models import Task
+
+    m = mirror(repository=True)
+    path = m.add("a.bin", 5000)
+    if is_known:  # by another distribution, whose repository has nothing to gain from this one's
+        first = orm.distribution(from_publication=False, remote=m.remote)
+        assert httpx.get(f"{own.content_url}{first}/a.bin", trust_env=False).status_code == 200
+        wait_until(lambda: m.saved("a.bin"))
+    assert set(asyncio.run(gather(own.content_url + path, 100))) == {m.data("a.bin")}
+    wait_until(lambda: m.repository.latest_version().number == 1)
+    asked = Task.objects.filter(name__endswith="add_and_remove").order_by("-pulp_created")
+    pk = str(m.repository.pk)
+    mine = [task for task in asked[:200] if pk in str(task.reserved_resources_record)]
+    assert len(mine) == 1
+    assert m.gets("a.bin") == 1
+
+
+def test_a_repository_that_could_not_be_asked_is_asked_again(orm, instance, monkeypatch):
+    from pulp_file.app.models import FileRepository
+
+    from pulpcore.content_star.remote.adding import add_to_repository, claim
+
+    version = orm.version({"a": b"a"})
+    [file] = version.content.get().contentartifact_set.all()
+
+    def fail(repository, file):
+        raise ConnectionError
+
+    monkeypatch.setattr(FileRepository, "pull_through_add_content", fail)
+    repository = version.repository.pk
+    assert claim(repository, file)
+    assert not claim(repository, file)
+    with pytest.raises(ConnectionError):
+        add_to_repository(repository, file)
+    assert claim(repository, file)
+
+
 def test_the_repository_goes_before_the_remote(client, mirror, orm):
     from pulpcore.app.models import Distribution
 
@@ -504,6 +543,40 @@ def test_the_remote_hangs(client, mirror):
     wait_until(lambda: m.upstream.open == 0)
 
 
+STALLS = {"connect": None, "answer": behave.hanging, "body": Held(1_000_000)}
+
+
+@pytest.mark.parametrize("stall", STALLS)
+@pytest.mark.parametrize("kind", ["on_demand", "streamed", "a.bin", "index.html"])
+def test_a_remote_that_stalls_is_waited_for_by_nobody_for_ever(
+    own, instance, mirror, remote_file, silent, kind, stall
+):
+    """Neither the client that came first nor the next one; `kind` is a policy, or pulled."""
+    limits = {"sock_connect_timeout": 0.3, "sock_read_timeout": 0.3}
+    if kind in ("on_demand", "streamed"):
+        file = remote_file(BIG, policy=kind, **limits)
+        path, server = file.path, file.upstream
+        if behaviour := STALLS[stall]:
+            file.behave(behaviour)
+        else:
+            file.set(url=f"{silent}{file.sources[0]}")
+    else:
+        m = mirror(**limits, **({} if STALLS[stall] else {"url": silent}))
+        path, server = m.add(kind, BIG, STALLS[stall]), m.upstream
+
+    def get() -> int:
+        try:
+            return httpx.get(own.content_url + path, trust_env=False, timeout=60).status_code
+        except httpx.RemoteProtocolError:
+            return 0
+
+    with ThreadPoolExecutor(3) as clients:
+        answers = [clients.submit(get) for _ in range(3)]
+        assert {answer.result() for answer in answers} == {0 if stall == "body" else 504}
+    wait_until(lambda: server.open == 0)
+    wait_until(lambda: spooled(instance) == [])
+
+
 def test_the_remote_breaks_off(client, mirror, instance):
     m = mirror()
     path = m.add("a.bin", BIG, behave.truncated(1_500_000))
@@ -705,6 +778,56 @@ def test_metadata_is_asked_about_and_not_sent_again(client, mirror, tag):
     assert m.seen("index.html")[-1].headers["If-None-Match"] == '"2"'
 
 
+def test_what_is_said_when_nothing_has_changed_counts_from_then_on(client, mirror):
+    m = mirror()
+    path = m.add("index.html", 100, validated(Cache_Control="max-age=60", Age="60", X_Keep="a"))
+    assert client.get(path).headers["X-PyPI-Last-Serial"] == "7"
+
+    async def unchanged(request, data):
+        assert request.headers["If-None-Match"] == '"1"'
+        headers = {"ETag": '"1"', "X-PyPI-Last-Serial": "8", "Cache-Control": "max-age=60"}
+        return web.Response(status=304, headers=headers)
+
+    m.behave("index.html", unchanged)
+    for _ in range(3):  # the first one asks, and the others have no need to
+        answer = client.get(path)
+        assert answer.content == m.data("index.html")
+        assert answer.headers["X-PyPI-Last-Serial"] == "8"
+        assert answer.headers["Content-Type"] == "application/vnd.index+html", "not said again"
+        assert answer.headers["ETag"] == '"1"'
+    assert m.gets("index.html") == 2
+
+
+def test_what_must_not_be_kept_any_more_is_not(client, mirror):
+    m = mirror()
+    path = m.add("index.html", 100, validated(Cache_Control="max-age=0"))
+    client.get(path)
+
+    async def unchanged(request, data):
+        if "If-None-Match" not in request.headers:
+            return await behave.plain(request, data)
+        return web.Response(status=304, headers={"Cache-Control": "no-store"})
+
+    m.behave("index.html", unchanged)
+    answer = client.get(path)
+    assert answer.content == m.data("index.html")
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert client.get(path).content == m.data("index.html")
+    assert "If-None-Match" not in m.seen("index.html")[-1].headers
+
+
+@pytest.mark.parametrize(
+    ("expires", "gets"),
+    [("0", 3), ("Fri, 01 Jan 2010 00:00:00 GMT", 3), ("Fri, 01 Jan 2100 00:00:00 GMT", 1)],
+)
+def test_metadata_expires_when_its_remote_says_so(client, mirror, expires, gets):
+    m = mirror()
+    path = m.add("index.html", 100, validated(Expires=expires))
+    for _ in range(3):
+        assert client.get(path).content == m.data("index.html")
+    assert m.gets("index.html") == gets
+
+
 def test_clients_with_a_copy_of_their_own_do_not_start_it_again_and_again(client, mirror):
     m = mirror()
     held = Held(1_000_000, ETag='"1"')
@@ -793,6 +916,26 @@ def test_metadata_outlives_a_remote_that_fails(client, mirror):
     assert client.get(path).content == m.data("index.html")
     m.behave("index.html", validated(Cache_Control="max-age=0"))
     assert client.get(path).content == m.data("index.html")
+
+
+def test_metadata_outlives_a_remote_that_hangs(client, mirror):
+    m = mirror(sock_read_timeout=0.3)
+    path = m.add("index.html", 100, validated(Cache_Control="max-age=0"))
+    assert client.get(path).status_code == 200
+    m.behave("index.html", behave.hanging)
+    assert client.get(path).content == m.data("index.html")
+    wait_until(lambda: m.upstream.open == 0)
+
+
+def test_nothing_is_shared_where_that_is_turned_off(instance, mirror):
+    m = mirror()
+    path = m.add("index.html", 100, validated())
+    with serving(instance, PULP_CONTENT_STAR_METADATA_TTL="0") as strict:
+        for _ in range(3):
+            answer = httpx.get(strict.content_url + path, trust_env=False)
+            assert answer.content == m.data("index.html")
+    asked = [each.headers.get("If-None-Match") for each in m.seen("index.html")]
+    assert asked == [None, '"1"', '"1"']
 
 
 def test_metadata_that_is_gone_is_gone(client, mirror):

@@ -13,20 +13,11 @@ from pulpcore.app.models import Distribution, Publication, Repository, Repositor
 from pulpcore.content_star import queries
 from pulpcore.content_star.content import respond
 from pulpcore.content_star.locate import Address
-from pulpcore.content_star.lookup import file_in_version
+from pulpcore.content_star.lookup import Source, files
 from pulpcore.content_star.rows import Query
 from tests.bulk import Bulk
-from tests.instance import Instance
-from tests.orm import Orm
 
 MANY = 100_000
-
-
-@pytest.fixture(scope="module")
-def module_orm(instance: Instance) -> Iterator[Orm]:
-    models = Orm()
-    yield models
-    models.cleanup()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +72,7 @@ def parameters_of(query: Query, bulk: Bulk, published: Publication, base: str) -
     values = {
         "domain": "default",
         "prefixes": [base.partition("/")[0], base, f"{base}/x"],
-        "path": bulk.path(4711),
+        "paths": [bulk.path(4711)],
         "repository": bulk.version.repository_id,
         "number": bulk.version.number,
         "version": bulk.version.pk,
@@ -120,12 +111,12 @@ def test_every_query_of_the_cold_path_is_on_indexes(bulk, published, crowd, name
 def test_a_file_costs_as_many_rows_in_a_small_repository_as_in_a_large_one(bulk, small):
     def touched(each: Bulk) -> list[tuple[str, float]]:
         parameters = {
-            "path": each.path(7),
+            "paths": [each.path(7)],
             "repository": each.version.repository_id,
             "number": each.version.number,
         }
         with connection.cursor() as cursor:
-            text = f"EXPLAIN (ANALYZE, FORMAT JSON) {queries.FILE_CONTAINED.text}"
+            text = f"EXPLAIN (ANALYZE, FORMAT JSON) {queries.FILES_CONTAINED.text}"
             cursor.execute(text, parameters)
             (plan,) = cursor.fetchone()
         found: list[tuple[str, float]] = []
@@ -245,11 +236,11 @@ def test_each_version_has_what_was_at_the_path_then(orm):
         versions.append(version)
 
     def content_at(version):
-        found = file_in_version(version, "same")
+        found = files(Source(None, version), ["same"]).get("same")
         return found and found.content_artifact.artifact.file.read()
 
     assert [content_at(version) for version in versions] == [b"1", None, b"2", None, b"1"]
-    assert file_in_version(empty, "same") is None
+    assert content_at(empty) is None
 
 
 def test_the_columns_of_a_plugin_are_there_when_it_looks(sample):

@@ -4,10 +4,10 @@ import asyncio
 import gzip
 import hashlib
 import random
-import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -137,22 +137,6 @@ def test_a_proxy_that_refuses(own, remote_file, proxy):
 
 
 # Time
-
-
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """The root of a server that does not even accept connections."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        address = listener.getsockname()
-        queue = [socket.socket() for _ in range(3)]
-        for each in queue:
-            each.setblocking(False)
-            each.connect_ex(address)
-        yield f"http://127.0.0.1:{address[1]}/"
-        for each in queue:
-            each.close()
 
 
 def test_a_remote_that_accepts_no_connection_makes_way(content, remote_file, silent):
@@ -303,6 +287,24 @@ def test_an_encoding_that_is_none(content, remote_file, encoding):
     assert content.get(file.path).content == file.data
 
 
+def test_an_encoding_that_does_not_end(content, remote_file, instance):
+    """Nobody has said how long it is when it is encoded; the file's own size is a bound to it."""
+    file = remote_file(5000)
+
+    async def endless(request, data):
+        response = web.StreamResponse(headers={"Content-Encoding": "gzip"})
+        await response.prepare(request)
+        while request.transport is not None and not request.transport.is_closing():
+            await response.write(bytes(100_000))
+        return response
+
+    file.behave(endless)
+    assert content.get(file.path).status_code == 502
+    assert file.remote_artifacts[0].failed_at
+    wait_until(lambda: file.upstream.open == 0)
+    wait_until(lambda: spooled(instance) == [])
+
+
 def test_redirects_are_followed(content, remote_file):
     file, other = remote_file(), remote_file()
 
@@ -410,7 +412,11 @@ def test_content_that_is_removed_while_its_file_is_fetched(own, instance, remote
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_an_artifact_that_orphan_cleanup_removes_while_it_would_be_used(content, remote_file):
+@pytest.mark.parametrize("delay", [0, 1])
+def test_an_artifact_that_orphan_cleanup_removes_while_it_would_be_used(
+    content, remote_file, delay
+):
+    """It removes the file after it has committed, be that some seconds later."""
     from django.db import connection, transaction
 
     from tests.orm import artifact
@@ -421,8 +427,7 @@ def test_an_artifact_that_orphan_cleanup_removes_while_it_would_be_used(content,
 
     def clean_up() -> None:
         with transaction.atomic():
-            # The file goes after the commit, at the worst moment: when another has taken its place.
-            transaction.on_commit(file.wait_until_saved)
+            transaction.on_commit(partial(threading.Event().wait, delay))
             old.delete()
             deleted.set()
             committed.wait(60)
@@ -436,6 +441,7 @@ def test_an_artifact_that_orphan_cleanup_removes_while_it_would_be_used(content,
     with connection.cursor() as cursor:
         wait_until(lambda: (cursor.execute(waiting), cursor.fetchone())[1])
     committed.set()
+    file.wait_until_saved()
     cleaning.join()
     assert file.artifact.pk != old.pk
     wait_until(lambda: file.artifact.file.storage.exists(file.artifact.file.name))

@@ -3,7 +3,11 @@
 import asyncio
 import hashlib
 import random
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +17,7 @@ from django.db import transaction
 
 from tests import upstream as behave
 from tests.instance import wait_until
+from tests.upstream import Held
 
 SIZE = 700_000
 
@@ -124,3 +129,49 @@ def test_nobody_gets_wrong_bytes(instance, remote_file, unknown: dict[str, Any])
         if file.artifact is not None:
             assert file.artifact.sha256 == hashlib.sha256(file.data).hexdigest()
             assert file.artifact.file.read() == file.data
+
+
+@pytest.mark.parametrize("asked", ["bytes=-1", "bytes=600000-", f"bytes=0-{SIZE}", "bytes=0-0,-1"])
+def test_the_end_waits_until_all_is_verified(content, remote_file, asked):
+    """What is small enough to be read at once is refused; of the rest the end is missing."""
+    file = remote_file(SIZE)
+    file.behave(behave.wrong)
+    with suppress(httpx.RemoteProtocolError):
+        assert content.get(file.path, headers={"Range": asked}).status_code == 502
+    assert file.remote_artifacts[0].failed_at
+    early = content.get(file.path, headers={"Range": "bytes=0-9"})
+    assert early.status_code == 502, "nothing of it is served from then on"
+
+
+def test_the_end_is_kept_back_though_it_has_come(instance, remote_file):
+    """It might be all, and nobody knows before the remote ends."""
+    file = remote_file(SIZE)
+    file.upstream.files[file.sources[0]] = random.randbytes(SIZE)
+    held = Held(SIZE, tells_length=False)
+    file.behave(held)
+    folder = Path(instance.state.working_directory)
+    get = partial(httpx.get, instance.content_url + file.path, trust_env=False, timeout=60)
+    with ThreadPoolExecutor(1) as clients:
+        asking = clients.submit(get, headers={"Range": "bytes=-1"})
+        wait_until(lambda: SIZE in [path.stat().st_size for path in folder.glob("content-*")])
+        assert get(headers={"Range": "bytes=0-9"}).status_code == 206, "which no one can verify"
+        held.release()
+        assert asking.result().status_code == 502
+
+
+def test_a_part_is_cut_as_soon_as_the_whole_is_known_to_be_wrong(instance, remote_file):
+    """Though all of its bytes had come, and might be right."""
+    file = remote_file(30_000_000)
+    file.behave(behave.wrong)
+    headers = {"Range": "bytes=0-28999999"}
+    with httpx.stream(
+        "GET", instance.content_url + file.path, headers=headers, trust_env=False, timeout=60
+    ) as answer:
+        assert answer.status_code == 206
+        chunks = answer.iter_raw()
+        next(chunks)
+        wait_until(lambda: file.remote_artifacts[0].failed_at)
+        with pytest.raises(httpx.RemoteProtocolError):
+            for _ in chunks:
+                pass
+    assert file.artifact is None

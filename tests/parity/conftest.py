@@ -8,22 +8,28 @@ import pytest
 
 from pulpcore.app.contexts import with_domain
 from pulpcore.constants import CHECKPOINT_TS_FORMAT
+from tests.bridged import installed
 from tests.certificates import Authority
 from tests.functional.conftest import app  # noqa: F401
 from tests.instance import Instance
 from tests.orm import Orm, artifact
 from tests.pulp import Pulp
-from tests.server import free_port, running, serving
+from tests.server import Server, serving, serving_theirs
 from tests.upstream import serving_upstream
 
 
 @pytest.fixture(scope="session")
 def upstream(instance: Instance) -> Iterator[str]:
     """The root of upstream's content app."""
-    bind = f"127.0.0.1:{free_port()}"
-    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
-    with running(instance, command, f"http://{bind}") as server:
+    with serving_theirs(instance) as server:
         yield server.content_url
+
+
+@pytest.fixture(scope="session")
+def theirs(instance: Instance, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Upstream's content app with a plugin that is written for it."""
+    with serving_theirs(instance, **installed(tmp_path_factory.mktemp("notes"))) as server:
+        yield server
 
 
 def checkpoints(pulp: Pulp, repository: str) -> datetime:
@@ -156,9 +162,7 @@ def places(instance: Instance, mirror: str) -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="session")
 def domain_upstream(instance: Instance) -> Iterator[str]:
     """The root of upstream's content app, with domains on."""
-    bind = f"127.0.0.1:{free_port()}"
-    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
-    with running(instance, command, f"http://{bind}", PULP_DOMAIN_ENABLED="true") as server:
+    with serving_theirs(instance, PULP_DOMAIN_ENABLED="true") as server:
         yield server.content_url
 
 

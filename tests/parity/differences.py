@@ -446,7 +446,8 @@ FURTHER = {
     ),
     "working directory": (
         "The process changes to `WORKING_DIRECTORY`.",
-        "It stays where it was started; pulpcore's downloaders write there all the same.",
+        "It stays where it was started. Pulpcore's downloaders write there all the same, and so do"
+        " plugins in threads, where [Linux allows it](bridge.md).",
         "The REST API lives in the same process.",
     ),
     "objects that are streamed through": (

@@ -8,7 +8,7 @@ from tests.bridged import installed
 from tests.instance import Instance
 from tests.parity.test_parity import FILE, Row, compare
 from tests.pulp import unique
-from tests.server import Server, free_port, running, serving
+from tests.server import Server, serving
 
 GZIP = {"Accept-Encoding": "gzip"}
 PLAIN = {"Accept-Encoding": "identity"}
@@ -59,15 +59,6 @@ ROWS = [
 @pytest.fixture(scope="module")
 def ours(instance: Instance, tmp_path_factory) -> Iterator[Server]:
     with serving(instance, **installed(tmp_path_factory.mktemp("notes"))) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def theirs(instance: Instance, tmp_path_factory) -> Iterator[Server]:
-    bind = f"127.0.0.1:{free_port()}"
-    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
-    environ = installed(tmp_path_factory.mktemp("notes"))
-    with running(instance, command, f"http://{bind}", **environ) as server:
         yield server
 
 

@@ -10,7 +10,7 @@ from tests import upstream as behave
 from tests.instance import wait_until
 from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row, ask, compare, facets, judge
-from tests.server import free_port, running, serving
+from tests.server import free_port, serving, serving_theirs
 from tests.upstream import serving_upstream
 
 PLUGIN = {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -51,9 +51,7 @@ PLAIN = Row("{saving}/index.html", "plugins without pull-through")
 
 @pytest.fixture(scope="module")
 def theirs(instance) -> Iterator[str]:
-    bind = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "tests.pulling", "--bind", bind, "--workers", "1"]
-    with running(instance, command, f"http://{bind}", **PLUGIN) as server:
+    with serving_theirs(instance, sys.executable, "-m", "tests.pulling", **PLUGIN) as server:
         yield server.content_url
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.orm import Site
 from tests.parity.test_parity import Row, ask, facets, judge
-from tests.server import Server, free_port, running
+from tests.server import Server, serving_theirs
 from tests.stores import Store
 
 DATA = b"0123456789"
@@ -50,9 +50,7 @@ pytestmark = pytest.mark.parametrize("store", ["s3"], indirect=True)
 @pytest.fixture(scope="module")
 def upstream_domains(instance, with_domains: dict[str, str]) -> Iterator[str]:
     """The root of upstream's content app, with domains."""
-    bind = f"127.0.0.1:{free_port()}"
-    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
-    with running(instance, command, f"http://{bind}", **with_domains) as server:
+    with serving_theirs(instance, **with_domains) as server:
         yield server.content_url
 
 

@@ -1,5 +1,6 @@
 """A plugin with hooks and routes for aiohttp that is passed on, or refused, as operators chose."""
 
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,21 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.bridged import installed
+from tests.bridged import FOLDER, installed
 from tests.instance import Instance
 from tests.pulp import Pulp, unique
-from tests.server import Server, free_port, running, serving
+from tests.server import Server, serving
 
 KEY = {"X-Key": "b3Blbg=="}
-
-
-@pytest.fixture(scope="module")
-def theirs(instance: Instance, tmp_path_factory) -> Iterator[Server]:
-    bind = f"127.0.0.1:{free_port()}"
-    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
-    environ = installed(tmp_path_factory.mktemp("notes"))
-    with running(instance, command, f"http://{bind}", **environ) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +60,20 @@ def base(instance: Instance) -> Iterator[str]:
     pulp.cleanup()
 
 
-def served(server: Server) -> dict[str, str]:
+def told(server: Server) -> dict[str, dict]:
+    """What the server tells of its plugins, by label."""
     as_json = {"Accept": "application/json"}
-    told = httpx.get(f"{server.content_url}readyz", headers=as_json, trust_env=False).json()
-    return {each["label"]: each["served"] for each in told["plugins"]}
+    status = httpx.get(f"{server.content_url}readyz", headers=as_json, trust_env=False).json()
+    return {each["label"]: each for each in status["plugins"]}
+
+
+def served(server: Server) -> dict[str, str]:
+    return {label: each["served"] for label, each in told(server).items()}
 
 
 def test_it_is_told_and_nothing_runs_here(ours, notes):
-    told = served(ours)
-    assert (told["bridged"], told["file"], told["core"]) == ("proxied", "proxied", "native")
+    how = served(ours)
+    assert (how["bridged"], how["file"], how["core"]) == ("proxied", "proxied", "native")
     assert "which will go some day" not in ours.said(), "nothing is bridged"
     assert list(notes.iterdir()) == []
 
@@ -151,6 +148,31 @@ def test_its_distributions_are_guarded_here_and_served_there(ours, base):
         assert (part.status_code, part.content) == (206, b"234")
         assert content.head("a.txt", headers=KEY).headers["Content-Length"] == "10"
         assert content.post("a.txt", headers=KEY).status_code == 405
+
+
+def test_routes_that_nobody_knows_are_told_and_the_distributions_still_passed_on(
+    instance, theirs, tmp_path, base
+):
+    """The plugin's module cannot be imported here, as where a dependency is missing."""
+    shutil.copytree(FOLDER, tmp_path / "site", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "site/pulp_bridged/app/content.py").write_text("import no_such_module\n")
+    proxy = {"PULP_CONTENT_STAR_UNPORTED": "proxy", "PULP_CONTENT_STAR_LEGACY_URL": theirs.url}
+    environ = installed(tmp_path, **proxy) | {"PYTHONPATH": str(tmp_path / "site")}
+    with serving(instance, **environ) as server:
+        url = f"{server.content_url}{base}/json"
+        assert httpx.get(url, headers=KEY, trust_env=False).json() == {
+            "name": "x",
+            "numbers": [1, 2],
+        }
+        url = f"{server.url}/pulp/bridged/hello/x"
+        assert httpx.get(url, trust_env=False).status_code == 404
+        unknown = "its routes are not known, and none is served or passed on"
+        assert unknown in server.said()
+        assert unknown in told(server)["bridged"]["problem"]
+        assert told(server)["bridged"]["served"] == "proxied"
+    printed = instance.run(["pulpcore-manager", "content-star-plugins"], **environ).stdout
+    (line,) = (line for line in printed.splitlines() if line.startswith("bridged "))
+    assert unknown in line
 
 
 def test_nothing_of_a_refused_plugin_is_served(instance, tmp_path, base):

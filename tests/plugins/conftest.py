@@ -83,6 +83,14 @@ def pulp(plugged: PluggedInstance, admin: httpx.Client) -> Iterator[Pulp]:
     api.cleanup()
 
 
+@pytest.fixture(scope="module")
+def module_pulp(plugged: PluggedInstance, admin: httpx.Client) -> Iterator[Pulp]:
+    """As `pulp`, for what all tests of a module look at."""
+    api = Pulp(admin, httpx.BasicAuth(plugged.username, plugged.password))
+    yield api
+    api.cleanup()
+
+
 @pytest.fixture(scope="package")
 def content(plugged: PluggedInstance) -> Iterator[httpx.Client]:
     """The content app of the instance with plugins, as an anonymous client."""

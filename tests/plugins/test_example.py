@@ -6,15 +6,19 @@ import httpx
 import pytest
 
 from tests.pulp import unique
-from tests.server import free_port, running
+from tests.server import serving_theirs
 
 FILES = {"a.txt": b"first", "dir/b.txt": b"second"}
 
 
+@pytest.fixture(scope="module")
+def repository(module_pulp) -> str:
+    return module_pulp.repository(FILES)
+
+
 @pytest.fixture
-def base(pulp) -> str:
+def base(pulp, repository) -> str:
     """The base path of a distribution of the example plugin."""
-    repository = pulp.repository(FILES)
     name = unique("shelf")
     pulp.create("distributions/example/example/", name=name, base_path=name, repository=repository)
     return name
@@ -72,9 +76,7 @@ def test_notes_are_written_by_those_who_may(content, pulp, base):
 
 
 def test_upstreams_content_app_serves_the_same_by_the_hooks(plugged, content, base):
-    bind = f"127.0.0.1:{free_port()}"
-    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
-    with running(plugged, command, f"http://{bind}") as server:
+    with serving_theirs(plugged) as server:
         root = f"{server.content_url}{base}/"
         assert httpx.get(f"{root}api/files").json() == content.get(f"{base}/api/files").json()
         theirs = httpx.get(f"{root}dir/b.txt")

@@ -18,20 +18,21 @@ PREFIX = "/pulp/probe/"
 
 
 @pytest.fixture(scope="module")
-def open_base(plugged, admin) -> Iterator[str]:
+def publication(module_pulp: Pulp) -> str:
+    return module_pulp.publish(module_pulp.repository({"a.txt": b"of the file"}))
+
+
+@pytest.fixture(scope="module")
+def open_base(module_pulp: Pulp, publication: str) -> str:
     """The base path of a distribution of pulp_file's model, which the tests' plugin serves."""
-    api = Pulp(admin, httpx.BasicAuth(plugged.username, plugged.password))
-    repository = api.repository({"a.txt": b"of the file"})
-    yield api.distribute(publication=api.publish(repository))
-    api.cleanup()
+    return module_pulp.distribute(publication=publication)
 
 
-@pytest.fixture
-def guarded(pulp) -> str:
+@pytest.fixture(scope="module")
+def guarded(module_pulp: Pulp, publication: str) -> str:
     """As `open_base`, behind an RBAC guard."""
-    guard = pulp.create("contentguards/core/rbac/", name=unique("guard"))
-    publication = pulp.publish(pulp.repository({"a.txt": b"of the file"}))
-    return pulp.distribute(publication=publication, content_guard=guard["pulp_href"])
+    guard = module_pulp.create("contentguards/core/rbac/", name=unique("guard"))
+    return module_pulp.distribute(publication=publication, content_guard=guard["pulp_href"])
 
 
 @pytest.fixture(params=["distribution", "prefix"])

@@ -1,5 +1,6 @@
 """A Pulp with all plugins, on Debian's PostgreSQL, and upstream's content app beside it."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from tests.orm import connect, disconnect
 from tests.plugins_real.plugin import unported
 from tests.plugins_real.table import Table
 from tests.pulp import Pulp
-from tests.server import Server, free_port, running
+from tests.server import Server, free_port, running, serving_theirs
 from tests.upstream import Upstream, serving_upstream
 
 SETTINGS = """
@@ -29,6 +30,8 @@ APT_BY_HASH = True
 """
 """Plugins make links to themselves of these, and pulp_container signs its tokens."""
 
+
+UVICORN = Path(sys.executable).with_name("uvicorn")
 
 INSTALLED = all(find_spec(name) for name in ("pulp_ansible", "pulp_container", "pulp_rpm"))
 if not INSTALLED:
@@ -89,9 +92,7 @@ def keys(public: Path, private: Path) -> None:
 @pytest.fixture(scope="session")
 def upstream(instance: Instance) -> Iterator[str]:
     """The origin of upstream's content app, without a slash at the end."""
-    bind = f"127.0.0.1:{free_port()}"
-    command = ["pulpcore-content", "--bind", bind, "--workers", "1"]
-    with running(instance, command, f"http://{bind}") as server:
+    with serving_theirs(instance) as server:
         yield server.url
 
 
@@ -121,6 +122,25 @@ def refusing(instance: Instance) -> Iterator[Server]:
     """One that refuses what is written for aiohttp."""
     with ours(instance, **unported("refuse")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def elsewhere(instance: Instance) -> Iterator[Server]:
+    """One that was started in a directory that nobody can write to."""
+    url = f"http://127.0.0.1:{free_port()}"
+    start = (
+        f"import os, sys; os.chdir('/proc'); os.execv({str(UVICORN)!r}, ['uvicorn', *sys.argv[1:]])"
+    )
+    port = url.rpartition(":")[2]
+    command = ["python", "-c", start, "pulpcore.routing:application", "--port", port]
+    with running(instance, command, url) as server:
+        yield server
+
+
+@pytest.fixture
+def servers(instance: Instance, upstream: str, elsewhere: Server) -> list[str]:
+    """The origins of upstream's content app and of all processes that fetch by themselves."""
+    return [upstream, instance.url, elsewhere.url]
 
 
 @pytest.fixture(params=["instance", "redirecting", "passing_on"])

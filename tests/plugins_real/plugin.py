@@ -4,8 +4,9 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
+from tests.instance import wait_until
 from tests.parity.differences import DIFFERENCES
 from tests.parity.test_parity import Row, ask, explain, facets, judge
 from tests.plugins_real.differences import OF_PLUGINS
@@ -96,6 +98,66 @@ def pulling(pulp: Pulp, kind: str, remote: str, url: str, **fields: Any) -> str:
     made = pulp.create(f"remotes/{remote}/", name=unique("far"), url=url)["pulp_href"]
     named = {"name": unique("pulling"), "base_path": unique("pulling")}
     return pulp.create(f"distributions/{kind}/", remote=made, **named, **fields)["base_path"]
+
+
+Package = Callable[[str], Mapping[str, bytes]]
+"""The files that a remote has of a package with some name, by path."""
+
+
+def pulled_alike(
+    servers: Sequence[str], pulp: Pulp, far: Upstream, kind: str, files: Package, kept: int
+) -> None:
+    """Check that Pulp has the same of a remote's package, whichever of `servers` was asked for it.
+
+    Each is asked for the files of a package of its own, twice, and has to send them both times.
+    `kept` of them are content by then. `kind` is the distribution's in the REST API.
+    """
+    found = []
+    for number, origin in enumerate(servers):
+        name = f"nr{number}"
+        far.files = dict(files(name))
+        plugin = kind.partition("/")[0]
+        repository = pulp.create(f"repositories/{plugin}/{plugin}/", name=unique("gains"))
+        href = repository["pulp_href"]
+        base_path = pulling(pulp, kind, f"{plugin}/{plugin}", far.url, repository=href)
+        for _ in range(2):
+            for path, data in far.files.items():
+                response = get(f"{origin}/pulp/content/{base_path}/{path}")
+                assert (response.status_code, response.content) == (200, data), path
+            assert get(f"{origin}/pulp/content/{base_path}/nope").status_code == 404
+            wait_until(partial(is_kept, base_path, kept))
+        rows = kept_of(base_path)
+        found.append({tuple(str(each).replace(name, "") for each in row) for row in rows})
+    assert all(each == found[0] for each in found)
+
+
+def is_kept(base_path: str, count: int) -> bool:
+    """Whether so many files of a distribution's remote are content, and no task goes on."""
+    from pulpcore.app.models import Task
+    from pulpcore.constants import TASK_FINAL_STATES
+
+    under_way = Task.objects.exclude(state__in=TASK_FINAL_STATES)
+    return len(kept_of(base_path)) == count and not under_way.exists()
+
+
+def kept_of(base_path: str) -> set[tuple[object, ...]]:
+    """Of each file that Pulp knows a distribution's remote to have: type of the content, path, URL,
+    and whether it is saved and in the repository."""
+    from pulpcore.app.models import Distribution, RemoteArtifact
+
+    distribution = Distribution.objects.get(base_path=base_path)
+    version = distribution.repository and distribution.repository.latest_version()
+    there = set(version.content.values_list("pk", flat=True)) if version else set()
+    return {
+        (
+            each.content_artifact.content.pulp_type,
+            each.content_artifact.relative_path,
+            each.url.removeprefix(distribution.remote.url),
+            each.content_artifact.artifact_id is not None,
+            each.content_artifact.content_id in there,
+        )
+        for each in RemoteArtifact.objects.filter(remote=distribution.remote)
+    }
 
 
 def asked_by_pulp_alone(far: Upstream) -> bool:

@@ -14,6 +14,7 @@ from tests.plugins_real.plugin import (
     Plugin,
     asked_by_pulp_alone,
     needs,
+    pulled_alike,
     pulling,
     run,
     upload,
@@ -115,6 +116,18 @@ def test_gem_installs_what_a_remote_has(instance, pulp, far, workshop, home):
     assert (home / "gems/cache/star-far-1.0.0.gem").read_bytes() == gem
     assert far.gets["gems/star-far-1.0.0.gem"] == 1
     assert asked_by_pulp_alone(far)
+
+
+def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far, workshop):
+    def package(name: str) -> dict[str, bytes]:
+        gem = build(workshop, name).read_bytes()
+        return {
+            "versions": b"---\n",
+            f"gems/star-{name}-1.0.0.gem": gem,
+            f"quick/Marshal.4.8/star-{name}-1.0.0.gemspec.rz": b"of " + name.encode(),
+        }
+
+    pulled_alike(servers, pulp, far, "gem/gem", package, kept=2)
 
 
 def test_gem_cannot_read_old_indexes_of_the_plugin(instance, upstream, content, home):

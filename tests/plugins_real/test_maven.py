@@ -3,11 +3,13 @@
 import io
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from hashlib import sha1
 from pathlib import Path
 
 import pytest
 
+from tests.instance import wait_until
 from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.differences import ANSWER
@@ -16,7 +18,10 @@ from tests.plugins_real.plugin import (
     Plugin,
     asked_by_pulp_alone,
     asking,
+    get,
+    is_kept,
     needs,
+    pulled_alike,
     pulling,
     run,
     served_in_place,
@@ -26,6 +31,8 @@ PLUGIN = Plugin(
     "pulp-maven",
     client="mvn: a parent POM and a JAR, from content, by the deploy API, whose redirects are"
     " served in place, and through to a remote",
+    note="The plugin keeps one file of a name in a domain, whichever remote or repository it is of,"
+    " as with `pulpcore-content`",
 )
 POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -158,6 +165,36 @@ def test_maven_resolves_what_a_remote_has(instance, pulp, far, home):
     assert resolve(f"{instance.content_url}{base_path}/", home) == jar()
     assert far.gets["org/star/hello/1.0/hello-1.0.jar"] == 1
     assert asked_by_pulp_alone(far)
+
+
+def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far):
+    def package(name: str) -> dict[str, bytes]:
+        file = f"org/far/{name}/1.0/{name}-1.0"
+        return {
+            f"org/far/{name}/maven-metadata.xml": b"<metadata/>",
+            f"{file}.jar": jar(),
+            f"{file}.pom": pom(name, "jar"),
+            f"{file}.jar.sha1": sha1(jar()).hexdigest().encode(),
+        }
+
+    pulled_alike(servers, pulp, far, "maven/maven", package, kept=3)
+
+
+def test_a_name_has_one_file_in_a_domain_whoever_serves_it(instance, upstream, pulp, far):
+    """To the plugin, files are told apart by their names, whatever remote they are of."""
+    for number, origin in enumerate((upstream, instance.url)):
+        path = f"org/one/name{number}/1.0/name{number}-1.0.jar"
+        far.files = {f"first/{path}": b"of the first", f"other/{path}": b"of the other"}
+        first, other = (
+            pulling(pulp, "maven/maven", "maven/maven", f"{far.url}{name}/")
+            for name in ("first", "other")
+        )
+        url = f"{origin}/pulp/content/{{}}/{path}"
+        assert get(url.format(first)).content == b"of the first"
+        wait_until(partial(is_kept, first, 1))
+        assert get(url.format(other)).content == b"of the other", "what it has just sent"
+        wait_until(partial(is_kept, other, 1))
+        assert get(url.format(other)).content == b"of the first"
 
 
 def resolve(url: str, home: Path) -> bytes:

@@ -17,6 +17,7 @@ from tests.plugins_real.plugin import (
     Plugin,
     asked_by_pulp_alone,
     needs,
+    pulled_alike,
     pulling,
     run,
     typed,
@@ -143,6 +144,14 @@ def test_npm_installs_what_a_remote_has(instance, pulp, far, workshop, home):
     assert (home / "node_modules" / name / "package.json").exists()
     assert far.gets[path] == 1
     assert asked_by_pulp_alone(far)
+
+
+def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far, workshop):
+    def files(name: str) -> dict[str, bytes]:
+        packed = package(workshop, f"star-{name}", "1.0.0").read_bytes()
+        return {f"star-{name}/-/star-{name}-1.0.0.tgz": packed}
+
+    pulled_alike(servers, pulp, far, "npm/npm", files, kept=1)
 
 
 def test_npm_11_wants_more_than_the_plugin_tells(instance, upstream, content, home):

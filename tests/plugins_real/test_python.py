@@ -15,6 +15,7 @@ from tests.plugins_real.plugin import (
     Plugin,
     asked_by_pulp_alone,
     get,
+    pulled_alike,
     pulling,
     reported,
     run,
@@ -125,6 +126,15 @@ def test_pip_downloads_what_a_remote_has(instance, pulp, far, workshop, home):
         assert (home / folder / file.name).read_bytes() == file.read_bytes()
     assert far.gets["packages/" + file.name] == 1
     assert asked_by_pulp_alone(far)
+
+
+def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far, workshop):
+    def package(name: str) -> dict[str, bytes]:
+        file = wheel(workshop, "1.0", f"star_{name}")
+        about = METADATA.format(name=f"star_{name}", version="1.0").encode()
+        return {file.name: file.read_bytes(), f"{file.name}.metadata": about}
+
+    pulled_alike(servers, pulp, far, "python/pypi", package, kept=2)
 
 
 def test_passed_on(instance, upstream, passing_on, content, workshop, home):

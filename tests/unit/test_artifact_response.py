@@ -503,7 +503,7 @@ async def test_a_big_file_that_shrinks_is_never_completed(big: tuple[str, bytes]
     send = Bodies(shrink)
     with pytest.raises(FileTruncated):
         await artifact(path, len(content))(scope("GET", {}), never, send)
-    assert send.lengths == [STEP]
+    assert STEP <= sum(send.lengths) <= STEP + 1
     assert not send.complete
     assert descriptors(path) == 0
 

@@ -98,12 +98,32 @@ async def test_what_is_read_is_not_overwritten(path: str):
         assert first == CONTENT[:10]
 
 
-async def test_never_more_than_a_step(tmp_path: Path):
-    content = os.urandom(STEP + 10)
+@pytest.mark.parametrize("local", [True, False])
+async def test_never_more_than_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool):
+    monkeypatch.setattr(disk, "is_local", lambda fd: local)
+    content = os.urandom(2 * STEP)
     (tmp_path / "big").write_bytes(content)
     with await LocalFile.open(str(tmp_path / "big")) as file:
-        assert await file.read(0, len(content)) == content[:STEP]
-        assert await file.read(STEP, 10) == content[STEP:]
+        some = await file.read(10, STEP + 1)
+        assert 0 < len(some) <= STEP
+        assert some == content[10 : 10 + len(some)]
+        assert await file.read(10, STEP) == content[10 : STEP + 10]
+
+
+@needs_nowait
+async def test_what_memory_holds_is_enough_where_any_amount_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Threads
+):
+    monkeypatch.setattr(disk, "is_local", lambda fd: True)
+    content = os.urandom(STEP + 1)
+    (tmp_path / "big").write_bytes(content)
+    with await LocalFile.open(str(tmp_path / "big")) as file:
+        real = os.preadv
+        monkeypatch.setattr(
+            os, "preadv", lambda fd, bufs, at, flags: real(fd, [bufs[0][:4096]], at)
+        )
+        assert await file.read(1, STEP + 1) == content[1:4097]
+    assert all(name != "pread" for name, _ in threads.calls)
 
 
 async def test_empty(tmp_path: Path):

@@ -3,14 +3,14 @@
 from datetime import UTC, datetime
 
 from pulpcore.content_star.directory import Entry
-from pulpcore.content_star.listing import listing
+from pulpcore.content_star.html_listing import html_listing
 from tests.listing import parse_listing
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
 def html(*entries: Entry, path: str = "/x/", is_root: bool = False) -> str:
-    return listing(path, entries, is_root=is_root).body.decode()
+    return html_listing(path, entries, is_root=is_root).body.decode()
 
 
 def test_entries_are_sorted_and_told_with_date_and_size():

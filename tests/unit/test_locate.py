@@ -20,6 +20,7 @@ from pulpcore.content_star.locate import (
         (b"/a%20b", "/a b"),
         (b"/%40scope%2Fname", "/@scope/name"),
         (b"/%E6%97%A5", "/日"),
+        ("/日".encode(), "/日"),
         (b"/100%", "/100%"),
         (b"/a+b", "/a+b"),
         (b"/%252F", "/%2F"),
@@ -35,7 +36,14 @@ def test_servers_that_send_no_raw_path_are_served():
 
 @pytest.mark.parametrize(
     ("raw", "status"),
-    [(b"/%ff", 400), (b"/%C3%28", 400), (b"/%00", 400), (b"/" + b"a" * 8190, 414)],
+    [
+        (b"/%ff", 400),
+        (b"/\xff", 400),
+        (b"/%C3%28", 400),
+        (b"/%00", 400),
+        (b"/\0", 400),
+        (b"/" + b"a" * 8190, 414),
+    ],
 )
 def test_what_is_not_a_path_is_refused(raw, status):
     with pytest.raises(HTTPException) as refused:

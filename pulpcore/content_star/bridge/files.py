@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from anyio import sleep_forever
 from asgiref.sync import sync_to_async
 from starlette.types import ASGIApp, Message, Scope
 
 from pulpcore.app import mime_types
 from pulpcore.app.models import Artifact, Domain
 from pulpcore.content_star.bridge.request import connection_of
+from pulpcore.content_star.delivery import deliver
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.locate import decoded_path
-from pulpcore.content_star.responses.artifact import ArtifactRedirect, ArtifactResponse
+from pulpcore.content_star.responses.artifact import ArtifactResponse
+from pulpcore.content_star.responses.body import nothing
 from pulpcore.content_star.responses.disk import LocalSource
 from pulpcore.content_star.responses.headers import Disposition, parse_http_date
 from pulpcore.content_star.responses.source import ArtifactMissing
-from pulpcore.content_star.storage import redirect_of, source_of
 from pulpcore.responses import ArtifactResponse as PulpArtifactResponse
 
 # Where pulpcore's storages keep artifacts: by their sha256, with domains below the domain's id.
@@ -69,27 +69,24 @@ def artifact_app(
     headers: Mapping[str, str],
     scope: Scope,
     disposition: Disposition = "inline",
-    may_redirect: bool = False,
+    by_others: bool = False,
 ) -> ASGIApp:
-    """Return what sends `artifact`, or the client to where it is. Blocks; raises StoreUnavailable.
+    """Return what sends `artifact`, as `deliver` does. Blocks; raises StoreUnavailable.
 
     Type, caching and time of last change are what `headers` say; what else they say is added.
     """
-    representation: Any = {
-        "size": artifact.size,
-        "sha256": artifact.sha256,
-        "last_modified": last_modified_of(headers) or artifact.pulp_created,
-        "filename": filename,
-        "headers": plain(headers),
-        "disposition": disposition,
-    }
-    exchange = exchange_of(scope)
-    if may_redirect and (url := redirect_of(domain, artifact, plain(headers), scope["method"])):
-        exchange.source = "redirect"
-        return ArtifactRedirect(url, **representation)
-    source = source_of(domain, artifact)
-    exchange.source = "local" if isinstance(source, LocalSource) else "proxied"
-    return ArtifactResponse(source, **representation)
+    return deliver(
+        domain,
+        artifact,
+        scope,
+        by_others=by_others,
+        size=artifact.size,
+        sha256=artifact.sha256,
+        last_modified=last_modified_of(headers) or artifact.pulp_created,
+        filename=filename,
+        headers=plain(headers),
+        disposition=disposition,
+    )
 
 
 async def send_app(app: ASGIApp, response: web.StreamResponse, request: web.Request) -> None:
@@ -112,7 +109,7 @@ async def send_app(app: ASGIApp, response: web.StreamResponse, request: web.Requ
             message = {**message, "headers": [*message["headers"], *cookies]}
         await connection.send(message)
 
-    await app(connection.scope, _receive, send)
+    await app(connection.scope, nothing, send)
     response._eof_sent = True
 
 
@@ -216,9 +213,3 @@ def _whole(app: ASGIApp) -> ASGIApp:
         await app({**scope, "headers": headers}, receive, send)
 
     return whole
-
-
-async def _receive() -> Message:
-    """Receive nothing: someone else sees that the client leaves."""
-    await sleep_forever()
-    raise AssertionError

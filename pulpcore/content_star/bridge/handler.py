@@ -76,7 +76,7 @@ async def _stream_content(self: Any, request: Any) -> Any:
 async def _serve_content_artifact(
     self: Any, content_artifact: Any, headers: Any, request: Any
 ) -> web.StreamResponse:
-    """Return the response for a file that is saved; its domain may redirect to it."""
+    """Return the response for a file that is saved."""
     return AppResponse(partial(_saved, content_artifact), headers)
 
 
@@ -135,7 +135,7 @@ def _saved(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
     filename = PurePosixPath(content_artifact.relative_path).name
     artifact = content_artifact.artifact
     return artifact_app(
-        get_domain(), artifact, filename, headers, scope, "attachment", may_redirect=True
+        get_domain(), artifact, filename, headers, scope, "attachment", by_others=True
     )
 
 

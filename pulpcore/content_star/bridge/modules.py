@@ -17,6 +17,9 @@ from pulpcore.content_star.bridge.middlewares import adopt_middlewares
 
 log = logging.getLogger(__name__)
 
+# Of a plugin whose module tells nothing; operators may have their proxy send them elsewhere.
+UNKNOWN = "so its routes are not known, and none is served or passed on"
+
 
 @dataclass(frozen=True)
 class Module:
@@ -37,8 +40,8 @@ modules: dict[str, Module] = {}
 def import_modules(plugins: Iterable[str]) -> None:
     """Import the modules `<plugin>.content`, as upstream does, and fill in `modules`.
 
-    A module that cannot be imported is logged, and only its plugin has to do without: routes that
-    it added before it broke are not served.
+    A module that cannot be imported is logged, and only its plugin has to do without: where its
+    routes are nobody else knows, and those that it added before it broke are not served either.
     """
     modules.clear()
     for plugin in plugins:
@@ -81,8 +84,9 @@ def _import(plugin: str, app: web.Application) -> Module:
     try:
         import_module(f"{plugin}.content")
     except Exception as error:
-        log.exception("The content module of the plugin %s cannot be imported.", plugin)
-        return Module(problem=f"{plugin}.content cannot be imported: {kind_of(error)}")
+        broken = f"{plugin}.content cannot be imported, {UNKNOWN}"
+        log.exception("The plugin %s is not served in full: %s.", plugin, broken)
+        return Module(problem=f"{broken}: {kind_of(error)}")
     added = [each for each in app.router.resources() if each not in known]
     prefixes = {prefix_of(each) for each in added}
     refused = sorted(filter(_covers_others, prefixes))

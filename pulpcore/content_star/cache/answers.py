@@ -17,6 +17,7 @@ from pulpcore.content_star.exchange import AnswerSource, Exchange
 from pulpcore.content_star.locate import Place
 from pulpcore.content_star.lookup import Source
 from pulpcore.content_star.redirect import with_slash
+from pulpcore.content_star.responses.artifact import ArtifactResponse
 
 
 class Key(NamedTuple):
@@ -78,13 +79,17 @@ class DistributionPlan:
     """What is known of a distribution."""
 
     distribution: Distribution
-    """The detail object, its guard's detail object and what else `locate.RELATED` names."""
+    """The detail object, with the detail object of its guard and what else `locate` loads."""
 
     source: Source | None
     """What it serves; None if that cannot be kept, and has to be looked up each time."""
 
     nested: bool
     """Whether other distributions' base paths go on from its own: these have to be asked for."""
+
+    is_shared: bool = False
+    """Whether requests may be answered together: no guard and no code of the plugin, which might
+    take its time, decides about them, and `source` is known."""
 
     alive: bool = False
     """True while it is kept, which it is until one of its rows changes. Its answers end with it."""
@@ -96,7 +101,11 @@ class DistributionPlan:
         """
         distribution = own(self.distribution)
         source = self.source and Source(own(self.source.publication), own(self.source.version))
-        return Place(distribution, path[len(distribution.base_path) :].lstrip("/"), source)
+        return Place(distribution, self.path_below(path), source)
+
+    def path_below(self, path: str) -> str:
+        """Return `path`, which is below the domain, relative to the base path."""
+        return path[len(self.distribution.base_path) :].lstrip("/")
 
     def guarded(self) -> Distribution:
         """Return the distribution for its guard to decide, which has an object of its own."""
@@ -148,8 +157,14 @@ class Kept:
     headers: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
     """Headers of answers that are complete, by status."""
 
+    moved: float = float("-inf")
+    """When it was last put behind the others, to go after them; as `expires`."""
+
     is_open: bool = field(init=False)
     """Whether it can be given to anyone without asking a guard or a plugin."""
+
+    file_for_all: ArtifactResponse | None = field(init=False)
+    """The file, if it is one that can be given to anyone."""
 
     domain: str = field(init=False)
     pulp_type: str = field(init=False)
@@ -158,6 +173,8 @@ class Kept:
         # Looked up once: Django's objects take their time.
         distribution = self.plan.distribution
         self.is_open = not self.asks_plugin and distribution.content_guard_id is None
+        response = self.answer.response if self.is_open and isinstance(self.answer, Ready) else None
+        self.file_for_all = response if isinstance(response, ArtifactResponse) else None
         self.domain, self.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
 
     def tell(self, exchange: Exchange) -> None:

@@ -40,9 +40,15 @@ class Draft:
     def place(self, address: Address) -> Place | None:
         """Return the place of `address`, if its distribution is known. Begins anew."""
         self.generation = self.plans.generation
-        self.plan = self.plans.find(address)
+        self.plan: DistributionPlan | None = self.plans.find(address)
         self.is_new = self.plan is None
         return self.plan.place(address.path) if self.plan else None
+
+    def resume(self, plan: DistributionPlan) -> None:
+        """Begin anew, with a plan that is known and, if it is alive afterwards, up to date."""
+        self.generation = self.plans.generation
+        self.plan = plan
+        self.is_new = False
 
     def begin(self, distribution: Distribution) -> None:
         """Note the distribution as it is, before the code of plugins sees it."""
@@ -57,7 +63,9 @@ class Draft:
         if self.plan.source is None and asked and _may_keep(app.distribution, asked):
             source = Source(own(asked.publication), own(asked.version))
             plan = self.plan
-            self.plan = DistributionPlan(plan.distribution, source, plan.nested)
+            self.plan = DistributionPlan(
+                plan.distribution, source, plan.nested, _is_shared(app, asked)
+            )
             self.is_new = True
         if self.is_new:
             self.plan = self.plans.keep_place(self.plan, self.generation)
@@ -109,6 +117,15 @@ def _is_nested(distribution: Distribution) -> bool:
         pulp_domain=domain, base_path__startswith=f"{distribution.base_path}/"
     )
     return bool(below.exists())
+
+
+def _is_shared(app: DistributionApp, source: Source) -> bool:
+    if not app.keeps_answers or source.version is None:
+        return False
+    if app.distribution.content_guard_id is not None:
+        return False
+    has_handler = type(app.distribution).content_handler is not Distribution.content_handler
+    return not has_handler and type(app).find_content is DistributionApp.find_content
 
 
 def _may_keep(distribution: Distribution, source: Source) -> bool:

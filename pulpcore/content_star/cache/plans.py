@@ -1,9 +1,9 @@
 """What paths resolve to: distributions, and the answers below them.
 
-All is in memory and bounded, and what was used longest ago goes first. An entry names the database
-rows that it was made from by their ids; who hears of a change calls `forget` with ids. Entries are
-used only while everything that was committed until a moment ago is known to have been heard of
-(`proved`): the listener sees to that.
+All is in memory and bounded; what was used longest ago goes first, to the second. An entry names
+the database rows that it was made from by their ids; who hears of a change calls `forget` with ids.
+Entries are used only while everything that was committed until a moment ago is known to have been
+heard of (`proved`): the listener sees to that.
 
 A slow request might keep what it read before a change that has been told while it was reading. The
 `generation`, a number that grows with each change, is noted before the first read, and nothing is
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 # Seconds for which it holds that all changes have been heard of. No request that starts later than
 # this after a commit is answered from before it, in whatever process.
 BOUND = 1.0
+
+# Seconds to which it is known what was used longest ago: every request would wait for the lock.
+ORDER = 1.0
 
 STARTING = "starting"
 TURNED_OFF = "turned off"
@@ -72,12 +75,15 @@ class Plans:
         now = time.monotonic()
         if now - self._proved >= BOUND:
             return None
-        with self._lock:
-            if not kept.plan.alive or kept.expires < now:
+        if not kept.plan.alive or kept.expires < now:
+            with self._lock:
                 self._drop(key)
-                return None
-            if key in self._answers:
-                self._answers.move_to_end(key)
+            return None
+        if now - kept.moved >= ORDER:
+            with self._lock:
+                if key in self._answers:
+                    self._answers.move_to_end(key)
+                    kept.moved = now
         return kept
 
     def find(self, address: Address) -> DistributionPlan | None:

@@ -1,6 +1,8 @@
-"""The distribution that serves artifacts by their id, which the REST API links to."""
+"""Distributions of artifacts as such: at any path a plugin finds one for, or by their id."""
 
 import uuid
+from abc import abstractmethod
+from pathlib import PurePosixPath
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -10,20 +12,38 @@ from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.registry import serves
 
 
-@serves(ArtifactDistribution)
 class ArtifactApp(DistributionApp):
-    """Serves `<id of an artifact>`; its guard lets only links pass that Pulp signed."""
+    """Serves the artifact that `find_artifact` finds for a path. There are no directories."""
+
+    @abstractmethod
+    def find_artifact(self, path: str) -> Artifact | None:
+        """Return the artifact at `path`, of the distribution's domain; None is a 404.
+
+        Nothing else says who may have it: an artifact of another repository is as good as this
+        one's own.
+        """
+
+    def respond(self) -> ASGIApp:
+        artifact = self.find_artifact(self.path)
+        if artifact is None:
+            raise HTTPException(404, f"There is no artifact '{self.path}'.")
+        name = PurePosixPath(self.path).name
+        return self.artifact(artifact, name, artifact.pulp_created, self.headers_for(self.path))
+
+
+@serves(ArtifactDistribution)
+class ArtifactByIdApp(ArtifactApp):
+    """Serves `<id of an artifact>`, which the REST API links to.
+
+    Its guard lets only links pass that Pulp signed.
+    """
 
     keeps_answers = True
 
-    def respond(self) -> ASGIApp:
-        name = self.path.rstrip("/")
-        artifact = Artifact.objects.filter(
-            pk=_parse(name), pulp_domain=self.distribution.pulp_domain
-        ).first()
-        if artifact is None:
-            raise HTTPException(404, f"There is no artifact '{name}'.")
-        return self.artifact(artifact, name, artifact.pulp_created)
+    def find_artifact(self, path: str) -> Artifact | None:
+        name = path.rstrip("/")
+        domain = self.distribution.pulp_domain
+        return Artifact.objects.filter(pk=_parse(name), pulp_domain=domain).first()
 
 
 def _parse(name: str) -> uuid.UUID:

@@ -1,7 +1,7 @@
-"""What all distribution apps share: the request, the plugin's hooks, and how a file is answered."""
+"""What all distribution apps share: the request, a plugin's steps, and how a file is answered."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -11,45 +11,26 @@ from typing import ClassVar
 from urllib.parse import quote
 from uuid import UUID
 
-from aiohttp.web import StreamResponse
 from django.conf import settings
 from django.shortcuts import get_object_or_404
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from pulpcore.app import mime_types
 from pulpcore.app.contexts import with_domain
-from pulpcore.app.models import Artifact, ContentArtifact, Distribution
-from pulpcore.content_star.bridge.answers import answer
+from pulpcore.app.models import Artifact, ContentArtifact
 from pulpcore.content_star.cache.answers import Kept, MadeFrom
+from pulpcore.content_star.delivery import deliver
 from pulpcore.content_star.edge import CACHE_CONTROL, tags_of
 from pulpcore.content_star.exchange import exchange_of
-from pulpcore.content_star.handover import handover_of
 from pulpcore.content_star.locate import Place, decoded_path
-from pulpcore.content_star.lookup import Found, Source, find, source_of
-from pulpcore.content_star.negotiation import prefers_json
+from pulpcore.content_star.lookup import Found, Source, source_of
 from pulpcore.content_star.remote.on_demand import NoRemote, wanted
 from pulpcore.content_star.remote.response import OnDemandResponse
-from pulpcore.content_star.responses.artifact import (
-    ArtifactRedirect,
-    ArtifactResponse,
-    RepresentationArguments,
-)
-from pulpcore.content_star.responses.defaults import WithDefaults
-from pulpcore.content_star.responses.disk import LocalSource
-from pulpcore.content_star.responses.handover import HandoverResponse
-from pulpcore.content_star.responses.headers import (
-    SECURITY_HEADERS,
-    Disposition,
-    content_disposition,
-)
-from pulpcore.content_star.storage import redirect_of, seconds_to_keep
-from pulpcore.content_star.storage import source_of as source_in_storage
-
-NOT_SERVED = "The plugin answers this path with something that is no response."
+from pulpcore.content_star.responses.headers import Disposition, content_disposition
+from pulpcore.content_star.storage import seconds_to_keep
 
 
 class DistributionApp(ABC):
@@ -205,28 +186,22 @@ class DistributionApp(ABC):
 
         Raises `StoreUnavailable` if its domain's storage cannot be had.
         """
-        domain = self.distribution.pulp_domain
-        headers = {"Content-Disposition": content_disposition(filename, disposition), **headers}
-        representation = RepresentationArguments(
+        domain, scope = self.distribution.pulp_domain, self.request.scope
+        response = deliver(
+            domain,
+            artifact,
+            scope,
             size=artifact.size,
             sha256=artifact.sha256,
             last_modified=last_modified,
             filename=filename,
-            headers=headers,
+            # Among the headers, since an object storage is told them too.
+            headers={"Content-Disposition": content_disposition(filename, disposition), **headers},
         )
-        exchange = exchange_of(self.request.scope)
-        if url := redirect_of(domain, artifact, headers, self.request.method):
-            exchange.source = "redirect"
-            self.made_from = MadeFrom((artifact.pk,), seconds_to_keep(domain))
-            return ArtifactRedirect(url, **representation)
-        source = source_in_storage(domain, artifact)
-        local = isinstance(source, LocalSource)
-        exchange.source = "local" if local else "proxied"
-        seconds = float("inf") if local else seconds_to_keep(domain)
+        is_local = exchange_of(scope).source == "local"
+        seconds = float("inf") if is_local else seconds_to_keep(domain)
         self.made_from = MadeFrom((artifact.pk,), seconds)
-        if header := handover_of(source):
-            return HandoverResponse(source, header, **representation)
-        return ArtifactResponse(source, **representation)
+        return response
 
     def _depend_on(self, row: UUID) -> None:
         if self.made_from:
@@ -238,63 +213,3 @@ class DistributionApp(ABC):
         if content_type := mime_types.get_type(path):
             headers["Content-Type"] = content_type
         return headers | dict(self.extra_headers(path))
-
-    @property
-    def json_handler(self) -> Callable[[str], object] | None:
-        """The class's `json_for`, or the model's `content_handler_json`, if there is one.
-
-        Pulpcore has the latter since 3.123.
-        """
-        if type(self).json_for is not DistributionApp.json_for:
-            return self.json_for
-        kind, hook = type(self.distribution), "content_handler_json"
-        if getattr(kind, hook, None) is getattr(Distribution, hook, None):
-            return None
-        handler: Callable[[str], object] = getattr(self.distribution, hook)
-        return handler
-
-    def json_from_plugin(self) -> ASGIApp | None:
-        """Ask the plugin for JSON, where the client prefers it; None if it has none for the path.
-
-        It may answer with anything that can be JSON, or with a response of aiohttp's.
-        """
-        if self.json_handler is None or not prefers_json(self.request):
-            return None
-        result = self.json_handler(self.path)
-        if result is None:
-            return None
-        if isinstance(result, StreamResponse):
-            return self.answer(result)
-        return JSONResponse(result, headers=dict(SECURITY_HEADERS))
-
-    def from_steps(self) -> ASGIApp | None:
-        """Ask the class's `find_content`, or the model's hook where the class has none."""
-        if type(self).find_content is DistributionApp.find_content:
-            return self.from_plugin()
-        found = self.find_content(self.path)
-        if isinstance(found, ContentArtifact):
-            return self.file(find(found, self.source.version), self.path)
-        return WithDefaults(found, SECURITY_HEADERS) if found else None
-
-    def from_plugin(self) -> ASGIApp | None:
-        """Ask the plugin's `content_handler`; None if it has none or leaves the path to us.
-
-        Raises `HTTPException` 501 if it answers with anything but a content artifact or a response
-        of aiohttp's.
-        """
-        if type(self.distribution).content_handler is Distribution.content_handler:
-            return None
-        result = self.distribution.content_handler(self.path)
-        if result is None:
-            return None
-        if isinstance(result, ContentArtifact):
-            response = self.file(find(result, self.source.version), self.path)
-            self.made_from = None  # who knows what the plugin looked at
-            return response
-        if isinstance(result, StreamResponse):
-            return self.answer(result)
-        raise HTTPException(501, NOT_SERVED)
-
-    def answer(self, response: StreamResponse) -> ASGIApp:
-        """Answer with a response of aiohttp's that the plugin made."""
-        return answer(response, self.request.scope, self.distribution.pulp_domain, self.path)

@@ -10,7 +10,7 @@ from pulpcore.app.models import Distribution
 from pulpcore.content_star import directory
 from pulpcore.content_star.cache.answers import MadeFrom
 from pulpcore.content_star.directory import Entry
-from pulpcore.content_star.distributions.base import DistributionApp
+from pulpcore.content_star.distributions.hooks import HookedApp
 from pulpcore.content_star.distributions.pull_through import pull_through
 from pulpcore.content_star.distributions.registry import serves
 from pulpcore.content_star.listing_page import Level, ListingPage
@@ -19,10 +19,9 @@ from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.lookup import (
     Found,
     Source,
-    file_in_publication,
-    file_in_version,
     file_published,
     file_superseded,
+    files,
 )
 from pulpcore.content_star.negotiation import Varying, prefers_json
 from pulpcore.content_star.redirect import with_slash
@@ -35,7 +34,7 @@ NOT_PUBLISHED = "Distribution is pointing to a repository that has no publicatio
 
 
 @serves(Distribution)
-class PublishedApp(DistributionApp):
+class PublishedApp(HookedApp):
     """Serves the exact file first, then the directory's `index.html`, then its listing.
 
     A client that prefers JSON gets what the plugin has for it before all that, and a listing where
@@ -56,12 +55,6 @@ class PublishedApp(DistributionApp):
         """Whether files are taken from publications, or from repository versions as they are."""
         return bool(self.distribution.SERVE_FROM_PUBLICATION)
 
-    @property
-    def asks_plugin(self) -> bool:
-        asks_for_json = self.json_handler is not None and prefers_json(self.request)
-        own_handler = type(self.distribution).content_handler is not Distribution.content_handler
-        return own_handler or asks_for_json
-
     def from_what_is_served(self) -> ASGIApp:
         """Answer with the file or directory that the distribution serves at the path, or a 404."""
         source = self.source
@@ -79,11 +72,7 @@ class PublishedApp(DistributionApp):
         """Answer with the file at the path. Directories are not looked for yet."""
         if not self.path or self.path.endswith("/"):
             return None
-        found = (
-            file_in_publication(source.publication, self.path)
-            if source.publication
-            else file_in_version(source.version, self.path)
-        )
+        found = self.place.file or files(source, [self.path]).get(self.path)
         return self.file(found, self.path) if found else None
 
     def directory(self, source: Source) -> ASGIApp | None:
@@ -190,9 +179,23 @@ class RepositoryVersionApp(PublishedApp):
         return False
 
 
+class PullThroughApp(PublishedApp):
+    """Serves what the distribution's remote has: a cache, and nothing more.
+
+    What is content to the remote's plugin is saved. What is published or in the repository is not
+    looked for, so that it hides nothing of the remote's, and no directories are listed.
+    """
+
+    def from_what_is_served(self) -> ASGIApp:
+        """Answer with what the remote has at the path, from Pulp if that has saved it."""
+        if self.distribution.remote_id is None:
+            raise HTTPException(404, f"Distribution '{self.distribution.name}' has no remote.")
+        return pull_through(self)
+
+
 def _index(source: Source, path: str) -> Found | None:
     if source.publication is None:
-        return file_in_version(source.version, path)
+        return files(source, [path]).get(path)
     # A page made by publishing changes with each publication, whatever its content is named by.
     found = file_published(source.publication, path)
     return found and replace(found, last_modified=source.publication.pulp_created)

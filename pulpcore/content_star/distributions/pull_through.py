@@ -11,7 +11,7 @@ from pulpcore.content_star.authorize import GuardRequest
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.lookup import Found
-from pulpcore.content_star.remote.adding import add_to_repository, is_due
+from pulpcore.content_star.remote.adding import add_to_repository, claim
 from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.passing import PullThroughResponse
 from pulpcore.content_star.remote.pulled import known_at, pulled, url_at
@@ -76,7 +76,7 @@ class _Adding:
         self.domain = domain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_due(self.repository, self.file):
+        if claim(self.repository, self.file):
             current_downloads().later(self._add)
         await self.response(scope, receive, send)
 

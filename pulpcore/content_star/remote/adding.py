@@ -26,25 +26,39 @@ _asked_at: OrderedDict[tuple[UUID, UUID], float] = OrderedDict()
 _asking = Lock()
 
 
-def is_due(repository: UUID, file: ContentArtifact) -> bool:
-    """Tell whether `repository` was not asked lately, by this process, to add the content."""
-    asked_at = _asked_at.get((repository, file.content_id))
-    return asked_at is None or time.monotonic() - asked_at > ASK_AGAIN
-
-
-def _asked(repository: UUID, file: ContentArtifact) -> None:
+def claim(repository: UUID, file: ContentArtifact) -> bool:
+    """Tell whether `repository` was not asked lately, by this process, to add the content. Who is
+    told so asks it: the next one is told no."""
+    now = time.monotonic()
     with _asking:
-        _asked_at[repository, file.content_id] = time.monotonic()
+        asked_at = _asked_at.get((repository, file.content_id))
+        if asked_at is not None and now - asked_at <= ASK_AGAIN:
+            return False
+        _asked_at[repository, file.content_id] = now
         _asked_at.move_to_end((repository, file.content_id))
         while len(_asked_at) > MAX_ASKED:
             _asked_at.popitem(last=False)
+    return True
+
+
+def _give_back(repository: UUID, file: ContentArtifact) -> None:
+    with _asking:
+        _asked_at.pop((repository, file.content_id), None)
 
 
 def add_to_repository(repository: UUID, file: ContentArtifact) -> None:
-    """Have the plugin's repository add the content of `file`, which a worker does.
+    """Have the plugin's repository add the content of `file`, which a worker does, after `claim`.
 
     Asking twice does no harm: what is in the repository stays in it.
     """
+    try:
+        _add(repository, file)
+    except BaseException:
+        _give_back(repository, file)
+        raise
+
+
+def _add(repository: UUID, file: ContentArtifact) -> None:
     target = Repository.objects.get(pk=repository).cast()
     token = _leaves_to_workers.set(True)
     try:
@@ -53,7 +67,6 @@ def add_to_repository(repository: UUID, file: ContentArtifact) -> None:
             async_to_sync(target.async_pull_through_add_content)(file)
         else:
             target.pull_through_add_content(file)
-        _asked(repository, file)
     finally:
         _leaves_to_workers.reset(token)
 

@@ -67,8 +67,13 @@ class Download:
 
     @property
     def told(self) -> Mapping[str, str]:
-        """Headers that came with the first bytes, if the downloader tells headers."""
+        """Headers that came with the first bytes, if the downloader tells headers, or that the
+        remote has told since."""
         return self._intake.told
+
+    @told.setter
+    def told(self, headers: Mapping[str, str]) -> None:
+        self._intake.told = headers
 
     @property
     def complete(self) -> bool:
@@ -109,8 +114,9 @@ class Download:
         return self._intake.size
 
     async def reaches(self, stop: int) -> None:
-        """Wait until the bytes up to `stop` are available. Raises RemoteBroke."""
-        while self._intake.available < stop:
+        """Wait until the bytes up to `stop` are available. Raises RemoteBroke, also where they are
+        and turned out to be wrong."""
+        while self._intake.available < stop or self._intake.is_wrong:
             await self._next_change()
 
     async def grown(self, offset: int) -> int:
@@ -118,7 +124,8 @@ class Download:
 
         Raises RemoteBroke.
         """
-        while self._intake.available <= offset and not self._intake.complete:
+        intake = self._intake
+        while intake.is_wrong or (intake.available <= offset and not intake.complete):
             await self._next_change()
         return self._intake.available
 

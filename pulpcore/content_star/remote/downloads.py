@@ -13,6 +13,7 @@ from pulpcore.content_star.remote.download import Download
 from pulpcore.content_star.remote.election import Election
 from pulpcore.content_star.remote.failures import reason
 from pulpcore.content_star.remote.sources import Wanted
+from pulpcore.content_star.remote.spool import all_closed
 from pulpcore.content_star.remote.workfile import remove_abandoned
 from pulpcore.content_star.responses.disk import in_thread
 
@@ -78,6 +79,7 @@ class Downloads:
             await asyncio.gather(*late, return_exceptions=True)
         await self.election.close()
         await self.saving_door.close()
+        await all_closed()
 
 
 _current: RunVar[Downloads] = RunVar("content_star_downloads")

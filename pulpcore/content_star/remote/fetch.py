@@ -144,7 +144,7 @@ def _refuse_what_is_no_file(downloader: Any, may_be_304: bool) -> None:
 
     def raise_for_more(response: Any) -> None:
         if response.status == 304 and may_be_304:
-            raise NotModified
+            raise NotModified(response.headers)
         raise_for_status(response)
         is_part = response.status == 206 and "Content-Range" in response.headers
         if response.status not in (200, 203) and not is_part:

@@ -35,19 +35,20 @@ class Intake:
         self.available = 0
         """Bytes from the start on that clients may have."""
         self.complete = False
+        self.is_wrong = False
+        """Whether what clients may have had is known to be of another file."""
         self.spool: Spool | None = None
         self.source: Source | None = None
         self._wanted = wanted
         self._announce = announce
         self._origin: Source | None = None  # whose the first bytes are
         self._position = 0  # of the source that sends now
-        self._is_wrong = False
         self._decoder: Decoder | None = None
         self._undecided = ""  # the encoding that might have to be undone
 
     def is_stuck(self) -> bool:
         """Whether no other source can go on."""
-        return bool(self.available) and (self._is_wrong or not self._expected())
+        return bool(self.available) and (self.is_wrong or not self._expected())
 
     async def restart(self) -> int:
         """Go on behind the bytes that clients have, if their digest is known in the end."""
@@ -59,7 +60,7 @@ class Intake:
         if not self.available:
             self.size = self._wanted.size
             self._origin = self.source
-            self._is_wrong = False
+            self.is_wrong = False
             await self.spool.clear()
         # A part of what was encoded would not do.
         return 0 if self._decoder is not None else self.spool.size
@@ -124,7 +125,7 @@ class Intake:
         assert self.spool is not None
         known = self.spool.size - self._position
         self._position += len(data)
-        if self.size is not None and self._position > self.size and not self._undecided:
+        if self.size is not None and self._position > self._most(self.size):
             raise Mismatch(f"more than {self.size} bytes", self.source)
         if known > 0:
             data = data[known:]
@@ -137,6 +138,10 @@ class Intake:
         is_end = self.size is None or self.spool.size == self.size
         self.available = before if is_end else self.spool.size
         self._announce()
+
+    def _most(self, size: int) -> int:
+        """How many bytes may come for a file of `size`. Encoding never makes it twice as long."""
+        return 2 * size + STEP if self._undecided else size
 
     async def finish(self) -> None:
         """Verify the file, and only then let clients have its end. Raises Mismatch."""
@@ -151,7 +156,7 @@ class Intake:
         if self._position < self.spool.size or self.size not in (None, self._position):
             raise Mismatch(f"{self._position} bytes instead of {self.size}", self.source)
         if name := self._wrong_digest():
-            self._is_wrong = True
+            self.is_wrong = True
             raise Mismatch(f"the {name} digest is another", self._origin)
         self.size = self.available = self.spool.size
         self.sha256 = self.spool.digests()["sha256"]

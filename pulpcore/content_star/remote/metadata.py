@@ -18,6 +18,7 @@ from multidict import CIMultiDict
 from pulpcore.content_star.remote.download import Download
 from pulpcore.content_star.remote.failures import RemoteBroke, RemoteUnavailable
 from pulpcore.content_star.remote.pulled import Pulled
+from pulpcore.content_star.responses.headers import parse_http_date
 from pulpcore.content_star.responses.source import StoreUnavailable
 
 # How many answers a process keeps: each has an open file.
@@ -35,6 +36,9 @@ REST = 5
 # Directives by which no shared cache may use what is not fresh (RFC 9111 section 5.2.2).
 _NEVER_STALE = frozenset({"no-cache", "must-revalidate", "proxy-revalidate", "s-maxage"})
 
+# What a 304 cannot change, since the body stays; it was asked for by the first of these.
+_OF_THE_BODY = ("ETag", "Content-Length", "Content-Encoding", "Content-Range", "Transfer-Encoding")
+
 _DIRECTIVE = re.compile(r'\s*([^\s=,]+)\s*(?:=\s*(?:"([^"]*)"|([^\s",]*)))?\s*(?:,|$)')
 
 
@@ -44,10 +48,13 @@ class Kept:
     def __init__(self, download: Download, size: int) -> None:
         self.download = download
         self.size = size
-        self.headers = CIMultiDict(download.told)
-        self._directives = directives(self.headers)
-        self._confirmed_at = time.monotonic()
         self._rests_until = 0.0
+        self._learn(CIMultiDict(download.told))
+
+    def _learn(self, headers: CIMultiDict[str]) -> None:
+        self.headers = headers
+        self._directives = directives(headers)
+        self._confirmed_at = time.monotonic()
 
     @property
     def conditions(self) -> tuple[tuple[str, str], ...]:
@@ -67,11 +74,22 @@ class Kept:
         if "no-cache" in self._directives:
             return False
         ttl = float(settings.CONTENT_STAR_METADATA_TTL)
+        return self._age < (ttl if self._lifetime is None else min(ttl, self._lifetime))
+
+    @property
+    def _lifetime(self) -> float | None:
+        """Seconds for which it is fresh from when it came, if its remote has said so (RFC 9111
+        section 4.2.1)."""
         said = self._directives.get("s-maxage") or self._directives.get("max-age", "")
         if said.isdecimal():
             age = self.headers.get("Age", "")  # which caches on the way to the remote have added
-            ttl = min(ttl, int(said) - (int(age) if age.isdecimal() else 0))
-        return self._age < ttl
+            return int(said) - (int(age) if age.isdecimal() else 0)
+        if "Expires" not in self.headers:
+            return None
+        expires = parse_http_date(self.headers["Expires"])
+        date = parse_http_date(self.headers.get("Date", ""))
+        # What is no date, such as 0, has passed.
+        return (expires - date).total_seconds() if expires and date else 0
 
     @property
     def may_be_stale(self) -> bool:
@@ -84,9 +102,17 @@ class Kept:
     def _age(self) -> float:
         return time.monotonic() - self._confirmed_at
 
-    def confirm(self) -> None:
-        """It still holds, by the remote's word."""
-        self._confirmed_at = time.monotonic()
+    def confirm(self, said: Mapping[str, str]) -> None:
+        """It still holds, by the remote's word, which may say something new of it (RFC 9111
+        sections 3.2 and 4.3.4)."""
+        headers = self.headers.copy()
+        headers.popall("Age", None)  # how old it was when it came
+        new = CIMultiDict(said)
+        for name in _OF_THE_BODY:
+            new.popall(name, None)
+        headers.update(new)
+        self.download.told = headers
+        self._learn(headers)
 
     def rest(self) -> None:
         """The remote fails: do not make the next ones wait for it, too."""
@@ -120,6 +146,12 @@ class Metadata:
         self._kept[wanted] = Kept(download, download.size)
         while len(self._kept) > MAX_ENTRIES or self._size > settings.CONTENT_STAR_METADATA_SIZE:
             self.drop(next(iter(self._kept)))
+
+    def confirm(self, wanted: Pulled, kept: Kept, said: Mapping[str, str]) -> None:
+        """What is kept still holds, as its remote said in an answer with these headers."""
+        kept.confirm(said)
+        if self._kept.get(wanted) is kept and not may_be_kept(kept.headers):
+            self.drop(wanted)
 
     def follow(self, download: Download) -> None:
         """Have a download go on to be kept, though its last client may leave now.

@@ -17,9 +17,10 @@ from pulpcore.content_star.remote.fetch import fetch
 from pulpcore.content_star.remote.metadata import current_metadata, forbids_storing
 from pulpcore.content_star.remote.pulled import Pulled, RemoteRefused
 from pulpcore.content_star.remote.reading import Announced, Reader
-from pulpcore.content_star.remote.response import RemoteResponse, nothing
+from pulpcore.content_star.remote.response import RemoteResponse
 from pulpcore.content_star.remote.sources import NotModified
 from pulpcore.content_star.responses.artifact import ArtifactResponse, RepresentationArguments
+from pulpcore.content_star.responses.body import nothing
 from pulpcore.content_star.responses.disk import STEP
 from pulpcore.content_star.responses.headers import parse_http_date
 from pulpcore.content_star.responses.ranges import ByteRange
@@ -92,8 +93,8 @@ class PullThroughResponse(RemoteResponse):
             return kept.download
         try:
             new = await ask(replace(self.wanted, conditions=kept.conditions))
-        except NotModified:
-            kept.confirm()
+        except NotModified as answer:
+            metadata.confirm(self.wanted, kept, answer.headers)
             return kept.download
         except RemoteUnavailable as error:
             if kept.may_be_stale and not _is_final(error):

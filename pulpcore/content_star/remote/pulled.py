@@ -20,7 +20,7 @@ from pulpcore.app.models import (
     Remote,
     RemoteArtifact,
 )
-from pulpcore.content_star.remote.adding import add_to_repository
+from pulpcore.content_star.remote.adding import add_to_repository, claim
 from pulpcore.content_star.remote.failures import RemoteUnavailable
 from pulpcore.content_star.remote.saving import store
 from pulpcore.content_star.remote.sources import AlreadySaved, Source, Wanted
@@ -108,7 +108,9 @@ class Pulled(Wanted):
         files = store(path, attributes, self._use)
         if self.repository is not None:
             saved = next((file for file in files if file.relative_path == self.path), None)
-            add_to_repository(self.repository, saved or files[0])
+            file = saved or files[0]
+            if claim(self.repository, file):
+                add_to_repository(self.repository, file)
 
     def _use(self, artifact: Artifact) -> list[ContentArtifact]:
         files = self._files(artifact)

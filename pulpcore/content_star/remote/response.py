@@ -5,15 +5,14 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 
-from anyio import sleep_forever
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.reading import RemoteSource
 from pulpcore.content_star.remote.sources import AlreadySaved, Wanted
 from pulpcore.content_star.responses.artifact import ArtifactResponse
-from pulpcore.content_star.responses.body import until_disconnect
+from pulpcore.content_star.responses.body import nothing, until_disconnect
 from pulpcore.content_star.responses.conditional import Validators, evaluate
 from pulpcore.content_star.responses.headers import Disposition
 
@@ -97,9 +96,3 @@ class OnDemandResponse(RemoteResponse):
             headers=self.headers,
             disposition=self.disposition,
         )
-
-
-async def nothing() -> Message:
-    """Receive in a response of which someone else sees that the client leaves."""
-    await sleep_forever()
-    raise AssertionError

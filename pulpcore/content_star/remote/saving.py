@@ -20,8 +20,8 @@ from pulpcore.content_star.remote.failures import Gone
 # How often to try where another process saves the same at the same time.
 TRIES = 3
 
-# Seconds before each look whether orphan cleanup has taken our file for the one that it removes.
-LOOKS: tuple[float, ...] = (0.0, 0.1, 0.4, 1.5, 3.0)
+# Seconds to wait for the removal of a file. One that is still there is nobody's, and used.
+REMOVAL = 5.0
 
 _T = TypeVar("_T")
 
@@ -51,38 +51,40 @@ def store(path: str, attributes: Mapping[str, str | int], use: Callable[[Artifac
 def _store_once(
     path: str, attributes: Mapping[str, str | int], use: Callable[[Artifact], _T]
 ) -> _T:
-    looks = LOOKS[:1]
     with _another(path) as copy, transaction.atomic():
         artifact = Artifact(**attributes, file=copy)
         # Locked, so that orphan cleanup has either removed it by now or finds that it is used.
         same = Artifact.objects.filter(artifact.q()).select_for_update(no_key=True).first()
         if same is None:
-            # A file of no artifact is most likely one that is just being removed.
-            if artifact.file.storage.exists(artifact.storage_path(copy)):
-                looks = LOOKS
+            _wait_for_removal(artifact)
             artifact.save()
         else:
             artifact = same
             artifact.touch()
         used = use(artifact)
-    for pause in looks:
-        time.sleep(pause)
-        if _put_back(artifact, path):
-            break
+    _put_back(artifact, path)
     return used
 
 
-def _put_back(artifact: Artifact, path: str) -> bool:
+def _wait_for_removal(artifact: Artifact) -> None:
+    """Wait while there is a file of `artifact` and no artifact: orphan cleanup removes it in a
+    moment, and would remove ours. Or another process is about to save the same."""
+    storage, name = artifact.file.storage, artifact.storage_path("")
+    same = Artifact.objects.filter(artifact.q())
+    deadline = time.monotonic() + REMOVAL
+    while storage.exists(name) and not same.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _put_back(artifact: Artifact, path: str) -> None:
     """Store the file again if orphan cleanup took ours for the one that it had to remove.
 
-    It does that after it has removed the artifact of before from the database. False if it has not.
+    It does that after it has removed the artifact of before from the database.
     """
     storage = artifact.file.storage
-    if storage.exists(artifact.file.name):
-        return False
-    with _another(path) as copy, Path(copy).open("rb") as stream:
-        storage.save(artifact.file.name, File(stream))
-    return True
+    if not storage.exists(artifact.file.name):
+        with _another(path) as copy, Path(copy).open("rb") as stream:
+            storage.save(artifact.file.name, File(stream))
 
 
 @contextmanager

@@ -19,7 +19,11 @@ class AlreadySaved(Exception):
 
 
 class NotModified(Exception):
-    """The remote has nothing newer than what it was asked about (304)."""
+    """The remote has nothing newer than what it was asked about (304); it told these headers."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        super().__init__(headers)
+        self.headers = headers
 
 
 @dataclass(frozen=True)

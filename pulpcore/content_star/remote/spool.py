@@ -1,5 +1,6 @@
 """A temporary file that one download writes, off the event loop, while many read it."""
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -17,10 +18,11 @@ from pulpcore.content_star.responses.source import StoreUnavailable
 # four cores, a thread for each made the loop answer in 6 ms, two threads in 1 ms.
 WRITERS = 2
 
-_in_writer = Threads(WRITERS).run
+_in_writer = Threads("writer", WRITERS).run
 
 # Whoever closes a file that has no name any more waits until its blocks are free: 230 ms for 1 GB
-# on ext4. Its last write may go on, too. A thread of its own, since nobody waits for it.
+# on ext4. Its last write may go on, too. A thread of its own for that and for removing names, since
+# nobody waits for it.
 _closing = ThreadPoolExecutor(1, thread_name_prefix="content-close")
 
 
@@ -94,7 +96,11 @@ class Spool:
         return LocalFile.sharing(self._fd, self.path)
 
     def unlink(self) -> None:
-        """Remove the name, so that the file is gone when the last one closes it."""
+        """Remove the name, soon, so that the file is gone when the last one closes it. It does not
+        block, and may be called any number of times."""
+        _closing.submit(self._unlink)
+
+    def _unlink(self) -> None:
         with suppress(FileNotFoundError):
             Path(self.path).unlink()
 
@@ -107,6 +113,11 @@ class Spool:
             if self._fd >= 0:
                 fd, self._fd = self._fd, -1
                 os.close(fd)
+
+
+async def all_closed() -> None:
+    """Wait until what is to be removed and closed has been, before the process ends."""
+    await asyncio.wrap_future(_closing.submit(int))
 
 
 def _unavailable(error: OSError) -> StoreUnavailable:

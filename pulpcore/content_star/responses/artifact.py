@@ -183,16 +183,15 @@ class ArtifactResponse(Representation):
         for all else: calling the response knows what to do.
         """
         special = [header for header in scope["headers"] if header[0] in _SPECIAL]
-        is_head = scope["method"] == "HEAD"
         if special:
             asks = special == [(b"if-none-match", self._etag)]
             return (304, self._not_modified, b"") if asks and scope["method"] in _SAFE else None
         if not isinstance(self.source, RememberedFile):
             return None
-        if is_head and self.source.seen:
-            return 200, self._whole_headers, b""
+        if scope["method"] == "HEAD":
+            return (200, self._whole_headers, b"") if self.source.seen else None
         body = self.source.data
-        return None if is_head or body is None else (200, self._whole_headers, body)
+        return None if body is None else (200, self._whole_headers, body)
 
     def _ranges(self, method: str, headers: Headers) -> list[ByteRange] | None:
         """Ranges are defined for GET alone (14.2); more than one Range line is no range at all."""

@@ -55,7 +55,8 @@ class Readable(Protocol):
     """How many bytes the whole has."""
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Return exactly `length` bytes from `offset` on, or STEP bytes where that is less.
+        """Return exactly `length` bytes from `offset` on if these are at most STEP; of more, as
+        many as come without waiting again: at least one, at most STEP.
 
         What is read comes in the order and within the parts that were announced to `Source.open`.
         Raises OSError if the bytes do not come.

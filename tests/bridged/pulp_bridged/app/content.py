@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from itertools import count
 from pathlib import Path
 
 from aiohttp import web
@@ -15,6 +16,9 @@ from pulpcore.plugin.util import get_domain
 
 # Where handlers leave word of what happened to them.
 NOTES = Path(os.environ.get("BRIDGED_NOTES", "."))
+
+
+COUNT = count(1)
 
 
 async def hello(request):
@@ -116,8 +120,8 @@ async def connections(request):
         await Domain.objects.aget(name="default")
         return await sync_to_async(_backend)()
 
-    count = int(request.match_info["count"])
-    pids = await asyncio.gather(*(ask() for _ in range(count)))
+    times = int(request.match_info["count"])
+    pids = await asyncio.gather(*(ask() for _ in range(times)))
     return web.json_response(sorted(set(pids)))
 
 
@@ -139,6 +143,11 @@ async def iterate(request):
     found = await asyncio.gather(*(names() for _ in range(10)))
     assert all(each == found[0] for each in found)
     return web.json_response(found[0])
+
+
+@AsyncContentCache(base_key="bridged")
+async def counted(request):
+    return web.Response(text=str(next(COUNT)))
 
 
 async def working_directory(request):
@@ -220,6 +229,7 @@ app.add_routes(
         web.get(PREFIX + r"connections/{count:\d+}", connections),
         web.get(PREFIX + "iterate", iterate),
         web.get(PREFIX + "cwd", working_directory),
+        web.get(PREFIX + "counted", counted),
         web.get(PREFIX + "files/{path:.+}", files.stream_content),
         web.get(PREFIX + "by-name/{path:.+}/name/{name:.+}", files.by_name),
         web.get("/pulp/content/bridged-live/{name}", hello),

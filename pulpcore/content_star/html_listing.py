@@ -29,7 +29,7 @@ _ROWS = "\0"
 _PLAIN = re.compile(r"[\w.~/-]*", re.ASCII)
 
 
-def listing(
+def html_listing(
     path: str, entries: Iterable[Entry], *, is_root: bool = False, usage: str = ""
 ) -> HTMLResponse:
     """List `entries` below `path`, the decoded path of the URL.
@@ -43,7 +43,7 @@ def listing(
 
 
 def frame(path: str, *, is_root: bool = False, usage: str = "") -> tuple[str, str]:
-    """Return what stands before and after the rows of a listing; `usage` as `listing` takes it."""
+    """Return what stands before and after the rows; `usage` as `html_listing` takes it."""
     if usage and not isinstance(usage, SafeString):
         usage = format_html("<pre>{}</pre>", usage)
     html = render_to_string(

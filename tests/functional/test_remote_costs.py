@@ -1,0 +1,193 @@
+"""What fetching large files costs a process: bounded memory and disk, and no time of its loop."""
+
+import asyncio
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from tests import upstream as behave
+from tests.instance import wait_until
+from tests.server import Server, serving
+
+BIG = 3_000_000
+PIECE = os.urandom(1_000_000)
+COUNT = 220
+HUGE = COUNT * len(PIECE)
+
+# Bytes that a process may need for one download more, Python's own included.
+MEMORY = 40_000_000
+
+
+async def huge(request: web.Request, data: bytes) -> web.StreamResponse:
+    """More bytes than anybody should have in memory, this server included."""
+    response = web.StreamResponse(headers={"Content-Length": str(HUGE)})
+    await response.prepare(request)
+    for _ in range(COUNT):
+        await response.write(PIECE)
+    return response
+
+
+def huge_digest() -> str:
+    digest = hashlib.sha256()
+    for _ in range(COUNT):
+        digest.update(PIECE)
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def own(instance) -> Iterator[Server]:
+    with serving(instance) as running:
+        yield running
+
+
+def memory(server: Server, name: str) -> int:
+    """What the kernel says of a process, in bytes: `VmRSS` is now, `VmHWM` the most so far."""
+    for line in Path(f"/proc/{server.process.pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(name)
+
+
+def on_disk(server: Server, folder: str) -> dict[int, int]:
+    """The bytes of the files below `folder` that the process has open, by inode: also of those
+    without a name."""
+    found = {}
+    for fd in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        try:
+            if str(fd.readlink()).startswith(folder):
+                status = fd.stat()
+                found[status.st_ino] = status.st_size
+        except FileNotFoundError:
+            continue  # closed meanwhile
+    return found
+
+
+@pytest.mark.parametrize("policy", ["on_demand", "streamed"])
+def test_a_slow_client_fills_neither_memory_nor_disk(own, instance, remote_file, policy):
+    file = remote_file(BIG, policy=policy)
+    url = own.content_url + file.path
+    warm = remote_file(BIG, policy=policy)
+    httpx.get(own.content_url + warm.path, trust_env=False, timeout=60).raise_for_status()
+    digest = huge_digest()
+    file.behave(huge)
+    file.set(sha256=digest, size=HUGE)
+    home = str(instance.home)
+
+    wait_until(lambda: on_disk(own, home) == {})
+    Path(f"/proc/{own.process.pid}/clear_refs").write_text("5")  # the most so far is what is now
+    before = memory(own, "VmRSS")
+    most = 0
+
+    def has_come() -> bool:
+        nonlocal most
+        most = max(most, sum(on_disk(own, home).values()))
+        return most >= HUGE
+
+    received = hashlib.sha256()
+    with httpx.stream("GET", url, trust_env=False, timeout=60) as slow:
+        chunks = slow.iter_raw()
+        received.update(next(chunks))
+        wait_until(has_come, 120)
+        wait_until(lambda: file.upstream.open == 0)
+        if policy == "on_demand":
+            wait_until(lambda: file.artifact, 120)
+        has_come()
+        assert most == HUGE, "one file, once, for all who read and save it"
+        for chunk in chunks:
+            received.update(chunk)
+    assert received.hexdigest() == digest
+    assert memory(own, "VmHWM") < before + MEMORY
+    assert file.gets == [1]
+    wait_until(lambda: on_disk(own, home) == {})
+    if policy == "on_demand":
+        saved = file.artifact
+        file.content_artifact.artifact = None
+        file.content_artifact.save()
+        saved.delete()
+
+
+class Watch:
+    """Counts bytes and calls of what blocks, on the event loop and off it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.on_loop: Counter[str] = Counter()
+        self.off_loop: Counter[str] = Counter()
+        self._patch = monkeypatch
+
+    def count(self, what: str, amount: int = 1) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self.off_loop[what] += amount
+        else:
+            self.on_loop[what] += amount
+
+    def watch(self, target: Any, name: str) -> None:
+        """Count the calls of a function."""
+        original = getattr(target, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.count(name)
+            return original(*args, **kwargs)
+
+        self._patch.setattr(target, name, counted)
+
+    def watch_writes(self) -> None:
+        write = os.write
+
+        def counted(fd: int, data: Any) -> int:
+            written = write(fd, data)
+            self.count("written", written)
+            return written
+
+        self._patch.setattr(os, "write", counted)
+
+    def watch_hashes(self) -> None:
+        """Of all that Pulp computes digests with, its downloaders and its storage too."""
+        from pulpcore.app import pulp_hashlib
+
+        make = pulp_hashlib.new
+        watch = self
+
+        class Counted:
+            def __init__(self, inner: Any) -> None:
+                self._inner = inner
+
+            def update(self, data: bytes) -> None:
+                watch.count(self._inner.name, len(data))
+                self._inner.update(data)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._inner, name)
+
+        self._patch.setattr(pulp_hashlib, "new", lambda *args, **kwargs: Counted(make(*args)))
+
+
+@pytest.mark.parametrize("policy", ["on_demand", "streamed"])
+@pytest.mark.parametrize("behaviour", [behave.plain, behave.encoded, behave.wrong])
+def test_hashing_and_writing_is_not_done_on_the_event_loop(
+    here, remote_file, monkeypatch, behaviour, policy
+):
+    file = remote_file(BIG, policy=policy)
+    file.behave(behaviour)
+    watch = Watch(monkeypatch)
+    watch.watch_writes()
+    watch.watch_hashes()
+    for name in ("fsync", "open", "ftruncate", "link", "rename", "unlink"):
+        watch.watch(os, name)
+    if behaviour is behave.wrong:
+        with pytest.raises(OSError):
+            here(file.path)
+    else:
+        assert here(file.path).content == file.data
+    assert watch.off_loop["written"] >= BIG
+    assert watch.off_loop["sha256"] >= BIG
+    assert watch.off_loop["sha512"] >= BIG
+    assert watch.on_loop == {}

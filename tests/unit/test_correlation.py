@@ -1,0 +1,30 @@
+"""The ids that tie an answer to the log."""
+
+from uuid import RFC_4122, UUID
+
+from django_guid import get_guid
+from starlette.responses import PlainTextResponse
+
+from pulpcore.content_star.correlation import CorrelationId
+from tests.asgi import get
+
+
+async def show_id(scope, receive, send):
+    await PlainTextResponse(get_guid())(scope, receive, send)
+
+
+def test_an_id_that_is_made_is_random_and_the_same_in_log_and_answer():
+    answers = [get(CorrelationId(show_id), "/") for _ in range(50)]
+    made = [answer.headers["Correlation-ID"] for answer in answers]
+    assert made == [answer.text for answer in answers]
+    assert len(set(made)) == 50
+    for each in made:
+        assert len(each) == 32
+        assert (UUID(each).version, UUID(each).variant) == (4, RFC_4122)
+
+
+def test_a_response_that_sends_its_headers_again_does_not_collect_ids():
+    response = PlainTextResponse("same")
+    app = CorrelationId(response)
+    for _ in range(2):
+        assert len(get(app, "/").headers.get_list("Correlation-ID")) == 1

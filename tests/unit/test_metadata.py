@@ -1,0 +1,31 @@
+"""How long what remotes sent is used, without a remote."""
+
+from types import SimpleNamespace
+
+from pulpcore.content_star.remote import metadata
+from pulpcore.content_star.remote.metadata import Kept
+
+
+def kept(**headers: str) -> Kept:
+    told = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Kept(SimpleNamespace(told=told), 1)
+
+
+def test_what_a_failing_remote_sent_once_is_not_used_for_ever(monkeypatch):
+    answer = kept(Cache_Control="max-age=0")
+    answer.rest()
+    assert answer.may_be_stale
+    assert answer.is_fresh, "the remote is not asked while it rests"
+    monkeypatch.setattr(metadata, "STALE_IF_ERROR", 0)
+    assert not answer.may_be_stale
+    assert not answer.is_fresh
+
+
+def test_an_age_is_part_of_the_lifetime_until_the_remote_confirms_it():
+    answer = kept(ETag='"1"', Cache_Control="max-age=60", Age="60")
+    assert not answer.is_fresh
+    answer.confirm({"ETag": '"2"', "Content-Length": "0", "X-New": "new"})
+    assert answer.is_fresh
+    assert answer.download.told == answer.headers
+    assert (answer.headers["ETag"], answer.headers["X-New"]) == ('"1"', "new")
+    assert "Content-Length" not in answer.headers

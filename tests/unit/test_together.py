@@ -1,0 +1,118 @@
+"""Who goes with whom, and what happens to the others."""
+
+import asyncio
+
+import pytest
+
+from pulpcore.content_star.together import Together
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Work:
+    """Does what it is told to do when the test lets it."""
+
+    def __init__(self) -> None:
+        self.groups: list[tuple[str, list[int]]] = []
+        self.started = asyncio.Semaphore(0)
+        self.may_end = asyncio.Semaphore(0)
+
+    async def __call__(self, key: str, items: list[int]) -> list[int]:
+        self.groups.append((key, list(items)))
+        self.started.release()
+        await self.may_end.acquire()
+        if 0 in items:
+            raise ZeroDivisionError
+        return [100 // item for item in items]
+
+
+def asking(together: Together, items: list[int], key: str = "key") -> list[asyncio.Task[int]]:
+    return [asyncio.create_task(together.ask(key, item)) for item in items]
+
+
+async def results(tasks: list[asyncio.Task[int]]) -> list[object]:
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def under_way(work: Work, most: int = 10) -> tuple[Together, list[asyncio.Task[int]]]:
+    """One that has come first and is not back."""
+    together = Together(work, most)
+    first = asking(together, [1])
+    await work.started.acquire()
+    return together, first
+
+
+def release(work: Work, times: int = 10) -> None:
+    for _ in range(times):
+        work.may_end.release()
+
+
+async def test_who_comes_while_one_is_under_way_goes_with_the_others_who_do():
+    work = Work()
+    together, first = await under_way(work)
+    others = asking(together, [2, 4, 5])
+    await asyncio.sleep(0)
+    release(work)
+    assert await results(first + others) == [100, 50, 25, 20]
+    assert work.groups == [("key", [1]), ("key", [2, 4, 5])]
+
+
+async def test_a_group_has_a_size():
+    work = Work()
+    together, first = await under_way(work, most=2)
+    others = asking(together, [2, 4, 5])
+    await asyncio.sleep(0)
+    release(work)
+    assert await results(first + others) == [100, 50, 25, 20]
+    assert work.groups == [("key", [1]), ("key", [2, 4]), ("key", [5])]
+
+
+async def test_another_key_does_not_wait():
+    work = Work()
+    together, first = await under_way(work)
+    other = asking(together, [2], "other")
+    await work.started.acquire()
+    assert work.groups == [("key", [1]), ("other", [2])]
+    release(work)
+    assert await results(first + other) == [100, 50]
+
+
+async def test_an_error_is_that_of_its_group():
+    work = Work()
+    together, first = await under_way(work, most=2)
+    others = asking(together, [0, 2, 4])
+    await asyncio.sleep(0)
+    release(work)
+    one, *two, three = await results(first + others)
+    assert (one, three) == (100, 25)
+    assert [type(each) for each in two] == [ZeroDivisionError] * 2
+
+
+async def test_who_leaves_takes_nobody_along():
+    work = Work()
+    together, first = await under_way(work)
+    first[0].cancel()
+    others = asking(together, [2, 4])
+    await asyncio.sleep(0)
+    others[0].cancel()
+    release(work)
+    left, one, two = await results(first + others)
+    assert isinstance(left, asyncio.CancelledError)
+    assert isinstance(one, asyncio.CancelledError)
+    assert two == 25
+
+
+async def test_nothing_is_left_behind():
+    work = Work()
+    together, first = await under_way(work)
+    release(work)
+    await results(first)
+    again = asking(together, [2])
+    assert await results(again) == [50]
+    assert not together._waiting
+    assert not together._tasks
