@@ -179,10 +179,12 @@ def test_a_file_costs_three_queries_at_most(sample, kind, name):
 
 
 @pytest.fixture
-def unprepared(monkeypatch) -> None:
+def unprepared(monkeypatch) -> Iterator[None]:
     """Nothing is known of prepared statements, and nothing will be."""
     monkeypatch.setattr(Query, "prepares", True)
     monkeypatch.setattr(Query, "_prepared", type(Query._prepared)())
+    yield
+    connection.close()  # what is known of it is not true any more
 
 
 def test_a_pooler_that_forgets_statements_is_no_error(sample, unprepared):
