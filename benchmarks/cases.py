@@ -104,7 +104,8 @@ def distinct(repository: Repository, target: Target, seconds: float) -> Sample:
     """Ask for one file after the other, so that nobody has it at hand."""
     root = urlsplit(target.url)
     number = target.asked.get(repository.name, 0)
-    directory = f"{root.path}{repository.name}-%d/"
+    number_of_place = "-%d" if repository.places > 1 else ""
+    directory = f"{root.path}{repository.name}{number_of_place}/"
     file = repository.file.replace("*", "%06d")
     counts = [repository.places, repository.count, number]
     sample = _wrk(target.url, seconds, {}, directory, file, *map(str, counts))
