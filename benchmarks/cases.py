@@ -101,14 +101,17 @@ def unchanged(target: Target, seconds: float) -> Sample:
 
 
 def distinct(repository: Repository, target: Target, seconds: float) -> Sample:
-    """Ask for one file after the other, so that nobody has it at hand."""
+    """Ask for one file after the other, so that nobody has it at hand.
+
+    For a while, since upstream answers many at once, and then none for up to some seconds.
+    """
     root = urlsplit(target.url)
     number = target.asked.get(repository.name, 0)
     number_of_place = "-%d" if repository.places > 1 else ""
     directory = f"{root.path}{repository.name}{number_of_place}/"
     file = repository.file.replace("*", "%06d")
     counts = [repository.places, repository.count, number]
-    sample = _wrk(target.url, seconds, {}, directory, file, *map(str, counts))
+    sample = _wrk(target.url, max(seconds, 8), {}, directory, file, *map(str, counts))
     target.asked[repository.name] = number + sample.requests + CONNECTIONS
     return sample
 
