@@ -6,6 +6,7 @@ for looking at queries.
 
 import hashlib
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +18,14 @@ from tests.pulp import unique
 
 
 def configure() -> State:
-    """Set Django up on a new state directory; its database comes when an instance starts it."""
+    """Set Django up on a new state directory; its database comes when an instance starts it.
+
+    With `PULP_STAR_TEST_TEMPLATE`, the directory of a Pulp that `pulp-star up` once made and that
+    does not run, the new one begins as a copy of it: a start without migrations, in five seconds.
+    """
     state = State(Path(tempfile.mkdtemp(prefix="star-")) / "home")
+    if template := os.environ.get("PULP_STAR_TEST_TEMPLATE"):
+        _copy(Path(template), state.home)
     state.create()
     os.environ.update(state.environ(Address("127.0.0.1", 0, "/nonexistent")))
 
@@ -30,6 +37,14 @@ def configure() -> State:
 
     watch()
     return state
+
+
+def _copy(template: Path, home: Path) -> None:
+    """Copy a state directory with its owners: PostgreSQL's files are not root's."""
+    shutil.copytree(template, home, symlinks=True)
+    for path in (template, *template.rglob("*")):
+        status = path.lstat()
+        os.chown(home / path.relative_to(template), status.st_uid, status.st_gid)
 
 
 def connect(address: Address) -> None:
