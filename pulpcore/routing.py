@@ -6,6 +6,8 @@ alone, for operators who scale it apart.
 
 import os
 
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.content_star.api import create_api
@@ -16,8 +18,10 @@ _django_application = create_api()
 from django.conf import settings  # noqa: E402
 
 from pulpcore.content_star.application import create_application  # noqa: E402
+from pulpcore.content_star.errors import render  # noqa: E402
 from pulpcore.content_star.in_place import InPlace  # noqa: E402
 from pulpcore.content_star.mounts import mounted  # noqa: E402
+from pulpcore.content_star.paths import refuse_dot_segments  # noqa: E402
 from pulpcore.content_star.websockets import refuse  # noqa: E402
 
 
@@ -41,6 +45,15 @@ class Router:
             await refuse(scope, send)  # Django would raise
         elif scope["type"] == "lifespan" or self.is_content(scope):
             await self.content(scope, receive, send)
+        else:
+            await self._to_django(scope, receive, send)
+
+    async def _to_django(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse dot segments: they would lead past rules of a server in front."""
+        try:
+            refuse_dot_segments(scope["path"])
+        except HTTPException as error:
+            await render(Request(scope), error)(scope, receive, send)
         else:
             await self.django(scope, receive, send)
 

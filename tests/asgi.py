@@ -1,9 +1,29 @@
 """Requests to an ASGI application in the test process."""
 
 import asyncio
+from urllib.parse import unquote
 
 import httpx
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+def get_raw(app: ASGIApp, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+    """Send GET for a path as it stands, which clients would tidy up."""
+
+    async def as_it_stands(scope: Scope, receive: Receive, send: Send) -> None:
+        raw, _, query = path.encode("latin-1").partition(b"?")
+        await app(
+            {
+                **scope,
+                "raw_path": raw,
+                "path": unquote(path.partition("?")[0]),
+                "query_string": query,
+            },
+            receive,
+            send,
+        )
+
+    return get(as_it_stands, "/", headers)
 
 
 def get(

@@ -25,6 +25,7 @@ from pulpcore.content_star.health import Health
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
 from pulpcore.content_star.metrics import Metrics
 from pulpcore.content_star.mounts import Mounts
+from pulpcore.content_star.paths import NormalizePath
 from pulpcore.content_star.plugins import announce, plugins_for_aiohttp
 from pulpcore.content_star.proxy import proxy_client
 from pulpcore.content_star.remote.downloads import downloads
@@ -44,7 +45,7 @@ def create_application(*app_types: AppType) -> ASGIApp:
     prefix = settings.CONTENT_PATH_PREFIX
     plans = Plans(settings.CONTENT_STAR_PLANS, settings.CONTENT_STAR_PLANS_BYTES)
     content = Overlay(Health(Content(door, prefix, plans), door, prefix, plans))
-    endpoint = Errors(Mounts(content, live_door))
+    endpoint = Errors(NormalizePath(Mounts(content, live_door), prefix))
     logs: list[Observer] = [access_log.AccessLog()] if access_log.is_wanted() else []
     observers = logs.copy()
 

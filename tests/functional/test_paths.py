@@ -89,7 +89,9 @@ def _links(listing: httpx.Response) -> list[httpx.URL]:
 def raw(instance):
     """Send a request line as it stands, and return status and body: clients tidy URLs up."""
 
-    def send(target: bytes, *headers: bytes, method: bytes = b"GET") -> tuple[int, bytes]:
+    def send(
+        target: bytes, *headers: bytes, method: bytes = b"GET", with_head: bool = False
+    ) -> tuple[int, bytes] | tuple[int, bytes, bytes]:
         address = (instance.address.reachable_host, instance.address.port)
         with socket.create_connection(address, timeout=30) as connection:
             close = (
@@ -99,7 +101,8 @@ def raw(instance):
             connection.sendall(b"\r\n".join([*lines, *headers, b"", b""]))
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
         head, _, body = answer.partition(b"\r\n\r\n")
-        return int(head.split()[1]), body
+        status = int(head.split()[1])
+        return (status, body, head) if with_head else (status, body)
 
     return send
 
@@ -110,7 +113,9 @@ def base(instance):
     from tests.orm import Orm
 
     orm = Orm()
-    yield orm.distribution(publication=orm.publication({"a.txt": b"0123456789"}))
+    yield orm.distribution(
+        publication=orm.publication({"a.txt": b"0123456789", "dir/b.txt": b"in a directory"})
+    )
     orm.cleanup()
 
 
@@ -122,13 +127,13 @@ TRICKS = [
     "..%%2f..%%2fetc/passwd",
     "%%2fetc%%2fpasswd",
     "//etc/passwd",
-    "%s/./a.txt",
+    "%s/./b.txt",
     "%s/a.txt/",
     "%s/a.txt/.",
     "%s/a.txt%%20",
     "%s/A.TXT",
-    "./%s/a.txt",
-    "%s/..",
+    "./%s/b.txt",
+    "%s/x/../../a.txt",
     "%s/~root/",
     "%s/a.txt;v=1",
     "%s/a.txt\\",
@@ -139,14 +144,87 @@ TRICKS = [
 def test_no_path_leads_anywhere_but_to_content(raw, base, trick):
     target = "/pulp/content/" + (trick % base if "%s" in trick else trick % ())
     status, body = raw(target.encode())
-    assert status == 404, body
+    assert status in (400, 404), body
     assert b"root:" not in body
 
 
-def test_slashes_after_the_base_path_may_be_doubled(raw, base):
-    assert raw(f"/pulp/content/{base}//a.txt".encode()) == (200, b"0123456789")
-    assert raw(f"/pulp/content/{base}%2Fa%2Etxt".encode()) == (200, b"0123456789")
-    assert raw(f"/pulp/content//{base}/a.txt".encode())[0] == 404
+SPELLINGS = [
+    "{base}/dir/b.txt",
+    "{base}//dir/b.txt",
+    "{base}/dir//b.txt",
+    "{base}///dir////b.txt",
+    "/{base}/dir/b.txt",
+    "{base}%2Fdir%2Fb%2Etxt",
+    "{base}/dir%2F/b.txt",
+    "{base}/./dir/b.txt",
+    "{base}/dir/./b.txt",
+    "./{base}/dir/b.txt",
+    "{base}/%2e/dir/%2E/b.txt",
+    "{base}/dir/../dir/b.txt",
+    "{base}/x/%2e%2E/dir/b.txt",
+    "x/../{base}/dir/b.txt",
+    "{base}/dir/x//../b.txt",
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_dot_segments_and_repeated_slashes_lead_to_the_file(raw, base, spelling):
+    target = f"/pulp/content/{spelling.format(base=base)}".encode()
+    assert raw(target) == (200, b"in a directory")
+    assert raw(target, b"Range: bytes=3-")[0] == 206
+    assert raw(target, method=b"HEAD") == (200, b"")
+
+
+@pytest.mark.parametrize(
+    "spelling", ["{base}/dir/", "{base}//dir//", "{base}/./dir/.", "{base}/dir/x/.."]
+)
+def test_dot_segments_and_repeated_slashes_lead_to_the_directory(raw, base, spelling):
+    status, body = raw(f"/pulp/content/{spelling.format(base=base)}".encode())
+    assert (status, b"b.txt" in body) == (200, True)
+
+
+def test_a_missing_slash_is_redirected_to_the_normal_path(raw, base):
+    for spelling in ("{base}//dir?a=b", "{base}/./dir?a=b"):
+        target = f"/pulp/content/{spelling.format(base=base)}".encode()
+        status, body, head = raw(target, with_head=True)
+        assert (status, body) == (301, b"")
+        assert f"location: /pulp/content/{base}/dir/?a=b".encode() in head.lower()
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"/pulp/content/../content/", 400),
+        (b"/pulp/content/a/../../content/", 400),
+        (b"/pulp/content/%2e%2e/api/v3/status/", 400),
+        (b"/pulp/content/a%2F../b", 400),
+        (b"/pulp/api/v3/status/%2e%2e/%2e%2e/content/", 400),
+        (b"/pulp/api/v3/status/../status/", 400),
+        (b"/pulp/api/v3/status/./", 400),
+        (b"/pulp/api/v3/x%2f..%2fstatus/", 400),
+        (b"/pulp/./content/", 400),
+        (b"/pulp/api/v3/status/", 200),
+        (b"/pulp/content/./livez", 200),
+        (b"/pulp/content//livez", 200),
+        (b"/pulp/content/x/../readyz", 200),
+        (b"//pulp/content/livez", 404),
+        (b"/pulp//content/livez", 404),
+        (b"/pulp/content/?" + b"a=b&" * 2000, 200),
+        (b"/pulp/content/?" + b"a=b&" * 3000, 414),
+    ],
+)
+def test_dot_segments_never_lead_above_the_content_prefix(raw, target, status):
+    assert raw(target)[0] == status
+
+
+def test_a_base_path_of_many_segments_is_served(content, orm):
+    deep = "/".join([orm.unique(), *"abcdefgh" * 8])
+    orm.distribution(deep, publication=orm.publication({"a.txt": b"deep"}))
+    for _ in range(2):
+        assert content.get(f"{deep}/a.txt").content == b"deep"
+    assert content.get(f"{deep}/b.txt").status_code == 404
+    assert content.get(f"{deep}x/a.txt").status_code == 404
+    assert "a.txt" in content.get(f"{deep}/").text
 
 
 @pytest.mark.parametrize(
@@ -161,6 +239,7 @@ def test_slashes_after_the_base_path_may_be_doubled(raw, base):
         (b"/pulp/content/" + b"a" * 9000, 414),
         (b"/pulp/content/" + b"a/" * 4500, 414),
         (b"/pulp/content/" + b"a/" * 4000, 404),
+        (b"/pulp/content/a" + b"/" * 2700, 404),
         (b"/pulp/content/" + b"a" * 8000, 404),
         (b"/pulp/content/%", 404),
         (b"/pulp/content/%zz", 404),
@@ -198,6 +277,9 @@ def test_paths_that_are_none(raw, target, status):
         (b'Cookie: =;=;;\xff;a="', 200),
         (b"Cookie: sessionid[]={}; @@@=1", 200),
         (b"Accept: ;q=x,,/,*", 200),
+        (b"Accept: " + b"application/json," * 100_000, 200),
+        (b"If-None-Match: " + b'"a",' * 250_000, 200),
+        (b"Correlation-ID: " + b"a" * 32 + b"-" * 1_000_000, 200),
         (b"Correlation-ID: \xff\xff", 200),
         (b"Authorization: Basic !!!", 200),
         (b"X-Forwarded-For: nonsense", 200),

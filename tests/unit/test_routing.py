@@ -4,7 +4,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from pulpcore.routing import Router
-from tests.asgi import get
+from tests.asgi import get, get_raw
 
 ROUTER = Router(
     content=PlainTextResponse("content"),
@@ -29,6 +29,34 @@ ROUTER = Router(
 )
 def test_content_goes_to_content_and_the_rest_to_django(path, application):
     assert get(ROUTER, path).text == application
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/pulp/api/v3/status/../users/",
+        "/pulp/api/v3/status/%2e%2e/users/",
+        "/pulp/api/v3/status/.%2E/%2e%2E/content/",
+        "/pulp/api/v3/status/%2e%2e%2fusers/",
+        "/pulp/api/v3/status/x%2F..",
+        "/pulp/api/./v3/status/",
+        "/pulp/api/v3/status/.",
+        "/pulp/./content/a",
+        "/pulp/api/%2e./content/a",
+        "/..",
+        "/%2e",
+    ],
+)
+def test_dot_segments_on_the_way_to_django_are_refused_with_400(path):
+    answer = get_raw(ROUTER, path)
+    assert (answer.status_code, "dot segments" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "path", ["/pulp/...", "/pulp/.well-known/x", "/pulp/a..b/.c", "/pulp/%252e%252e/a", "/a./b"]
+)
+def test_names_with_dots_go_to_django(path):
+    assert get_raw(ROUTER, path).text == "django"
 
 
 def test_a_root_path_is_no_part_of_the_prefix():
