@@ -33,6 +33,10 @@ MAX_PATH_BYTES = 8190
 # Characters of a base path: PostgreSQL's b-tree, which keeps them unique, takes no longer entry.
 MAX_BASE_PATH_LENGTH = 2704
 
+# Segments of a base path that are looked for in one query. Hardly one has more than five, and a
+# path may have thousands.
+BASE_PATH_SEGMENTS = 32
+
 
 @dataclass(frozen=True)
 class Address:
@@ -113,6 +117,8 @@ def locate(address: Address) -> Place | None:
     Raises `HTTPException` 501 if the plugin that the distribution belongs to is not installed.
     """
     row = DISTRIBUTION.one({"domain": address.domain, "prefixes": prefixes(address.path)})
+    if deeper := _deeper_base_paths(address):
+        row = DISTRIBUTION.one({"domain": address.domain, "prefixes": deeper}) or row
     if row is None:
         return None
     distribution = _distribution(row)
@@ -147,6 +153,17 @@ def next_segments(domain: Domain, prefix: str, window: Window = EVERYTHING) -> l
     if window.after is not None:
         segments = segments.filter(segment__gt=window.after)
     return list(segments[: window.limit])
+
+
+def _deeper_base_paths(address: Address) -> list[str]:
+    """Return the base paths of over `BASE_PATH_SEGMENTS` segments that `address` is below."""
+    if address.path.count("/") < BASE_PATH_SEGMENTS:
+        return []
+    longest = prefixes(address.path)[-1]
+    deep = Distribution.objects.filter(
+        pulp_domain__name=address.domain, base_path__startswith=f"{longest}/"
+    ).values_list("base_path", flat=True)
+    return [each for each in deep if f"{address.path}/".startswith(f"{each}/")]
 
 
 def _distribution(row: Row) -> Distribution:
@@ -184,6 +201,12 @@ def _visible(domain: Domain) -> QuerySet[Distribution]:
 
 
 def prefixes(path: str) -> list[str]:
-    """Return every prefix of `path` that ends where a segment does, if it can be a base path."""
-    head = f"{path}/"[: MAX_BASE_PATH_LENGTH + 1]
-    return [head[:end] for end, character in enumerate(head) if character == "/" and end]
+    """Return the prefixes of `path` that end where a segment does, shortest first.
+
+    At most `BASE_PATH_SEGMENTS`, and none that is too long for a base path.
+    """
+    head, end = f"{path}/"[: MAX_BASE_PATH_LENGTH + 1], 0
+    found: list[str] = []
+    while len(found) < BASE_PATH_SEGMENTS and (end := head.find("/", end + 1)) > 0:
+        found.append(head[:end])
+    return found

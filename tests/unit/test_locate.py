@@ -5,6 +5,7 @@ from django.test import override_settings
 from starlette.exceptions import HTTPException
 
 from pulpcore.content_star.locate import (
+    BASE_PATH_SEGMENTS,
     MAX_BASE_PATH_LENGTH,
     Address,
     decoded_path,
@@ -81,7 +82,8 @@ def test_every_prefix_of_whole_segments_could_be_the_base_path(path, possible):
     assert {prefix for prefix in prefixes(path) if not prefix.endswith("/")} == possible
 
 
-def test_prefixes_stay_few_and_short_however_long_the_path():
-    found = prefixes("a/" * 100_000)
+@pytest.mark.parametrize("path", ["a/" * 100_000, "/" * 2700, "ab/" * 900, ("x" * 2000 + "/") * 4])
+def test_prefixes_stay_few_and_short_however_long_the_path(path):
+    found = prefixes(path)
     assert max(map(len, found)) <= MAX_BASE_PATH_LENGTH
-    assert len(found) <= MAX_BASE_PATH_LENGTH
+    assert len(found) <= BASE_PATH_SEGMENTS
