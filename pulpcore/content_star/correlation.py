@@ -11,6 +11,9 @@ from django_guid.context import guid
 from django_guid.utils import generate_guid, validate_guid
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+# Characters of an id that is looked at: `urn:uuid:{...}` has 47.
+MAX_LENGTH = 64
+
 _RANDOM = ~(0xF << 76 | 0x3 << 62)
 _VERSION_4 = 0x4 << 76 | 0x2 << 62
 
@@ -45,7 +48,8 @@ class CorrelationId:
         for name, value in scope["headers"]:
             if name == self._header:
                 given: str = value.decode("latin-1")
-                return given if given and validate_guid(given) else None
+                is_id = 0 < len(given) <= MAX_LENGTH and validate_guid(given)
+                return given if is_id else None
         return None
 
 

@@ -13,7 +13,7 @@ from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.edge import add_edge_headers
 from pulpcore.content_star.exchange import Exchange, exchange_of, is_observed
 from pulpcore.content_star.locate import decoded_path
-from pulpcore.content_star.negotiation import prefers_json
+from pulpcore.content_star.negotiation import is_json_preferred
 
 
 class Warm:
@@ -42,14 +42,14 @@ class Warm:
         if scope["method"] not in ("GET", "HEAD"):
             return None
         try:
-            path = decoded_path(scope)
+            path = decoded_path(scope)  # other spellings of it are not kept: they miss
         except HTTPException:
             return None
         prefix = scope.get("root_path", "") + self.prefix
         if not path.startswith(prefix):
             return None
         # Equal to a `Key`, which takes three times as long to make.
-        key = (path[len(prefix) :], scope["method"], prefers_json(scope))
+        key = (path[len(prefix) :], scope["method"], is_json_preferred(scope))
         return self.plans.recall(key)  # type: ignore[arg-type]
 
 

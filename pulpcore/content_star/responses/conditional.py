@@ -9,6 +9,9 @@ from starlette.datastructures import Headers
 
 from pulpcore.content_star.responses.headers import parse_http_date
 
+# Bytes of a list of tags that is read: some hundred. Clients have as many copies at most.
+MAX_TAGS_LENGTH = 8192
+
 # One list member. The possessive quantifiers keep a hostile value linear: an attempt never reads
 # past the next quote, and never goes back over what it read.
 _MEMBER = re.compile(r'[ \t]*+(?P<tag>(?:W/)?"[^"]*+")[ \t]*+(?:,|$)')
@@ -86,7 +89,12 @@ def _joined(headers: Headers, name: str) -> str:
 
 
 def _tags(value: str) -> Iterator[str]:
-    """The entity tags of a list; whatever else stands between two commas is skipped."""
+    """The entity tags of a list; whatever else stands between two commas is skipped.
+
+    None of a list that is over `MAX_TAGS_LENGTH`: it matches nothing.
+    """
+    if len(value) > MAX_TAGS_LENGTH:
+        return
     position = 0
     while position < len(value):
         member = _MEMBER.match(value, position)
