@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from pulpcore.app.models import Distribution, Domain
-from pulpcore.content_star.cache.answers import DistributionPlan, Kept, Key, Nothing
+from pulpcore.content_star.cache.answers import DistributionPlan, Kept, Key, Nothing, WithSlash
 from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.locate import Address
 
@@ -26,7 +26,11 @@ def plan_of(base_path: str, nested: bool = False) -> DistributionPlan:
 
 
 def kept_by(plan: DistributionPlan, *ids: uuid.UUID, expires: float = FOR_EVER) -> Kept:
-    return Kept(Nothing(404, "no"), plan, False, None, (), (), ids, expires)
+    return Kept(WithSlash(), plan, False, None, (), (), ids, expires)
+
+
+def not_found(plan: DistributionPlan) -> Kept:
+    return Kept(Nothing(404, "no"), plan, False, None, (), (), (), FOR_EVER)
 
 
 def known(plans: Plans, base_path: str) -> DistributionPlan:
@@ -117,14 +121,64 @@ def test_bytes_are_bounded(plans):
     kept = {path: kept_by(plan) for path in "abc"}
     for path, each in kept.items():
         plans.keep(key(path), each, plans.generation)
-    assert plans.grow(key("a"), kept["a"], 60)
-    assert plans.grow(key("b"), kept["b"], 60)
+    assert plans.share(key("a"), kept["a"], "sha256 of a", bytes(60))
+    assert plans.share(key("b"), kept["b"], "sha256 of b", bytes(60))
     assert plans.recall(key("a")) is None
-    assert plans.bytes == 60
-    assert not plans.grow(key("c"), kept["c"], 101)
-    assert not plans.grow(key("a"), kept["a"], 1), "it is gone"
+    assert plans.size == 60
+    assert not plans.share(key("c"), kept["c"], "sha256 of c", bytes(101))
+    assert not plans.share(key("a"), kept["a"], "sha256 of a", b"a"), "it is gone"
     plans.forget_all()
-    assert plans.bytes == 0
+    assert plans.size == 0
+
+
+def test_bytes_of_a_file_at_several_paths_are_held_and_counted_once(plans):
+    plan = known(plans, "base")
+    kept = {path: kept_by(plan, uuid.uuid4()) for path in "abc"}
+    for path, each in kept.items():
+        plans.keep(key(path), each, plans.generation)
+    copies = {path: plans.share(key(path), kept[path], "sha256", bytes(60)) for path in "abc"}
+    assert copies["a"] is not None
+    assert copies["b"] is copies["a"] and copies["c"] is copies["a"]
+    assert plans.size == 60
+    plans.share(key("a"), kept["a"], "sha256", bytes(60))
+    plans.forget([*kept["a"].ids, *kept["b"].ids])
+    assert plans.size == 60, "c has it"
+    plans.forget(kept["c"].ids)
+    assert plans.size == 0
+
+
+def test_not_found_entries_take_no_place_from_files():
+    plans = Plans(100, 1000)
+    plans.proved(FOR_EVER)
+    plan = known(plans, "base")
+    for number in range(50):
+        plans.keep(key(f"file {number}"), kept_by(plan), plans.generation)
+    for number in range(1000):
+        plans.keep(key(f"no {number}"), not_found(plan), plans.generation)
+    assert all(plans.recall(key(f"file {number}")) for number in range(50))
+    assert [n for n in range(1000) if plans.recall(key(f"no {n}"))] == list(range(990, 1000))
+    plans.forget([plan.distribution.pk])
+    assert plans.recall(key("no 999")) is None
+
+
+def test_not_found_entries_that_are_used_stay_longest(monkeypatch):
+    monkeypatch.setattr("pulpcore.content_star.cache.plans.ORDER", 0)
+    plans = Plans(20, 0)
+    plans.proved(FOR_EVER)
+    plan = known(plans, "base")
+    for path in ("used", "not used", "new"):
+        plans.keep(key(path), not_found(plan), plans.generation)
+        plans.recall(key("used"))
+    assert plans.recall(key("used")) and plans.recall(key("new"))
+    assert plans.recall(key("not used")) is None
+
+
+def test_not_found_entries_of_long_paths_are_not_kept():
+    plans = Plans(100, 0)
+    plans.proved(FOR_EVER)
+    plan, path = known(plans, "base"), "x" * 8000
+    plans.keep(key(path), not_found(plan), plans.generation)
+    assert plans.recall(key(path)) is None
 
 
 def test_below_a_distribution_with_others_in_it_the_database_is_asked(plans):

@@ -151,8 +151,8 @@ class Kept:
     expires: float
     """On the monotonic clock, in seconds."""
 
-    size: int = 0
-    """Bytes of the file that are in memory."""
+    file: str | None = None
+    """The sha256 of the file whose bytes it holds in memory, if it does."""
 
     headers: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
     """Headers of answers that are complete, by status."""

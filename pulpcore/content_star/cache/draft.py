@@ -101,14 +101,14 @@ class Draft:
                 response.source,
                 response.size,
                 sha256,
-                partial(_grow, self.plans, self.key, ref(kept)),
+                partial(_share, self.plans, self.key, ref(kept), sha256),
             )
 
 
-def _grow(plans: Plans, key: Key, kept: ref[Kept], size: int) -> bool:
+def _share(plans: Plans, key: Key, kept: ref[Kept], sha256: str, data: bytes) -> bytes | None:
     # An answer that its own file refers to would stay until the garbage collector comes by.
     answer = kept()
-    return answer is not None and plans.grow(key, answer, size)
+    return None if answer is None else plans.share(key, answer, sha256, data)
 
 
 def _is_nested(distribution: Distribution) -> bool:

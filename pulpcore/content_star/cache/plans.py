@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from pulpcore.content_star.cache.answers import DistributionPlan, Kept, Key
+from pulpcore.content_star.cache.answers import DistributionPlan, Kept, Key, Nothing
 from pulpcore.content_star.locate import Address, prefixes
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,21 @@ TURNED_OFF = "turned off"
 # Distributions that are kept at most: some 20 KiB each.
 MAX_DISTRIBUTIONS = 2000
 
+# Of `capacity`, the part of answers that there is nothing: paths that a client makes up take no
+# place from files.
+NOTHING_SHARE = 10
+
+# Characters of a path at which it is kept that there is nothing. Longer ones are made up.
+MAX_NOTHING_LENGTH = 1024
+
+
+@dataclass(slots=True)
+class SharedFile:
+    """The bytes of a file in memory, which several answers may have: other URLs, other `Accept`."""
+
+    data: bytes
+    users: int = 0
+
 
 @dataclass
 class Plans:
@@ -51,9 +66,14 @@ class Plans:
     """Why nothing is kept, for the log, probes and metrics; None while things are."""
 
     generation: int = 0
-    bytes: int = 0
+    size: int = 0
+    """Bytes of files in memory."""
     _proved: float = float("-inf")
     _answers: OrderedDict[Key, Kept] = field(default_factory=OrderedDict)
+    _nothing: OrderedDict[Key, None] = field(default_factory=OrderedDict)
+    """Keys of those of the answers that say that there is nothing, in the same order."""
+    _files: dict[str, SharedFile] = field(default_factory=dict)
+    """By sha256."""
     _places: OrderedDict[tuple[str, str], DistributionPlan] = field(default_factory=OrderedDict)
     _by_id: dict[UUID, set[Key | tuple[str, str]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -83,6 +103,8 @@ class Plans:
             with self._lock:
                 if key in self._answers:
                     self._answers.move_to_end(key)
+                    if key in self._nothing:
+                        self._nothing.move_to_end(key)
                     kept.moved = now
         return kept
 
@@ -126,22 +148,34 @@ class Plans:
         with self._lock:
             if not self._may_keep(generation) or not kept.plan.alive:
                 return
+            is_nothing = isinstance(kept.answer, Nothing)
+            if is_nothing and len(key.path) > MAX_NOTHING_LENGTH:
+                return
             self._drop(key)
             self._answers[key] = kept
             self._index(key, kept.ids)
+            if is_nothing:
+                self._nothing[key] = None
+            while len(self._nothing) > self.capacity // NOTHING_SHARE:
+                self._drop(next(iter(self._nothing)))
             while len(self._answers) > self.capacity:
                 self._drop(next(iter(self._answers)))
 
-    def grow(self, key: Key, kept: Kept, size: int) -> bool:
-        """Count `size` bytes that an answer wants to hold; False if it must not."""
+    def share(self, key: Key, kept: Kept, sha256: str, data: bytes) -> bytes | None:
+        """Return the bytes that an answer may hold of a file, one copy for all; None if it must
+        not."""
         with self._lock:
-            if self._answers.get(key) is not kept or size > self.capacity_bytes:
-                return False
-            kept.size += size
-            self.bytes += size
-            while self.bytes > self.capacity_bytes:
+            if self._answers.get(key) is not kept or kept.file or len(data) > self.capacity_bytes:
+                return None
+            file = self._files.get(sha256)
+            if file is None:
+                file = self._files[sha256] = SharedFile(data)
+                self.size += len(data)
+            file.users += 1
+            kept.file = sha256
+            while self.size > self.capacity_bytes:
                 self._drop(next(iter(self._answers)))
-            return self._answers.get(key) is kept
+            return file.data if self._answers.get(key) is kept else None
 
     def forget(self, ids: Iterable[UUID]) -> None:
         """Drop what was made from the rows with `ids`, which have been changed."""
@@ -160,9 +194,9 @@ class Plans:
             self.generation += 1
             for plan in self._places.values():
                 plan.alive = False
-            for each in (self._places, self._answers, self._by_id):
+            for each in (self._places, self._answers, self._nothing, self._files, self._by_id):
                 each.clear()
-            self.bytes = 0
+            self.size = 0
 
     def forget_above(self, domain: UUID, base_path: str) -> None:
         """Drop the distributions whose base path `base_path` goes on from."""
@@ -199,9 +233,15 @@ class Plans:
                     del self._by_id[each]
 
     def _drop(self, key: Key) -> None:
-        if (kept := self._answers.pop(key, None)) is not None:
-            self.bytes -= kept.size
-            self._unindex(key, kept.ids)
+        if (kept := self._answers.pop(key, None)) is None:
+            return
+        self._nothing.pop(key, None)
+        self._unindex(key, kept.ids)
+        if kept.file and (file := self._files.get(kept.file)) is not None:
+            file.users -= 1
+            if not file.users:
+                del self._files[kept.file]
+                self.size -= len(file.data)
 
     def _drop_place(self, place: tuple[str, str]) -> None:
         if (plan := self._places.pop(place, None)) is not None:

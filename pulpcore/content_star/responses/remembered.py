@@ -38,8 +38,10 @@ class RememberedFile:
 
     __slots__ = ("data", "hold", "seen", "sha256", "size", "source")
 
-    def __init__(self, source: Source, size: int, sha256: str, hold: Callable[[int], bool]) -> None:
-        """`hold` is asked whether so many bytes may be held."""
+    def __init__(
+        self, source: Source, size: int, sha256: str, hold: Callable[[bytes], bytes | None]
+    ) -> None:
+        """`hold` is given the bytes, and returns the copy to hold, or None if it must not be."""
         self.source = source
         self.size = size
         self.sha256 = sha256
@@ -65,10 +67,6 @@ class RememberedFile:
             return file
         with file:
             data = await file.read(0, self.size)
-        if (
-            self.data is None
-            and hashlib.sha256(data).hexdigest() == self.sha256
-            and self.hold(self.size)
-        ):
-            self.data = data
+        if self.data is None and hashlib.sha256(data).hexdigest() == self.sha256:
+            self.data = self.hold(data)
         return Bytes(data, self.size)
