@@ -1,5 +1,6 @@
 """pulp_certguard's guards on the real process, with certificates made here."""
 
+import http.client
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -122,6 +123,39 @@ def test_a_subscription_opens_the_paths_it_names(content, rhsm_guarded, authorit
     assert status(**order, **{PATH: text(f"/{top[:-1]}")}) == 403
     assert status(**order) == 403
     assert status() == 403, "trusted, and no subscription"
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "{entitled}/../{base}/secret.txt",
+        "{entitled}/./../{base}/secret.txt",
+        "{entitled}/%2e%2e/{base}/secret.txt",
+        "{entitled}//x/../../{base}//secret.txt",
+        "{entitled}/..%2F{base}/secret.txt",
+        "{entitled}%2Fx/../../{base}/secret.txt",
+        "x/../{base}/secret.txt",
+        "/{base}/secret.txt",
+    ],
+)
+def test_a_subscription_opens_the_path_that_is_served(instance, rhsm_guarded, authority, spelling):
+    """Not the one it is spelled with: a client may have a right to that alone."""
+
+    def get(path: str, entitled: str) -> tuple[int, bytes]:
+        url = httpx.URL(instance.url)
+        connection = http.client.HTTPConnection(url.host, url.port, timeout=60)
+        header = sent(for_path(authority, f"/{entitled}"))
+        connection.request("GET", f"/pulp/content/{path}", headers=header)
+        response = connection.getresponse()
+        status, body = response.status, response.read()
+        connection.close()
+        return status, body
+
+    path = spelling.format(entitled="entitled", base=rhsm_guarded)
+    status, body = get(path, "entitled")
+    assert status in (400, 403) and SECRET not in body
+    assert get(path, rhsm_guarded)[0] in (200, 400)
+    assert get(f"{rhsm_guarded}/./secret.txt", rhsm_guarded) == (200, SECRET)
 
 
 @since("3.117")

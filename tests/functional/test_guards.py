@@ -1,6 +1,7 @@
 """Content guards on the real process: what is denied is sent by no way."""
 
 import base64
+import http.client
 import json
 from collections.abc import Iterator
 
@@ -108,6 +109,39 @@ def test_a_signed_url_opens_what_it_was_signed_for(content, pulp, orm, secret):
     assert content.get(url).content == SECRET
     assert content.get(url.replace("secret.txt", "PULP_MANIFEST")).status_code == 403
     assert content.get(url + "0").status_code == 403
+
+
+def test_a_signed_url_opens_no_other_file_however_it_is_spelled(instance, pulp, orm):
+    from pulpcore.app.models import ContentRedirectContentGuard
+
+    guard = orm.guard(ContentRedirectContentGuard)
+    files = {"a/b.txt": b"signed", "b.txt": SECRET, "a/x/b.txt": SECRET}
+    base = orm.distribution(publication=orm.publication(files), content_guard=guard)
+    signed = httpx.URL(guard.preauthenticate_url(f"{instance.content_url}{base}/a/b.txt"))
+
+    def get(spelling: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(signed.host, signed.port, timeout=60)
+        target = f"/pulp/content/{base}/{spelling}?{signed.query.decode()}"
+        connection.request("GET", target)
+        response = connection.getresponse()
+        status, body = response.status, response.read()
+        connection.close()
+        return status, body
+
+    for spelling in ("a/b.txt", "a/./b.txt", "./a/x/../b.txt", "a//b.txt", "x//../a/%2e/b.txt"):
+        assert get(spelling) == (200, b"signed"), spelling
+    for spelling in (
+        "b.txt",
+        "a//../b.txt",
+        "a/../b.txt",
+        "a/x%2F../b.txt",
+        "a/x%2Fb.txt",
+        "x%2Fa/../b.txt",
+        "a%2F..%2Fb.txt",
+        "a/b.txt/../x/b.txt",
+    ):
+        status, body = get(spelling)
+        assert status in (400, 403) and SECRET not in body, spelling
 
 
 def test_guarded_distributions_are_hidden_where_the_domain_says_so(content, pulp, orm, secret):

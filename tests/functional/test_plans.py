@@ -40,8 +40,9 @@ from pulpcore.content_star.distributions.published import PublishedApp
 from pulpcore.content_star.edge import EdgeHeaders
 from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.locate import Address
+from pulpcore.content_star.paths import NormalizePath
 from pulpcore.content_star.responses.remembered import SMALL
-from tests.asgi import get
+from tests.asgi import get, get_raw
 from tests.instance import Instance, stop, wait_until
 from tests.server import free_port, serving
 
@@ -67,7 +68,8 @@ def planned(plans):
     door = Door(threads=2)
     with following(plans):
         prefix = settings.CONTENT_PATH_PREFIX
-        yield Warm(EdgeHeaders(Errors(Content(door, prefix, plans))), plans, prefix)
+        content = NormalizePath(Content(door, prefix, plans), prefix)
+        yield Warm(EdgeHeaders(Errors(content)), plans, prefix)
     asyncio.run(door.close())
 
 
@@ -224,6 +226,52 @@ def test_a_warm_answer_is_the_cold_one(orm, planned, app, method, accept, asked)
         assert dict(warm.headers) == {
             name: value for name, value in cold.headers.items() if name != "correlation-id"
         }
+
+
+@pytest.mark.parametrize("path", ["sub/a.bin", "sub/none", "sub"])
+def test_spellings_of_one_path_have_one_cache_entry(orm, planned, plans, path):
+    base = orm.distribution(publication=orm.publication({"sub/a.bin": b"a" * 1000}))
+    first = get(planned, f"/pulp/content/{base}/{path}")
+    entries, size = set(plans._answers), plans.size
+    for spelling in (
+        "{0}//{1}",
+        "{0}///{1}",
+        "{0}/./{1}",
+        "/{0}/{1}",
+        "x/../{0}/{1}",
+        "{0}%2F%2F{1}",
+    ):
+        target = "/pulp/content/" + spelling.format(base, path)
+        for _ in range(2):
+            again = get_raw(planned, target)
+            assert (again.status_code, again.headers) == (first.status_code, first.headers)
+            assert again.content == first.content
+    assert (set(plans._answers), plans.size) == (entries, size)
+
+
+def test_bytes_of_a_file_are_held_once_for_all_paths_and_accepts(orm, planned, plans):
+    data = b"a" * 1000
+    base = orm.distribution(publication=orm.publication({"a.bin": data, "b.bin": data}))
+    for path in ("a.bin", "b.bin"):
+        for accept in ("*/*", "application/json"):
+            url = f"/pulp/content/{base}/{path}"
+            assert get(planned, url, {"Accept": accept}).content == data
+    assert plans.size == len(data)
+
+
+def test_made_up_paths_take_no_place_from_files(orm, planned, plans):
+    base = orm.distribution(publication=orm.publication({"a.bin": b"a"}))
+    get(planned, f"/pulp/content/{base}/a.bin")
+    for number in range(plans.capacity + 1):
+        assert get(planned, f"/pulp/content/{base}/none-{number}").status_code == 404
+    assert plans.recall(Key(f"{base}/a.bin", "GET", json=False)) is not None
+
+
+@pytest.mark.parametrize("path", ["a" + "/" * 2700, "ab/" * 900, ("x" * 2000 + "/") * 4])
+def test_no_path_makes_a_large_statement(orm, plans, path):
+    for sql in (queries := queries_of(plans, path)):
+        assert len(sql) < 100_000
+    assert queries
 
 
 def test_a_listing_is_not_kept(orm, planned, plans):

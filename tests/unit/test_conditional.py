@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from pulpcore.content_star.responses.conditional import (
+    MAX_TAGS_LENGTH,
     Validators,
     evaluate,
     if_range_matches,
@@ -228,3 +229,12 @@ def test_hostile_lists_of_any_length(unit: str):
     value = unit * (1_000_000 // len(unit))
     assert decide(("if-none-match", value)) is None
     assert decide(("if-match", value)) == 412
+
+
+def test_a_list_over_the_limit_matches_nothing():
+    for length, matches in ((MAX_TAGS_LENGTH, True), (MAX_TAGS_LENGTH + 1, False)):
+        value = '"xyzzy"'.rjust(length, ",")
+        assert decide(("if-none-match", value)) == (304 if matches else None)
+        assert decide(("if-match", value)) == (None if matches else 412)
+    lines = [("if-none-match", '"a"')] * 3000
+    assert decide(*lines, ("if-none-match", '"xyzzy"')) is None, "nor one of many lines"

@@ -1,7 +1,8 @@
 """The ids that tie an answer to the log."""
 
-from uuid import RFC_4122, UUID
+from uuid import RFC_4122, UUID, uuid4
 
+import pytest
 from django_guid import get_guid
 from starlette.responses import PlainTextResponse
 
@@ -21,6 +22,22 @@ def test_an_id_that_is_made_is_random_and_the_same_in_log_and_answer():
     for each in made:
         assert len(each) == 32
         assert (UUID(each).version, UUID(each).variant) == (4, RFC_4122)
+
+
+@pytest.mark.parametrize(
+    "given", ["{made}" + "-" * 1_000_000, "{{" * 500_000 + "{made}", "{made}" * 2, ""]
+)
+def test_an_id_of_any_length_is_replaced(given):
+    """A UUID with a million hyphens is one: it would be in each line of the log."""
+    sent = given.format(made=uuid4().hex)
+    assert len(get(CorrelationId(show_id), "/", {"Correlation-ID": sent}).text) == 32
+    assert get(CorrelationId(show_id), "/", {"Correlation-ID": sent}).text != sent
+
+
+@pytest.mark.parametrize("given", ["{id}", "{id.hex}", "{{{id}}}", "{id.urn}"])
+def test_an_id_that_is_a_uuid_is_taken(given):
+    sent = given.format(id=uuid4())
+    assert get(CorrelationId(show_id), "/", {"Correlation-ID": sent}).text == sent
 
 
 def test_a_response_that_sends_its_headers_again_does_not_collect_ids():
