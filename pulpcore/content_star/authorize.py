@@ -82,7 +82,7 @@ class GuardRequest(Mapping[str, Any]):
 
     @cached_property
     def rel_url(self) -> URL:
-        """Path and query as the client sent them, still percent-encoded."""
+        """Path, normalized, and query as the client sent it, still percent-encoded."""
         return URL.build(
             path=raw_path(self._scope).decode("latin-1"),
             query_string=self._scope["query_string"].decode("latin-1"),
@@ -91,7 +91,7 @@ class GuardRequest(Mapping[str, Any]):
 
     @cached_property
     def url(self) -> URL:
-        """The URL as the client sent it, still percent-encoded: redirect guards sign it.
+        """The URL with these, still percent-encoded: redirect guards sign it, normalized.
 
         Raises `HTTPException` 400 for a `Host` that is none (RFC 9112 section 3.2): guards parse
         the text of the URL, in which it could pass for a path and a query.

@@ -1,6 +1,5 @@
 """pulp_certguard's guards on the real process, with certificates made here."""
 
-import http.client
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from pulpcore.content_star.cli.up import HEADER_BYTES
 from tests.certificates import DAY, NOW, Authority
 from tests.pulp import unique
+from tests.raw import get_as_it_stands
 from tests.server import serving
 from tests.versions import since
 
@@ -142,14 +142,8 @@ def test_a_subscription_opens_the_path_that_is_served(instance, rhsm_guarded, au
     """Not the one it is spelled with: a client may have a right to that alone."""
 
     def get(path: str, entitled: str) -> tuple[int, bytes]:
-        url = httpx.URL(instance.url)
-        connection = http.client.HTTPConnection(url.host, url.port, timeout=60)
         header = sent(for_path(authority, f"/{entitled}"))
-        connection.request("GET", f"/pulp/content/{path}", headers=header)
-        response = connection.getresponse()
-        status, body = response.status, response.read()
-        connection.close()
-        return status, body
+        return get_as_it_stands(instance.url, f"/pulp/content/{path}", header)
 
     path = spelling.format(entitled="entitled", base=rhsm_guarded)
     status, body = get(path, "entitled")

@@ -1,7 +1,6 @@
 """Content guards on the real process: what is denied is sent by no way."""
 
 import base64
-import http.client
 import json
 from collections.abc import Iterator
 
@@ -9,6 +8,7 @@ import httpx
 import pytest
 
 from tests.pulp import unique
+from tests.raw import get_as_it_stands
 from tests.server import serving
 from tests.versions import since
 
@@ -120,13 +120,8 @@ def test_a_signed_url_opens_no_other_file_however_it_is_spelled(instance, pulp, 
     signed = httpx.URL(guard.preauthenticate_url(f"{instance.content_url}{base}/a/b.txt"))
 
     def get(spelling: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(signed.host, signed.port, timeout=60)
         target = f"/pulp/content/{base}/{spelling}?{signed.query.decode()}"
-        connection.request("GET", target)
-        response = connection.getresponse()
-        status, body = response.status, response.read()
-        connection.close()
-        return status, body
+        return get_as_it_stands(instance.url, target)
 
     for spelling in ("a/b.txt", "a/./b.txt", "./a/x/../b.txt", "a//b.txt", "x//../a/%2e/b.txt"):
         assert get(spelling) == (200, b"signed"), spelling

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.listing import parse_listing
+from tests.raw import get_as_it_stands
 
 NAMES = [
     "plain.txt",
@@ -215,6 +216,20 @@ def test_a_missing_slash_is_redirected_to_the_normal_path(raw, base):
 )
 def test_dot_segments_never_lead_above_the_content_prefix(raw, target, status):
     assert raw(target)[0] == status
+
+
+def test_dot_segments_never_leave_a_domain(domains, base):
+    for path, status in (
+        (f"default/{base}/./a.txt", 200),
+        (f"default/x/../{base}//a.txt", 200),
+        (f"./default/{base}/a.txt", 200),
+        (f"default/../default/{base}/a.txt", 400),
+        (f"other/../default/{base}/a.txt", 400),
+        (f"default/x/../../default/{base}/a.txt", 400),
+        (f"default/%2e%2e/default/{base}/a.txt", 400),
+        ("default/..", 400),
+    ):
+        assert get_as_it_stands(domains.url, f"/pulp/content/{path}")[0] == status, path
 
 
 def test_a_base_path_of_many_segments_is_served(content, orm):

@@ -252,6 +252,13 @@ DIFFERENCES = {
         "414 from 8,191 bytes on.",
         "A clear limit, and prefixes of the path stay few.",
     ),
+    "repeated slashes": _difference(
+        "status",
+        "404, but for those after the base path.",
+        "They are merged: the file or directory is sent, from one cache entry.",
+        "Every web server merges them, and clients rely on it. No name has any: Pulp's API refuses"
+        " such names, and what a sync took over with one is not served.",
+    ),
     "credentials missing": _difference(
         "status",
         "403 where a guard wants to know the user and no credentials were sent.",
@@ -356,8 +363,32 @@ FURTHER = {
     ),
     "dots in paths to remotes": (
         "`..` in a path leads to other folders of the remote's host, with its credentials.",
-        "404.",
+        "It leads to another path of Pulp, as everywhere, or is 404.",
         "What a remote is for is below its URL.",
+    ),
+    "dot segments": (
+        "Part of the name: `flat/./Packages` is 404.",
+        "Removed (RFC 3986 section 5.2.4), after repeated slashes are merged; guards see the path"
+        " that is served. 400 for those that leave the content prefix or the domain, and for those"
+        " beside `%2F`.",
+        "apt's flat repositories (`deb URL/flat/ ./`) ask so, and any other web server answers.",
+    ),
+    "dot segments in paths of the API": (
+        "404, or whatever a plugin's URL pattern makes of them.",
+        "400, percent-encoded ones too, and at prefixes of plugins.",
+        "Rules of a server in front go by the beginning of a path, and one process has API and"
+        " content.",
+    ),
+    "long queries": (
+        "400 by the server for path and query of over 8,190 bytes.",
+        "414 for a query of over 8,190 bytes.",
+        "What guards and listings parse has a limit.",
+    ),
+    "long lists in headers": (
+        "Read at any length.",
+        "`Accept` of over 1,024 bytes, or 32 types and parameters, is no preference; lists of tags"
+        " of over 8,192 bytes match nothing; a correlation id of over 64 characters is replaced.",
+        "They are read on the event loop, while others wait.",
     ),
     "special characters in paths to remotes": (
         "`%3F` begins a query at the remote, `%2541` is decoded twice.",
