@@ -24,6 +24,11 @@ CONTENT_STAR_METADATA_TTL = 10
 # An answer of over a quarter of that is not kept; 0 keeps nothing.
 CONTENT_STAR_METADATA_SIZE = 256 * 1024 * 1024
 
+# Bytes of the largest file that is fetched from a remote where Pulp does not know its size: pulled
+# through, or synced from a remote that said nothing. What such a remote announces, sends without an
+# end or has decompressed counts. The largest files of public registries have about 50 GB.
+CONTENT_STAR_REMOTE_MAX_SIZE = 64 * 1024**3
+
 # Whether content that the API redirects to is sent in the same answer (see in_place.py), which
 # spares clients a second request. Off where redirects have to be seen, by a proxy's rules or a CDN.
 CONTENT_STAR_SERVE_IN_PLACE = True

@@ -9,7 +9,7 @@ from django.conf import settings
 
 from pulpcore.app import pulp_hashlib
 from pulpcore.app.models import Artifact
-from pulpcore.content_star.remote.encoding import Decoder
+from pulpcore.content_star.remote.encoding import Decoder, check_ratio
 from pulpcore.content_star.remote.failures import CannotDecode, Mismatch, Stuck
 from pulpcore.content_star.remote.sources import Source, Wanted
 from pulpcore.content_star.remote.spool import Spool
@@ -43,6 +43,7 @@ class Intake:
         self._announce = announce
         self._origin: Source | None = None  # whose the first bytes are
         self._position = 0  # of the source that sends now
+        self._encoded = 0  # bytes of that source that were decoded
         self._decoder: Decoder | None = None
         self._undecided = ""  # the encoding that might have to be undone
 
@@ -54,7 +55,7 @@ class Intake:
         """Go on behind the bytes that clients have, if their digest is known in the end."""
         if self.spool is None:
             self.spool = await _new_spool()
-        self._position = 0
+        self._position = self._encoded = 0
         if self.is_stuck():
             raise Stuck("the file cannot be gone on with")
         if not self.available:
@@ -88,6 +89,7 @@ class Intake:
             if self._decoder or self._undecided:
                 return
         if length is not None and self.size is None:
+            self._check_size(length)
             self.size = length
         elif length not in (None, self.size):
             raise Mismatch(f"{length} bytes instead of {self.size}", self.source)
@@ -114,9 +116,12 @@ class Intake:
         """Keep what is new, and let clients have what is not the end. Raises Mismatch."""
         if self._decoder is None:
             return await self._take(data)
+        self._encoded += len(data)
+        self._check_size(self._encoded, is_encoded=True)
         self._decoder.feed(data)
         try:
             while piece := await in_thread(self._decoder.read):
+                self._check_ratio(self._encoded, self._position + len(piece))
                 await self._take(piece)
         except CannotDecode as error:
             raise Mismatch(str(error), self.source) from None
@@ -125,8 +130,7 @@ class Intake:
         assert self.spool is not None
         known = self.spool.size - self._position
         self._position += len(data)
-        if self.size is not None and self._position > self._most(self.size):
-            raise Mismatch(f"more than {self.size} bytes", self.source)
+        self._check_size(self._position, is_encoded=bool(self._undecided))
         if known > 0:
             data = data[known:]
         if not data:
@@ -139,9 +143,20 @@ class Intake:
         self.available = before if is_end else self.spool.size
         self._announce()
 
-    def _most(self, size: int) -> int:
-        """How many bytes may come for a file of `size`. Encoding never makes it twice as long."""
-        return 2 * size + STEP if self._undecided else size
+    def _check_size(self, size: int, is_encoded: bool = False) -> None:
+        """Raise Mismatch if `size` bytes are more than there can be of the file.
+
+        Encoding never makes a file twice as long.
+        """
+        most = settings.CONTENT_STAR_REMOTE_MAX_SIZE if self.size is None else self.size
+        if size > (2 * most + STEP if is_encoded else most):
+            hint = " (CONTENT_STAR_REMOTE_MAX_SIZE)" if self.size is None else ""
+            raise Mismatch(f"more than {most} bytes{hint}", self.source)
+
+    def _check_ratio(self, encoded: int, decoded: int) -> None:
+        """Raise CannotDecode for a decompression bomb. A known size is bound enough."""
+        if self.size is None:
+            check_ratio(encoded, decoded)
 
     async def finish(self) -> None:
         """Verify the file, and only then let clients have its end. Raises Mismatch."""
@@ -191,9 +206,9 @@ class Intake:
                 for start in range(0, encoded.size, STEP):
                     decoder.feed(await reader.read(start, min(STEP, encoded.size - start)))
                     while piece := await in_thread(decoder.read):
+                        self._check_ratio(encoded.size, self.spool.size + len(piece))
+                        self._check_size(self.spool.size + len(piece))
                         await self.spool.write(piece)
-                        if self.size is not None and self.spool.size > self.size:
-                            raise CannotDecode(f"more than {self.size} bytes")
             decoder.finish()
         finally:
             encoded.unlink()

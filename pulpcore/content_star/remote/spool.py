@@ -18,6 +18,11 @@ from pulpcore.content_star.responses.source import StoreUnavailable
 # four cores, a thread for each made the loop answer in 6 ms, two threads in 1 ms.
 WRITERS = 2
 
+# What downloads leave free of the file system of `WORKING_DIRECTORY`: one part of RESERVE_PART, at
+# most RESERVE bytes. Workers and uploads need room there too, and much else fails on a full disk.
+RESERVE_PART = 20
+RESERVE = 1024**3
+
 _in_writer = Threads("writer", WRITERS).run
 
 # Whoever closes a file that has no name any more waits until its blocks are free: 230 ms for 1 GB
@@ -62,6 +67,7 @@ class Spool:
         with self._lock:
             if self._fd < 0:
                 return
+            self._check_room(len(data))
             try:
                 rest = memoryview(data)
                 while rest:
@@ -71,6 +77,14 @@ class Spool:
             for hasher in self._hashers.values():
                 hasher.update(data)
             self.size += len(data)
+
+    def _check_room(self, size: int) -> None:
+        disk = os.fstatvfs(self._fd)
+        reserve = min(RESERVE, disk.f_blocks * disk.f_frsize // RESERVE_PART)
+        if disk.f_bavail * disk.f_frsize - size < reserve:
+            raise StoreUnavailable(
+                f"WORKING_DIRECTORY has less than {reserve} bytes left, which downloads leave free."
+            )
 
     async def clear(self) -> None:
         """Begin again with nothing."""

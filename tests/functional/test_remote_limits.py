@@ -1,0 +1,164 @@
+"""What remotes may send: no more than a size, a ratio and the disk allow."""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from aiohttp import web
+
+from pulpcore.content_star.remote import spool
+from pulpcore.content_star.remote.encoding import RATIO_FREE
+from tests.functional.test_pull_through import client, folder, mirror, own  # noqa: F401
+from tests.functional.test_remote_faults import spooled
+from tests.instance import wait_until
+from tests.server import Server, serving
+from tests.upstream import Behaviour, chunked
+
+MAX_SIZE = 1_000_000
+BOMB = 50_000_000
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def limited(instance) -> Iterator[Server]:
+    """A server with pull-through that fetches files of up to MAX_SIZE bytes."""
+    environ = {
+        "PYTHONPATH": str(ROOT),
+        "PULP_CONTENT_STAR_REMOTE_MAX_SIZE": str(MAX_SIZE),
+    }
+    with serving(instance, app="tests.pulling:application", **environ) as running:
+        yield running
+
+
+def read(url: str, **headers: str) -> tuple[int, int, bool]:
+    """GET `url`; return the status, how many bytes came, and whether that was all."""
+    with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=60) as response:
+        length = 0
+        try:
+            for chunk in response.iter_raw():
+                length += len(chunk)
+        except httpx.RemoteProtocolError:
+            return response.status_code, length, False
+        return response.status_code, length, True
+
+
+def sent_as(encoding: str, encode: Callable[[bytes], bytes]) -> Behaviour:
+    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+        return web.Response(body=encode(data), headers={"Content-Encoding": encoding})
+
+    return behave
+
+
+def members(data: bytes) -> bytes:
+    """Compress `data` as many files of gzip, one after the other."""
+    step = 1_000_000
+    parts = [data[start : start + step] for start in range(0, len(data), step)]
+    return b"".join(map(gzip.compress, parts))
+
+
+def endless(part: bytes, **headers: str) -> Behaviour:
+    """Send `part` again and again, until the client has had enough."""
+
+    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            while request.transport is not None and not request.transport.is_closing():
+                await response.write(part)
+        return response
+
+    return behave
+
+
+BOMBS = {
+    "gzip": sent_as("gzip", gzip.compress),
+    "members": sent_as("gzip", members),
+    "deflate": sent_as("deflate", zlib.compress),
+}
+
+
+@pytest.mark.parametrize("name", ["a.bin", "index.json"], ids=["content", "metadata"])
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_decompression_bomb_is_not_decompressed(own, mirror, instance, name, bomb):  # noqa: F811
+    m = mirror()
+    path = m.add(name, bytes(BOMB), BOMBS[bomb])
+    status, length, is_all = read(own.content_url + path)
+    assert (status, is_all) == (200, False), "it had begun"
+    assert length <= RATIO_FREE
+    said = own.said().splitlines()
+    assert any(m.remote.name in line and "more than 100 times its size" in line for line in said)
+    assert not m.saved(name)
+    wait_until(lambda: spooled(instance) == [])
+
+
+def test_decompression_bomb_of_a_known_digest_is_not_decompressed(content, remote_file):
+    """Its digest would tell whether it is the file, but not before the disk is full."""
+    file = remote_file(0)
+    file.upstream.files[file.sources[0]] = bytes(BOMB)
+    file.behave(BOMBS["gzip"])
+    file.set(size=None, sha256="1" * 64)
+    assert content.get(file.path).status_code == 502
+    assert file.remote_artifacts[0].failed_at
+
+
+def test_what_compresses_well_is_decompressed_where_its_size_is_known(content, remote_file):
+    file = remote_file(0)
+    file.data = bytes(BOMB)
+    file.upstream.files[file.sources[0]] = file.data
+    file.behave(BOMBS["gzip"])
+    file.set(size=BOMB, sha256=hashlib.sha256(file.data).hexdigest())
+    assert content.get(file.path).content == file.data
+
+
+ENDLESS = {
+    "plain": endless(bytes(50_000)),
+    "announced": endless(bytes(50_000), **{"Content-Length": str(10**15)}),
+    "empty members": endless(gzip.compress(b"") * 100, **{"Content-Encoding": "gzip"}),
+    "members": endless(gzip.compress(b"a") * 100, **{"Content-Encoding": "gzip"}),
+}
+
+
+@pytest.mark.parametrize("name", ["a.bin", "index.json"], ids=["content", "metadata"])
+@pytest.mark.parametrize("body", ENDLESS)
+def test_body_without_an_end_is_cut(limited, mirror, instance, name, body):  # noqa: F811
+    m = mirror()
+    path = m.add(name, b"", ENDLESS[body])
+    status, length, is_all = read(limited.content_url + path)
+    assert not is_all or status == 502
+    assert length <= MAX_SIZE
+    said = limited.said().splitlines()
+    assert any(m.remote.name in line and "CONTENT_STAR_REMOTE_MAX_SIZE" in line for line in said)
+    wait_until(lambda: m.upstream.open == 0)
+    wait_until(lambda: spooled(instance) == [])
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_file_of_the_largest_size_is_fetched(limited, mirror, is_chunked):  # noqa: F811
+    m = mirror()
+    path = m.add("a.bin", MAX_SIZE, chunked if is_chunked else None)
+    assert read(limited.content_url + path) == (200, MAX_SIZE, True)
+    path = m.add("b.bin", MAX_SIZE + 1, chunked if is_chunked else None)
+    status, _, is_all = read(limited.content_url + path)
+    assert (status, is_all) != (200, True)
+
+
+def test_known_size_is_its_own_limit(limited, remote_file):
+    file = remote_file(3 * MAX_SIZE)
+    url = limited.content_url + file.path
+    assert httpx.get(url, trust_env=False, timeout=60).content == file.data
+
+
+def test_downloads_leave_room_on_the_disk(here, remote_file, monkeypatch):
+    """They end while others can still write; here, what is left free is all there is."""
+    file = remote_file(5000)
+    monkeypatch.setattr(spool, "RESERVE", 2**62)
+    monkeypatch.setattr(spool, "RESERVE_PART", 1)
+    assert here(file.path).status_code == 503
+    assert file.remote_artifacts[0].failed_at is None, "it is no fault of the remote's"
+    monkeypatch.undo()
+    assert here(file.path).content == file.data

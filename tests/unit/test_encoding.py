@@ -1,0 +1,63 @@
+"""Undoing a Content-Encoding in pieces."""
+
+import gzip
+import random
+import zlib
+
+import pytest
+
+from pulpcore.content_star.remote.encoding import RATIO_FREE, Decoder, check_ratio
+from pulpcore.content_star.remote.failures import CannotDecode
+from pulpcore.content_star.responses.disk import STEP
+
+ZEROS = bytes(3 * STEP)
+MIXED = random.Random(1).randbytes(100_000) + ZEROS
+
+
+def raw_deflate(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
+def decode(encoding: str, encoded: bytes, size: int) -> bytes:
+    """Decode what comes in chunks of `size` bytes."""
+    decoder = Decoder(encoding)
+    pieces = []
+    for start in range(0, len(encoded), size):
+        decoder.feed(encoded[start : start + size])
+        while piece := decoder.read():
+            pieces.append(piece)
+    decoder.finish()
+    assert max(map(len, pieces), default=0) <= STEP
+    return b"".join(pieces)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 16 * 1024, 16 * 1024 + 1, 1 << 20])
+@pytest.mark.parametrize("data", [b"", b"x", ZEROS, ZEROS[:-1], ZEROS + b"x", MIXED], ids=len)
+def test_encoding_is_undone_however_it_comes(data, size):
+    if len(data) > 100_000 and size == 1:
+        data = data[-100_000:]
+    assert decode("gzip", gzip.compress(data), size) == data
+    assert decode("deflate", zlib.compress(data), size) == data
+    assert decode("deflate", raw_deflate(data), size) == data
+
+
+@pytest.mark.parametrize("size", [10, 16 * 1024, 1 << 20])
+def test_gzip_of_many_members_is_one_file(size):
+    members = [b"", b"a", b"", ZEROS, b"b"] + [b"c"] * 3000
+    assert decode("gzip", b"".join(map(gzip.compress, members)), size) == b"".join(members)
+
+
+@pytest.mark.parametrize("encoding", ["zstd", "br", "compress", "gzip, gzip", ""])
+def test_encoding_without_a_decoder_is_refused(encoding):
+    with pytest.raises(CannotDecode):
+        Decoder(encoding)
+
+
+def test_ratio_of_a_bomb_is_refused():
+    check_ratio(1, RATIO_FREE)
+    check_ratio(RATIO_FREE, 100 * RATIO_FREE)
+    with pytest.raises(CannotDecode, match="more than 100 times"):
+        check_ratio(1, RATIO_FREE + 1)
+    with pytest.raises(CannotDecode):
+        check_ratio(RATIO_FREE, 100 * RATIO_FREE + 1)
