@@ -21,6 +21,8 @@ def install() -> None:
         return None if not path or path.endswith(METADATA) else FileContent
 
     def of_artifact(artifact: Any, path: str) -> Any:
+        if path.endswith(".broken"):
+            raise ValueError("This is no such file.")
         content = FileContent(relative_path=path, digest=artifact.sha256)
         if not path.endswith(".gem"):
             return content

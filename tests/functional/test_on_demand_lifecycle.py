@@ -69,7 +69,7 @@ def test_what_was_reclaimed_is_fetched_again_once_and_saved(pulp, content, folde
     for name, data in files.items():
         for _ in range(2):  # the second answer is one that is kept
             assert content.get(f"{base}/{name}").content == data
-        wait_until(lambda name=name: saved(folder, name))
+            assert saved(folder, name), "at once"
     reclaim = {"repo_hrefs": [repository]}
     pulp.task(pulp.http.post(f"{pulp.root}repositories/reclaim_space/", json=reclaim))
     assert not any(saved(folder, name) for name in files)
@@ -77,7 +77,7 @@ def test_what_was_reclaimed_is_fetched_again_once_and_saved(pulp, content, folde
         before = folder.gets(name)
         first = content.get(f"{base}/{name}")
         assert first.content == data
-        wait_until(lambda name=name: saved(folder, name))
+        assert saved(folder, name), "at once"
         again = content.get(f"{base}/{name}")
         assert again.content == data
         assert again.headers["ETag"] == first.headers["ETag"]

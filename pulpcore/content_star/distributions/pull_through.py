@@ -1,5 +1,7 @@
 """What a distribution does not have, asked of its remote."""
 
+import asyncio
+import logging
 from uuid import UUID
 
 from starlette.exceptions import HTTPException
@@ -12,9 +14,12 @@ from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.lookup import Found
 from pulpcore.content_star.remote.adding import add_to_repository, claim
+from pulpcore.content_star.remote.download import SAVE_TIMEOUT
 from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.passing import PullThroughResponse
 from pulpcore.content_star.remote.pulled import known_at, pulled, url_at
+
+log = logging.getLogger(__name__)
 
 
 def pull_through(app: DistributionApp) -> ASGIApp:
@@ -65,7 +70,10 @@ def _repository_of(app: DistributionApp) -> UUID | None:
 
 
 class _Adding:
-    """A response that has a file added to a repository besides."""
+    """A response that first has its file added to a repository, as upstream does.
+
+    That takes a moment; after SAVE_TIMEOUT the response does not wait for it any longer.
+    """
 
     def __init__(
         self, response: ASGIApp, repository: UUID, file: ContentArtifact, domain: Domain
@@ -77,7 +85,16 @@ class _Adding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if claim(self.repository, self.file):
-            current_downloads().later(self._add)
+            adding = current_downloads().later(self._add)
+            _, late = await asyncio.wait([adding], timeout=SAVE_TIMEOUT)
+            if late:
+                log.warning(
+                    "Asking repository %s to add content %s takes more than %d s; the client gets"
+                    " the file before. Check the load of the database.",
+                    self.repository,
+                    self.file.content_id,
+                    SAVE_TIMEOUT,
+                )
         await self.response(scope, receive, send)
 
     def _add(self) -> None:

@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 # Seconds after which no other remote is asked while clients have no byte yet.
 PATIENCE = 60.0
 
+# Seconds for which clients wait for the end of a file that is being saved: whoever has all of it
+# finds it saved. Longer than a busy storage takes, shorter than the timeouts of clients.
+SAVE_TIMEOUT = 5.0
+
 
 class Download:
     """Fetches a file in a task of its own, for those who have entered and to save it.
@@ -114,10 +118,15 @@ class Download:
         return self._intake.size
 
     async def reaches(self, stop: int) -> None:
-        """Wait until the bytes up to `stop` are available. Raises RemoteBroke, also where they are
-        and turned out to be wrong."""
-        while self._intake.available < stop or self._intake.is_wrong:
+        """Wait until the bytes up to `stop` are available, of an empty file until its end is.
+
+        Raises RemoteBroke, also where they are and turned out to be wrong."""
+        intake = self._intake
+        while intake.available < stop or intake.is_wrong or self._is_held(stop):
             await self._next_change()
+
+    def _is_held(self, stop: int) -> bool:
+        return stop == self._intake.size and not self._intake.released
 
     async def grown(self, offset: int) -> int:
         """Wait for bytes behind `offset` and return how many there are: `offset` at the end.
@@ -125,7 +134,7 @@ class Download:
         Raises RemoteBroke.
         """
         intake = self._intake
-        while intake.is_wrong or (intake.available <= offset and not intake.complete):
+        while intake.is_wrong or (intake.available <= offset and not intake.released):
             await self._next_change()
         return self._intake.available
 
@@ -211,6 +220,8 @@ class Download:
         except (StoreUnavailable, NotModified):
             raise
         except Exception as error:
+            if self._intake.complete:
+                return None  # what fails after the end, such as closing, takes nothing away
             log.warning(
                 "Remote '%s' failed to send the %s: %s",
                 source.remote.name,
@@ -222,9 +233,11 @@ class Download:
             return error
 
     async def _save(self) -> None:
+        """Save the file, and let clients have its end then, or after SAVE_TIMEOUT."""
         spool = self._intake.spool
         if spool is None or self._source is None or not self._source.saves:
             return
+        late = asyncio.get_running_loop().call_later(SAVE_TIMEOUT, self._release_late)
         try:
             await spool.sync()
             attributes: dict[str, str | int] = {"size": spool.size, **spool.digests()}
@@ -232,6 +245,18 @@ class Download:
         except Exception as error:
             # The clients have what they asked for; the next one lets us try again.
             log.error("The %s could not be saved: %s", self.wanted.name, reason(error))
+        finally:
+            late.cancel()
+            self._intake.release()
+
+    def _release_late(self) -> None:
+        log.warning(
+            "Saving the %s takes more than %d s; clients get its end before it is saved. Check the"
+            " load of the storage and of the database.",
+            self.wanted.name,
+            SAVE_TIMEOUT,
+        )
+        self._intake.release()
 
     def _fail(self, error: Exception) -> None:
         self.failure = error

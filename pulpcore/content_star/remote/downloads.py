@@ -50,11 +50,15 @@ class Downloads:
         """Tell whether there is a download of `wanted` to join."""
         return wanted in self._downloads
 
-    def later(self, work: Callable[[], None]) -> None:
-        """Do `work` behind the door for saving; nobody waits for it, but the end of the process."""
+    def later(self, work: Callable[[], None]) -> asyncio.Task[None]:
+        """Do `work` behind the door for saving, in a task that never fails.
+
+        The end of the process waits for it.
+        """
         task = asyncio.create_task(self._later(work), name="work for later")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _later(self, work: Callable[[], None]) -> None:
         try:

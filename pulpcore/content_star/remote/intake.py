@@ -22,7 +22,7 @@ class Intake:
     """The `Sink` of the downloaders that are tried for a file; `source` is whose turn it is.
 
     The last byte of the file is kept back until all of it has been verified, so nobody ever has the
-    whole of a file that is wrong.
+    whole of a file that is wrong; of a file that is to be saved, until `release`.
     """
 
     def __init__(self, wanted: Wanted, announce: Callable[[], None]) -> None:
@@ -35,6 +35,9 @@ class Intake:
         self.available = 0
         """Bytes from the start on that clients may have."""
         self.complete = False
+        """Whether all has come and is verified."""
+        self.released = False
+        """Whether clients may have all of it, to the end."""
         self.is_wrong = False
         """Whether what clients may have had is known to be of another file."""
         self.spool: Spool | None = None
@@ -159,7 +162,7 @@ class Intake:
             check_ratio(encoded, decoded)
 
     async def finish(self) -> None:
-        """Verify the file, and only then let clients have its end. Raises Mismatch."""
+        """Verify the file; let clients have its end unless it is to be saved. Raises Mismatch."""
         assert self.spool is not None
         try:
             if self._decoder is not None:
@@ -173,10 +176,19 @@ class Intake:
         if name := self._wrong_digest():
             self.is_wrong = True
             raise Mismatch(f"the {name} digest is another", self._origin)
-        self.size = self.available = self.spool.size
+        self.size = self.spool.size
         self.sha256 = self.spool.digests()["sha256"]
         self.complete = True
-        self._announce()
+        if self.source is not None and self.source.saves:
+            return self._announce()
+        self.release()
+
+    def release(self) -> None:
+        """Let clients have all of a complete file; any number of times."""
+        if self.complete and not self.released:
+            self.available = self.spool.size if self.spool else 0
+            self.released = True
+            self._announce()
 
     def _expected(self) -> dict[str, str]:
         """Return what has been announced, by the source that began and by the one that goes on."""
