@@ -17,6 +17,8 @@ def install() -> None:
     """Give pulp_file pull-through, in this process."""
     from pulp_file.app.models import FileContent, FileRemote, FileRepository
 
+    from pulpcore.app.models import Distribution
+
     def content_type(remote: Any, path: str = "") -> type[FileContent] | None:
         return None if not path or path.endswith(METADATA) else FileContent
 
@@ -39,6 +41,7 @@ def install() -> None:
     FileRemote.get_remote_artifact_content_type = content_type
     FileContent.init_from_artifact_and_relative_path = staticmethod(of_artifact)
     FileRepository.PULL_THROUGH_SUPPORTED = True
+    Distribution.content_headers_for = lambda self, path: {"X-Plugin": str(len(path))}
 
 
 install()

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -389,6 +390,34 @@ def test_files_on_demand_are_fetched_by_us(plugin, server, pulp):
             assert response.headers["ETag"]
         assert upstream.gets["far.txt"] == 1
         upstream.files.clear()
+
+
+@pytest.mark.parametrize("policy", ["on_demand", "streamed"])
+def test_blob_on_demand_has_the_headers_of_a_saved_one(plugin, pulp, policy):
+    """pulp_container gives them to saved blobs alone, and leaves the others to the remote."""
+    data = random.randbytes(5000)
+    name = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    with serving_upstream() as upstream:
+        upstream.files = {name: data}
+        upstream.files["PULP_MANIFEST"] = upstream.manifest(name)
+        remote = pulp.create(
+            "remotes/file/file/",
+            name=Orm.unique(),
+            url=f"{upstream.url}PULP_MANIFEST",
+            policy=policy,
+        )
+        repository = pulp.repository(autopublish=True)
+        sync = {"remote": remote["pulp_href"]}
+        pulp.task(pulp.http.post(f"{repository}sync/", json=sync))
+        url = f"by-name/{pulp.distribute(repository=repository)}/name/{name}"
+        answers = [plugin.head(url), plugin.get(url), plugin.get(url), plugin.head(url)]
+        for answer in answers:
+            assert answer.status_code == 200
+            assert answer.headers["Docker-Content-Digest"] == name
+            assert answer.headers["Docker-Distribution-Api-Version"] == "registry/2.0"
+            assert answer.headers["Content-Type"] == "application/octet-stream"
+            assert answer.headers["Content-Length"] == "5000"
+        assert [answer.content for answer in answers] == [b"", data, data, b""]
 
 
 def test_what_pulp_does_not_know_yet_is_passed_through(plugin, server, orm):

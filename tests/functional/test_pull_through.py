@@ -457,6 +457,48 @@ def test_in_a_domain_it_is_saved_in_its_storage(instance, server, orm, tmp_path)
 # How remotes answer
 
 
+async def page(request: web.Request, data: bytes) -> web.StreamResponse:
+    return web.Response(body=data, content_type="text/html")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("simple/star.broken", "text/html"),  # the plugin takes an index page for content
+        ("simple/star", "text/html"),
+        ("star.xml.gz", "application/gzip"),  # which its name says
+        ("index.json", "text/html"),  # metadata is the remote's
+    ],
+)
+def test_type_is_that_of_the_remote_where_the_name_says_none(
+    client, mirror, path, content_type, method
+):
+    m = mirror()
+    response = client.request(method, m.add(path, 5000, page))
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == content_type
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Content-Security-Policy"].startswith("sandbox")
+
+
+@pytest.mark.parametrize("path", ["dir/star.rpm", "star.tar.gz", "dir/é b", "star.html.txt"])
+def test_headers_of_content_are_the_same_before_and_after_it_is_saved(client, mirror, path):
+    m = mirror()
+    url = m.add(path, 5000, behave.chunked if "é" in path else None)
+    answers = [client.get(url) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    cold, saved, again = (answer.headers for answer in answers)
+    differ = {"date", "correlation-id", "etag", "content-length", "transfer-encoding"}
+    differ |= {"accept-ranges", "x-pulp-artifact-size", "last-modified"}
+    for headers in (saved, again):
+        names = {*cold, *headers} - differ
+        assert {name: cold.get(name) for name in names} == {
+            name: headers.get(name) for name in names
+        }
+    assert cold["X-Plugin"]
+
+
 @pytest.mark.parametrize("behaviour", [behave.chunked, behave.encoded])
 def test_what_is_decoded_is_what_is_sent_and_saved(client, mirror, behaviour):
     m = mirror()

@@ -4,6 +4,7 @@ It finds distributions and content as ever. What it sends at the end, artifacts 
 is sent as every other file here is, by the methods that are replaced.
 """
 
+import re
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -30,6 +31,9 @@ from pulpcore.content_star.remote.on_demand import wanted as wanted_on_demand
 from pulpcore.content_star.remote.passing import PullThroughResponse
 from pulpcore.content_star.remote.pulled import known_at, pulled
 from pulpcore.content_star.remote.response import OnDemandResponse
+
+# The name of a blob in a registry of containers is its digest.
+_BLOB = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def adopt_handler(handler: Any) -> None:
@@ -156,8 +160,18 @@ def _on_demand(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
         again,
         filename=filename,
         last_modified=last_modified_of(headers),
-        headers=plain(headers),
+        headers=_of_blob(content_artifact.relative_path) | plain(headers),
     )
+
+
+def _of_blob(name: str) -> dict[str, str]:
+    """Return the headers that pulp_container gives a blob once it is saved.
+
+    Before, it leaves them to the remote, which may be a CDN that knows of no registry.
+    """
+    if not _BLOB.fullmatch(name):
+        return {}
+    return {"docker-content-digest": name, "docker-distribution-api-version": "registry/2.0"}
 
 
 def _describe(scope: Scope, distribution: Any) -> None:

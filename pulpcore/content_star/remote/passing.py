@@ -162,10 +162,16 @@ class PullThroughResponse(RemoteResponse):
             "etag": etag,
             "last_modified": last_modified,
             "filename": self.wanted.path,
-            "headers": {**self.headers, **_passed_on(theirs)},
+            "headers": {**_type_of(told), **self.headers, **_passed_on(theirs)},
             "disposition": "inline" if self.wanted.content_type is None else "attachment",
         }
         return UnsizedResponse(chunks, **said) if size is None else ArtifactResponse(source, **said)
+
+
+def _type_of(told: Mapping[str, str]) -> dict[str, str]:
+    """Return the remote's type, for a file that neither its name nor the plugin gives one."""
+    theirs = _legible(told).get("Content-Type")
+    return {"Content-Type": theirs} if theirs else {}
 
 
 def _legible(told: Mapping[str, str]) -> CIMultiDict[str]:

@@ -177,9 +177,13 @@ class Files(Handler):
             raise PathNotResolved(path) from None
         headers = self.response_headers(found.relative_path, distribution)
         headers["X-By"] = "name"
+        is_blob = found.relative_path.startswith("sha256:")
+        if is_blob:
+            headers["Docker-Content-Digest"] = found.relative_path
+            headers["Docker-Distribution-API-Version"] = "registry/2.0"
         if found.artifact:
             return await self._serve_content_artifact(found, headers, request)
-        response = web.StreamResponse(headers=headers)
+        response = web.StreamResponse(headers=None if is_blob else headers)
         await self._stream_content_artifact(request, response, found)
         return response
 
