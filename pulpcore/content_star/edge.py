@@ -23,6 +23,9 @@ _GUARDS_OF_CREDENTIALS = frozenset(
 )
 _TAGS = frozenset({b"surrogate-key", b"cache-tag"})
 
+# Statuses of answers that upstream's cache takes.
+_CACHEABLE = frozenset({200, 206, 302, 304, 404})
+
 _CREDENTIALS = ("Authorization", "Cookie", "X-CLIENT-CERT")
 
 
@@ -39,7 +42,9 @@ class EdgeHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = add_edge_headers(message["headers"], exchange_of(scope))
+                exchange = exchange_of(scope)
+                headers = add_edge_headers(message["headers"], exchange)
+                message["headers"] = headers + cache_header(exchange, message["status"])
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -97,6 +102,25 @@ def add_edge_headers(headers: Iterable[RawHeader], exchange: Exchange) -> list[R
         for name in exchange.vary:
             mutable.add_vary_header(name)
     return raw
+
+
+def cache_header(exchange: Exchange, status: int) -> list[RawHeader]:
+    """Return `X-PULP-CACHE` where Pulp's cache is on, `HIT` or `MISS` as upstream sends it.
+
+    On files, listings, redirects to a storage and 404s that are kept or could be; a 304 is a HIT
+    or has none.
+    """
+    is_miss = exchange.cache == "MISS"
+    if exchange.cache is None or status not in _CACHEABLE or (is_miss and status == 304):
+        return []
+    if not _is_cache_enabled():
+        return []
+    return [(b"x-pulp-cache", exchange.cache.encode())]
+
+
+@lru_cache
+def _is_cache_enabled() -> bool:
+    return bool(settings.CACHE_ENABLED)
 
 
 @lru_cache(4096)

@@ -44,6 +44,9 @@ class Exchange:
     vary: tuple[str, ...] = ()
     """Request headers by which a guard may have decided; `*` stands for anything."""
 
+    cache: Literal["HIT", "MISS"] | None = None
+    """Whether the answer was kept, or could be from now on; None if it is never kept."""
+
     # Measured by `Observe`.
     status: int = 500
     """Status of the answer; what servers answer if there was none."""

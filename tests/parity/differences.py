@@ -315,6 +315,16 @@ DIFFERENCES = {
         "301 to the prefix with a slash.",
         "As every other directory.",
     ),
+    "cache header": _difference(
+        "x-pulp-cache",
+        "With `CACHE_ENABLED`, `X-PULP-CACHE` is `MISS` or `HIT` on all that its cache in Redis"
+        " takes.",
+        "So it is for the cache of each process, which has files, listings, redirects to a storage"
+        " and 404s. None on HEAD of a listing, files of replaced publications and answers of"
+        " plugins, which it does not keep. A file that was on demand is a `MISS` before it is a"
+        " `HIT`.",
+        "It tells of the cache that is used.",
+    ),
 }
 
 # Differences that no single request shows.
@@ -339,6 +349,17 @@ FURTHER = {
         "The first byte has to come within 30 seconds, tries included, and 60 kB in each 60 seconds"
         " then; a remote's own longer timeouts are respected. 504 if the last remote is too slow.",
         "Nobody waits for 20 minutes, and large files may take longer than 5.",
+    ),
+    "a remote that does not end": (
+        "Written to the disk until that is full, as is all that compressed bytes expand to.",
+        "Cut at 100 times the compressed size, at `CONTENT_STAR_REMOTE_MAX_SIZE` bytes of a file"
+        " whose size Pulp does not know, and where the disk has no room for others.",
+        "A remote's mistake must not end the service.",
+    ),
+    "a storage that is slow to save": (
+        "The answer ends when the file is saved, however long that takes.",
+        "It ends after 5 seconds at the latest, and the log tells.",
+        "The client has nothing to gain from waiting longer.",
     ),
     "a Content-Encoding that nobody asked for": (
         "Undone; a `.gz` file that a server calls encoded fails its digest.",

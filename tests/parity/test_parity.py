@@ -260,11 +260,12 @@ def judge(
 
 def test_every_difference_is_seen():
     from tests.parity.test_bridge import ROWS as BRIDGED
+    from tests.parity.test_cache_header import ROWS as IN_CACHE
     from tests.parity.test_pull_through import PLAIN
     from tests.parity.test_pull_through import ROWS as PULLED
     from tests.parity.test_storage import ROWS as STORED
 
-    rows = ROWS + STORED + BRIDGED + PULLED + [PLAIN]
+    rows = ROWS + STORED + BRIDGED + PULLED + IN_CACHE + [PLAIN]
     assert {name for row in rows for name in row.excuses()} == set(DIFFERENCES)
 
 

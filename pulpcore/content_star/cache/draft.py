@@ -73,6 +73,7 @@ class Draft:
             return
         answer = _answer_of(result)
         if answer and app.keeps_answers and app.made_from:
+            exchange_of(app.request.scope).cache = "MISS"
             self._keep(app, answer)
 
     def _keep(self, app: DistributionApp, answer: Answer) -> None:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.content_star.cache.answers import Kept
 from pulpcore.content_star.cache.plans import Plans
-from pulpcore.content_star.edge import add_edge_headers
+from pulpcore.content_star.edge import add_edge_headers, cache_header
 from pulpcore.content_star.exchange import Exchange, exchange_of, is_observed
 from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.negotiation import is_json_preferred
@@ -34,7 +34,9 @@ class Warm:
         headers = kept.headers.get(status)
         if headers is None or is_observed(scope):
             exchange = _told(kept, scope)
-            headers = kept.headers[status] = headers or add_edge_headers(plain, exchange)
+            if headers is None:
+                headers = add_edge_headers(plain, exchange) + cache_header(exchange, status)
+                kept.headers[status] = headers
         await send({"type": "http.response.start", "status": status, "headers": headers.copy()})
         await send({"type": "http.response.body", "body": body})
 

@@ -13,6 +13,7 @@ from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.hooks import HookedApp
 from pulpcore.content_star.distributions.pull_through import pull_through
 from pulpcore.content_star.distributions.registry import serves
+from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.listing_page import Level, ListingPage
 from pulpcore.content_star.listings import head_for, listing_for
 from pulpcore.content_star.locate import decoded_path
@@ -116,7 +117,10 @@ class PublishedApp(HookedApp):
         """Answer with all entries as HTML: with rows that are kept, or else read now or later."""
         added = set(self.extra_entries(self.path))
         level = Level(source, self.path, tuple(EVERYTHING.select(added)))
-        rows = level.kept() or level.read()
+        kept = level.kept()
+        is_hit = kept is not None and self.known_source is not None  # so nothing is looked up
+        exchange_of(self.request.scope).cache = "HIT" if is_hit else "MISS"
+        rows = kept or level.read()
         if rows is None and not level.is_large:
             return None
         return ListingPage(decoded_path(self.request.scope), level, rows, self.usage_here())

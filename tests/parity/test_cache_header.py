@@ -1,0 +1,85 @@
+"""`X-PULP-CACHE` of upstream's content app and of ours, both with their cache on."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.instance import Instance
+from tests.orm import Orm
+from tests.parity.differences import DIFFERENCES
+from tests.parity.test_parity import Row, ask
+from tests.server import free_port, serving, serving_theirs
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("redis-server"), reason="redis-server is not installed"
+)
+
+CHANGED = {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}
+
+# Each is asked three times in this order.
+ROWS = [
+    Row("{fresh}/a.txt"),
+    Row("{fresh}/a.txt", "", {"Range": "bytes=0-1"}),
+    Row("{fresh}/a.txt", "", CHANGED),
+    Row("{fresh}/a.txt", "", {"If-None-Match": "{digest}"}),
+    Row("{fresh}/a.txt", "", method="HEAD"),
+    Row("{fresh}/dir/b", "", CHANGED),
+    Row("{fresh}/"),
+    Row("{fresh}/dir/"),
+    Row("{fresh}/dir"),
+    Row("{fresh}/page/"),
+    Row("{fresh}/nope"),
+    Row("{fresh}/dir/", "cache header", method="HEAD"),
+    Row("{nothing}/a.txt"),
+    Row("{top}/nope"),
+    Row("{top}/"),
+    Row(""),
+    Row("{header}/a.txt", "", {"X-Key": "bm8="}),
+    Row("{header}/a.txt", "", {"X-Key": "b3Blbg=="}),
+    Row("{header}/", "", {"X-Key": "b3Blbg=="}),
+    Row("{mirror}/far.txt"),
+    Row("{superseded}/old.txt", "cache header"),
+]
+
+
+@pytest.fixture(scope="module")
+def caching(instance: Instance, tmp_path_factory) -> Iterator[tuple[str, str]]:
+    """The roots of our content app and of upstream's, with a Redis of their own."""
+    folder: Path = tmp_path_factory.mktemp("redis")
+    port = str(free_port())
+    redis = ["redis-server", "--port", port, "--save", "", "--dir", str(folder)]
+    on = {"PULP_CACHE_ENABLED": "true", "PULP_REDIS_URL": f"redis://127.0.0.1:{port}"}
+    with subprocess.Popen(redis, stdout=subprocess.DEVNULL) as process:
+        try:
+            with serving(instance, **on) as ours, serving_theirs(instance, **on) as theirs:
+                yield ours.content_url, theirs.content_url
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def fresh(places: dict[str, str]) -> Iterator[dict[str, str]]:
+    """The places, and a distribution that nobody has asked for anything."""
+    orm = Orm()
+    files = {"a.txt": b"0123456789", "dir/b": b"b", "page/index.html": b"<p>page</p>"}
+    base = orm.distribution(publication=orm.publication(files))
+    yield {**places, "fresh": base, "digest": f'"{places["sha256"]}"'}
+    orm.cleanup()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_cache_header_parity(caching, fresh, row):
+    ours, theirs = ([told(root, row, fresh) for _ in range(3)] for root in caching)
+    if row.differences:
+        assert "x-pulp-cache" in DIFFERENCES[row.differences].facets
+        assert ours != theirs, "not different any more"
+    else:
+        assert ours == theirs
+
+
+def told(root: str, row: Row, places: dict[str, str]) -> tuple[int, str | None]:
+    answer = ask(root, row, places)
+    return answer.status_code, answer.headers.get("X-PULP-CACHE")
