@@ -16,6 +16,7 @@ from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from starlette.types import Receive, Scope
 
+from pulpcore.content_star.isolation import enter_view_thread
 from pulpcore.content_star.responses.disk import in_thread
 
 
@@ -83,6 +84,7 @@ def with_event_loop(view: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(view)
     def run(*args: Any, **kwargs: Any) -> Any:
+        enter_view_thread()
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         try:

@@ -23,6 +23,7 @@ from pulpcore.content_star.errors import Errors
 from pulpcore.content_star.exchange import Observe, Observer
 from pulpcore.content_star.health import Health
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
+from pulpcore.content_star.isolation import isolated_tasks
 from pulpcore.content_star.metrics import Metrics
 from pulpcore.content_star.mounts import Mounts
 from pulpcore.content_star.paths import NormalizePath
@@ -44,7 +45,8 @@ def create_application(*app_types: AppType) -> ASGIApp:
     live_door = Door(settings.CONTENT_STAR_DATABASE_THREADS, name="live-db")
     prefix = settings.CONTENT_PATH_PREFIX
     plans = Plans(settings.CONTENT_STAR_PLANS, settings.CONTENT_STAR_PLANS_BYTES)
-    content = Overlay(Health(Content(door, prefix, plans), door, prefix, plans))
+    runs_tasks = "api" in app_types
+    content = Overlay(Health(Content(door, prefix, plans), door, prefix, plans, runs_tasks))
     endpoint = Errors(NormalizePath(Mounts(content, live_door), prefix))
     logs: list[Observer] = [access_log.AccessLog()] if access_log.is_wanted() else []
     observers = logs.copy()
@@ -62,6 +64,7 @@ def create_application(*app_types: AppType) -> ASGIApp:
             metadata(),
             listening(plans),
             bridge(plugins_for_aiohttp(), content, live_door),
+            isolated_tasks(),
         ):
             _freeze()
             yield

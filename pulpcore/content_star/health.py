@@ -21,6 +21,7 @@ from pulpcore.content_star.cache.plans import STARTING, TURNED_OFF, Plans
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.negotiation import prefers_json
+from pulpcore.content_star.working_directory import working_directory_problem
 
 # Seconds for the database and the storage. Orchestrators give up sooner, and the answer is for
 # those who look what is wrong.
@@ -36,9 +37,20 @@ FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
 class Health:
     """ASGI middleware that answers the probes."""
 
-    def __init__(self, app: ASGIApp, door: Door, prefix: str, plans: Plans | None = None) -> None:
-        """`prefix` of the content app begins and ends with a slash."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        door: Door,
+        prefix: str,
+        plans: Plans | None = None,
+        runs_tasks: bool = False,
+    ) -> None:
+        """`prefix` of the content app begins and ends with a slash.
+
+        `runs_tasks`: whether the process is an API, too, which has to be ready for immediate tasks.
+        """
         self.app = app
+        self.runs_tasks = runs_tasks
         self.door = door
         self.plans = plans
         self.paths = {f"{prefix}livez": self.live, f"{prefix}readyz": self.ready}
@@ -88,6 +100,8 @@ class Health:
         # Not in a thread of the door: the storage may hang, and those are few.
         if folder is not None and not await to_thread.run_sync(_is_there, folder):
             return "The storage is not there."
+        if self.runs_tasks:
+            return await to_thread.run_sync(working_directory_problem)
         return None
 
 

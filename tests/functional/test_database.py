@@ -81,7 +81,7 @@ def test_where_threads_can_have_no_directory_of_their_own_they_stay(tmp_path, mo
     def refused() -> None:
         raise PermissionError
 
-    monkeypatch.setattr("pulpcore.content_star.working_directory._have_own_directory", refused)
+    monkeypatch.setattr("pulpcore.content_star.working_directory._unshare", refused)
     monkeypatch.chdir(tmp_path)
     with opened(1) as (door, run):
         assert run(door.run(os.getcwd)) == str(tmp_path)

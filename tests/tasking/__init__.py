@@ -1,0 +1,10 @@
+"""A plugin whose views run immediate tasks, and how servers come to have it installed."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+def installed(**environ: str) -> dict[str, str]:
+    """Return the environment of a server that has the plugin."""
+    return {"PYTHONPATH": str(FOLDER), **environ}

@@ -1,0 +1,51 @@
+"""Immediate tasks, which are coroutines."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from asgiref.sync import sync_to_async
+
+
+async def write(text: str) -> dict[str, Any]:
+    """Write a relative file, let others have a turn, and return all files and what is in it."""
+    Path("note").write_text(text)
+    for _ in range(10):
+        await asyncio.sleep(0)
+        files = await sync_to_async(os.listdir)()
+    read = await asyncio.to_thread(Path("note").read_text)
+    return {"files": files, "text": read, "directory": str(Path.cwd())}
+
+
+async def block(begun: str, end: str) -> str:
+    """Make the file `begun` and block until there is a file `end`."""
+    Path(begun).touch()
+    while not Path(end).exists():
+        time.sleep(0.01)
+    return "ended"
+
+
+async def wait(begun: str, end: str) -> str:
+    """As `block`, but let others have a turn."""
+    Path(begun).touch()
+    while not Path(end).exists():
+        await asyncio.sleep(0.01)
+    return "ended"
+
+
+async def meet(others: str, name: str, count: str) -> str:
+    """Make a file `name` in the folder `others` and wait until there are `count`."""
+    Path(others, name).touch()
+    while len(os.listdir(others)) < int(count):
+        await asyncio.sleep(0.01)
+    return "met"
+
+
+async def move_away() -> str:
+    """Go to a directory that is removed at once, and fail, as a task with a fault might."""
+    os.mkdir("gone")
+    os.chdir("gone")
+    os.rmdir("../gone")
+    raise RuntimeError("lost")
