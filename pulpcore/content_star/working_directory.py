@@ -129,12 +129,7 @@ def working_directory_problem() -> str | None:
     """
     if not os.access(settings.WORKING_DIRECTORY, os.W_OK | os.X_OK):
         return "WORKING_DIRECTORY is missing or cannot be written to: no task can run."
-    if _current_directory() is None:
-        log.warning(
-            "The current directory of the process has been removed; changing to %s.",
-            settings.WORKING_DIRECTORY,
-        )
-        os.chdir(settings.WORKING_DIRECTORY)
+    _leave_removed_directory()
     return None
 
 
@@ -162,7 +157,8 @@ def _make_kept_directory() -> str:
 
 @contextmanager
 def _inside(directory: str) -> Iterator[None]:
-    before = _current_directory() or settings.WORKING_DIRECTORY
+    _leave_removed_directory()
+    before = Path.cwd()
     os.chdir(directory)
     try:
         yield
@@ -177,9 +173,13 @@ def _return_to(directory: Path | str) -> None:
             return os.chdir(each)
 
 
-def _current_directory() -> Path | None:
-    """Return the current directory, or None if it has been removed."""
+def _leave_removed_directory() -> None:
     try:
-        return Path.cwd()
+        Path.cwd()
     except FileNotFoundError:
-        return None
+        log.warning(
+            "The current directory has been removed, which an operator or a plugin did; changing to"
+            " %s.",
+            settings.WORKING_DIRECTORY,
+        )
+        os.chdir(settings.WORKING_DIRECTORY)

@@ -190,7 +190,7 @@ def test_tasks_run_side_by_side_where_threads_have_directories(instance, tmp_pat
     with launched(instance) as server:
         together = {"others": tmp_path, "count": CLIENTS}
         met = in_parallel(
-            instance, server, lambda client, i: run_task(client, "meet", name=i, **together)
+            instance, server, lambda client, i: run_task(client, "meet", member=i, **together)
         )
     assert [task["result"] for task in met] == ["met"] * CLIENTS
 

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -108,6 +109,25 @@ def content(instance, redirecting, api, image: Path, workshop: Path) -> Iterator
     url = urlsplit(signed.headers["location"])
     yield Content(name, {"digest": digest, "signed": f"{url.path}?{url.query}"})
     api.task(api.http.delete(found[0]["pulp_href"]))
+
+
+def test_parallel_pushes_all_succeed(instance, api, image: Path, tmp_path):
+    """Each blob and manifest is an upload or an immediate task."""
+    credentials = f"{instance.username}:{instance.password}"
+    copy = ["skopeo", "copy", "--dest-tls-verify=false", "--dest-creds", credentials]
+    names = [f"star/{Orm.unique()}" for _ in range(4)]
+
+    def push(name: str) -> int:
+        home = tmp_path / name
+        home.mkdir(parents=True)
+        target = f"docker://{host(instance.url)}/{name}:1"
+        return run([*copy, f"oci:{image}:1", target], home, check=False).returncode
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        assert list(pool.map(push, names)) == [0] * len(names)
+    for name in names:
+        found = api.get(f"{api.root}distributions/container/container/?base_path={name}")
+        api.task(api.http.delete(found["results"][0]["pulp_href"]))
 
 
 def bearer(origin: str, instance, name: str) -> dict[str, str]:

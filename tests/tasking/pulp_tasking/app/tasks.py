@@ -35,9 +35,9 @@ async def wait(begun: str, end: str) -> str:
     return "ended"
 
 
-async def meet(others: str, name: str, count: str) -> str:
-    """Make a file `name` in the folder `others` and wait until there are `count`."""
-    Path(others, name).touch()
+async def meet(others: str, member: str, count: str) -> str:
+    """Make a file `member` in the folder `others` and wait until there are `count`."""
+    Path(others, member).touch()
     while len(os.listdir(others)) < int(count):
         await asyncio.sleep(0.01)
     return "met"
