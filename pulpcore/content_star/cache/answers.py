@@ -24,7 +24,7 @@ class Key(NamedTuple):
     """What of a request an answer depends on, if it may be kept at all."""
 
     path: str
-    """Below the content prefix, decoded: domain, base path and relative path."""
+    """Below the content prefix, normalized and decoded: domain, base path and relative path."""
 
     method: str
     json: bool
