@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pulpcore.content_star import cli
 from tests.instance import Instance, in_venv
 
 
@@ -40,15 +41,23 @@ def test_a_management_command_works_on_the_same_state(instance: Instance) -> Non
     assert '"username": "admin"' in completed.stdout
 
 
-def test_there_has_to_be_a_state(instance: Instance, tmp_path: Path) -> None:
-    completed = instance.star("env", "--home", str(tmp_path / "none"), check=False)
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.main.commands)])
+def test_every_command_explains_itself(instance: Instance, command: list[str]) -> None:
+    text = instance.star(*command, "--help").stdout
+    assert "Usage: pulp-star" in text
+    assert command == [] or "--home" in text
+
+
+@pytest.mark.parametrize(
+    "command", [["env"], ["list"], ["remove", "x"], ["status"], ["password"], ["logs"]]
+)
+def test_every_command_needs_a_state_directory(
+    instance: Instance, tmp_path: Path, command: list[str]
+) -> None:
+    completed = instance.star(*command, "--home", str(tmp_path / "none"), check=False)
 
     assert completed.returncode == 1
     assert completed.stdout == ""
-    assert completed.stderr.startswith("Error: There is no Pulp in ")
+    assert completed.stderr.startswith(f"Error: There is no Pulp in {tmp_path / 'none'} yet: ")
+    assert len(completed.stderr.splitlines()) == 1
     assert not (tmp_path / "none").exists()
-
-
-@pytest.mark.parametrize("command", [[], ["up"], ["env"], ["add"]])
-def test_every_command_explains_itself(instance: Instance, command: list[str]) -> None:
-    assert "Usage: pulp-star" in instance.star(*command, "--help").stdout

@@ -1,18 +1,24 @@
 """`pulp-star up`: starting, restarting, stopping and failing, always without leaving a process."""
 
 import os
+import pty
+import re
 import signal
 import socket
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
 from pulpcore.content_star.cli import postgres
+from pulpcore.content_star.cli.prepare import Preparation
 from pulpcore.content_star.cli.processes import OWNER_VARIABLE, Supervisor, leftovers
+from pulpcore.content_star.cli.state import Instance as Address
+from pulpcore.content_star.cli.state import State
 from tests.instance import Instance, pulp_star, wait_until
 
 
@@ -71,10 +77,95 @@ def test_says_what_it_does_and_where_things_are(instance: Instance) -> None:
         f"  API       {instance.url}/pulp/api/v3/",
         f"  Content   {instance.url}/pulp/content/",
         f"  Status    {instance.url}/pulp/api/v3/status/",
-        f"  User      admin, password {instance.password} (in {instance.state.password_file})",
+        f"  Docs      {instance.url}/pulp/api/v3/docs/",
+        f"  User      admin, password in {instance.state.password_file}",
     ):
         assert line in said.splitlines()
-    assert "Applying migrations ... " in said
+    for path in ("", "docs/", "status/"):
+        url = f"{instance.url}/pulp/api/v3/{path}"
+        assert httpx.get(url, trust_env=False).status_code == 200
+
+
+def on_a_terminal(own: Instance) -> str:
+    """What `up` prints on a terminal until it is ready; it goes on to run."""
+    ours, theirs = pty.openpty()
+    command = [*pulp_star("up"), "--home", str(own.home), "--port", "0"]
+    own.process = subprocess.Popen(command, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    output = b""
+    with suppress(OSError):  # EIO: `up` has ended
+        while b"Ctrl-C" not in output:
+            output += os.read(ours, 4096)
+    os.close(ours)
+    return output.decode()
+
+
+def test_password_is_printed_at_the_first_start_on_a_terminal_only(own: Instance) -> None:
+    named = f"password in {own.state.password_file}"
+    assert own.password not in own.said()
+    assert named in own.said()
+
+    (own.state.done / "admin").unlink()
+    first = on_a_terminal(own)
+    own.stop()
+    second = on_a_terminal(own)
+
+    assert f"admin, password {own.password} (kept in {own.state.password_file})" in first
+    assert own.password not in second
+    assert named in second
+
+
+def test_migrations_are_counted_while_they_are_applied(own: Instance) -> None:
+    log = (own.state.logs / "migrate.log").read_text()
+    applied = log.count("... OK")
+    assert applied > 90
+    assert f"Planned: {applied}\n" in log
+    preparation = Preparation(own.state, Supervisor(own.state.logs), {})
+    assert preparation.migrations_done() == f"{applied} of {applied}"
+
+
+def test_postgresql_cannot_write_to_what_is_not_its_own(own: Instance) -> None:
+    own.start()
+    status = Path(f"/proc/{child(own, 'postgres')}/status").read_text()
+    capabilities = dict(re.findall(r"^Cap(Inh|Prm|Eff|Amb):\s*(\w+)$", status, re.MULTILINE))
+    dac_read_search = 1 << 2
+    allowed = dac_read_search if os.geteuid() == 0 else 0
+    assert {int(mask, 16) for mask in capabilities.values()} == {allowed}
+
+
+def test_symlinked_lock_stops_a_start(tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "lock").symlink_to(target)
+
+    said = refused("--home", home)
+
+    assert said.startswith(f"Error: {home}/lock cannot be trusted, because it is a symbolic link")
+    assert target.read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+@pytest.mark.parametrize("command", ["up", "env", "list", "status", "password", "logs"])
+def test_state_directory_of_another_user_is_refused_by_every_command(
+    tmp_path: Path, command: str
+) -> None:
+    home, ran = tmp_path / "home", tmp_path / "ran"
+    State(home).create()
+    State(home).save(Address("127.0.0.1", 9, str(home)))
+    (home / "settings.py").write_text(f"open({str(ran)!r}, 'w')")
+    os.chown(home, 65534, 65534)
+
+    completed = subprocess.run(
+        pulp_star(command, "--home", str(home)), capture_output=True, text=True, timeout=60
+    )
+
+    assert completed.returncode == 1
+    assert completed.stdout == ""
+    assert completed.stderr.startswith(f"Error: {home} cannot be trusted, because it belongs to ")
+    assert len(completed.stderr.splitlines()) == 1
+    assert not ran.exists()
 
 
 def test_admin_can_log_in(instance: Instance) -> None:
@@ -89,7 +180,13 @@ def test_secrets_are_private(instance: Instance) -> None:
         return stat.S_IMODE(path.stat().st_mode)
 
     state = instance.state
-    secret = [state.password_file, state.encryption_key, state.settings, state.instance_file]
+    secret = [
+        state.password_file,
+        state.encryption_key,
+        state.settings,
+        state.instance_file,
+        state.pulp_cli_config,
+    ]
     assert {mode(path) for path in secret} == {0o600}
     assert {mode(path) for path in (state.home, state.logs, state.media)} == {0o700}
     assert mode(state.database) & 0o077 == 0

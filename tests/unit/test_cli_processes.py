@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,18 @@ from pathlib import Path
 import click
 import pytest
 
-from pulpcore.content_star.cli.processes import Child, Stopped, Supervisor, program, tail
+from pulpcore.content_star.cli import processes
+from pulpcore.content_star.cli.processes import (
+    OWNER_VARIABLE,
+    Child,
+    Stopped,
+    Supervisor,
+    end_leftovers,
+    leftovers,
+    program,
+    signal_process,
+    tail,
+)
 from tests.instance import wait_until
 
 
@@ -124,3 +136,71 @@ def test_programs_come_from_our_own_environment() -> None:
     assert program("uvicorn").parent == Path(sys.executable).parent
     with pytest.raises(click.ClickException, match="no-such-program is not installed"):
         program("no-such-program")
+
+
+def test_full_log_is_rotated_while_the_process_writes(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "LOG_BYTES", 1000)
+    code = (
+        "import sys, time; print('before ' * 200, flush=True); "
+        "import pathlib\n"
+        "while not pathlib.Path('go').exists(): time.sleep(0.01)\n"
+        "print('after', flush=True); raise SystemExit(5)"
+    )
+    child = start(supervisor, code)
+    old = supervisor.logs / "child.log.old"
+    supervisor.on_wait = lambda: old.exists() and (supervisor.logs / "go").touch()
+
+    with pytest.raises(click.ClickException, match="exit code 5"):
+        supervisor.watch()
+
+    assert old.read_text() == "before " * 200 + "\n"
+    assert child.log.read_text() == "after\n"
+    assert {path.stat().st_mode & 0o777 for path in (old, child.log)} == {0o600}
+
+
+def test_log_that_is_a_symlink_is_replaced_and_not_followed(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    (tmp_path / "step.log").symlink_to(target)
+
+    run(supervisor, "print('output')")
+
+    assert target.read_text() == "precious"
+    assert (tmp_path / "step.log").read_text() == "output\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes of others")
+def test_process_of_another_user_is_no_leftover(tmp_path: Path) -> None:
+    marked = {**os.environ, OWNER_VARIABLE: str(tmp_path)}
+    processes_of = [
+        subprocess.Popen(["sleep", "1000"], env=marked, user=user) for user in (0, 65534)
+    ]
+    ours, theirs = processes_of
+    try:
+        wait_until(lambda: leftovers(tmp_path) == [ours.pid])
+
+        assert end_leftovers(tmp_path) == 1
+
+        assert ours.wait(60) == -signal.SIGKILL
+        assert theirs.poll() is None
+    finally:
+        for process in processes_of:
+            process.kill()
+            process.wait()
+
+
+def test_process_that_does_not_match_is_not_signalled() -> None:
+    bystander = subprocess.Popen(["sleep", "1000"])
+    try:
+        answers = iter([True, False])  # its id went to another process in between
+        signal_process(bystander.pid, signal.SIGKILL, lambda pid: next(answers))
+        assert bystander.poll() is None
+        signal_process(bystander.pid, signal.SIGKILL, lambda pid: True)
+        assert bystander.wait(60) == -signal.SIGKILL
+    finally:
+        bystander.kill()
+        bystander.wait()

@@ -10,7 +10,7 @@ import click
 import pytest
 from cryptography.fernet import Fernet
 
-from pulpcore.content_star.cli import postgres, prepare, up
+from pulpcore.content_star.cli import postgres, prepare
 from pulpcore.content_star.cli.state import Instance, State
 
 
@@ -78,7 +78,7 @@ def test_no_setting_of_the_caller_mixes_in(state: State, monkeypatch: pytest.Mon
     monkeypatch.setenv("PULP_MEDIA_ROOT", "/elsewhere")
     monkeypatch.setenv("PULP_HIDE_GUARDED_DISTRIBUTIONS", "true")
 
-    environ = up._environ(state, Instance("127.0.0.1", 80, "/s"))
+    environ = prepare.process_environ(state, Instance("127.0.0.1", 80, "/s"))
 
     assert "PULP_DATABASES__default__HOST" not in environ
     assert environ["PULP_MEDIA_ROOT"] == str(state.media)

@@ -4,10 +4,12 @@ Starting the command must stay cheap, so nothing here imports Django or loads Pu
 what needs them runs as a process of its own.
 """
 
+import os
+
 import click
 
 from pulpcore.content_star import __version__
-from pulpcore.content_star.cli import add, env, up
+from pulpcore.content_star.cli import add, env, listing, logs, password, remove, status, up
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,12 +20,14 @@ def main() -> None:
     \b
     pulp-star up                             start PostgreSQL, a worker and Pulp
     pulp-star add ./files --base-path files  serve a folder of files
+    pulp-star list                           list what is served
+    pulp-star remove files                   stop serving it
     eval "$(pulp-star env)"                  point Pulp's own commands at the same Pulp
 
     Everything is kept in one directory: --home, or PULP_STAR_HOME, or ./.pulp-star.
     """
+    os.umask(0o077)  # all that is written is private
 
 
-main.add_command(up.command)
-main.add_command(env.command)
-main.add_command(add.command)
+for module in (up, add, listing, remove, status, password, logs, env):
+    main.add_command(module.command)

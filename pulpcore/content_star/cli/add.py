@@ -1,17 +1,22 @@
 """`pulp-star add`: a folder of files, served."""
 
-import os
-import signal
 import time
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pulpcore.content_star.cli.folder import Folder, Skipped, hash_files, printable, scan
-from pulpcore.content_star.cli.state import State, home_option
+from pulpcore.content_star.cli.folder import (
+    Folder,
+    Skipped,
+    hash_files,
+    human_size,
+    printable,
+    scan,
+)
+from pulpcore.content_star.cli.steps import step
+from pulpcore.content_star.cli.target import Target, target_options
 
 if TYPE_CHECKING:
     from pulpcore.content_star.cli.repository import Repository
@@ -21,9 +26,6 @@ if TYPE_CHECKING:
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--base-path", required=True, help="Where to serve it below the content URL.")
 @click.option("--name", help="Name of repository and distribution.  [default: the base path]")
-@click.option("--url", help="Another Pulp's API, as in https://pulp.example.com")
-@click.option("--username", default="admin", show_default=True, help="User of another Pulp.")
-@click.option("--password", help="Password of another Pulp's user; asked for if it is missing.")
 @click.option(
     "--transfer",
     type=click.Choice(["auto", "sync", "upload"]),
@@ -32,24 +34,9 @@ if TYPE_CHECKING:
     help="Let a worker fetch the files from this machine (sync), or send them one by one. "
     "auto syncs if Pulp has a loopback address.",
 )
-@click.option(
-    "--patience",
-    default=300.0,
-    show_default=True,
-    type=click.FloatRange(min=1),
-    help="Seconds that one of Pulp's tasks may take without any progress.",
-)
-@home_option
+@target_options
 def command(
-    directory: Path,
-    base_path: str,
-    name: str | None,
-    url: str | None,
-    username: str,
-    password: str | None,
-    transfer: str,
-    patience: float,
-    state: State,
+    directory: Path, base_path: str, name: str | None, transfer: str, target: Target
 ) -> None:
     """Make the files below DIRECTORY a served Pulp repository.
 
@@ -65,24 +52,15 @@ def command(
     left out as well, and the exit code is then 1; what was served at these paths before stays. A
     directory without any file is an error.
     """
-    from pulpcore.content_star.cli.pulp import Pulp, clear_errors
     from pulpcore.content_star.cli.repository import Repository
 
     base_path = base_path.strip("/")
     if not base_path:
         raise click.ClickException("The --base-path must not be empty.")
-    # A way out that cleans up in Pulp, too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if url is None:
-        url, username, password = state.load().url, "admin", state.password
-        os.environ["XDG_CACHE_HOME"] = str(
-            state.cache
-        )  # where pulp-glue puts the API's description
-    elif password is None:
-        password = click.prompt("Password", hide_input=True, err=True)
-
+    if target.url is None:
+        target.state.load()  # before all files are looked at
     folder = _scan(directory)
-    with clear_errors(url, username), closing(Pulp(url, username, password, patience)) as pulp:
+    with target.connect() as pulp:
         sync = pulp.is_here if transfer == "auto" else transfer == "sync"
         repository = Repository(pulp, name or base_path, base_path)
         _read(folder)
@@ -108,18 +86,20 @@ def _read(folder: Folder) -> None:
     with click.progressbar(length=total, label="Reading files") as bar:
         hash_files(folder, bar.update)
     _tell_skipped(folder.skipped)
-    click.echo(f"{len(folder.files)} files, {_size(total)}, read in {_seconds(started)}.")
+    click.echo(f"{len(folder.files)} files, {human_size(total)}, read in {_seconds(started)}.")
 
 
 def _bring(folder: Folder, repository: "Repository", sync: bool) -> None:
     """Make the repository hold and serve the folder."""
     started, told = time.monotonic(), len(folder.skipped)
-    changes = repository.compare(folder)
+    with step("Comparing with what Pulp has"):
+        changes = repository.compare(folder)
     if changes:
         with click.progressbar(length=len(changes.transfer), label="Adding files ") as bar:
             changes = repository.apply(changes, folder, sync, bar.update)
         _tell_skipped(folder.skipped[told:])
-    repository.publish(keeps_manifest_name="PULP_MANIFEST" in folder.files)
+    with step("Publishing") as current:
+        repository.publish("PULP_MANIFEST" in folder.files, current.tick)
     what = f"{changes} in {_seconds(started)}" if changes else "Nothing has changed"
     click.echo(f"{what}; {len(folder.skipped)} left out.")
 
@@ -131,11 +111,3 @@ def _tell_skipped(skipped: Iterable[Skipped]) -> None:
 
 def _seconds(started: float) -> str:
     return f"{time.monotonic() - started:.1f} s"
-
-
-def _size(number: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}"
-        number /= 1024
-    return f"{number:.1f} GiB"

@@ -87,6 +87,15 @@ def printable(relative_path: str) -> str:
     return relative_path if relative_path.isprintable() else ascii(relative_path)
 
 
+def human_size(number: float) -> str:
+    """A number of bytes as people read it."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GiB"
+
+
 def _walk(directory: Path, prefix: str, folder: Folder) -> Iterator[os.DirEntry[str]]:
     """The regular files below a directory, in order; the rest is left out."""
     try:

@@ -14,17 +14,15 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import psycopg
 from psycopg import sql
 
-from pulpcore.content_star.cli.processes import POLL_SECONDS, Supervisor
-from pulpcore.content_star.cli.state import DATABASE, State
-
-ACCOUNT = "embedded_postgres"
-"""The system account that root runs the server as: PostgreSQL refuses root itself."""
+from pulpcore.content_star.cli.processes import POLL_SECONDS, Supervisor, signal_process
+from pulpcore.content_star.cli.state import ACCOUNT, DATABASE, State, database_user
 
 PORT = 5432
 """Names the socket only; the server does not listen on any network address."""
@@ -98,34 +96,49 @@ def remove_socket_dir(sockets: Path) -> None:
 def end_leftover(data: Path) -> None:
     """Stop a server that a killed `up` left behind; the caller holds the lock on the state."""
     pid_file = data / "postmaster.pid"
-    if not pid_file.exists():
-        return
-    first_line = pid_file.read_text().split("\n", 1)[0]
-    pid = int(first_line) if first_line.isdigit() else 0  # nothing, after a power failure
+    pid = _server_pid(pid_file)
     for number, seconds in _STOP:
         deadline = time.monotonic() + seconds
-        if _serves(pid, data):
-            os.kill(pid, number)
-        while _serves(pid, data) and time.monotonic() < deadline:
+        signal_process(pid, number, _serves(data))
+        while _serves(data)(pid) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-    if _serves(pid, data):
+    if _serves(data)(pid):
         raise click.ClickException(f"An old PostgreSQL (pid {pid}) does not stop: {data}")
     # A server that was killed leaves the file, and its pid may now be anybody's, which would keep
     # the next server from starting.
     pid_file.unlink(missing_ok=True)
 
 
-def _serves(pid: int, data: Path) -> bool:
-    """Whether this process is a PostgreSQL server of this data directory."""
-    if pid == 0:
-        return False
+def _server_pid(pid_file: Path) -> int:
+    """The server's process id, or 0 if its file is missing or empty, as after a power failure.
+
+    The file is the server's, which for root is a user with fewer rights: no link is followed.
+    """
     try:
-        if Path("/proc").is_dir():
-            return Path(f"/proc/{pid}/cwd").readlink() == data.resolve()
-        os.kill(pid, 0)
+        with os.fdopen(os.open(pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+            first_line = file.readline().strip()
     except OSError:
-        return False
-    return True
+        return 0
+    return int(first_line) if first_line.isdigit() else 0
+
+
+def _serves(data: Path) -> Callable[[int], bool]:
+    """Return a test whether a process is a PostgreSQL server of this data directory."""
+
+    def serves(pid: int) -> bool:
+        if pid == 0:
+            return False
+        try:
+            if not Path("/proc").is_dir():
+                os.kill(pid, 0)
+                return True
+            process = Path(f"/proc/{pid}")
+            of_its_user = process.stat().st_uid == data.stat().st_uid
+            return of_its_user and (process / "cwd").readlink() == data.resolve()
+        except OSError:
+            return False
+
+    return serves
 
 
 def _socket_dir(data: Path) -> Path:
@@ -162,6 +175,7 @@ def _connect(sockets: Path) -> psycopg.Connection:
         port=PORT,
         user=DATABASE,
         dbname="postgres",
+        requirepeer=database_user(),
         connect_timeout=5,
         autocommit=True,
     )
@@ -174,8 +188,9 @@ def _environ() -> dict[str, str]:
 def _as_account(on_our_death: str = "KILL") -> list[str]:
     """Put before a command, runs it as PostgreSQL's account if we are root.
 
-    It keeps root's right to pass directories, and nothing else of root's: the state directory and
-    the virtual environment often lie below a private /root, which we must not open to others.
+    It keeps root's right to pass directories, which is one to read files too, but none to write:
+    the state directory and the virtual environment often lie below a private /root, which we must
+    not open to others.
     """
     if os.geteuid() != 0:
         return []
@@ -186,7 +201,7 @@ def _as_account(on_our_death: str = "KILL") -> list[str]:
             "install it, or run pulp-star as another user."
         )
     account = _account()
-    capability = "-all,+dac_override"
+    capability = "-all,+dac_read_search"
     return [
         setpriv,
         *(f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"),

@@ -3,12 +3,25 @@
 import hashlib
 import importlib.util
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
-from pulpcore.content_star.cli.processes import Supervisor, program
-from pulpcore.content_star.cli.state import State, replace
+from pulpcore.content_star.cli.processes import OWNER_VARIABLE, Supervisor, program
+from pulpcore.content_star.cli.state import Instance, State, replace
+
+_MIGRATE = """\
+from django.core.management import call_command
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+executor = MigrationExecutor(connection)
+plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+print("Planned:", len(plan), flush=True)
+call_command("migrate", interactive=False, skip_checks=False)
+"""
+"""The command `migrate`, with the number of migrations first: it does not say that itself."""
 
 _CREATE_ADMIN = """\
 from django.contrib.auth import get_user_model
@@ -31,8 +44,17 @@ class Preparation:
 
     def migrate(self) -> None:
         """Bring the database to the installed versions."""
-        self._manage("migrate", "migrate", "--noinput")
+        self._manage("migrate", "shell", stdin=_MIGRATE.encode())
         self.remember("migrate")
+
+    def migrations_done(self) -> str:
+        """Say how many migrations are applied, and of how many, while `migrate` runs."""
+        try:
+            log = (self.state.logs / "migrate.log").read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+        planned = re.search(r"^Planned: (\d+)$", log, re.MULTILINE)
+        return f"{log.count('... OK')} of {planned[1]}" if planned else ""
 
     def collect_static(self) -> None:
         """Gather the files of the API's pages."""
@@ -41,10 +63,14 @@ class Preparation:
 
     def create_admin(self) -> None:
         """Give the user `admin` the password of the password file."""
-        # On standard input, because everybody on the machine can read arguments.
-        code = f"password = {self.state.password!r}\n{_CREATE_ADMIN}"
-        self._manage("admin", "shell", stdin=code.encode())
+        self.set_password(self.state.password)
         self.remember("admin")
+
+    def set_password(self, password: str) -> None:
+        """Make sure that there is a user `admin`, and that this is its password."""
+        # On standard input, because everybody on the machine can read arguments.
+        code = f"password = {password!r}\n{_CREATE_ADMIN}"
+        self._manage("admin", "shell", stdin=code.encode())
 
     def was_done(self, what: str) -> bool:
         """Whether `what` was ever done."""
@@ -61,6 +87,16 @@ class Preparation:
     def _manage(self, name: str, *arguments: str, stdin: bytes = b"") -> None:
         command: list[str | Path] = [program("pulpcore-manager"), *arguments]
         self.supervisor.run(name, command, self.environ, self.state.working_directory, stdin)
+
+
+def process_environ(state: State, instance: Instance) -> dict[str, str]:
+    """Our own environment, with Pulp's settings for this state instead of any others."""
+    ours = state.environ(instance)
+    inherited = {
+        name: value for name, value in os.environ.items() if name.split("__")[0] not in ours
+    }
+    python = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    return {**inherited, **ours, **python, OWNER_VARIABLE: str(state.home)}
 
 
 def installed() -> str:

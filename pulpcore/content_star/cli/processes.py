@@ -7,17 +7,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import click
 
+from pulpcore.content_star.cli import trust
+from pulpcore.content_star.cli.steps import step
+
 POLL_SECONDS = 0.05
 OWNER_VARIABLE = "PULP_STAR_OWNER"
 """Set for Pulp's processes, so that the next `up` knows what a killed one left behind."""
+
+LOG_BYTES = 10 * 1024 * 1024
+"""From this size on a log is emptied into its `.old` file: twice this is what each can take."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -59,7 +65,19 @@ class Supervisor:
         self.children: list[Child] = []
         self.afterwards = ExitStack()
         """What to clean up once all children have stopped."""
+        self.on_wait: Callable[[], object] = lambda: None
+        """Called again and again while we wait, to show progress."""
         self._signal: signal.Signals | None = None
+
+    @contextmanager
+    def step(self, label: str, detail: Callable[[], str] = str) -> Iterator[None]:
+        """Show one line about what is being done, and how far it is while we wait for it."""
+        with step(label, detail) as current:
+            self.on_wait = current.tick
+            try:
+                yield
+            finally:
+                self.on_wait = lambda: None
 
     def listen(self) -> None:
         """Take SIGINT, SIGTERM and SIGHUP as the wish to stop."""
@@ -117,8 +135,8 @@ class Supervisor:
     ) -> Child:
         log = self.logs / f"{name}.log"
         if log.exists():
-            log.rename(log.with_suffix(".log.old"))
-        with log.open("wb") as output:
+            log.rename(_old(log))
+        with trust.create(log) as output:
             process = subprocess.Popen(  # noqa: S603 - our own commands, no shell
                 command,
                 env=environ,
@@ -137,6 +155,7 @@ class Supervisor:
 
     def check(self) -> None:
         """Raise if we were asked to stop, or if a child has died."""
+        self.on_wait()
         if self._signal is not None:
             raise Stopped(self._signal.name)
         for child in self.children:
@@ -155,9 +174,11 @@ class Supervisor:
             time.sleep(POLL_SECONDS)
 
     def watch(self) -> None:
-        """Wait until we are asked to stop or a child dies."""
+        """Wait until we are asked to stop or a child dies; keep the logs from growing."""
         while True:
             self.check()
+            for child in self.children:
+                rotate(child.log, LOG_BYTES)
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
@@ -175,6 +196,26 @@ def failure(child: Child) -> click.ClickException:
     return click.ClickException(
         f"{child.name} ended unexpectedly ({how}). The end of {child.log}:\n{tail(child.log)}"
     )
+
+
+def rotate(log: Path, limit: int) -> None:
+    """Move what is in a log that has reached its limit, in bytes, to its `.old` file.
+
+    The process goes on writing to the same file, at its new end, because it was opened to append;
+    what it writes in the instant between copying and emptying is lost, as with `copytruncate` of
+    logrotate.
+    """
+    if log.stat().st_size < limit:
+        return
+    old = _old(log)
+    old.unlink(missing_ok=True)
+    with log.open("r+b") as source, trust.create(old) as target:
+        shutil.copyfileobj(source, target)
+        source.truncate(0)
+
+
+def _old(log: Path) -> Path:
+    return log.with_suffix(".log.old")
 
 
 def tail(log: Path, lines: int = 15) -> str:
@@ -200,8 +241,7 @@ def end_leftovers(owner: Path) -> int:
     """Kill what a killed `up` of the same state left running, and return how many there were."""
     pids = leftovers(owner)
     for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        signal_process(pid, signal.SIGKILL, lambda pid: _belongs_to(pid, owner))
     while leftovers(owner):
         time.sleep(POLL_SECONDS)
     return len(pids)
@@ -209,8 +249,34 @@ def end_leftovers(owner: Path) -> int:
 
 def leftovers(owner: Path) -> list[int]:
     """The processes of Pulp that an `up` of this state started: PostgreSQL has its own way."""
-    mark = f"{OWNER_VARIABLE}={owner}".encode()
-    return [pid for pid in _pids() if mark in _environment(pid)]
+    return [pid for pid in _pids() if _belongs_to(pid, owner)]
+
+
+def _belongs_to(pid: int, owner: Path) -> bool:
+    """Whether a process is ours and marked; root can read the marks that other users make up."""
+    try:
+        if Path(f"/proc/{pid}").stat().st_uid != os.geteuid():
+            return False
+    except OSError:
+        return False
+    return f"{OWNER_VARIABLE}={owner}".encode() in _environment(pid)
+
+
+def signal_process(pid: int, number: signal.Signals, matches: Callable[[int], bool]) -> None:
+    """Signal a process if it matches, and no other that gets its id after it was looked at."""
+    with suppress(ProcessLookupError):
+        if not hasattr(os, "pidfd_open"):
+            if matches(pid):
+                os.kill(pid, number)
+            return
+        if not matches(pid):
+            return
+        descriptor = os.pidfd_open(pid)
+        try:
+            if matches(pid):  # again: now the id stays with the process
+                signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
 
 
 def _pids() -> list[int]:

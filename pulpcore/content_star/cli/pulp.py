@@ -109,7 +109,7 @@ class Pulp:
     ) -> Task:
         """Make a call of pulp-glue that starts a task, and wait for that in our own way."""
         result = call(*arguments, non_blocking=True, **options)
-        if "progress_reports" not in result:  # some versions of Pulp do it at once
+        if not result or "progress_reports" not in result:  # some versions of Pulp do it at once
             return result
         return self._wait(result, on_progress)
 

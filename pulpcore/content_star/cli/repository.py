@@ -1,6 +1,6 @@
 """A folder as a served Pulp repository: content, repository version, publication, distribution."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
@@ -15,7 +15,7 @@ from pulp_glue.file.context import (
 
 from pulpcore.content_star.cli.folder import File, Folder
 from pulpcore.content_star.cli.pulp import Pulp
-from pulpcore.content_star.cli.transfer import Entity, OnFiles, held, synced, uploaded
+from pulpcore.content_star.cli.transfer import Entity, OnFiles, count, held, synced, uploaded
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,9 @@ class Repository:
             body={"add_content_units": units, "remove_content_units": gone},
         )
 
-    def publish(self, keeps_manifest_name: bool) -> None:
+    def publish(
+        self, keeps_manifest_name: bool, on_progress: Callable[[], object] = lambda: None
+    ) -> None:
         """Make sure that the latest version is published."""
         context = self.pulp.context
         version = self._context().entity["latest_version_href"]
@@ -167,7 +169,84 @@ class Repository:
             body = {"repository_version": version, "manifest": "PULP_MANIFEST"}
             if keeps_manifest_name:
                 body["manifest"] = ""
-            self.pulp.run(publications.create, body)
+            self.pulp.run(publications.create, body, on_progress=lambda task: on_progress())
 
     def _context(self) -> PulpFileRepositoryContext:
         return PulpFileRepositoryContext(self.pulp.context, pulp_href=self.entity["pulp_href"])
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A distribution of files, and what it serves."""
+
+    entity: Entity
+    url: str
+    version: str | None
+    """Href of the latest version of its repository, if it serves one."""
+
+    files: int | None
+    """Number of files in that version."""
+
+    @property
+    def name(self) -> str:
+        return str(self.entity["name"])
+
+    @property
+    def base_path(self) -> str:
+        return str(self.entity["base_path"])
+
+
+def distributions(pulp: Pulp, **query: str) -> Iterator[Distribution]:
+    """Yield the distributions of files, those that match the query of Pulp's API."""
+    context = PulpFileDistributionContext(pulp.context)
+    for entity in context.list_iterator(query):
+        version = entity["repository_version"] or _latest_version(pulp, entity["repository"])
+        url = urljoin(f"{pulp.url}/", entity["base_url"])
+        yield Distribution(entity, url, version, count(pulp, version) if version else None)
+
+
+def find_distribution(pulp: Pulp, name: str) -> Distribution:
+    """Return the distribution of files with a name, or else with a base path.
+
+    Raises:
+        click.ClickException: there is none.
+    """
+    for query in ({"name": name}, {"base_path": name.strip("/")}):
+        for found in distributions(pulp, **query):
+            return found
+    raise click.ClickException(f"Nothing is served as {name}. `pulp-star list` lists what is.")
+
+
+def check_removable(pulp: Pulp, distribution: Distribution) -> None:
+    """Check that a distribution is what a `Repository` makes, with a repository for it alone.
+
+    Raises:
+        click.ClickException: it was not made so, or the repository is served elsewhere as well.
+    """
+    name, href = distribution.name, distribution.entity["repository"]
+    if href is None or _repository(pulp, href).entity["name"] != name:
+        raise click.ClickException(
+            f"{name} does not serve a repository of its own name, so `pulp-star add` has not made "
+            "it. Remove it with Pulp's API or pulp-cli."
+        )
+    for other in PulpDistributionContext(pulp.context).list_iterator({"repository": href}):
+        if other["name"] != name:
+            raise click.ClickException(
+                f"The repository {name} is served by the distribution {other['name']} as well. "
+                "Remove that first."
+            )
+
+
+def remove(pulp: Pulp, distribution: Distribution) -> None:
+    """Delete a distribution, and its repository with all versions and publications."""
+    entity = distribution.entity
+    pulp.run(PulpFileDistributionContext(pulp.context, pulp_href=entity["pulp_href"]).delete)
+    pulp.run(_repository(pulp, entity["repository"]).delete)
+
+
+def _repository(pulp: Pulp, href: str) -> PulpFileRepositoryContext:
+    return PulpFileRepositoryContext(pulp.context, pulp_href=href)
+
+
+def _latest_version(pulp: Pulp, repository: str | None) -> str | None:
+    return str(_repository(pulp, repository).entity["latest_version_href"]) if repository else None

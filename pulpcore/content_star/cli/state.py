@@ -4,19 +4,24 @@ import base64
 import fcntl
 import json
 import os
+import pwd
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pulpcore.content_star.cli import trust
+
 DATABASE = "pulp"
 """Name of the database and of its owner."""
+
+ACCOUNT = "embedded_postgres"
+"""The system account that root runs PostgreSQL as: the server refuses root itself."""
 
 SETTINGS_TEMPLATE = """\
 # Settings of this Pulp alone: add your own below. The PULP_... variables that `pulp-star up` and
@@ -118,10 +123,19 @@ class State:
     @property
     def password(self) -> str:
         """Password of the user `admin`."""
-        return self.password_file.read_text().strip()
+        return trust.read_text(self.password_file).strip()
+
+    @property
+    def pulp_cli_config(self) -> Path:
+        """A configuration file of `pulp-cli`, with address and password."""
+        return self.home / "pulp-cli.toml"
 
     def create(self) -> None:
-        """Make what is missing of the directories and secrets, and touch nothing that exists."""
+        """Make what is missing of the directories and secrets, and touch nothing that exists.
+
+        Raises:
+            click.ClickException: the directory cannot be written, or another user could change it.
+        """
         try:
             self._claim()
             for directory in (
@@ -134,64 +148,121 @@ class State:
                 directory.mkdir(mode=0o700, exist_ok=True)
             write_once(self.encryption_key, _fernet_key)
             write_once(self.settings, _settings)
-            write_once(self.password_file, partial(secrets.token_urlsafe, 15))
+            write_once(self.password_file, new_password)
         except OSError as error:
             raise click.ClickException(
                 f"The state directory {self.home} cannot be written: {error.strerror}"
             ) from error
 
+    def check(self) -> None:
+        """Check that there is a Pulp here, and that no other user can change what it is made of.
+
+        Raises:
+            click.ClickException: with the file, what is wrong with it, and what to do.
+        """
+        try:
+            trust.check_parents(self.home)
+            self._check_home()
+            if not self.lock.exists():
+                raise FileNotFoundError
+        except FileNotFoundError:
+            raise click.ClickException(
+                f"There is no Pulp in {self.home} yet: start one with `pulp-star up`."
+            ) from None
+        except OSError as error:
+            raise click.ClickException(
+                f"The state directory {self.home} cannot be read: {error.strerror}"
+            ) from error
+
     def _claim(self) -> None:
-        """Create the directory, or make sure that an existing one is a state directory."""
+        """Create the directory, or make sure that an existing one is a state directory of ours."""
         if re.search(r"[,;\n]", str(self.home)):
             # dynaconf would read PULP_SETTINGS as several files.
             raise click.ClickException(f"A state directory cannot have , or ; in it: {self.home}")
+        trust.check_parents(self.home)
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not self.lock.exists() and any(self.home.iterdir()):
-            raise click.ClickException(
-                f"{self.home} holds other files: choose an empty directory with --home."
-            )
-        self.lock.touch(mode=0o600)
-        self.home.chmod(0o700)
+        with trust.directory_opened(self.home) as home:
+            names = os.listdir(home)  # noqa: PTH208 - of a descriptor, not a path
+            if names and self.lock.name not in names:
+                raise click.ClickException(
+                    f"{self.home} holds other files: choose an empty directory with --home."
+                )
+            self._check_home()
+            os.fchmod(home, 0o700)
+        with trust.file_opened(self.lock, os.O_RDWR | os.O_CREAT):
+            pass
+
+    def _check_home(self) -> None:
+        owner = database_uid()
+        nested = (self.logs.name, self.done.name)
+        trust.check_entries(self.home, {"database": owner, "database.new": owner}, nested)
+        for secret in (
+            self.settings,
+            self.encryption_key,
+            self.password_file,
+            self.pulp_cli_config,
+            self.instance_file,
+        ):
+            with suppress(FileNotFoundError), trust.file_opened(secret):
+                pass  # opening makes it private
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the state directory for ourselves; the system lets go of it when we die."""
-        with self.lock.open("r+") as file:
+        with trust.file_opened(self.lock, os.O_RDWR) as lock:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise click.ClickException(
-                    f"Another `pulp-star up` (pid {file.read().strip() or 'unknown'}) "
+                    f"Another `pulp-star up` (pid {os.read(lock, 20).decode() or 'unknown'}) "
                     f"already runs on {self.home}."
                 ) from None
-            file.truncate()
-            file.write(str(os.getpid()))
-            file.flush()
+            os.truncate(lock, 0)
+            os.write(lock, str(os.getpid()).encode())
             yield
 
     def is_running(self) -> bool:
         """Whether an `up` holds the state directory now."""
-        with self.lock.open() as file:
+        with trust.file_opened(self.lock) as lock:
             try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
         return False
+
+    def lock_pid(self) -> str:
+        """The process id of the `up` that holds the state directory, or held it last."""
+        return trust.read_text(self.lock) or "unknown"
 
     def save(self, instance: Instance) -> None:
         """Remember how to reach the Pulp that is being started."""
         replace(self.instance_file, json.dumps(asdict(instance)))
 
     def load(self) -> Instance:
-        """How the Pulp of this directory is reached, or a clear error if there is none yet."""
+        """Return how the Pulp of this directory is reached.
+
+        Raises:
+            click.ClickException: there is none yet, or another user could change it.
+        """
+        self.check()
         try:
-            return Instance(**json.loads(self.instance_file.read_text()))
+            instance = Instance(**json.loads(trust.read_text(self.instance_file)))
+            # It may be in /tmp, where others can make one of the same name once it is removed.
+            with suppress(FileNotFoundError):
+                trust.check_owner(Path(instance.socket_dir), database_uid())
+            return instance
         except FileNotFoundError:
             raise click.ClickException(
                 f"There is no Pulp in {self.home} yet: start one with `pulp-star up`."
             ) from None
         except (OSError, ValueError, TypeError) as error:
             raise click.ClickException(f"{self.instance_file} cannot be read: {error}") from error
+
+    def write_pulp_cli_config(self, instance: Instance) -> None:
+        """Write a file with which `pulp --config FILE` talks to this Pulp as admin."""
+        values = {"base_url": instance.url, "username": "admin", "password": self.password}
+        lines = [f"{name} = {json.dumps(value)}\n" for name, value in values.items()]
+        replace(self.pulp_cli_config, "".join(["[cli]\n", *lines]))
 
     def environ(self, instance: Instance) -> dict[str, str]:
         """The variables that make any Pulp command work on this state."""
@@ -228,7 +299,8 @@ def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """The option --home, which gives the command a `state`."""
 
     def to_state(context: click.Context, parameter: click.Parameter, value: Path | None) -> State:
-        return State((value or default_home()).expanduser().absolute())
+        path = (value or default_home()).expanduser().absolute()
+        return State(path if path.is_symlink() else path.resolve())
 
     return click.option(
         "--home",
@@ -247,12 +319,38 @@ def write_once(path: Path, make: Callable[[], str]) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a private file so that nobody ever sees half of it."""
+    """Write a private file so that no reader ever sees half of it."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
-    new.touch(mode=0o600)
-    new.write_text(text)
+    with trust.create(new) as file:
+        file.write(text.encode())
     new.rename(path)
+
+
+def database_user() -> str:
+    """The system user that PostgreSQL runs as: we, or its account for root."""
+    if os.geteuid() == 0:
+        return ACCOUNT
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise click.ClickException(
+            f"PostgreSQL does not run as a user without a name, and the user id {os.geteuid()} "
+            "has none: add it to /etc/passwd, or run pulp-star as another user."
+        ) from None
+
+
+def database_uid() -> int:
+    """The user id of the database's files."""
+    try:
+        return pwd.getpwnam(database_user()).pw_uid
+    except KeyError:  # no account yet, and so no database
+        return os.geteuid()
+
+
+def new_password() -> str:
+    """Make up a password."""
+    return secrets.token_urlsafe(15)
 
 
 def _fernet_key() -> str:

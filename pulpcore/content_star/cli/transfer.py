@@ -94,6 +94,12 @@ def held(pulp: Pulp, version: str) -> Iterable[Entity]:
     return PulpFileContentContext(pulp.context).list_iterator(parameters)
 
 
+def count(pulp: Pulp, version: str) -> int:
+    """The number of files in a repository version."""
+    parameters = {"repository_version": version, "limit": 1, "fields": ["pulp_href"]}
+    return int(PulpFileContentContext(pulp.context).call("list", parameters=parameters)["count"])
+
+
 _ONLY_BY_SYNC = "Pulp takes such a name only by sync"
 
 

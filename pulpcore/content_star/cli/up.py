@@ -1,23 +1,18 @@
 """`pulp-star up`: PostgreSQL, a worker and Pulp itself, started together and stopped together."""
 
 import errno
-import json
-import os
+import shlex
 import signal
 import socket
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pulpcore.content_star.cli.processes import (
-    OWNER_VARIABLE,
     Child,
     Stopped,
     Supervisor,
@@ -25,6 +20,7 @@ from pulpcore.content_star.cli.processes import (
     program,
 )
 from pulpcore.content_star.cli.state import Instance, State, home_option
+from pulpcore.content_star.cli.status import fetch_status
 
 HELLO = {
     "hello.txt": "Hello from Pulp!\n",
@@ -66,7 +62,6 @@ def command(host: str, port: int, programs: Path | None, state: State) -> None:
     stop everything, and so does the death of any of the processes. Their output is in the
     directory's logs/. Run by root, PostgreSQL gets a system account, embedded_postgres, of its own.
     """
-    os.umask(0o077)
     supervisor = Supervisor(state.logs)
     supervisor.listen()
     state.create()
@@ -81,7 +76,7 @@ def command(host: str, port: int, programs: Path | None, state: State) -> None:
 
 def _run(state: State, supervisor: Supervisor, host: str, port: int, programs: Path | None) -> None:
     from pulpcore.content_star.cli import postgres
-    from pulpcore.content_star.cli.prepare import Preparation
+    from pulpcore.content_star.cli.prepare import Preparation, process_environ
 
     started = time.monotonic()
     postgres.programs(programs)
@@ -91,32 +86,34 @@ def _run(state: State, supervisor: Supervisor, host: str, port: int, programs: P
     click.echo(f"Pulp in {state.home}")
 
     if not state.database.exists():
-        with _step("Creating the database"):
+        with supervisor.step("Creating the database"):
             postgres.create(state, supervisor, programs)
-    with _step("Starting PostgreSQL"):
+    with supervisor.step("Starting PostgreSQL"):
         instance = Instance(host, port, str(postgres.start(state, supervisor, programs)))
     state.save(instance)
-    environ = _environ(state, instance)
+    environ = process_environ(state, instance)
 
     preparation = Preparation(state, supervisor, environ)
     if not preparation.is_current("migrate"):
-        with _step("Applying migrations"):
+        with supervisor.step("Applying migrations", preparation.migrations_done):
             preparation.migrate()
     if not preparation.is_current("collectstatic"):
-        with _step("Collecting static files"):
+        with supervisor.step("Collecting static files"):
             preparation.collect_static()
-    if not preparation.was_done("admin"):
-        with _step("Creating the user admin"):
+    is_first_start = not preparation.was_done("admin")
+    if is_first_start:
+        with supervisor.step("Creating the user admin"):
             preparation.create_admin()
-    with _step("Starting Pulp and a worker"):
+    with supervisor.step("Starting Pulp and a worker"):
         worker = _start_worker(state, supervisor, environ)
         _start_uvicorn(state, supervisor, environ, instance)
         supervisor.wait_until(lambda: _online(instance, worker), 120, "Starting Pulp")
     if not preparation.was_done("hello"):
-        with _step("Adding the repository hello"):
+        with supervisor.step("Adding the repository hello"):
             _add_hello(state, supervisor, environ)
         preparation.remember("hello")
-    _report(state, instance, time.monotonic() - started)
+    state.write_pulp_cli_config(instance)
+    _report(state, instance, time.monotonic() - started, is_first_start)
     supervisor.watch()
 
 
@@ -124,7 +121,7 @@ def _stop(supervisor: Supervisor) -> None:
     if not supervisor.children:
         return
     try:
-        with _step("Stopping everything"):
+        with supervisor.step("Stopping everything"):
             supervisor.stop()
     finally:
         supervisor.stop()  # also when nobody is left to tell, as after closing the terminal
@@ -153,12 +150,8 @@ def _start_uvicorn(
 
 def _online(instance: Instance, worker: Child) -> bool:
     """Whether the API answers and has heard of our worker, not only of one before it."""
-    # No proxy: it would not know our loopback address.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{instance.url}/pulp/api/v3/status/", timeout=10) as response:
-            status: dict[str, Any] = json.load(response)
-    except (OSError, ValueError):
+    status = fetch_status(instance)
+    if status is None:
         return False
     names = [entry["name"] for entry in status["online_workers"]]
     return any(name.startswith(f"{worker.process.pid}@") for name in names)
@@ -175,31 +168,26 @@ def _add_hello(state: State, supervisor: Supervisor, environ: Mapping[str, str])
         supervisor.run("hello", [*command, *options], environ, state.working_directory)
 
 
-def _report(state: State, instance: Instance, seconds: float) -> None:
-    url = instance.url
+def _report(state: State, instance: Instance, seconds: float, is_first_start: bool) -> None:
+    url, password = instance.url, f"in {state.password_file}"
+    # Elsewhere it would stay, in a journal or a file that others can read.
+    if is_first_start and sys.stdout.isatty():
+        password = f"{state.password} (kept in {state.password_file})"
     click.echo(
         f"""\
 Ready after {seconds:.1f} s.
 
-  API       {url}/pulp/api/v3/
   Content   {url}/pulp/content/
+  API       {url}/pulp/api/v3/
+  Docs      {url}/pulp/api/v3/docs/
   Status    {url}/pulp/api/v3/status/
-  User      admin, password {state.password} (in {state.password_file})
+  User      admin, password {password}
 
   curl {url}/pulp/content/hello/hello.txt
+  pulp --config {shlex.quote(str(state.pulp_cli_config))} status    (pip install pulp-cli)
 
 Ctrl-C stops it."""
     )
-
-
-def _environ(state: State, instance: Instance) -> dict[str, str]:
-    """Our own environment, with Pulp's settings for this state instead of any others."""
-    ours = state.environ(instance)
-    inherited = {
-        name: value for name, value in os.environ.items() if name.split("__")[0] not in ours
-    }
-    python = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
-    return {**inherited, **ours, **python, OWNER_VARIABLE: str(state.home)}
 
 
 def _free_port(host: str, port: int) -> int:
@@ -218,16 +206,3 @@ def _free_port(host: str, port: int) -> int:
         else:
             reason = error.strerror or str(error)
         raise click.ClickException(f"Cannot listen on {host}:{port}: {reason}.") from None
-
-
-@contextmanager
-def _step(label: str) -> Iterator[None]:
-    """Say what is being done, then how long it took."""
-    click.echo(f"{label} ... ", nl=False)
-    started = time.monotonic()
-    try:
-        yield
-    except BaseException:
-        click.echo()
-        raise
-    click.echo(f"{time.monotonic() - started:.1f} s")

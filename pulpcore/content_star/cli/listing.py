@@ -1,0 +1,37 @@
+"""`pulp-star list`: the folders that are served."""
+
+import click
+
+from pulpcore.content_star.cli.target import Target, target_options
+
+
+@click.command("list")
+@target_options
+def command(target: Target) -> None:
+    """List what `pulp-star add` serves: name, base path, number of files, URL.
+
+    These are all distributions of files, also those that were made in another way; one that serves
+    no repository has no number.
+    """
+    from pulpcore.content_star.cli.repository import distributions
+
+    with target.connect() as pulp:
+        rows = sorted(
+            (served.name, served.base_path, _count(served.files), served.url)
+            for served in distributions(pulp)
+        )
+    if not rows:
+        click.echo("Nothing is served yet: pulp-star add DIRECTORY --base-path PATH", err=True)
+        return
+    _print_table([("NAME", "BASE PATH", "FILES", "URL"), *rows])
+
+
+def _count(files: int | None) -> str:
+    return "-" if files is None else str(files)
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
