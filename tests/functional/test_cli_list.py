@@ -141,7 +141,7 @@ def test_remove_leaves_a_repository_that_is_served_elsewhere(
     assert httpx.get(f"{instance.content_url}{added}/a.txt").status_code == 200
 
 
-def test_orphan_cleanup_deletes_what_remove_leaves(
+def test_remove_leaves_files_in_the_storage_as_orphans(
     instance: Instance, api: httpx.Client, added: str
 ) -> None:
     query = {"relative_path": "sub/b.txt"}

@@ -49,6 +49,13 @@ def test_only_one_holds_it(state: State) -> None:
     assert not state.is_running()
 
 
+def test_first_start_that_is_not_far_enough_is_said(state: State) -> None:
+    with pytest.raises(click.ClickException, match="yet: start one with"):
+        state.load()
+    with state.locked(), pytest.raises(click.ClickException, match="yet: `pulp-star up` is making"):
+        state.load()
+
+
 def test_a_broken_file_is_told(state: State) -> None:
     state.instance_file.write_text("{")
     with pytest.raises(click.ClickException, match="cannot be read"):

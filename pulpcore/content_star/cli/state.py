@@ -252,9 +252,9 @@ class State:
                 trust.check_owner(Path(instance.socket_dir), database_uid())
             return instance
         except FileNotFoundError:
-            raise click.ClickException(
-                f"There is no Pulp in {self.home} yet: start one with `pulp-star up`."
-            ) from None
+            starts = self.is_running()
+            remedy = "`pulp-star up` is making it" if starts else "start one with `pulp-star up`"
+            raise click.ClickException(f"There is no Pulp in {self.home} yet: {remedy}.") from None
         except (OSError, ValueError, TypeError) as error:
             raise click.ClickException(f"{self.instance_file} cannot be read: {error}") from error
 

@@ -55,12 +55,17 @@ def command(host: str, port: int, programs: Path | None, state: State) -> None:
     """Start a complete Pulp on this machine, and stop it on Ctrl-C.
 
     It runs an embedded PostgreSQL, one worker, and Pulp's REST API and content app in one process.
-    The first start takes a minute: it makes the database, the user `admin`, and a small repository
-    `hello` to try. Later starts on the same state directory take seconds.
+    The first start takes one to four minutes: it makes the database, the user `admin`, and a small
+    repository `hello` to try. Later starts on the same state directory take seconds. The first
+    start prints the password if it is on a terminal; `pulp-star password` prints it at any time.
 
     Everything is kept in the state directory, and nothing stays running: SIGINT, SIGTERM and SIGHUP
     stop everything, and so does the death of any of the processes. Their output is in the
-    directory's logs/. Run by root, PostgreSQL gets a system account, embedded_postgres, of its own.
+    directory's logs/ (`pulp-star logs`), at most 20 MiB each. Run by root, PostgreSQL gets a system
+    account, embedded_postgres, of its own.
+
+    The state directory has to be ours alone. It is refused if another user could change it, one of
+    its files, or a directory above it, and if one of them is a symbolic link.
     """
     supervisor = Supervisor(state.logs)
     supervisor.listen()
