@@ -6,7 +6,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 _LINE = re.compile(
-    r'<a href="\./(?P<href>[^"]*)">(?P<name>[^<]*)</a>\s*'
+    r'<a href="(?!\.\./">\.\./<)(?:\./)?(?P<href>[^"]*)">(?P<name>[^<]*)</a>\s*'
     r"(?P<date>\d{2}-\w{3}-\d{4} \d{2}:\d{2})?[ ]*(?P<size>[^<\n]*)"
 )
 

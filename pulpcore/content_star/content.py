@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, replace
 
+from django.conf import settings
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,7 +19,7 @@ from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.directory import Entry
 from pulpcore.content_star.distributions.registry import has_routes
-from pulpcore.content_star.edge import tags_of, vary_of
+from pulpcore.content_star.edge import PREFLIGHT, tags_of, vary_of
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.listings import head_for, listing_for
 from pulpcore.content_star.live import DistributionRoutes, taken_by_route
@@ -194,7 +195,8 @@ def refusal(request: Request, methods: Iterable[str] = ()) -> Response:
     """
     allow = {"Allow": ", ".join(sorted({*READS, "OPTIONS", *methods}))}
     if request.method == "OPTIONS":
-        return Response(headers=allow)
+        # For every path alike, which tells nothing: the headers of GET decide.
+        return Response(headers=allow | PREFLIGHT if settings.CONTENT_STAR_CORS else allow)
     raise HTTPException(405, f"Method {request.method} is not allowed.", allow)
 
 

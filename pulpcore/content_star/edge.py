@@ -28,6 +28,22 @@ _CACHEABLE = frozenset({200, 206, 302, 304, 404})
 
 _CREDENTIALS = ("Authorization", "Cookie", "X-CLIENT-CERT")
 
+# Any origin may read: what is sent to everyone is no secret, and no credentials come along. The
+# headers are those that programs need to read on, to verify and to ask again (Fetch 3.3.2).
+_CORS: list[RawHeader] = [
+    (b"access-control-allow-origin", b"*"),
+    (
+        b"access-control-expose-headers",
+        b"Accept-Ranges, Content-Disposition, Content-Range, ETag, Repr-Digest",
+    ),
+]
+PREFLIGHT = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "If-Match, If-Modified-Since, If-None-Match, If-Range, Range",
+    "Access-Control-Max-Age": "600",
+}
+
 
 class EdgeHeaders:
     """ASGI middleware that adds what the layers put into the exchange to the answer's headers.
@@ -86,6 +102,9 @@ def add_edge_headers(headers: Iterable[RawHeader], exchange: Exchange) -> list[R
     if exchange.pulp_type is None:  # not below a distribution
         return raw
     known = dict(raw)
+    # `vary_of` names nothing only where there is no guard.
+    if settings.CONTENT_STAR_CORS and not exchange.vary and _CORS[0][0] not in known:
+        raw += _CORS
     cache_control = known.get(b"cache-control")
     if cache_control is None:
         cache_control = CACHE_CONTROL.encode()

@@ -11,11 +11,8 @@ from django.template.loader import render_to_string
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from jinja2.filters import do_filesizeformat
-from starlette.responses import HTMLResponse, Response
 
 from pulpcore.content_star.directory import Entry
-from pulpcore.content_star.negotiation import JSON_TYPE
-from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
 # Characters of the widest column, that of the names; as upstream.
 NAME_WIDTH = 100
@@ -25,21 +22,20 @@ DATE_FORMAT = "%d-%b-%Y %H:%M"
 # Stands in the page for its rows until they are there; no path contains it.
 _ROWS = "\0"
 
-# A name that is the same in a URL and in HTML, as nearly all are.
-_PLAIN = re.compile(r"[\w.~/-]*", re.ASCII)
+# A name that is the same as a reference and in HTML, as nearly all are.
+_PLAIN = re.compile(r"[\w.~-][\w.~/-]*", re.ASCII)
 
 
 def html_listing(
     path: str, entries: Iterable[Entry], *, is_root: bool = False, usage: str = ""
-) -> HTMLResponse:
-    """List `entries` below `path`, the decoded path of the URL.
+) -> str:
+    """Return the page of `entries` below `path`, the decoded path of the URL.
 
     The root of the content app shows no link to its parent. `usage` is shown above them: escaped
     and preformatted, or as markup if it is a `SafeString`.
     """
     head, tail = frame(path, is_root=is_root, usage=usage)
-    html = head + rows(sorted(entries, key=lambda entry: entry.name)) + tail
-    return HTMLResponse(html, headers=dict(SECURITY_HEADERS))
+    return head + rows(sorted(entries, key=lambda entry: entry.name)) + tail
 
 
 def frame(path: str, *, is_root: bool = False, usage: str = "") -> tuple[str, str]:
@@ -59,18 +55,14 @@ def rows(entries: Iterable[Entry]) -> str:
     return "".join(map(_row, entries))
 
 
-def head_of_listing(*, is_json: bool = False) -> Response:
-    """Answer HEAD where GET would list: the list is not made just to be counted (issue 3774)."""
-    form = JSON_TYPE if is_json else "text/html"
-    response = Response(headers=dict(SECURITY_HEADERS), media_type=form)
-    del response.headers["Content-Length"]
-    return response
-
-
 def link(name: str) -> str:
-    """Return the relative, percent-encoded reference to the entry `name` of a listing."""
-    # "./" keeps a colon in the first segment from being read as a scheme (pulpcore issue 6955).
-    return f"./{quote(name)}"
+    """Return the relative, percent-encoded reference to the entry `name` of a listing.
+
+    It begins with `./` where a colon in the first segment could be read as the end of a scheme (RFC
+    3986 section 4.2, pulpcore issue 6955), and where the first segment is empty.
+    """
+    segment = name.partition("/")[0]
+    return quote(name) if segment and ":" not in segment else f"./{quote(name)}"
 
 
 def _row(entry: Entry) -> str:
@@ -78,7 +70,7 @@ def _row(entry: Entry) -> str:
     padding = " " * max(1, NAME_WIDTH - len(name))
     details = f"{padding}{_date(modified)}  {_size(size)}".rstrip()
     if _PLAIN.fullmatch(name):
-        return f'<a href="./{name}">{name}</a>{details}\n'
+        return f'<a href="{name}">{name}</a>{details}\n'
     return f'<a href="{escape(link(name))}">{escape(name)}</a>{details}\n'
 
 

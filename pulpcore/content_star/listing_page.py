@@ -1,24 +1,28 @@
-"""HTML listings of directories whose content never changes: read once, kept, and sent in parts.
+"""HTML listings of directories whose content never changes: read in parts, kept, and shared.
 
 What a publication or a complete repository version holds at a path stays the same for as long as
 it exists, so rows are kept by their ids and need no invalidation: what replaces it has other ids,
-and who asks for something deleted does not get this far.
+and requests for something deleted do not get this far.
 
-Rows are kept compressed, at some 20 bytes an entry. Large directories are read while they are sent,
-one at a time in a process, so that files do not wait for database threads; how fast clients take
-them is not the database's affair.
+Rows are kept as they are sent with gzip, at some 20 bytes an entry. A large directory is read while
+it is sent, a part at a time and no part before the client has taken those before it: a client that
+reads nothing keeps neither a thread nor a database connection, and no other listing waiting. What
+was read for one client is there for all.
 """
 
-import asyncio
+import hashlib
 import threading
-import zlib
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar, checkpoint
+from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star import directory
@@ -28,7 +32,14 @@ from pulpcore.content_star.html_listing import frame
 from pulpcore.content_star.html_listing import rows as rows_of
 from pulpcore.content_star.lookup import Source
 from pulpcore.content_star.responses.body import until_disconnect
-from pulpcore.content_star.responses.headers import SECURITY_HEADERS
+from pulpcore.content_star.responses.conditional import Validators, evaluate
+from pulpcore.content_star.responses.text import (
+    GzipText,
+    PlainText,
+    deflate,
+    text_headers,
+    weak_etag,
+)
 
 # Compressed bytes of rows that a process keeps: about a million entries. What is used least goes.
 KEPT_BYTES = 24 * 1024 * 1024
@@ -36,69 +47,95 @@ KEPT_BYTES = 24 * 1024 * 1024
 # Of one directory.
 MOST_KEPT = KEPT_BYTES // 4
 
-_HEADERS = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
-_HEADERS.append((b"content-type", b"text/html; charset=utf-8"))
-
-# Keeps what reads on from being collected.
-_under_way: set[asyncio.Future[None]] = set()
-
 _reading: RunVar[CapacityLimiter] = RunVar("content_star_listing")
 
 Key = tuple[UUID | None, UUID, str, tuple[str, ...]]
 
 
+class Block(NamedTuple):
+    """Rows of consecutive entries."""
+
+    html: bytes
+    """Deflated."""
+
+    last_name: str
+    is_last: bool
+
+
 class Rows:
-    """The rows of a directory as HTML, in compressed blocks."""
+    """The first blocks of a directory, or all of them."""
 
     def __init__(self) -> None:
-        self.blocks: list[bytes] = []
+        self.blocks: list[Block] = []
         self.size = 0
-        """Bytes of all, not compressed."""
-        self.cost = 1000
-        """Bytes that they take, about."""
-        self.last_name: str | None = None
-        self.are_final = True
-        """Whether they will not change: the size of a file that no remote told will be known."""
+        """Bytes of the HTML."""
+        self.deflated = 0
+        """Bytes of the blocks."""
+        self.expires = float("inf")
+        """On the monotonic clock: when the size of a file may have become known."""
+        self._digest = hashlib.blake2b(digest_size=16)
 
-    def add(self, entries: Sequence[Entry]) -> bytes:
-        """Add the rows of `entries`, and return them as a block."""
+    @property
+    def cost(self) -> int:
+        """Bytes of memory, about."""
+        return 1000 + self.deflated + 200 * len(self.blocks)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether these are all rows of the directory."""
+        return bool(self.blocks) and self.blocks[-1].is_last
+
+    @property
+    def digest(self) -> bytes:
+        """Digest of the HTML."""
+        return self._digest.digest()
+
+    def add(self, entries: Sequence[Entry], is_last: bool, previous: Block | None) -> Block:
+        """Return the block of `entries`, added if it follows on what there is and is not too much.
+
+        Called by one thread at a time.
+        """
         html = rows_of(entries).encode()
-        block = zlib.compress(html, 1)
-        self.size += len(html)
-        self.cost += len(block)
-        self.blocks.append(block)
-        sized = (entry.size is not None or entry.name.endswith("/") for entry in entries)
-        self.are_final = self.are_final and all(sized)
-        self.last_name = entries[-1].name
+        last_name = entries[-1].name if entries else previous.last_name if previous else ""
+        block = Block(deflate(html), last_name, is_last)
+        last = self.blocks[-1] if self.blocks else None
+        if previous is last and self.cost + len(block.html) <= MOST_KEPT:
+            if any(entry.may_change for entry in entries):
+                self.expires = min(self.expires, time.monotonic() + directory.UNSIZED_SECONDS)
+            self.size += len(html)
+            self.deflated += len(block.html)
+            self._digest.update(html)
+            self.blocks.append(block)
         return block
 
 
 class KeptRows:
-    """Rows by what they are of, as many as fit into `capacity` bytes."""
+    """Rows by their directory, as many as fit into `capacity` bytes; least recently used go."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._rows: OrderedDict[Key, Rows] = OrderedDict()
+        self._rows: OrderedDict[Key, tuple[Rows, int]] = OrderedDict()
         self._cost = 0
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Rows | None:
         """Return the rows of `key`, which are the last to go now."""
         with self._lock:
-            if key in self._rows:
-                self._rows.move_to_end(key)
-            return self._rows.get(key)
+            rows, _ = self._rows.get(key, (None, 0))
+            if rows is None or rows.expires < time.monotonic():
+                return None
+            self._rows.move_to_end(key)
+            return rows
 
     def keep(self, key: Key, rows: Rows) -> None:
-        """Keep `rows`, which are at most `MOST_KEPT` bytes."""
+        """Keep `rows`, or count them again when they have grown."""
         with self._lock:
-            if key in self._rows:
-                return
-            self._rows[key] = rows
-            self._cost += rows.cost
+            _, cost = self._rows.pop(key, (None, 0))
+            self._rows[key] = rows, rows.cost
+            self._cost += rows.cost - cost
             while self._cost > self._capacity:
-                _, gone = self._rows.popitem(last=False)
-                self._cost -= gone.cost
+                _, (_, cost) = self._rows.popitem(last=False)
+                self._cost -= cost
 
 
 kept_rows = KeptRows(KEPT_BYTES)
@@ -109,63 +146,54 @@ class Level:
 
     def __init__(self, source: Source, path: str, added: Sequence[str]) -> None:
         """`path` is empty for the root or ends in a slash."""
-        assert source.version is not None
         self.source = source
         self.path = path
         self.added = added
-        publication = source.publication
-        self._key: Key = (publication and publication.pk, source.version.pk, path, tuple(added))
-        self.is_large = False
-        """Whether rows are read while they are sent, as `read` has found out."""
-        self._may_keep = source.version.complete and (publication is None or publication.complete)
+        self._key: Key = (*directory.key_of(source, path), tuple(added))
+        self._may_keep = directory.is_immutable(source)
 
     def kept(self) -> Rows | None:
-        """Return the rows if they are kept."""
-        return kept_rows.get(self._key)
-
-    def keep(self, rows: Rows) -> None:
-        """Keep the rows for others."""
-        if self._may_keep and rows.are_final and rows.cost <= MOST_KEPT:
-            kept_rows.keep(self._key, rows)
+        """Return the rows that are kept, if they are."""
+        return kept_rows.get(self._key) if self._may_keep else None
 
     def read(self) -> Rows | None:
-        """Read the rows if they are few; None if there are many, or none at all. Blocks."""
-        entries = directory.few_entries(self.source, self.path)
-        self.is_large = entries is None
-        if entries is None or not (entries or self.added):
-            return None
-        rows = Rows()
-        rows.add(self._with_added(entries))
-        self.keep(rows)
-        return rows
+        """Return the rows that are kept, or read the first; None if there are none. Blocks."""
+        rows = self.kept()
+        if rows is None:
+            rows = Rows()
+            self.block(rows, 0, None)
+        return rows if rows.size else None
 
-    def read_on(self, rows: Rows, told: Callable[[bytes], None]) -> None:
-        """Read what is not in `rows` yet, telling of each block. Blocks.
-
-        Done again after the connection was lost it goes on where it stopped.
-        """
-        entries: list[Entry] = []
-        for part in directory.all_entries(self.source, self.path, rows.last_name):
-            if self.added:
-                entries += part
-            else:
-                told(rows.add(part))
-            if rows.cost > MOST_KEPT:
-                rows.blocks.clear()  # only for whoever waits for them now
+    def block(self, rows: Rows, index: int, previous: Block | None) -> Block:
+        """Return the block that follows `previous`, from `rows` or the database. Blocks."""
+        if index < len(rows.blocks):
+            return rows.blocks[index]
+        after = previous.last_name if previous else None
+        entries, is_last = directory.part(self.source, self.path, after)
         if self.added:
-            told(rows.add(self._with_added(entries)))
-        self.keep(rows)
+            entries = self._with_added(entries, after, is_last)
+        block = rows.add(entries, is_last, previous)
+        if self._may_keep and rows.size:
+            kept_rows.keep(self._key, rows)
+        return block
 
-    def _with_added(self, entries: list[Entry]) -> list[Entry]:
-        names = {name: Entry(name) for name in self.added}
+    def _with_added(self, entries: list[Entry], after: str | None, is_last: bool) -> list[Entry]:
+        names = {
+            name: Entry(name)
+            for name in self.added
+            if (after is None or name > after) and (is_last or name <= entries[-1].name)
+        }
         names |= {entry.name: entry for entry in entries}
-        return [names[name] for name in sorted(names)] if self.added else entries
+        return [names[name] for name in sorted(names)]
 
 
 class ListingPage:
-    """ASGI application that sends the page of a level, reading its rows first if there are none."""
+    """ASGI application that sends the page of a level: 200, and 304 or 412 where it is complete.
 
-    def __init__(self, path: str, level: Level, rows: Rows | None, usage: str = "") -> None:
+    `rows` has the first of its blocks at least; the others are read as the client takes them.
+    """
+
+    def __init__(self, path: str, level: Level, rows: Rows, usage: str = "") -> None:
         """`path` is the decoded one of the URL; `usage` as `html_listing` takes it."""
         self.head, self.tail = (part.encode() for part in frame(path, usage=usage))
         self.level = level
@@ -173,68 +201,46 @@ class ListingPage:
         self.door = current_door()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_disconnect(receive, partial(self._send, send))
+        headers = text_headers(scope)
+        text_class = GzipText if "Content-Encoding" in headers else PlainText
+        text = text_class(self.head, self.tail)
+        if self.rows.is_complete:
+            headers["ETag"] = weak_etag((self.head, self.rows.digest, self.tail))
+            validators = Validators(headers["ETag"], None)
+            status = evaluate(scope["method"], Headers(scope=scope), validators)
+            if status is not None:
+                headers.pop("Content-Encoding", None)
+                return await Response(None, status, headers)(scope, receive, send)
+            length = text.length(self.rows.size, self.rows.deflated)
+            headers["Content-Length"] = str(length)
+        headers["Content-Type"] = "text/html; charset=utf-8"
+        start = {"type": "http.response.start", "status": 200, "headers": _raw(headers)}
+        await send(start)
+        await until_disconnect(receive, partial(self._send_body, text, send))
 
-    async def _send(self, send: Send) -> None:
-        headers = _HEADERS.copy()
-        if self.rows is not None:
-            length = len(self.head) + self.rows.size + len(self.tail)
-            headers.append((b"content-length", b"%d" % length))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": self.head, "more_body": True})
-        if self.rows is not None:
-            for block in self.rows.blocks:
-                await _send_block(block, send)
-        else:
-            await self._send_as_read(send)
-        await send({"type": "http.response.body", "body": self.tail})
+    async def _send_body(self, text: PlainText, send: Send) -> None:
+        await send({"type": "http.response.body", "body": text.head, "more_body": True})
+        index, block = 0, None
+        while block is None or not block.is_last:
+            block = await self._block(index, block)
+            index += 1
+            body = text.block(block.html)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await checkpoint()
+        await send({"type": "http.response.body", "body": text.end()})
 
-    async def _send_as_read(self, send: Send) -> None:
-        blocks: asyncio.Queue[bytes | None] = asyncio.Queue()
-        left = threading.Event()
-        reading = asyncio.ensure_future(self._read(blocks.put_nowait, left))
-        _under_way.add(reading)
-        reading.add_done_callback(_under_way.discard)
-        try:
-            while (block := await blocks.get()) is not None:
-                await _send_block(block, send)
-        except BaseException:
-            left.set()
-            raise
-        await reading
-
-    async def _read(self, put: Callable[[bytes | None], None], left: threading.Event) -> None:
-        """`put` the rows and then None; stop early when the client has `left`."""
+    async def _block(self, index: int, previous: Block | None) -> Block:
+        if index < len(self.rows.blocks):
+            return self.rows.blocks[index]
         assert self.door is not None
-        loop = asyncio.get_running_loop()
-
-        def told(block: bytes) -> None:
-            if left.is_set():
-                raise _ClientLeft
-            loop.call_soon_threadsafe(put, block)
-
-        try:
-            async with _one_at_a_time():
-                # Somebody else may have read them while we waited.
-                if rows := self.level.kept():
-                    for block in rows.blocks:
-                        put(block)
-                elif not left.is_set():
-                    await self.door.run(self.level.read_on, Rows(), told)
-        except _ClientLeft:
-            pass
-        finally:
-            put(None)
+        # One part at a time in a process: files do not wait for database threads, and what another
+        # client is reading is not read twice.
+        async with _one_at_a_time():
+            return await self.door.run(self.level.block, self.rows, index, previous)
 
 
-class _ClientLeft(Exception):
-    """Nobody waits for the rest."""
-
-
-async def _send_block(block: bytes, send: Send) -> None:
-    body = zlib.decompress(block)
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-    await checkpoint()
+def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
 
 
 def _one_at_a_time() -> CapacityLimiter:

@@ -45,6 +45,9 @@ class Found:
     last_modified: datetime | None
     """When the content came into the repository, which is what clients see change at this path."""
 
+    is_published: bool = False
+    """Whether publishing put it at the path, rather than the repository's own content."""
+
 
 def source_of(distribution: Distribution) -> Source:
     """Return what `distribution` serves now: an explicit publication or version, else the latest.
@@ -83,12 +86,6 @@ def files_in_publication(publication: Publication, paths: Sequence[str]) -> dict
     """Return the files of `publication` at those of `paths` where there is one."""
     query = queries.FILES_PASSED_THROUGH if publication.pass_through else queries.FILES_PUBLISHED
     return _files(query, publication.repository_version, paths, publication)
-
-
-def file_published(publication: Publication, path: str) -> Found | None:
-    """Return the published artifact or metadata at `path`."""
-    version = publication.repository_version
-    return _files(queries.FILES_PUBLISHED, version, [path], publication).get(path)
 
 
 def find(content_artifact: ContentArtifact, version: RepositoryVersion | None) -> Found:
@@ -162,7 +159,8 @@ def _found(row: Row, version: RepositoryVersion) -> Found:
     content_artifact = row.instance(ContentArtifact)
     content_artifact.artifact = row.instance(Artifact)
     # Metadata is no content of the version: it is as old as that.
-    return Found(content_artifact, added or (version.pulp_created if is_published else None))
+    date = added or (version.pulp_created if is_published else None)
+    return Found(content_artifact, date, is_published)
 
 
 def _latest_publication_of_version(

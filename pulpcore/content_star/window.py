@@ -62,9 +62,13 @@ def next_query(request: Request, last_name: str) -> str:
     The rest of the query is kept, and in front: that is where redirect guards look for what they
     signed.
     """
+    return "&".join([*kept_query(request), f"{PARAMETER}={make_cursor(last_name)}"])
+
+
+def kept_query(request: Request) -> list[str]:
+    """Return the members of the query that are not the cursor."""
     query: str = request.scope["query_string"].decode("latin-1")
-    kept = [part for part in query.split("&") if part and part.partition("=")[0] != PARAMETER]
-    return "&".join([*kept, f"{PARAMETER}={make_cursor(last_name)}"])
+    return [part for part in query.split("&") if part and part.partition("=")[0] != PARAMETER]
 
 
 def make_cursor(name: str) -> str:

@@ -144,22 +144,22 @@ def test_guarded_distributions_are_hidden_where_the_domain_says_so(content, pulp
 
     guarded, open_ = guard_with(pulp, secret, "rbac"), pulp.distribute()
     domain = Domain.objects.get(name="default")
-    assert f"./{guarded}/" in content.get("").text
+    assert f'"{guarded}/"' in content.get("").text
     try:
         Domain.objects.filter(pk=domain.pk).update(hide_guarded_distributions=True)
         listing = content.get("").text
     finally:
         Domain.objects.filter(pk=domain.pk).update(hide_guarded_distributions=False)
-    assert f"./{guarded}/" not in listing
-    assert f"./{open_}/" in listing
+    assert f'"{guarded}/"' not in listing
+    assert f'"{open_}/"' in listing
 
 
 def test_guarded_distributions_are_hidden_where_the_setting_says_so(instance, pulp, secret):
     guarded, open_ = guard_with(pulp, secret, "rbac"), pulp.distribute()
     with serving(instance, PULP_HIDE_GUARDED_DISTRIBUTIONS="true") as server:
         listing = httpx.get(server.content_url).text
-    assert f"./{guarded}/" not in listing
-    assert f"./{open_}/" in listing
+    assert f'"{guarded}/"' not in listing
+    assert f'"{open_}/"' in listing
 
 
 @pytest.fixture(scope="module", params=["broken", "composite"])

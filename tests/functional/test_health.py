@@ -30,7 +30,7 @@ def test_probes_hide_no_content(content, orm, name):
     assert content.get(f"{name}/a.txt").content == b"a"
     assert content.get(f"{name}/{name}").content == b"b"
     assert "a.txt" in content.get(f"{name}/").text
-    assert f"./{name}/" in content.get("").text
+    assert f'"{name}/"' in content.get("").text
 
 
 def test_probes_are_above_domains(instance, orm):

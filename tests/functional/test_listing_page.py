@@ -1,9 +1,12 @@
 """HTML listings of directories too large to be read before the first byte."""
 
+import gzip
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -22,8 +25,9 @@ from tests.instance import wait_until
 from tests.listing import parse_listing
 from tests.server import serving
 
-COUNT = directory.FEW * 4 + 7
+COUNT = directory.ROWS * 4 + 7
 TEXT = {"Accept": "text/html"}
+GZIP = {"Accept-Encoding": "gzip"}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,7 @@ def whole(source, base) -> str:
     """The page, made of what one query brings."""
     entries = directory.entries(source, "p/", EVERYTHING)
     assert len(entries) == COUNT + 100
-    return html_listing(f"/pulp/content/{base}/p/", entries).body.decode()
+    return html_listing(f"/pulp/content/{base}/p/", entries)
 
 
 @pytest.fixture
@@ -106,19 +110,20 @@ def test_head_lists_nothing(content, base):
     assert "Content-Length" not in answer.headers
 
 
-def test_no_connection_waits_for_a_slow_reader_of_a_listing(instance, fresh):
-    """Its receive buffer is small, and it never reads: the page cannot have been sent."""
-    address = httpx.URL(instance.url)
-    with socket.socket() as slow:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.connect((address.host, address.port))
-        path = f"/pulp/content/{fresh}/p/"
-        slow.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\n\r\n".encode())
-        assert slow.recv(12) == b"HTTP/1.1 200"
-        wait_until(lambda: not _in_transaction())
+@contextmanager
+def stalled(url: str, path: str, *headers: str) -> Iterator[socket.socket]:
+    """A client whose receive buffer is small, and that reads no more than the status line."""
+    address = httpx.URL(url)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((address.host, address.port))
+        lines = [f"GET {path} HTTP/1.1", "Host: x", "Accept: text/html", *headers, "", ""]
+        client.sendall("\r\n".join(lines).encode())
+        assert client.recv(12) == b"HTTP/1.1 200"
+        yield client
 
 
-def _in_transaction() -> list[str]:
+def _busy() -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT state FROM pg_stat_activity"
@@ -127,36 +132,60 @@ def _in_transaction() -> list[str]:
         return [state for (state,) in cursor]
 
 
-def test_reading_goes_on_where_the_connection_was_lost(source, monkeypatch, nothing_kept):
-    blocks: list[bytes] = []
-    Level(source, "p/", ()).read_on(Rows(), blocks.append)
-    entries_of = directory.all_entries
+def test_no_connection_waits_for_a_slow_reader_of_a_listing(instance, fresh):
+    with stalled(instance.url, f"/pulp/content/{fresh}/p/"):
+        wait_until(lambda: not _busy())
 
-    def breaking(source, path, after):
-        parts = entries_of(source, path, after)
-        yield next(parts)
-        parts.close()
-        raise ConnectionError
 
-    again: list[bytes] = []
-    rows = Rows()
-    monkeypatch.setattr(directory, "all_entries", breaking)
-    for _ in range(2):
-        with pytest.raises(ConnectionError):
-            Level(source, "p/", ()).read_on(rows, again.append)
-    monkeypatch.setattr(directory, "all_entries", entries_of)
-    Level(source, "p/", ()).read_on(rows, again.append)
-    assert again == blocks
+def test_what_a_client_does_not_take_is_not_read(source, nothing_kept, monkeypatch):
+    """Nor is what another client has had read."""
+    read: list[str | None] = []
+    part = directory.part
+
+    def counted(source, path, after, *rest):
+        read.append(after)
+        return part(source, path, after, *rest)
+
+    monkeypatch.setattr(directory, "part", counted)
+    level = Level(source, "p/", ())
+    rows = level.read()
+    assert len(read) == 1
+    second = level.block(rows, 1, rows.blocks[0])
+    again = Level(source, "p/", ()).read()
+    assert again.blocks[:2] == [rows.blocks[0], second]
+    assert len(read) == 2
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_many_clients_that_read_nothing_keep_no_other_waiting(instance, base, crowded, encoding):
+    header = f"Accept-Encoding: {encoding}"
+    with (
+        serving(instance, app="pulpcore.routing:content_application") as server,
+        ExitStack() as idle,
+    ):
+        for number in range(30):
+            # A spelling of its own for each, as directories of its own would be.
+            idle.enter_context(
+                stalled(server.url, f"/pulp/content/{crowded}/many/?{number}", header)
+            )
+        wait_until(lambda: not _busy())
+        answer = httpx.get(f"{server.content_url}{base}/p/", headers=TEXT, timeout=60)
+        assert len(parse_listing(answer.text)) == COUNT + 100
+        # Some parts of what 30 clients asked for, and nothing is going on.
+        assert not _busy()
 
 
 def test_a_failure_while_reading_cuts_the_connection(instance, base, monkeypatch, nothing_kept):
     from pulpcore.content_star.application import create_application
 
-    def failing(source, path, after):
-        raise RuntimeError("broken")
-        yield
+    part = directory.part
 
-    monkeypatch.setattr(directory, "all_entries", failing)
+    def failing(source, path, after):
+        if after is not None:
+            raise RuntimeError("broken")
+        return part(source, path, after)
+
+    monkeypatch.setattr(directory, "part", failing)
     with pytest.raises(RuntimeError, match="broken"):
         get(create_application("content"), f"/pulp/content/{base}/p/", TEXT)
 
@@ -237,7 +266,7 @@ def rows_of(*sizes: int) -> list[Rows]:
     made = []
     for size in sizes:
         rows = Rows()
-        rows.cost = size
+        rows.deflated = size - rows.cost
         made.append(rows)
     return made
 
@@ -251,12 +280,61 @@ def test_what_is_used_least_goes_first():
     assert kept.get("c")
 
 
+def test_rows_that_grew_are_counted_anew():
+    kept = KeptRows(100)
+    first, second = rows_of(40, 40)
+    kept.keep("a", first)
+    kept.keep("b", second)
+    second.deflated += 40
+    kept.keep("b", second)
+    assert kept.get("a") is None
+    assert kept.get("b") is second
+
+
 def test_what_would_change_is_not_kept(module_orm, nothing_kept):
     version = module_orm.version({"d/a": b"1"})
     level = Level(Source(None, version), "d/", ())
-    assert level.read()
-    assert level.kept()
+    assert level.read() is level.read()
     version.complete = False
     level = Level(Source(None, version), "", ())
-    assert level.read()
-    assert level.kept() is None
+    assert level.read() is not level.read()
+
+
+def test_a_listing_with_a_file_of_unknown_size_is_kept_for_a_while(
+    module_orm, nothing_kept, monkeypatch
+):
+    """Its size is shown once it is known: nothing says when a file is saved."""
+    version = module_orm.version({"d/a": b"12345", "d/b": b"1"})
+    file = ContentArtifact.objects.get(content__in=version.content, relative_path="d/a")
+    artifact, file.artifact = file.artifact, None
+    file.save()
+    level = Level(Source(None, version), "d/", ())
+    rows = level.read()
+    assert level.read() is rows
+    file.artifact = artifact
+    file.save()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + directory.UNSIZED_SECONDS + 1)
+    assert level.read() is not rows
+    assert level.read().size > rows.size
+
+
+def test_a_client_that_accepts_gzip_gets_the_same_page_in_fewer_bytes(content, fresh, whole):
+    for _ in range(2):  # as it is read, and as it is kept
+        with content.stream("GET", f"{fresh}/p/", headers=TEXT | GZIP) as answer:
+            raw = b"".join(answer.iter_raw())
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert answer.headers["Vary"] == "Accept-Encoding, Accept"
+        assert parse_listing(gzip.decompress(raw).decode()) == parse_listing(whole)
+        assert len(raw) < len(whole) / 4
+    assert int(answer.headers["Content-Length"]) == len(raw)
+    etag = answer.headers["ETag"]
+    assert etag.startswith('W/"')
+    for encoding in (GZIP, {"Accept-Encoding": "identity"}):
+        known = content.get(f"{fresh}/p/", headers=TEXT | encoding | {"If-None-Match": etag})
+        assert (known.status_code, known.content) == (304, b"")
+        assert (known.headers["ETag"], known.headers["Vary"]) == (etag, answer.headers["Vary"])
+        assert "Content-Encoding" not in known.headers
+        headed = content.head(f"{fresh}/p/", headers=TEXT | encoding)
+        assert headed.headers["Vary"] == answer.headers["Vary"]
+        assert headed.headers.get("Content-Encoding") == ("gzip" if encoding == GZIP else None)

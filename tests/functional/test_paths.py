@@ -82,7 +82,7 @@ def _links(listing: httpx.Response) -> list[httpx.URL]:
     from html import unescape
     from re import findall
 
-    hrefs = findall(r'href="(\./[^"]*)"', listing.text)
+    hrefs = findall(r'href="(?!\.\./")([^"]*)"', listing.text)
     return [listing.url.join(unescape(href)) for href in hrefs]
 
 

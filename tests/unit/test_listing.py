@@ -1,16 +1,17 @@
 """Directory listings as pages."""
 
 from datetime import UTC, datetime
+from urllib.parse import quote, urljoin
 
 from pulpcore.content_star.directory import Entry
-from pulpcore.content_star.html_listing import html_listing
+from pulpcore.content_star.html_listing import html_listing, link
 from tests.listing import parse_listing
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
 def html(*entries: Entry, path: str = "/x/", is_root: bool = False) -> str:
-    return html_listing(path, entries, is_root=is_root).body.decode()
+    return html_listing(path, entries, is_root=is_root)
 
 
 def test_entries_are_sorted_and_told_with_date_and_size():
@@ -37,9 +38,20 @@ def test_names_and_path_cannot_act():
 
 
 def test_links_are_relative_and_encoded():
-    page = html(Entry("a:b"), Entry("50%"), Entry("a?b#c/"), Entry("/"))
-    for href in ("./a%3Ab", "./50%25", "./a%3Fb%23c/", ".//"):
-        assert f'href="{href}"' in page
+    names = {
+        "plain.txt": "plain.txt",
+        "50%": "50%25",
+        "a?b#c/": "a%3Fb%23c/",
+        "é <&>": "%C3%A9%20%3C%26%3E",
+        "-": "-",
+        "a b/c:d": "a%20b/c%3Ad",
+    }
+    with_dot = {"a:b": "./a%3Ab", "javascript:x/": "./javascript%3Ax/", "/": ".//", "//x": ".///x"}
+    for name, href in (names | with_dot).items():
+        assert f'href="{href}"' in html(Entry(name))
+        assert link(name) == href
+        if href[:3] != ".//":  # Python's own way with empty segments is not that of RFC 3986
+            assert urljoin("http://h/p/", href) == f"http://h/p/{quote(name)}"
 
 
 def test_only_the_root_has_no_parent():

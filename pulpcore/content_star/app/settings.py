@@ -44,6 +44,15 @@ CONTENT_STAR_LEGACY_URL = None
 # clients reach Pulp in another way too: they would get no bytes. Empty: Pulp sends files itself.
 CONTENT_STAR_SENDFILE = ""
 
+# Whether pages of any origin may read what distributions without a guard serve (CORS). Off, as most
+# clients are no browsers, and content that only a network keeps private would be open to any page
+# that a user of that network visits.
+CONTENT_STAR_CORS = False
+
+# Whether `/` of the application redirects to the index of content where Django has no view for it.
+# Off, as a front proxy mostly has something else there; `pulp-star up` has nothing, and sets it.
+CONTENT_STAR_REDIRECT_ROOT = False
+
 # Answers that each process keeps in memory until something changes that they were made from, about
 # 4 KiB each. 0 looks everything up with each request. See `cache/plans.py`.
 CONTENT_STAR_PLANS = 10_000

@@ -284,6 +284,7 @@ class State:
             "PULP_ALLOWED_IMPORT_PATHS": "@json []",
             "PULP_ANALYTICS": "false",
             "PULP_CACHE_ENABLED": "false",
+            "PULP_CONTENT_STAR_REDIRECT_ROOT": "true",
         }
         if not instance.listens_everywhere:
             variables["PULP_CONTENT_ORIGIN"] = instance.url

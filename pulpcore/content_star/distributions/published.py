@@ -20,7 +20,6 @@ from pulpcore.content_star.locate import decoded_path
 from pulpcore.content_star.lookup import (
     Found,
     Source,
-    file_published,
     file_superseded,
     files,
 )
@@ -114,14 +113,14 @@ class PublishedApp(HookedApp):
         return self.usage() if is_page else ""
 
     def page(self, source: Source) -> ASGIApp | None:
-        """Answer with all entries as HTML: with rows that are kept, or else read now or later."""
+        """Answer with all entries as HTML, of which the first are kept or read now."""
         added = set(self.extra_entries(self.path))
         level = Level(source, self.path, tuple(EVERYTHING.select(added)))
-        kept = level.kept()
-        is_hit = kept is not None and self.known_source is not None  # so nothing is looked up
+        # A hit looks nothing up.
+        is_hit = level.kept() is not None and self.known_source is not None
         exchange_of(self.request.scope).cache = "HIT" if is_hit else "MISS"
-        rows = kept or level.read()
-        if rows is None and not level.is_large:
+        rows = level.read()
+        if rows is None:
             return None
         return ListingPage(decoded_path(self.request.scope), level, rows, self.usage_here())
 
@@ -198,8 +197,8 @@ class PullThroughApp(PublishedApp):
 
 
 def _index(source: Source, path: str) -> Found | None:
-    if source.publication is None:
-        return files(source, [path]).get(path)
-    # A page made by publishing changes with each publication, whatever its content is named by.
-    found = file_published(source.publication, path)
-    return found and replace(found, last_modified=source.publication.pulp_created)
+    found = files(source, [path]).get(path)
+    if found and found.is_published and source.publication:
+        # A page made by publishing changes with each publication, whatever its content is named by.
+        return replace(found, last_modified=source.publication.pulp_created)
+    return found

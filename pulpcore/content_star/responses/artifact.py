@@ -1,5 +1,6 @@
 """The responses for an artifact: the one place where its HTTP comes together."""
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
@@ -51,6 +52,7 @@ _RESERVED = frozenset(
         "content-range",
         "etag",
         "last-modified",
+        "repr-digest",
         "transfer-encoding",
         "x-content-type-options",
         "x-pulp-artifact-size",
@@ -116,6 +118,8 @@ class Representation:
         if last_modified is not None:
             self._headers.append((b"last-modified", http_date(last_modified).encode("latin-1")))
         self._headers.append((b"x-pulp-artifact-size", b"%d" % size))
+        if sha256 is not None:
+            self._headers.append((b"repr-digest", _repr_digest(sha256)))
         self._etag = self.validators.etag.encode("latin-1")
         self._not_modified = [item for item in self._headers if item[0] in _IN_NOT_MODIFIED]
 
@@ -246,9 +250,9 @@ class ArtifactRedirect(Representation):
 
     def __init__(self, url: str, **representation: Unpack[RepresentationArguments]) -> None:
         super().__init__(**representation)
-        self._redirect = [
-            header for header in self._headers if header[0] not in (b"cache-control", b"expires")
-        ]
+        # The digest is not that of a redirect's own, empty representation.
+        left_out = (b"cache-control", b"expires", b"repr-digest")
+        self._redirect = [header for header in self._headers if header[0] not in left_out]
         self._redirect.append((b"cache-control", b"no-store"))
         self._redirect.append((b"location", url.encode("ascii")))
         self._redirect.append((b"content-length", b"0"))
@@ -258,6 +262,11 @@ class ArtifactRedirect(Representation):
         if status is not None:
             return await self._send_precondition(status, send)
         await _send_at_once(302, self._redirect, b"", send)
+
+
+def _repr_digest(sha256: str) -> bytes:
+    """Format a digest of the whole representation, also beside a part of it (RFC 9530)."""
+    return b"sha-256=:%b:" % b64encode(bytes.fromhex(sha256))
 
 
 async def _send_file(
