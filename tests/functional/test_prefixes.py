@@ -69,9 +69,11 @@ def other(schema) -> Iterator[None]:
     """Have this connection see the copies."""
     with connection.cursor() as cursor:
         cursor.execute("SET search_path TO other, public")
+        directory.path_order.cache_clear()
         yield
         migration.drop(None, EDITOR)
         cursor.execute("RESET search_path")
+        directory.path_order.cache_clear()
 
 
 @pytest.fixture
@@ -149,8 +151,11 @@ def test_what_is_found_is_the_same_everywhere(request, bulk, sources, database, 
     ):
         assert not directory.exists(source, path), path
     assert [entry.name for entry in directory.entries(source, inside)] == ["é"]
-    assert [entry.name for entry in directory.few_entries(source, f"Packages/{one}/")] == [
-        "100%_\\/"
+    below = directory.entries(source, f"Packages/{one}/")
+    assert [entry.name for entry in below] == ["100%_\\/"]
+    names = directory._next_names(source, "Packages/", "Packages/", 3)
+    assert names == [
+        entry.name for entry in directory.entries(source, "Packages/", Window(None, 3))
     ]
 
 
@@ -169,7 +174,7 @@ def blocks_of(ask: Callable[[], object]) -> tuple[int, str]:
 
 ASKED: dict[str, Callable[[Source, str], object]] = {
     "exists": directory.exists,
-    "all of it": directory.few_entries,
+    "all of it": directory.entries,
     "a page": lambda source, path: directory.entries(source, path, Window(None, 1001)),
 }
 

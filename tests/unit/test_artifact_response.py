@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -145,6 +146,7 @@ async def test_whole(path: str):
         "etag": ETAG,
         "last-modified": MODIFIED_TEXT,
         "accept-ranges": "bytes",
+        "repr-digest": f"sha-256=:{b64encode(hashlib.sha256(CONTENT).digest()).decode()}:",
         "x-pulp-artifact-size": str(len(CONTENT)),
         **SECURITY_HEADERS,
     }

@@ -1,8 +1,12 @@
 """Which application gets which URL."""
 
+from types import ModuleType
+
 import pytest
+from django.urls import path, set_urlconf
 from starlette.responses import PlainTextResponse
 
+from pulpcore import routing
 from pulpcore.routing import Router
 from tests.asgi import get, get_raw
 
@@ -14,7 +18,7 @@ ROUTER = Router(
 
 
 @pytest.mark.parametrize(
-    ("path", "application"),
+    ("url", "application"),
     [
         ("/pulp/content/", "content"),
         ("/pulp/content", "content"),
@@ -27,8 +31,8 @@ ROUTER = Router(
         ("/x/pulp/content/", "django"),
     ],
 )
-def test_content_goes_to_content_and_the_rest_to_django(path, application):
-    assert get(ROUTER, path).text == application
+def test_content_goes_to_content_and_the_rest_to_django(url, application):
+    assert get(ROUTER, url).text == application
 
 
 @pytest.mark.parametrize(
@@ -62,3 +66,38 @@ def test_names_with_dots_go_to_django(path):
 def test_a_root_path_is_no_part_of_the_prefix():
     assert get(ROUTER, "/mounted/pulp/content/a", root_path="/mounted").text == "content"
     assert get(ROUTER, "/mounted/pulp/api/", root_path="/mounted").text == "django"
+
+
+BROWSABLE = Router(
+    content=PlainTextResponse("content"),
+    django=PlainTextResponse("django"),
+    content_prefix="/pulp/content/",
+    root_redirect="/pulp/content/",
+)
+
+
+def test_the_root_redirects_to_content_below_the_root_path():
+    assert get(BROWSABLE, "/").headers["Location"] == "/pulp/content/"
+    mounted = get(BROWSABLE, "/mounted/", root_path="/mounted")
+    assert mounted.headers["Location"] == "/mounted/pulp/content/"
+    assert get(BROWSABLE, "/", method="POST").text == "django"
+    assert get(BROWSABLE, "/x").text == "django"
+
+
+def test_the_icon_is_answered():
+    for method in ("GET", "HEAD"):
+        icon = get(ROUTER, "/favicon.ico", method=method)
+        assert icon.headers["Content-Type"] == "image/svg+xml"
+
+
+def test_views_of_django_at_the_root_stay():
+    urls = ModuleType("urls")
+    urls.urlpatterns = [path("", lambda request: None), path("favicon.ico", lambda request: None)]
+    set_urlconf(urls)
+    routing._is_view.cache_clear()
+    try:
+        assert get(BROWSABLE, "/").text == "django"
+        assert get(BROWSABLE, "/favicon.ico").text == "django"
+    finally:
+        set_urlconf(None)
+        routing._is_view.cache_clear()
