@@ -118,6 +118,10 @@ def places(instance: Instance, mirror: str) -> Iterator[dict[str, str]]:
             from_publication=False,
             repository_version=orm.version({"index.html": b"<p>root</p>", "d/index.html": b"d"}),
         ),
+        "static": orm.distribution(
+            f"{top}/static",
+            publication=orm.publication({}, orm.version({"simple/index.html": b"<p>simple</p>"})),
+        ),
         "nothing": orm.distribution(f"{top}/nothing"),
         "unpublished": orm.distribution(
             f"{top}/unpublished", repository_version=orm.version({"a.txt": b"x"})

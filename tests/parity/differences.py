@@ -49,14 +49,18 @@ DIFFERENCES = {
         "A client sees whether the base path or the file is wrong (issue 2977).",
     ),
     "listing page": _difference(
-        "cache-control body content-length vary x-content-type-options content-security-policy",
+        "cache-control body content-length vary x-content-type-options content-security-policy"
+        " etag content-encoding transfer-encoding",
         "HTML without character set or doctype; partial base paths are titled without the prefix.",
-        "A complete HTML page, titled with the path of the URL. Names, dates and sizes are alike.",
-        "Browsers guess less, and the title is right (issue 4253).",
+        "A complete HTML page, titled with the path of the URL, with gzip for clients that accept it"
+        " and a weak `ETag`. Names, dates and sizes are alike; links begin with `./` only where a"
+        " colon needs it.",
+        "Browsers guess less, the title is right (issue 4253), a tenth is sent, and programs that"
+        ' look for `href="name"` find it.',
     ),
     "JSON of a directory": _difference(
         "cache-control vary body listing content-length content-type x-content-type-options"
-        " content-security-policy",
+        " content-security-policy etag content-encoding transfer-encoding",
         "A directory is HTML, whatever `Accept` says.",
         "JSON where `Accept` prefers it (see [listings](listings.md)), also where there is an"
         " `index.html`; all answers to directories carry `Vary: Accept`.",
@@ -69,7 +73,8 @@ DIFFERENCES = {
         "Names with `%`, `#` or `?` could not be followed.",
     ),
     "HEAD of a listing": _difference(
-        "cache-control content-length vary x-content-type-options content-security-policy",
+        "cache-control content-length vary x-content-type-options content-security-policy"
+        " content-encoding",
         "Makes the whole listing to tell its length; at the root, tells a wrong one.",
         "Tells whether the directory is there, without `Content-Length`.",
         "HEAD of a directory with a million files timed out (issue 3774).",
@@ -91,6 +96,15 @@ DIFFERENCES = {
         "The redirect to the missing slash drops the query.",
         "The query is kept.",
         "Signed URLs carry their signature in the query.",
+    ),
+    "index.html passed through": _difference(
+        "body cache-control content-length content-type vary etag last-modified accept-ranges"
+        " content-disposition x-content-type-options content-security-policy x-pulp-artifact-size"
+        " listing",
+        "A directory whose `index.html` is the repository's own, passed through by the publication,"
+        " is listed.",
+        "The page is shown, as where it is published, in the same sandbox.",
+        "A folder of static files is served as by any web server: `pip --index-url` finds packages.",
     ),
     "index.html without a slash": _difference(
         "status",
@@ -329,6 +343,11 @@ DIFFERENCES = {
 
 # Differences that no single request shows.
 FURTHER = {
+    "digest of a file": (
+        "None in its headers.",
+        "`Repr-Digest: sha-256=:...:` (RFC 9530) where the sha256 is known.",
+        "Clients can verify what they got, parts put together included.",
+    ),
     "many clients of one file on demand": (
         "Each has it fetched from the remote.",
         "They share one fetch, those of several processes too if it is to be saved.",

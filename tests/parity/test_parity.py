@@ -14,6 +14,9 @@ IGNORED = {"date", "server", "correlation-id", "connection"}
 # On every answer of a distribution; see `FURTHER` and `tests/functional/test_edge.py`.
 IGNORED |= {"surrogate-key", "cache-tag"}
 
+# On every file; see `FURTHER` and `tests/functional/test_text.py`.
+IGNORED |= {"repr-digest"}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -86,6 +89,7 @@ ROWS = [
     Row("{published}/page/", f"{FILE}; JSON of a directory"),
     Row("{page}/", f"{FILE}; JSON of a directory"),
     Row("{page}/d/", f"{FILE}; JSON of a directory"),
+    Row("{static}/simple/", "index.html passed through"),
     Row("{published}/", "JSON of a directory", JSON),
     Row("{published}/dir/", "listing page", CURL),
     Row("{top}/", "JSON of a directory", JSON),
