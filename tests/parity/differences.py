@@ -52,8 +52,8 @@ DIFFERENCES = {
         "cache-control body content-length vary x-content-type-options content-security-policy"
         " etag content-encoding transfer-encoding",
         "HTML without character set or doctype; partial base paths are titled without the prefix.",
-        "A complete HTML page, titled with the path of the URL, with gzip for clients that accept it"
-        " and a weak `ETag`. Names, dates and sizes are alike; links begin with `./` only where a"
+        "A complete HTML page, titled with the path of the URL, with gzip for clients that accept"
+        " it and a weak `ETag`. Names, dates and sizes are alike; links begin with `./` only where a"
         " colon needs it.",
         "Browsers guess less, the title is right (issue 4253), a tenth is sent, and programs that"
         ' look for `href="name"` find it.',
@@ -104,7 +104,7 @@ DIFFERENCES = {
         "A directory whose `index.html` is the repository's own, passed through by the publication,"
         " is listed.",
         "The page is shown, as where it is published, in the same sandbox.",
-        "A folder of static files is served as by any web server: `pip --index-url` finds packages.",
+        "A folder of static files is served as by any web server: `pip --index-url` finds all.",
     ),
     "index.html without a slash": _difference(
         "status",
