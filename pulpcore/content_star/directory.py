@@ -206,14 +206,14 @@ class KnownEntries:
         self._count = 0
         self._lock = threading.Lock()
 
-    def get(self, key: object, names: Iterable[str]) -> list[Entry] | None:
-        """Return the entries of `names`, or None if one of them is not known."""
+    def get(self, key: object, names: Iterable[str] | None = None) -> list[Entry] | None:
+        """Return the entries of `names`, or all; None if one of them is not known."""
         with self._lock:
             expires, known = self._levels.get(key, (0.0, {}))
             if expires < time.monotonic():
                 return None
             self._levels.move_to_end(key)
-            entries = [known.get(name) for name in names]
+            entries = [known.get(name) for name in (known if names is None else names)]
         return None if None in entries else entries  # type: ignore[return-value]
 
     def add(self, key: object, entries: list[Entry]) -> None:
@@ -264,11 +264,11 @@ def part(
     They are at least `at_least` where so many follow.
     """
     start = _start(directory, after)
-    listed, is_last = _next_rows(source, directory, start, at_most)
+    listed, is_last, first = _next_rows(source, directory, start, at_most)
     if is_last or len(listed) >= at_least:
         return listed, is_last
     if _is_sparse(source):
-        listed = _between(source, directory, start, None, at_least)
+        listed = _page_from(source, directory, first, at_least)
         return listed, len(listed) < at_least
     names = _next_names(source, directory, start, at_least)
     return _named(source, directory, start, names), len(names) < at_least
@@ -306,8 +306,11 @@ def path_order() -> Order:
 
 def _next_rows(
     source: Source, directory: str, start: str, limit: int | None
-) -> tuple[list[Entry], bool]:
-    """Group the next `ROWS` rows at most; also tell whether there are no more."""
+) -> tuple[list[Entry], bool, str]:
+    """Group the next `ROWS` rows at most; also tell whether there are no more, and the first name.
+
+    Left out is an entry that may have more rows.
+    """
     members = f"LATERAL {_ONE_MEMBER}"
     found = _rows(source, members, "ON TRUE", _in_order(" {from_on} %(start)s", "%(rows)s"))
     query = f"WITH entry AS ({_first_of(found, '%(rows)s')}), bounds AS ({_BOUNDS}) {_GROUPED}"
@@ -317,13 +320,14 @@ def _next_rows(
         rows = cursor.fetchall()
     listed = [_entry(*row[:3]) for row in rows]
     if not rows:
-        return [], True
+        return [], True, ""
+    first = listed[0].name
     count, last_path = rows[0][3:]
     if count <= ROWS:
-        return listed, limit is None or len(listed) < limit
+        return listed, limit is None or len(listed) < limit, first
     if listed[-1].name == _name_in(directory, last_path):
-        listed.pop()  # there may be more rows of it
-    return listed, False
+        listed.pop()
+    return listed, False, first
 
 
 def _next_names(source: Source, directory: str, start: str, limit: int) -> list[str]:
@@ -349,6 +353,17 @@ def _named(source: Source, directory: str, start: str, names: list[str]) -> list
     listed = known_entries.get(key, names)
     if listed is None:
         listed = _between(source, directory, start, _start(directory, names[-1]), None)
+        if is_immutable(source):
+            known_entries.add(key, listed)
+    return listed
+
+
+def _page_from(source: Source, directory: str, first: str, limit: int) -> list[Entry]:
+    """Return the page that begins with the entry `first`, for which all rows have to be read."""
+    key = (*key_of(source, directory), first, limit)
+    listed = known_entries.get(key)
+    if listed is None:
+        listed = _between(source, directory, directory + first, None, limit)
         if is_immutable(source):
             known_entries.add(key, listed)
     return listed

@@ -195,6 +195,16 @@ def test_page_of_large_subdirectories_skips_what_is_below_them(sources, kind, mo
     assert end < 100
 
 
+def test_page_of_large_subdirectories_of_a_sparse_version_is_kept(sources, monkeypatch):
+    source, page = sources["tree version"], Window("5/", 1001)
+    dense = directory.entries(source, "Packages/", page)
+    monkeypatch.setattr(directory, "DENSITY", 0)
+    monkeypatch.setattr(directory, "known_entries", directory.KnownEntries(1000))
+    assert directory.entries(source, "Packages/", page) == dense
+    rows = rows_touched(lambda: directory.entries(source, "Packages/", Window("50", 1001)))
+    assert rows < 6 * directory.ROWS, "another cursor, the same page"
+
+
 def ask(path: str):
     """Make the response to GET in this thread, as the door's threads do."""
     scope = {"type": "http", "method": "GET", "path": f"/pulp/content/{path}"}

@@ -53,8 +53,8 @@ DIFFERENCES = {
         " etag content-encoding transfer-encoding",
         "HTML without character set or doctype; partial base paths are titled without the prefix.",
         "A complete HTML page, titled with the path of the URL, with gzip for clients that accept"
-        " it and a weak `ETag`. Names, dates and sizes are alike; links begin with `./` only where a"
-        " colon needs it.",
+        " it and a weak `ETag`. Names, dates and sizes are alike; links begin with `./` only where"
+        " a colon needs it.",
         "Browsers guess less, the title is right (issue 4253), a tenth is sent, and programs that"
         ' look for `href="name"` find it.',
     ),
