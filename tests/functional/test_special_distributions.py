@@ -57,7 +57,7 @@ def test_checkpoints_are_listed_as_json_too(content, checkpoints):
     assert [(entry["name"], entry["type"]) for entry in entries] == [
         (time, "directory") for time in times
     ]
-    assert response.headers["Vary"] == "Accept"
+    assert response.headers["Vary"] == "Accept-Encoding, Accept"
     below = content.get(f"{base}/{times[0]}/", headers={"Accept": "application/json"}).json()
     assert {entry["name"] for entry in below["entries"]} == {"first.txt", "PULP_MANIFEST"}
 
