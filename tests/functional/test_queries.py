@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from django.db import connection, transaction
@@ -10,12 +10,11 @@ from django.test.utils import CaptureQueriesContext
 from starlette.requests import Request
 
 from pulpcore.app.models import Distribution, Publication, Repository, RepositoryVersion
-from pulpcore.content_star import directory, queries
+from pulpcore.content_star import queries
 from pulpcore.content_star.content import respond
 from pulpcore.content_star.locate import Address
 from pulpcore.content_star.lookup import Source, files
 from pulpcore.content_star.rows import Query
-from pulpcore.content_star.window import Window
 from tests.bulk import Bulk
 
 MANY = 100_000
@@ -133,76 +132,6 @@ def _walk(node: dict, found: list[tuple[str, float]]) -> None:
         found.append((node["Relation Name"], rows * node["Actual Loops"]))
     for child in node.get("Plans", ()):
         _walk(child, found)
-
-
-def rows_touched(ask: Callable[[], object]) -> float:
-    """Return how many rows of tables and indexes the queries of `ask` look at."""
-    with CaptureQueriesContext(connection) as captured:
-        ask()
-    found: list[tuple[str, float]] = []
-    for query in captured:
-        with connection.cursor() as cursor:
-            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query['sql']}")
-            (plan,) = cursor.fetchone()
-        _walk((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"], found)
-    return sum(rows for _, rows in found)
-
-
-@pytest.fixture(scope="module")
-def tree(module_orm) -> Iterator[Bulk]:
-    """A hundred directories of a thousand files each."""
-    bulk = Bulk(module_orm, MANY, "Packages/%2$s/%1$s-{unique}")
-    yield bulk
-    bulk.remove()
-
-
-@pytest.fixture(scope="module")
-def sources(bulk, published, tree) -> dict[str, Source]:
-    return {
-        "version": Source(None, bulk.version),
-        "publication": Source(published, bulk.version),
-        "pass-through": Source(bulk.orm.publication({}, bulk.version), bulk.version),
-        "tree version": Source(None, tree.version),
-        "tree publication": Source(tree.publish(), tree.version),
-    }
-
-
-@pytest.mark.parametrize("kind", ["version", "publication", "pass-through"])
-@pytest.mark.parametrize("after", [None, "5", "\U0010ffff"])
-def test_page_of_large_directory_reads_rows_of_the_page_only(sources, kind, after):
-    directory.path_order()
-    page = Window(after, 1001)
-    rows = rows_touched(lambda: directory.entries(sources[kind], "Packages/", page))
-    found = directory.entries(sources[kind], "Packages/", page)
-    assert len(found) == (0 if after == "\U0010ffff" else 1001)
-    # A path, its file, its membership and its version, and the artifact for some.
-    assert rows < (100 if not found else 6 * directory.ROWS)
-
-
-@pytest.mark.parametrize("kind", ["tree version", "tree publication"])
-def test_page_of_large_subdirectories_skips_what_is_below_them(sources, kind, monkeypatch):
-    monkeypatch.setattr(directory, "known_entries", directory.KnownEntries(1000))
-    page = Window(None, 1001)
-    first = directory.entries(sources[kind], "Packages/", page)
-    assert [entry.name for entry in first] == sorted(f"{number}/" for number in range(100))
-    names = directory._next_names(sources[kind], "Packages/", "Packages/", 1001)
-    assert names == [entry.name for entry in first]
-    again = rows_touched(lambda: directory.entries(sources[kind], "Packages/", page))
-    assert again < 6 * directory.ROWS, "dates of directories are kept"
-    last = rows_touched(lambda: directory.entries(sources[kind], "Packages/", Window("98/", 1001)))
-    assert last < 6 * directory.ROWS
-    end = rows_touched(lambda: directory.entries(sources[kind], "Packages/", Window("99/", 1001)))
-    assert end < 100
-
-
-def test_page_of_large_subdirectories_of_a_sparse_version_is_kept(sources, monkeypatch):
-    source, page = sources["tree version"], Window("5/", 1001)
-    dense = directory.entries(source, "Packages/", page)
-    monkeypatch.setattr(directory, "DENSITY", 0)
-    monkeypatch.setattr(directory, "known_entries", directory.KnownEntries(1000))
-    assert directory.entries(source, "Packages/", page) == dense
-    rows = rows_touched(lambda: directory.entries(source, "Packages/", Window("50", 1001)))
-    assert rows < 6 * directory.ROWS, "another cursor, the same page"
 
 
 def ask(path: str):
