@@ -77,10 +77,12 @@ class Health:
         All who ask at the same time share one check: probes, and strangers, cannot pile up work
         on a database or a network file system that hangs.
         """
-        if self._check is None or self._check.done():
-            self._check = asyncio.create_task(self._problem())
-        done, _ = await asyncio.wait([self._check], timeout=DEADLINE)
-        problem = self._check.result() if done else f"No answer within {DEADLINE:.0f} s."
+        check = self._check
+        if check is None or check.done():
+            check = self._check = asyncio.create_task(self._problem())
+        # Not `self._check` from here on: the next request may start another one.
+        done, _ = await asyncio.wait([check], timeout=DEADLINE)
+        problem = check.result() if done else f"No answer within {DEADLINE:.0f} s."
         if prefers_json(request):
             return _status(problem, self.plans.problem if self.plans else TURNED_OFF)
         return _answer(problem, self._remark())

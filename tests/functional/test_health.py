@@ -100,6 +100,13 @@ def messages(listener: socket.socket) -> list[bytes]:
     return heard
 
 
+def test_readyz_asked_by_many_at_once_returns_200(content):
+    """Each check ends, and the next begins, while others still wait for the first."""
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(lambda _: content.get("readyz").status_code, range(800)))
+    assert codes == [200] * 800
+
+
 def test_a_storage_that_is_away(instance, tmp_path):
     media = tmp_path / "media"
     app = "pulpcore.routing:content_application"
