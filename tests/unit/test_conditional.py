@@ -21,7 +21,7 @@ SAME_RFC850 = "Sunday, 06-Nov-94 08:49:37 GMT"
 SAME_ASCTIME = "Sun Nov  6 08:49:37 1994"
 EARLIER = "Sun, 06 Nov 1994 08:49:36 GMT"
 LATER = "Sun, 06 Nov 1994 08:49:38 GMT"
-NOT_DATES = ("", "yesterday", "Sun, 06 Nov 1994 08:49:37", "Sun, 32 Nov 1994 08:49:37 GMT", "0")
+NOT_DATES = ("", "yesterday", "Sun, 06 Nov 1994 08:49:37 CET", "Sun, 32 Nov 1994 08:49:37 GMT", "0")
 
 VALIDATORS = Validators('"xyzzy"', MOMENT)
 UNDATED = Validators('"xyzzy"', None)
@@ -130,6 +130,14 @@ def test_other_time_zones_are_the_same_moment():
 def test_what_is_no_date_is_ignored(value: str):
     assert decide(("if-modified-since", value)) is None
     assert decide(("if-unmodified-since", value)) is None
+
+
+@pytest.mark.parametrize("zone", ["GMT", "UTC", "+0000", "-0000", "Z", ""])
+def test_if_modified_since_in_any_name_of_utc_returns_304(zone: str):
+    value = SAME.replace("GMT", zone).strip()
+    assert decide(("if-modified-since", value)) == 304
+    assert decide(("if-unmodified-since", value)) is None
+    assert if_range_matches(headers(("if-range", value)), VALIDATORS)
 
 
 def test_two_dates_are_none():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Literal
 from urllib.parse import quote
@@ -27,16 +28,11 @@ SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-_MONTH = rf"(?P<month>{'|'.join(_MONTHS)})"
-_TIME = "(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
-_DATE_FORMATS = (
-    # IMF-fixdate, then the obsolete RFC 850 and asctime forms that a recipient must still accept.
-    re.compile(rf"[A-Z][a-z]{{2}}, (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_TIME} GMT"),
-    re.compile(
-        rf"[A-Z][a-z]{{5,8}}, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME} GMT"
-    ),
-    re.compile(rf"[A-Z][a-z]{{2}} {_MONTH} (?P<day>[0-9 ][0-9]) {_TIME} (?P<year>[0-9]{{4}})"),
-)
+# Characters of the longest date that means anything, with a comment for its time zone. What parses
+# dates reads numbers of any length.
+_MAX_DATE_LENGTH = 64
+
+_RFC_850_YEAR = re.compile(r"-[0-9]{2} ")
 
 # The characters RFC 8187 section 3.2.1 lets stand for themselves, beside letters and digits.
 _EXT_VALUE_SAFE = "!#$&+-.^_`|~"
@@ -56,24 +52,24 @@ def http_date(moment: datetime) -> str:
 
 
 def parse_http_date(value: str) -> datetime | None:
-    """Read any of the three HTTP date forms (5.6.7) as UTC; None for anything else."""
+    """Parse an HTTP date into UTC; None for anything that is no date.
+
+    Beside the three forms of RFC 9110 section 5.6.7 that is what mail has (RFC 5322 section 3.3),
+    since clients write `UTC`, `+0000` and offsets too. A date without a zone is UTC, as asctime's;
+    one with the name of an unknown zone is none.
+    """
     value = value.strip()
-    found = next(filter(None, (form.fullmatch(value) for form in _DATE_FORMATS)), None)
-    if found is None:
+    if len(value) > _MAX_DATE_LENGTH or not value.isascii():
         return None
-    year, second = int(found["year"]), int(found["second"])
     try:
-        return datetime(
-            _full_year(year) if len(found["year"]) == 2 else year,
-            _MONTHS.index(found["month"]) + 1,
-            int(found["day"]),
-            int(found["hour"]),
-            int(found["minute"]),
-            # The grammar allows a leap second, datetime does not.
-            59 if second == 60 else second,
-            tzinfo=UTC,
-        )
-    except ValueError:
+        # A leap second, which the grammar allows and datetime does not.
+        date = parsedate_to_datetime(value.replace(":60 ", ":59 "))
+        if date.tzinfo is None:
+            return None if value[-1].isalpha() else date.replace(tzinfo=UTC)
+        if _RFC_850_YEAR.search(value):
+            date = date.replace(year=_full_year(date.year % 100))
+        return date.astimezone(UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
 
