@@ -1,7 +1,7 @@
 """Passes requests on to another HTTP server, as a gateway does (RFC 9110 section 3.7)."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from urllib.parse import quote_from_bytes, urlsplit
 
@@ -84,7 +84,7 @@ class Proxy:
         if not raw_path_below(scope).startswith(b"/"):
             # `@host` or `%2F.host` would be a part of the server's name.
             raise HTTPException(400, "The path of the URL does not begin with a slash.")
-        if _NAME in Headers(scope=scope).get("via", ""):
+        if _NAME in ", ".join(Headers(scope=scope).getlist("via")):
             raise HTTPException(508, "The server behind this one is this one.")
         # Cancelled, an upload is cut off; it must not end as if it were whole.
         await EndsWhenClientLeaves(self._exchange, at_once=True)(scope, receive, send)
@@ -160,19 +160,36 @@ def _request_headers(scope: Scope) -> list[tuple[str, str]]:
     headers = Headers(scope=scope)
     id_header = guid_settings.guid_header_name
     dropped = _about_the_connection(headers.getlist("connection"))
+    added = {name: ", ".join([*headers.getlist(name), value]) for name, value in _our_hop(scope)}
     # `Expect` has been answered: the body is here, or comes.
-    dropped |= {"expect", "x-forwarded-proto", id_header.lower()}
+    dropped |= {"expect", "x-forwarded-proto", id_header.lower(), *map(str.lower, added)}
     if "transfer-encoding" in headers:
         # It wins, and what is framed anew by a length that lies is the start of another request
         # (RFC 9112 section 6.3).
         dropped.add("content-length")
     kept = [(name, value) for name, value in headers.items() if name not in dropped]
-    if scope.get("client"):
-        kept.append(("X-Forwarded-For", scope["client"][0]))
-    kept.append(("X-Forwarded-Proto", scope["scheme"]))
-    kept.append(("Via", f"{scope['http_version']} {_NAME}"))
-    kept.append((id_header, str(get_guid())))
-    return kept
+    return [
+        *kept,
+        *added.items(),
+        ("X-Forwarded-Proto", scope["scheme"]),
+        (id_header, str(get_guid())),
+    ]
+
+
+def _our_hop(scope: Scope) -> Iterator[tuple[str, str]]:
+    """Yield the last members of the lists in which each proxy adds itself, or its client.
+
+    The client is the one that our server found: a server behind that believes us takes the last
+    address. `Forwarded` (RFC 7239) goes on where a proxy in front has begun it.
+    """
+    yield "Via", f"{scope['http_version']} {_NAME}"
+    if not scope.get("client"):
+        return
+    client = scope["client"][0]
+    yield "X-Forwarded-For", client
+    if "forwarded" in Headers(scope=scope):
+        node = f'"[{client}]"' if ":" in client else client
+        yield "Forwarded", f"for={node};proto={scope['scheme']}"
 
 
 def _response_headers(response: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:

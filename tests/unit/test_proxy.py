@@ -219,6 +219,38 @@ def test_headers_of_the_connection_stay_and_the_others_go_along(client):
     assert given["via"] == "1.1 pulp-content-star"
 
 
+@pytest.mark.parametrize("connection", ["keep-alive", "Via, X-Forwarded-For, Forwarded"])
+def test_via_and_forwarded_headers_are_appended_to(client, connection):
+    """In one line each: servers that read one line of a header see the whole list."""
+    sent = [
+        ("Connection", connection),
+        ("Via", "1.0 squid"),
+        ("Via", "1.1 nginx"),
+        ("X-Forwarded-For", "1.2.3.4"),
+        ("X-Forwarded-For", "203.0.113.7, 192.0.2.1"),
+        ("Forwarded", "for=203.0.113.7"),
+    ]
+    headers = client.get("/", headers=sent).json()["headers"]
+    given = [(name.lower(), value) for name, value in headers]
+    assert [value for name, value in given if name == "via"] == [
+        "1.0 squid, 1.1 nginx, 1.1 pulp-content-star"
+    ]
+    # The gateway's server believes the test, which is on its own machine, and takes the client.
+    assert [value for name, value in given if name == "x-forwarded-for"] == [
+        "1.2.3.4, 203.0.113.7, 192.0.2.1, 192.0.2.1"
+    ]
+    assert [value for name, value in given if name == "forwarded"] == [
+        "for=203.0.113.7, for=192.0.2.1;proto=http"
+    ]
+
+
+def test_forwarded_quotes_an_ipv6_address_and_is_not_begun(client):
+    sent = {"X-Forwarded-For": "2001:db8::1", "Forwarded": "for=unknown"}
+    given = dict(client.get("/", headers=sent).json()["headers"])
+    assert given["Forwarded"] == 'for=unknown, for="[2001:db8::1]";proto=http'
+    assert "Forwarded" not in dict(client.get("/").json()["headers"])
+
+
 def test_nothing_is_said_for_the_client(client):
     connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port)
     connection.putrequest("GET", "/", skip_accept_encoding=True)
@@ -324,6 +356,8 @@ def test_a_server_that_is_not_there_is_502(backend):
 def test_a_server_that_is_this_one_is_asked_once(client):
     assert client.get("/", headers={"Via": "1.1 cache"}).status_code == 200
     assert client.get("/", headers={"Via": "1.1 pulp-content-star"}).status_code == 508
+    lines = [("Via", "1.1 cache"), ("Via", "1.1 pulp-content-star, 1.1 nginx")]
+    assert client.get("/", headers=lines).status_code == 508
 
 
 def test_a_root_path_is_not_the_servers(backend):
