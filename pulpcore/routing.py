@@ -22,6 +22,7 @@ from django.urls import Resolver404, resolve  # noqa: E402
 
 from pulpcore.content_star.application import create_application  # noqa: E402
 from pulpcore.content_star.errors import render  # noqa: E402
+from pulpcore.content_star.header_limits import HeaderLimits  # noqa: E402
 from pulpcore.content_star.in_place import InPlace  # noqa: E402
 from pulpcore.content_star.mounts import mounted  # noqa: E402
 from pulpcore.content_star.paths import refuse_dot_segments  # noqa: E402
@@ -113,7 +114,7 @@ def _root_redirect() -> str:
 
 application = Router(
     content=create_application("api", "content"),
-    django=_django_application,
+    django=HeaderLimits(_django_application),
     content_prefix=settings.CONTENT_PATH_PREFIX,
     in_place=settings.CONTENT_STAR_SERVE_IN_PLACE,
     root_redirect=_root_redirect(),

@@ -16,6 +16,7 @@ from pulpcore.content_star.cache.listener import listening
 from pulpcore.content_star.cache.plans import Plans
 from pulpcore.content_star.cache.warm import Warm
 from pulpcore.content_star.content import Content
+from pulpcore.content_star.cookies import make_cookies_linear
 from pulpcore.content_star.correlation import CorrelationId
 from pulpcore.content_star.db import Door
 from pulpcore.content_star.edge import EdgeHeaders
@@ -40,6 +41,7 @@ def create_application(*app_types: AppType) -> ASGIApp:
     `app_types` is what the process that runs it is, and registers as in Pulp's status.
     """
     announce()
+    make_cookies_linear()
     door = Door(settings.CONTENT_STAR_DATABASE_THREADS)
     # Plugins' handlers may take as long as they like: they keep no file waiting for a thread.
     live_door = Door(settings.CONTENT_STAR_DATABASE_THREADS, name="live-db")

@@ -22,6 +22,7 @@ from rest_framework.views import APIView
 from starlette.types import Scope
 
 from pulpcore.content_star.basic_auth import remembering
+from pulpcore.content_star.header_limits import too_long
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,10 @@ def authenticate(scope: Scope, *, strict: bool = False) -> Request:
     As upstream, who fails to authenticate is anonymous: the guard decides what that means. Where
     that is for nobody to decide, `strict` raises `APIException` as the API would.
     """
-    request = ASGIRequest(scope, BytesIO())
+    # Nothing that authenticates asks for these two, and Django would take its time to parse them.
+    dropped = too_long(scope["headers"])
+    headers = [(name, value) for name, value in scope["headers"] if name not in dropped]
+    request = ASGIRequest({**scope, "headers": headers}, BytesIO())
     # The body belongs to whoever answers: a token against CSRF is looked for in the header alone.
     request.POST = QueryDict()
     # As Django's middleware would, and as lazily: the API honours a browser's session because

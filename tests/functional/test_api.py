@@ -138,3 +138,12 @@ def test_nothing_is_left_of_an_upload_whose_client_has_left(instance, server):
     with pytest.raises(ConnectionAbortedError):
         httpx.put(f"{server.url}/pulp/api/v3/artifacts/", content=body(), trust_env=False)
     wait_until(lambda: not spooled(server, folder))
+
+
+@pytest.mark.parametrize(("name", "length"), [("Content-Type", 1024), ("Accept", 4096)])
+def test_header_that_is_slow_to_parse_returns_431_when_too_long(instance, name, length):
+    with httpx.Client(base_url=instance.url, trust_env=False) as client:
+        for size, status in ((length, 200), (length + 1, 431), (1_000_000, 431)):
+            value = ("text/html," * size)[:size] if name == "Accept" else ";" * size
+            response = client.get("/pulp/api/v3/status/", headers={name: value})
+            assert response.status_code == status, response.text

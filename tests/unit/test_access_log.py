@@ -110,3 +110,15 @@ def test_credentials_in_the_query(lines, query, logged):
 )
 def test_credentials_in_the_referer(lines, referer, logged):
     assert f' "{logged}" "-" ' in write(lines, referer=referer)
+
+
+def test_long_fields_are_cut(lines):
+    long = b"x" * 9000
+    line = write(lines, query=b"token=" + long, referer=b"//u:p@" + long, user_agent=long)
+    assert len(line) < 3 * 8300
+    assert f'"//***@{"x" * 8184}..." "{"x" * 8190}..." 12.5' in line
+    assert '"GET /x?token=*** HTTP/2"' in line
+
+
+def test_a_user_and_a_password_of_any_length_are_masked(lines):
+    assert '"//***@host"' in write(lines, referer=b"//u:" + b"p" * 9000 + b"@host")

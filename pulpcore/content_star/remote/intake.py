@@ -15,7 +15,7 @@ from pulpcore.content_star.remote.sources import Source, Wanted
 from pulpcore.content_star.remote.spool import Spool
 from pulpcore.content_star.responses.disk import STEP, in_thread
 
-_CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<size>\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (?P<first>\d{1,19})-\d{1,19}/(?P<size>\d{1,19})")
 
 
 class Intake:

@@ -39,7 +39,11 @@ _NEVER_STALE = frozenset({"no-cache", "must-revalidate", "proxy-revalidate", "s-
 # What a 304 cannot change, since the body stays; it was asked for by the first of these.
 _OF_THE_BODY = ("ETag", "Content-Length", "Content-Encoding", "Content-Range", "Transfer-Encoding")
 
-_DIRECTIVE = re.compile(r'\s*([^\s=,]+)\s*(?:=\s*(?:"([^"]*)"|([^\s",]*)))?\s*(?:,|$)')
+# The possessive quantifiers keep a hostile value linear.
+_DIRECTIVE = re.compile(
+    r"\s*+(?P<name>[^\s=,]++)\s*+"
+    r'(?:=\s*+(?:"(?P<quoted>[^"]*+)"|(?P<token>[^\s",]*+))\s*+)?(?:,|$)'
+)
 
 
 class Kept:
@@ -81,9 +85,10 @@ class Kept:
         """Seconds for which it is fresh from when it came, if its remote has said so (RFC 9111
         section 4.2.1)."""
         said = self._directives.get("s-maxage") or self._directives.get("max-age", "")
-        if said.isdecimal():
-            age = self.headers.get("Age", "")  # which caches on the way to the remote have added
-            return int(said) - (int(age) if age.isdecimal() else 0)
+        lifetime = _seconds(said)
+        if lifetime is not None:
+            # Caches on the way to the remote have added `Age`.
+            return lifetime - (_seconds(self.headers.get("Age", "")) or 0)
         if "Expires" not in self.headers:
             return None
         expires = parse_http_date(self.headers["Expires"])
@@ -219,7 +224,25 @@ def forbids_storing(headers: Mapping[str, str]) -> bool:
 def directives(told: Mapping[str, str]) -> dict[str, str]:
     """Return the directives of `Cache-Control`, with their arguments."""
     value = ",".join(CIMultiDict(told).getall("Cache-Control", []))
-    return {name.lower(): quoted or token for name, quoted, token in _DIRECTIVE.findall(value)}
+    found = {}
+    position = 0
+    while position < len(value):
+        directive = _DIRECTIVE.match(value, position)
+        if directive:
+            argument = directive["quoted"] or directive["token"] or ""
+            found[directive["name"].lower()] = argument
+            position = directive.end()
+        else:
+            position = value.find(",", position) + 1 or len(value)
+    return found
+
+
+def _seconds(value: str) -> int | None:
+    """Return delta-seconds (RFC 9111 section 1.2.2), None for anything else.
+
+    Ten digits are more than 2^31, which is as good as for ever; `int` refuses thousands of them.
+    """
+    return int(value.lstrip("0")[:10] or "0") if value.isdecimal() else None
 
 
 _current: RunVar[Metadata] = RunVar("content_star_metadata")

@@ -33,7 +33,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
 RETRY_PAUSES = (0.1, 0.4)
 RETRY_STATUSES = frozenset({500, 502, 503, 504})
 
-_CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<size>\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (?P<first>\d{1,19})-\d{1,19}/(?P<size>\d{1,19})")
 
 # Errors of the client say the URL, some of them with its signature: only their kind is passed on.
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
