@@ -23,11 +23,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import load_backend
+from django.db import InterfaceError, OperationalError
 from rest_framework.authentication import BasicAuthentication
+
+from pulpcore.content_star.password_checks import outcome_of
 
 # Credentials that are remembered at most, the latest used ones: about half a megabyte.
 CAPACITY = 1024
@@ -131,13 +135,35 @@ class RememberedBasic(BasicAuthentication):
     ) -> tuple[Any, Any]:
         """Return the user and None, as the class that it takes the place of.
 
-        Raises `AuthenticationFailed` for wrong credentials.
+        Raises `AuthenticationFailed` for wrong credentials, and `CheckNeeded` where they have to be
+        checked in another thread first.
         """
         if user := memory.recall(userid, password):
             return user, None
-        user, auth = super().authenticate_credentials(userid, password, request)
-        memory.remember(userid, password, user)
-        return user, auth
+        scope = getattr(getattr(request, "_request", None), "scope", {})
+        outcome = outcome_of(
+            scope, userid, password, partial(self._check, userid, password, request)
+        )
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome, None
+
+    def _check(self, name: str, password: str, request: Any) -> Any:
+        """Return the user, or the exception that credentials which are wrong or none end in.
+
+        Raises what the door does again: a database that cannot be reached.
+        """
+        # Another request with the same ones may have been checked while this one waited.
+        if user := memory.recall(name, password):
+            return user
+        try:
+            user, _ = super().authenticate_credentials(name, password, request)
+        except (InterfaceError, OperationalError):
+            raise
+        except Exception as error:
+            return error
+        memory.remember(name, password, user)
+        return user
 
 
 def remembering(authentication: type) -> type:

@@ -1,9 +1,10 @@
 """The content endpoint: locate, authorize, and let the distribution's app respond."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, replace
+from functools import partial
 
 from django.conf import settings
 from starlette.exceptions import HTTPException
@@ -34,6 +35,7 @@ from pulpcore.content_star.locate import (
 )
 from pulpcore.content_star.lookup import files
 from pulpcore.content_star.negotiation import Varying, prefers_json
+from pulpcore.content_star.password_checks import with_passwords
 from pulpcore.content_star.plugins import app_for
 from pulpcore.content_star.redirect import with_slash
 from pulpcore.content_star.together import Together
@@ -72,7 +74,7 @@ class Content:
         if method not in READS:
             if not (path.startswith(prefix) and has_routes()):
                 return refusal(request)
-            return await self.door.run(respond_live, request, path.removeprefix(prefix))
+            return await self._run(request, respond_live, path.removeprefix(prefix))
         if f"{path}/" == prefix:
             return with_slash(request)
         if not path.startswith(prefix):
@@ -89,7 +91,12 @@ class Content:
         if kept.is_open:
             kept.tell_permitted(exchange)
             return kept.answer.again(request)
-        return await self.door.run(respond_again, request, parse_address(key.path), kept)
+        return await self._run(request, respond_again, parse_address(key.path), kept)
+
+    async def _run(self, request: Request, work: Callable[..., ASGIApp], *args: object) -> ASGIApp:
+        """Do `work` for the request behind the door; its guard may need a password checked."""
+        trip = partial(self.door.run, work, request, *args)
+        return await with_passwords(request.scope, trip)
 
     async def _respond_anew(self, request: Request, address: Address, key: Key) -> ASGIApp:
         draft = Draft(self.plans, key)
@@ -100,7 +107,7 @@ class Content:
             response = await self.together.ask(plan, asked)
             if response is not None:
                 return response
-        return await self.door.run(respond, request, address, draft)
+        return await self._run(request, respond, address, draft)
 
     async def _respond_together(
         self, plan: DistributionPlan, group: Sequence["Asked"]

@@ -5,7 +5,7 @@ Their handlers learn where they are and who asks from the functions here, which 
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import connections
 from django.utils.functional import SimpleLazyObject
 from rest_framework.request import Request as DRFRequest
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Router
@@ -26,6 +27,7 @@ from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.exchange import exchange_of
 from pulpcore.content_star.leaving import EndsWhenClientLeaves
 from pulpcore.content_star.locate import Address, Place, decoded_path, find_domain
+from pulpcore.content_star.password_checks import with_passwords
 from pulpcore.content_star.responses.defaults import WithDefaults
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 from pulpcore.content_star.routes import check, door_of, matching
@@ -49,6 +51,17 @@ class Live:
     def drf_request(self) -> DRFRequest:
         """The REST framework's request, authenticated; blocks, and raises as the API would."""
         return authenticate(self._scope, strict=True)
+
+    async def check_password(self) -> None:
+        """Have the password checked that was sent with Basic authentication, if one was.
+
+        Before a route runs, in threads for that: a route cannot be called again, and would hold one
+        of the few threads of routes.
+        """
+        scope = self._scope
+        if Headers(scope=scope).get("authorization", "").lower().startswith("basic "):
+            door = door_of(Request(scope))
+            await with_passwords(scope, partial(door.run, authenticate, scope))
 
 
 def place_of(request: Request) -> Place:
@@ -184,6 +197,7 @@ def _placed(root: str, path: str) -> Scope:
 
 async def _answer(router: Router, live: Live, scope: Scope, receive: Receive, send: Send) -> None:
     scope.update({_KEY: live, "router": router})
+    await live.check_password()
     user = SimpleLazyObject(lambda: live.drf_request.user)
     answer = EndsWhenClientLeaves(WithDefaults(router, DEFAULTS))
     with with_domain(live.domain), with_user(user):

@@ -485,6 +485,11 @@ FURTHER = {
         "Once a minute (`CONTENT_STAR_BASIC_AUTH_TTL`), and only if a guard asks.",
         "It takes 100 to 250 ms of CPU. Changes of the user still count at once.",
     ),
+    "wrong passwords": (
+        "Checked in the threads of all requests, as many as there come.",
+        "Checked in turns by source in two threads; failures are answered late, too many with 429.",
+        "Wrong passwords made others wait for most of a minute.",
+    ),
     "large headers": (
         "16 KiB for one header.",
         "No limit, or that of uvicorn's option.",

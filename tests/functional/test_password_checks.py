@@ -1,0 +1,142 @@
+"""Basic passwords are checked without holding up anything else, on a process of ours."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pulpcore.content_star.password_checks import MAX_WAITING_PER_NAME, RETRY_AFTER, THREADS
+from tests.holding_backend import HOLD
+from tests.instance import wait_until
+from tests.pulp import unique
+from tests.server import serving
+
+BACKENDS = (
+    '["tests.holding_backend.HoldingBackend", "pulpcore.backends.ObjectRolePermissionBackend"]'
+)
+SECRET = b"for those who may"
+CLIENTS = 32
+
+
+class Site:
+    """A server with a guarded file and an open one, whose password checks can be held."""
+
+    def __init__(self, url: str, guarded: str, open_path: str, folder: Path) -> None:
+        self.url = url
+        self.guarded = guarded
+        self.open_path = open_path
+        self.folder = folder
+        self.pool = ThreadPoolExecutor(CLIENTS)
+
+    def hold(self) -> None:
+        (self.folder / "hold").touch()
+
+    def release(self) -> None:
+        (self.folder / "hold").unlink(missing_ok=True)
+
+    def checks(self) -> list[str]:
+        """The names whose passwords are being checked."""
+        return sorted(mark.name.split("-")[1] for mark in self.folder.glob("check-*"))
+
+    def get(self, name: str, password: str, source: str) -> httpx.Response:
+        headers = {"X-Forwarded-For": source}
+        auth = (name, password)
+        return httpx.get(
+            self.url + self.guarded, auth=auth, headers=headers, trust_env=False, timeout=120
+        )
+
+    def ask(self, name: str, password: str = "wrong", source: str = "a") -> Future[httpx.Response]:
+        return self.pool.submit(self.get, name, password, source)
+
+
+@pytest.fixture(scope="module")
+def server(instance, tmp_path_factory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("hold")
+    pulp = instance.pulp()
+    guard = pulp.create("contentguards/core/rbac/", name=unique("guard"))["pulp_href"]
+    publication = pulp.publish(pulp.repository({"secret.txt": SECRET}))
+    guarded = pulp.distribute(publication=publication, content_guard=guard)
+    open_path = pulp.distribute(publication=publication)
+    # Nothing is kept: each request for the open file is looked up.
+    environ = {
+        "PULP_CONTENT_STAR_PLANS": "0",
+        "PULP_CONTENT_STAR_BASIC_AUTH_TTL": "0",
+        "PULP_AUTHENTICATION_BACKENDS": BACKENDS,
+        HOLD: str(folder),
+    }
+    with serving(instance, **environ) as server:
+        site = Site(server.content_url, f"{guarded}/secret.txt", f"{open_path}/secret.txt", folder)
+        with site.pool:
+            yield site
+    pulp.cleanup()
+
+
+@pytest.fixture
+def site(server) -> Iterator[Site]:
+    server.hold()
+    yield server
+    server.release()
+    wait_until(lambda: not server.checks())
+
+
+def statuses(futures: list[Future[httpx.Response]]) -> list[int]:
+    return [future.result().status_code for future in futures]
+
+
+def test_wrong_passwords_hold_up_no_lookups(site):
+    sources = [site.ask("admin", source=f"192.0.2.{number}") for number in range(16)]
+    wait_until(lambda: len(site.checks()) == THREADS)
+    for _ in range(20):
+        response = httpx.get(site.url + site.open_path, trust_env=False, timeout=60)
+        assert (response.status_code, response.content) == (200, SECRET)
+    assert len(site.checks()) == THREADS
+    site.release()
+    assert statuses(sources) == [403] * 16
+
+
+def test_one_source_has_one_check_at_a_time_and_leaves_a_thread_to_others(instance, site):
+    """Also with several names, and all addresses of a network that one client has."""
+    attack = [site.ask(f"user{n}", source=f"2001:db8:0:1::{n}") for n in range(8)]
+    wait_until(lambda: len(site.checks()) == 1)
+    right = site.ask("admin", instance.password, source="2001:db8:0:2::1")
+    wait_until(lambda: len(site.checks()) == 2)
+    assert "admin" in site.checks()
+    assert not any(future.done() for future in attack)
+    site.release()
+    assert right.result().content == SECRET
+    assert statuses(attack) == [403] * 8
+
+
+def test_right_password_from_the_source_of_wrong_ones_returns_200(instance, site):
+    """As from behind one NAT, for the very name that is tried."""
+    attack = [site.ask("admin", f"wrong{n}", source="192.0.2.77") for n in range(12)]
+    wait_until(site.checks)
+    right = site.ask("admin", instance.password, source="192.0.2.77")
+    site.release()
+    assert right.result().content == SECRET
+    assert statuses(attack) == [403] * 12
+
+
+def test_too_many_checks_of_one_name_return_429_and_other_names_wait(instance, site):
+    more = 5
+    attack = [site.ask("root", source="192.0.2.78") for _ in range(1 + MAX_WAITING_PER_NAME + more)]
+    wait_until(lambda: sum(future.done() for future in attack) == more)
+    refused = [future.result() for future in attack if future.done()]
+    for response in refused:
+        assert response.status_code == 429
+        assert response.headers["Retry-After"] == str(RETRY_AFTER)
+        assert "www-authenticate" not in response.headers
+    right = site.ask("admin", instance.password, source="192.0.2.78")
+    site.release()
+    assert right.result().content == SECRET
+    assert sorted(statuses(attack)) == [403] * (1 + MAX_WAITING_PER_NAME) + [429] * more
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_basic_password_is_checked_once_a_request(instance, site, method):
+    site.release()
+    url, auth = site.url + site.guarded, ("admin", instance.password)
+    response = httpx.request(method, url, auth=auth, trust_env=False, timeout=60)
+    assert response.status_code == 200

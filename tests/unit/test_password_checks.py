@@ -1,0 +1,123 @@
+"""Turns of password checks, and how late failures are answered."""
+
+import asyncio
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from pulpcore.content_star import password_checks
+from pulpcore.content_star.password_checks import (
+    FORGET_AFTER,
+    FREE_FAILURES,
+    MAX_PAUSE,
+    MAX_SOURCES,
+    CheckNeeded,
+    Failures,
+    Turns,
+    outcome_of,
+    source_of,
+)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_failures_of_a_source_are_answered_later_and_later():
+    failures = Failures(Clock())
+    pauses = [failures.pause("a") for _ in range(100)]
+    assert pauses[:FREE_FAILURES] == [0] * FREE_FAILURES
+    assert pauses == sorted(pauses)
+    assert pauses[FREE_FAILURES] > 0
+    assert pauses[-1] == MAX_PAUSE
+    assert failures.pause("b") == 0, "for its source, not for others"
+
+
+def test_failures_are_forgotten():
+    clock = Clock()
+    failures = Failures(clock)
+    for _ in range(1000):
+        failures.pause("a")
+    clock.now += FORGET_AFTER * 5
+    assert 0 < failures.pause("a") < MAX_PAUSE
+    clock.now += FORGET_AFTER * 100
+    assert failures.pause("a") == 0
+
+
+def test_failures_of_as_many_sources_as_there_are_take_bounded_memory():
+    failures = Failures(Clock())
+    for _ in range(FREE_FAILURES + 1):
+        failures.pause("first")
+    for number in range(MAX_SOURCES - 1):
+        failures.pause(str(number))
+    assert failures.pause("first") > 0
+    for number in range(MAX_SOURCES):
+        failures.pause(f"more {number}")
+    assert len(failures) == MAX_SOURCES
+    assert failures.pause("first") == 0
+
+
+@pytest.mark.parametrize(
+    ("client", "source"),
+    [
+        (("192.0.2.1", 5), "192.0.2.1"),
+        (("::ffff:192.0.2.1", 5), "192.0.2.1"),
+        (("2001:db8::1", 5), "2001:db8::/64"),
+        (("2001:db8::ffff:1:2", 0), "2001:db8::/64"),
+        (("2001:db8:0:1::1", 0), "2001:db8:0:1::/64"),
+        (("a proxy's nonsense", 0), "a proxy's nonsense"),
+        (None, ""),
+    ],
+)
+def test_source_is_the_address_of_the_client(client, source):
+    assert source_of({"client": client}) == source
+
+
+@pytest.mark.anyio
+async def test_turns_are_taken_in_order_and_leave_nothing():
+    turns, order = Turns(), []
+
+    async def take(number: int) -> None:
+        async with turns.turn("key", waiting=3):
+            order.append(number)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*map(take, range(4)))
+    assert order == [0, 1, 2, 3]
+    assert not len(turns)
+
+
+@pytest.mark.anyio
+async def test_turn_beyond_those_that_wait_is_refused_and_those_cancelled_make_room():
+    turns, go = Turns(), asyncio.Event()
+
+    async def take() -> None:
+        async with turns.turn("key", waiting=1):
+            await go.wait()
+
+    holding, waiting = asyncio.create_task(take()), asyncio.create_task(take())
+    await asyncio.sleep(0)
+    with pytest.raises(HTTPException, match="429"):
+        await take()
+    async with turns.turn("other", waiting=0):
+        pass
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    next_one = asyncio.create_task(take())
+    go.set()
+    await asyncio.gather(holding, next_one)
+    assert not len(turns)
+
+
+def test_outcome_is_asked_for_where_it_is_waited_for_and_known_afterwards():
+    assert outcome_of({}, "name", "password", lambda: "user") == "user"
+    scope = {password_checks._KEY: {}}
+    with pytest.raises(CheckNeeded) as raised:
+        outcome_of(scope, "name", "password", lambda: "user")
+    assert not isinstance(raised.value, Exception)
+    assert "password" not in str(raised.value).split("A password has to be checked.")[1]
+    scope[password_checks._KEY][raised.value.credentials] = raised.value.check()
+    assert outcome_of(scope, "name", "password", lambda: "another") == "user"
