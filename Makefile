@@ -11,7 +11,7 @@ RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BENCH := $(VENV)/installed-bench
 
-.PHONY: help run test test-matrix test-plugins clients bench lint
+.PHONY: help run test test-matrix test-plugins clients bench lint audit audit-oldest
 .DEFAULT_GOAL := help
 # An environment that was made half is made again.
 .DELETE_ON_ERROR:
@@ -58,6 +58,14 @@ lint: $(DEV)  ## Check style, format and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+
+# Says so, and does not fail, where the vulnerability service cannot be asked (AUDIT_REQUIRED=1 fails).
+audit: $(DEV)  ## Look for known vulnerabilities in what is installed, the newest versions
+	@exec $(PYTHON) .ci/audit.py
+
+audit-oldest: $(DEV)  ## Look for them in the oldest versions that pyproject.toml allows
+	@$(PYTHON) .ci/floors.py > $(VENV)/floors.txt
+	@exec $(PYTHON) .ci/audit.py -r $(VENV)/floors.txt
 
 $(PYTHON):
 	@test -n '$(SYSTEM_PYTHON)' || { echo '$(NO_PYTHON)' >&2; exit 1; }

@@ -283,6 +283,12 @@ def test_the_apis_own_classes_decide(instance, guard, user):
         odd = [{"user": "a\0b"}, {"user": "nobody"}, {"user": ""}, {}, [], "text", 5, None]
         for headers in [{}, {"X-Identity": "?"}, {"X-Identity": b"\xff"}, *map(identity, odd)]:
             assert status(headers=headers) == 403, headers
+        # A proxy that sets X-Identity lets X_Identity pass, which it knows nothing of.
+        spoofed = {"X_Identity": identity({"user": user.username})["X-Identity"]}
+        assert status(headers=spoofed) == 403
+        api = f"{server.url}/pulp/api/v3/repositories/"
+        assert httpx.get(api, headers=identity({"user": user.username})).status_code == 200
+        assert httpx.get(api, headers=spoofed).status_code in (401, 403)
         for value in (b"\xff\xfe", b"[" * 9000, b"{"):
             assert status(headers={"X-Identity": base64.b64encode(value)}) == 403, value
 
