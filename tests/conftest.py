@@ -24,7 +24,8 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 
 # httpx waits 5 s for an answer, and keeps an idle connection for as long as uvicorn does: a busy
 # machine needs more, and a request must not go out on a connection that is just being closed.
-httpx_config.DEFAULT_TIMEOUT_CONFIG.read = 60
+for phase in ("connect", "read", "write", "pool"):
+    setattr(httpx_config.DEFAULT_TIMEOUT_CONFIG, phase, 300)
 httpx_config.DEFAULT_LIMITS.keepalive_expiry = 2
 
 # The same examples each time, however long they take.
@@ -61,7 +62,12 @@ def instance() -> Iterator[Instance]:
     """A Pulp for the whole session: make your own repositories in it, with names of your own."""
     pulp = Instance(STATE.home)
     try:
-        connect(pulp.start().address)
+        try:
+            pulp.start()
+        except (AssertionError, OSError) as error:
+            # Nearly every test would fail with this one error.
+            pytest.exit(f"The shared Pulp cannot start: {str(error)[-5000:]}", returncode=3)
+        connect(pulp.address)
         yield pulp
         disconnect()
         assert pulp.stop() == 0, pulp.said()
@@ -88,7 +94,7 @@ def orm(instance: Instance) -> Iterator[Orm]:
 @pytest.fixture(scope="session")
 def content(instance: Instance) -> Iterator[httpx.Client]:
     """The content app of the instance, for paths below its root, as an anonymous client."""
-    with httpx.Client(base_url=instance.content_url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=instance.content_url, trust_env=False, timeout=300) as client:
         yield client
 
 

@@ -36,7 +36,7 @@ class Pulp:
         """Wait for the task that `response` announces and return it; fail if it failed."""
         assert response.status_code == 202, response.text
         href = response.json()["task"]
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 900
         while time.monotonic() < deadline:
             task = self.http.get(href).json()
             if task["state"] in FINAL_STATES:

@@ -58,7 +58,7 @@ def running(instance: Instance, command: list[str], url: str, **environ: str) ->
         process = instance.spawn(command, output=log, **environ)
         server = Server(url, process, log)
         try:
-            wait_until(lambda: _answers(server), 60, server.said)
+            wait_until(lambda: _answers(server), 300, server.said)
             yield server
         finally:
             stop(process)
