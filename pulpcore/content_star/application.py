@@ -27,8 +27,8 @@ from pulpcore.content_star.heartbeat import AppType, Heartbeat
 from pulpcore.content_star.isolation import isolated_tasks
 from pulpcore.content_star.metrics import Metrics
 from pulpcore.content_star.mounts import Mounts
-from pulpcore.content_star.paths import NormalizePath
 from pulpcore.content_star.password_checks import password_checks
+from pulpcore.content_star.paths import NormalizePath
 from pulpcore.content_star.plugins import announce, plugins_for_aiohttp
 from pulpcore.content_star.proxy import proxy_client
 from pulpcore.content_star.remote.downloads import downloads
