@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
-
 from benchmarks import report
 from benchmarks.cases import CASES, Case, Target
 from benchmarks.data import Data
+from benchmarks.measure import cpu_seconds, processes
 from benchmarks.report import Measured
 from benchmarks.servers import CONTESTANTS, Contestant, installed, other, pulp
 from tests.server import Server
@@ -40,6 +39,7 @@ def main() -> None:
     print(f"\n{text}")
     if arguments.save:
         more = f"{beside('on_demand', min(rounds, 2))}\n{beside('footprint', rounds)}"
+        more += f"\n{beside('api', rounds)}"
         save(f"{text}\n![Requests per second](chart.svg)\n\n{more}")
         report.chart(results, [HERE / "chart.svg"])
     else:
@@ -91,20 +91,10 @@ def measure_all(
 
 
 def measure(case: Case, target: Target, server: Server, seconds: float) -> Measured:
-    before = _cpu_seconds(server)
+    before = cpu_seconds(server)
     sample = case.measure(target, seconds)
-    rss = sum(process.memory_info().rss for process in _processes(server))
-    return Measured(sample, _cpu_seconds(server) - before, rss)
-
-
-def _processes(server: Server) -> list[psutil.Process]:
-    main = psutil.Process(server.process.pid)
-    return [main, *main.children(recursive=True)]
-
-
-def _cpu_seconds(server: Server) -> float:
-    times = [process.cpu_times() for process in _processes(server)]
-    return float(sum(each.user + each.system for each in times))
+    rss = sum(process.memory_info().rss for process in processes(server))
+    return Measured(sample, cpu_seconds(server) - before, rss)
 
 
 def beside(module: str, rounds: int) -> str:
