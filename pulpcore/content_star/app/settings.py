@@ -5,6 +5,19 @@
 # PostgreSQL's default limit is 100 connections for everything.
 CONTENT_STAR_DATABASE_THREADS = 4
 
+# Threads in which each process handles API requests, with a database connection each; other
+# requests wait for one. Python runs one at a time: more help where views wait.
+CONTENT_STAR_API_THREADS = 8
+
+# Threads for API requests with a body of over 64 KiB (uploads), and for streamed responses. Clients
+# decide how long these are busy: they keep no other request waiting.
+CONTENT_STAR_UPLOAD_THREADS = 32
+
+# Bytes that the body of a request to the API may have; a larger one is answered with 413. None sets
+# no limit: container clients push layers of many gigabytes in one request, and nothing is taken
+# before the client has been authenticated.
+CONTENT_STAR_MAX_BODY_SIZE = None
+
 # Artifacts of fewer bytes are sent by Pulp itself where a domain redirects to its object storage: a
 # redirect costs clients a second round trip, which can take longer than a small file. 0 redirects
 # everything, as Pulp always has. A domain's label `content_star_redirect_min_size` goes before it.

@@ -1,0 +1,244 @@
+"""Responses of Django's views on the wire: length, headers and streams (issue 10, 29)."""
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator, Iterator
+from http.cookies import SimpleCookie
+
+import httpx
+import pytest
+from django.db import connection
+from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
+
+from tests.instance import wait_until
+from tests.raw import Raw
+from tests.views import serving_views
+
+
+def _with_length(length: object, content: object, status: int = 200) -> HttpResponse:
+    response = HttpResponse(content, status=status)
+    response["Content-Length"] = str(length)
+    return response
+
+
+def longer(request: HttpRequest) -> HttpResponse:
+    """As pulp_container answers the PUT of a manifest."""
+    return _with_length(0, None, 201)
+
+
+def longer_stream(request: HttpRequest) -> StreamingHttpResponse:
+    response = StreamingHttpResponse(iter([b"01", b"2345", b"6789"]))
+    response["Content-Length"] = "4"
+    return response
+
+
+def shorter(request: HttpRequest) -> HttpResponse:
+    return _with_length(10, b"01234")
+
+
+def no_number(request: HttpRequest) -> HttpResponse:
+    return _with_length("many", b"01234")
+
+
+def no_content(request: HttpRequest) -> HttpResponse:
+    return _with_length(5, b"01234", 204)
+
+
+def not_modified(request: HttpRequest) -> HttpResponse:
+    return _with_length(5, b"01234", 304)
+
+
+def plain(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(b"01234")
+
+
+def hop_by_hop(request: HttpRequest) -> HttpResponse:
+    headers = {"Transfer-Encoding": "chunked", "Connection": "close", "Keep-Alive": "timeout=1"}
+    return HttpResponse(b"01234", headers=headers)
+
+
+def control_character(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(headers={"X-Name": "a\x0bb"})
+
+
+def headers(request: HttpRequest) -> HttpResponse:
+    response = HttpResponse(headers={"X-Name": "café", "X-Far": "名"})
+    response.set_cookie("one", "1")
+    response.set_cookie("two", "2")
+    return response
+
+
+def file(request: HttpRequest) -> FileResponse:
+    return FileResponse(io.BytesIO(bytes(range(256)) * 4096))
+
+
+closed = threading.Event()
+
+
+class Parts:
+    """An iterator that notes in which threads it runs, and that it is closed."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for _ in range(3):
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            self.threads.add(threading.get_ident())
+            yield b"part "
+        yield str(len(self.threads)).encode()
+
+    def close(self) -> None:
+        closed.set()
+
+
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    closed.clear()
+    return StreamingHttpResponse(Parts())
+
+
+def endless(request: HttpRequest) -> StreamingHttpResponse:
+    closed.clear()
+
+    def parts() -> Iterator[bytes]:
+        try:
+            while True:
+                yield bytes(10_000)
+        finally:
+            closed.set()
+
+    return StreamingHttpResponse(parts())
+
+
+async def asynchronous(request: HttpRequest) -> StreamingHttpResponse:
+    await asyncio.sleep(0)
+
+    async def parts() -> AsyncIterator[bytes]:
+        for number in range(3):
+            await asyncio.sleep(0)
+            yield str(number).encode()
+
+    return StreamingHttpResponse(parts())
+
+
+async def endless_events(request: HttpRequest) -> StreamingHttpResponse:
+    closed.clear()
+
+    async def parts() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    return StreamingHttpResponse(parts())
+
+
+VIEWS = (
+    longer, longer_stream, shorter, no_number, no_content, not_modified, plain, hop_by_hop,
+    control_character, headers, file, stream, endless, asynchronous, endless_events,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def url(instance) -> Iterator[str]:
+    with serving_views(*VIEWS) as url:
+        yield url
+
+
+def on_one_connection(url: str, method: str, path: str) -> tuple[int, dict[str, str], bytes]:
+    """Ask for a path, and for another on the same connection; return the first response."""
+    with Raw(url) as client:
+        client.head(method, path)
+        first = client.response() if method != "HEAD" else client.response("HEAD")
+        body = first.read()
+        client.head("GET", "/plain")
+        assert client.response().read() == b"01234"
+    return first.status, {name.lower(): value for name, value in first.getheaders()}, body
+
+
+def test_response_longer_than_content_length_is_cut_and_the_connection_kept(url, caplog):
+    for _ in range(3):
+        status, headers, body = on_one_connection(url, "GET", "/longer")
+        assert (status, headers["content-length"], body) == (201, "0", b"")
+    wait_until(lambda: caplog.records)
+    assert [each.message for each in caplog.records if "tests.functional" in each.message] == [
+        f"A response of {__name__}.longer is longer than its Content-Length, and was cut. "
+        "Report it to the plugin's authors; it is logged once."
+    ]
+
+
+def test_stream_longer_than_content_length_is_cut(url):
+    assert on_one_connection(url, "GET", "/longer_stream")[2] == b"0123"
+
+
+def test_response_shorter_than_content_length_ends_with_its_connection(url, caplog):
+    with Raw(url) as client:
+        client.head("GET", "/shorter")
+        answer = client.read_to_end()
+    assert b"content-length: 10\r\n" in answer.lower()
+    assert answer.endswith(b"\r\n\r\n01234")
+    assert f"{__name__}.shorter is shorter" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_content_length_that_is_no_number_is_dropped(url):
+    _, headers, body = on_one_connection(url, "GET", "/no_number")
+    assert (headers.get("content-length"), body) == (None, b"01234")
+
+
+@pytest.mark.parametrize("path", ["/no_content", "/not_modified"])
+def test_response_without_content_by_its_status_has_no_body(url, path):
+    _, headers, body = on_one_connection(url, "GET", path)
+    assert (headers.get("content-length"), body) == (None, b"")
+
+
+@pytest.mark.parametrize("path", ["/plain", "/file", "/longer", "/stream"])
+def test_head_returns_headers_and_no_body(url, path):
+    assert on_one_connection(url, "HEAD", path)[2] == b""
+
+
+def test_hop_by_hop_headers_of_views_are_dropped(url):
+    _, headers, body = on_one_connection(url, "GET", "/hop_by_hop")
+    assert body == b"01234"
+    assert not headers.keys() & {"transfer-encoding", "connection", "keep-alive"}
+
+
+def test_header_with_a_control_character_returns_500(url, caplog):
+    assert on_one_connection(url, "GET", "/control_character")[0] == 500
+    assert "X-Name" in caplog.text
+
+
+def test_headers_beyond_ascii_and_cookies_are_sent_as_django_has_them(url):
+    response = httpx.get(f"{url}/headers", trust_env=False)
+    raw = dict(response.headers.raw)
+    assert raw[b"x-name"] == "café".encode("latin-1")
+    assert raw[b"x-far"] == b"=?utf-8?b?5ZCN?="
+    cookies = SimpleCookie()
+    for value in response.headers.get_list("set-cookie"):
+        cookies.load(value)
+    assert {name: each.value for name, each in cookies.items()} == {"one": "1", "two": "2"}
+
+
+def test_file_response_is_sent_whole(url):
+    response = httpx.get(f"{url}/file", trust_env=False)
+    assert response.content == bytes(range(256)) * 4096
+
+
+def test_stream_is_made_and_closed_in_one_thread_with_its_connection(url):
+    assert httpx.get(f"{url}/stream", trust_env=False).text == "part part part 1"
+    wait_until(closed.is_set)
+
+
+@pytest.mark.parametrize("path", ["/endless", "/endless_events"])
+def test_stream_ends_when_its_client_leaves(url, path):
+    with Raw(url) as client:
+        client.head("GET", path)
+        assert client.response().status == 200
+    wait_until(closed.is_set)
+
+
+def test_async_view_and_its_async_stream_are_sent(url):
+    assert httpx.get(f"{url}/asynchronous", trust_env=False).text == "012"
