@@ -116,8 +116,8 @@ _thread = threading.local()
 def _in_view_thread(work: Callable[..., T], *arguments: object) -> T:
     """Call `work` in the working directory, with the event loop of this thread, not running.
 
-    Pulp's downloaders fetch with it (`fetch()`, which pulp_python's index calls): under `pulpcore-api` views
-    run in the main thread, for which asyncio makes a loop when it is asked for.
+    Pulp's downloaders fetch with it (`fetch()`, which pulp_python's index calls): under
+    `pulpcore-api` views run in the main thread, for which asyncio makes a loop when asked for one.
     """
     enter_view_thread()
     loop: asyncio.AbstractEventLoop | None = getattr(_thread, "loop", None)
