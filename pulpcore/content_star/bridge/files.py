@@ -168,14 +168,14 @@ def _local_file(path: Path, headers: Mapping[str, str], name: str, scope: Scope)
     if not stat.S_ISREG(status.st_mode):
         raise ArtifactMissing(str(path))
     digest = _ARTIFACT.search(str(path))
-    tag = "".join(digest.groups()) if digest else f"{status.st_mtime_ns:x}-{status.st_size:x}"
     changed = datetime.fromtimestamp(status.st_mtime, UTC)
     content_type = mime_types.get_type(str(path))
     exchange_of(scope).source = "local"
     return ArtifactResponse(
         LocalSource(str(path)),
         size=status.st_size,
-        sha256=tag,
+        sha256="".join(digest.groups()) if digest else None,
+        etag=f'"{status.st_mtime_ns:x}-{status.st_size:x}"',
         last_modified=last_modified_of(headers) or changed,
         filename=name,
         headers=({"content-type": content_type} if content_type else {}) | plain(headers),
