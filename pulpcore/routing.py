@@ -21,6 +21,7 @@ from django.conf import settings  # noqa: E402
 from django.urls import Resolver404, resolve  # noqa: E402
 
 from pulpcore.content_star.application import create_application  # noqa: E402
+from pulpcore.content_star.conformance import Conformance  # noqa: E402
 from pulpcore.content_star.errors import render  # noqa: E402
 from pulpcore.content_star.header_limits import HeaderLimits  # noqa: E402
 from pulpcore.content_star.in_place import InPlace  # noqa: E402
@@ -112,12 +113,14 @@ def _root_redirect() -> str:
     return f"{prefix}default/" if settings.DOMAIN_ENABLED else prefix
 
 
-application = Router(
-    content=create_application("api", "content"),
-    django=HeaderLimits(_django_application),
-    content_prefix=settings.CONTENT_PATH_PREFIX,
-    in_place=settings.CONTENT_STAR_SERVE_IN_PLACE,
-    root_redirect=_root_redirect(),
+application = Conformance(
+    Router(
+        content=create_application("api", "content"),
+        django=HeaderLimits(_django_application),
+        content_prefix=settings.CONTENT_PATH_PREFIX,
+        in_place=settings.CONTENT_STAR_SERVE_IN_PLACE,
+        root_redirect=_root_redirect(),
+    )
 )
 
-content_application = create_application("content")
+content_application = Conformance(create_application("content"))

@@ -8,7 +8,6 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from pulpcore.content_star.cli.up import HEADER_BYTES
 from tests.certificates import DAY, NOW, Authority
 from tests.pulp import unique
 from tests.raw import get_as_it_stands
@@ -177,7 +176,7 @@ def test_large_certificates_pass(content, x509_guarded, authority):
 def test_h11_takes_large_certificates_with_an_option(instance, x509_guarded, authority, limited):
     """Without it they fail if they come in pieces, as from a network."""
     header = quote(authority.issue(**BIG))
-    option = () if limited else ("--h11-max-incomplete-event-size", str(HEADER_BYTES))
+    option = () if limited else ("--h11-max-incomplete-event-size", "131072")
     with serving(instance, "--http", "h11", *option) as server:
         url = httpx.URL(server.url)
         path = f"/pulp/content/{x509_guarded}/secret.txt"

@@ -294,7 +294,7 @@ DIFFERENCES = {
     "host": _difference(
         "status",
         "A `Host` header that is no host is used as it is, or is 500.",
-        "400 where a guard asks for the URL.",
+        "400, as where HTTP/1.1 has none, or any version two.",
         "RFC 9112 section 3.2.",
     ),
     "probes": _difference(
@@ -492,8 +492,18 @@ FURTHER = {
     ),
     "large headers": (
         "16 KiB for one header.",
-        "No limit, or that of uvicorn's option.",
+        "128 KiB and 256 lines for all with our protocol class, else uvicorn's limit or none.",
         "Client certificates can be larger.",
+    ),
+    "half-closed connections": (
+        "A client that has closed its half after a request gets no answer.",
+        "It gets its answer. One that has left is noticed within two minutes.",
+        "As nginx. Both look the same to a server.",
+    ),
+    "silent connections": (
+        "Half a head is waited for without end.",
+        "With our protocol class, 408 after `CONTENT_STAR_HEAD_TIMEOUT`; the oldest make room.",
+        "Nobody can fill a process with connections.",
     ),
     "database connections": (
         "A connection that died makes requests fail with 500.",

@@ -73,6 +73,19 @@ CONTENT_STAR_PLANS = 10_000
 # Bytes of small files (64 KiB and less) that each process keeps with them.
 CONTENT_STAR_PLANS_BYTES = 64 * 1024 * 1024
 
+# With uvicorn's option `--http pulpcore.content_star.server:HttpProtocol`: seconds for a client to
+# send the head of a request, from the connection or its first byte on. One on a slow line needs one
+# or two; nginx waits for 60.
+CONTENT_STAR_HEAD_TIMEOUT = 30
+
+# Seconds without a byte of a body that something waits for. As nginx: uploads may stop for a while.
+CONTENT_STAR_BODY_TIMEOUT = 60
+
+# Connections of each process. 0 is half the limit of open files (`LimitNOFILE`), since each may
+# need a file too. At the limit, the oldest without a request makes room; if all have one, new ones
+# get 503.
+CONTENT_STAR_CONNECTIONS = 0
+
 # The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
 # requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that
 # of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts first.

@@ -29,8 +29,6 @@ HELLO = {
 }
 GRACEFUL_SECONDS = 10
 """How long uvicorn lets running downloads finish when it is stopped."""
-HEADER_BYTES = 128 * 1024
-"""All headers of a request, where uvicorn runs on h11: client certificates come in one."""
 
 
 @click.command("up")
@@ -144,8 +142,8 @@ def _start_uvicorn(
         program("uvicorn"),
         "pulpcore.routing:application",
         *("--host", instance.host, "--port", str(instance.port)),
+        *("--http", "pulpcore.content_star.server:HttpProtocol"),
         *("--timeout-graceful-shutdown", str(GRACEFUL_SECONDS)),
-        *("--h11-max-incomplete-event-size", str(HEADER_BYTES)),
         "--no-access-log",  # nobody rotates our log files
     ]
     # Twice uvicorn's own limit: it ends keep-alive connections and the lifespan after downloads.

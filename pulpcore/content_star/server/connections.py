@@ -1,0 +1,128 @@
+"""The connections of one server: how many there may be, and how long each may keep it waiting."""
+
+import asyncio
+import resource
+import select
+from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakKeyDictionary
+
+from django.conf import settings
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import service_unavailable
+from uvicorn.server import ServerState
+
+if TYPE_CHECKING:
+    from pulpcore.content_star.server.protocol import HttpProtocol
+
+RESERVE = 16
+"""Connections that are kept free for probes."""
+OWN_FILES = 64
+"""Descriptors of the process itself: database, log, event loop, listening sockets."""
+INTERVAL = 1.0
+"""Seconds between looks at the deadlines: one timer for all, instead of one for each request."""
+
+
+class Connections:
+    """Deadlines and limits of all connections of a server.
+
+    `idle` has those without a request, the oldest first: they have sent nothing, half a head, or
+    wait for the next request. At the limit the oldest of them makes room for a new connection, so
+    that a process cannot be filled with idle ones. If all are busy, new ones get 503, but for
+    probes.
+    """
+
+    _of: ClassVar[WeakKeyDictionary[ServerState, "Connections"]] = WeakKeyDictionary()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.limit = max(settings.CONTENT_STAR_CONNECTIONS or default_limit(), 2 * RESERVE)
+        self.head_timeout: float = settings.CONTENT_STAR_HEAD_TIMEOUT
+        self.body_timeout: float = settings.CONTENT_STAR_BODY_TIMEOUT
+        self.probes = _probes()
+        self.all: set[HttpProtocol] = set()
+        self.idle: dict[HttpProtocol, None] = {}
+        self.deadlines: dict[HttpProtocol, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def of(cls, server: ServerState, loop: asyncio.AbstractEventLoop) -> "Connections":
+        """Return the connections of a server."""
+        found = cls._of.get(server)
+        if found is None:
+            found = cls._of[server] = cls(loop)
+        return found
+
+    def add(self, connection: "HttpProtocol") -> None:
+        """Take a new connection, and close the oldest idle one if there are too many."""
+        self.all.add(connection)
+        self.set_idle(connection)
+        self.set_deadline(connection, self.head_timeout)
+        if len(self.all) > self.limit:
+            next(iter(self.idle)).evict()
+        if self._timer is None:
+            self._timer = self.loop.call_later(INTERVAL, self._check)
+
+    def remove(self, connection: "HttpProtocol") -> None:
+        """Forget a connection."""
+        self.all.discard(connection)
+        self.set_busy(connection)
+
+    def set_idle(self, connection: "HttpProtocol") -> None:
+        """Note that a connection has no request, from now on."""
+        self.idle[connection] = None
+
+    def set_busy(self, connection: "HttpProtocol") -> None:
+        """Note that a connection has a request, and no deadline."""
+        self.idle.pop(connection, None)
+        self.deadlines.pop(connection, None)
+
+    def set_deadline(self, connection: "HttpProtocol", seconds: float) -> None:
+        """Have `connection.expire()` called in so many seconds."""
+        self.deadlines[connection] = self.loop.time() + seconds
+
+    @property
+    def full(self) -> bool:
+        """Whether as many connections have a request as may."""
+        return len(self.all) - len(self.idle) >= self.limit - RESERVE
+
+    def probes_only(self, app: ASGIApp) -> ASGIApp:
+        """Return an ASGI application that answers probes, and 503 to everything else."""
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            chosen = app if path in self.probes else service_unavailable
+            await chosen(scope, receive, send)  # type: ignore[arg-type]
+
+        return answer
+
+    def _check(self) -> None:
+        """End what is too late or has gone, and look again later if there is anything."""
+        now = self.loop.time()
+        for connection in [each for each, deadline in self.deadlines.items() if deadline <= now]:
+            connection.expire()
+        self._abort_reset()
+        self._timer = self.loop.call_later(INTERVAL, self._check) if self.all else None
+
+    def _abort_reset(self) -> None:
+        """Abort connections that are not read from, and that the client has reset or closed."""
+        unread = {each.fileno(): each for each in self.all if each.is_unread}
+        if not unread:
+            return
+        poll = select.poll()
+        for fd in unread:
+            poll.register(fd, 0)  # errors and hang-ups alone, which are always reported
+        for fd, _ in poll.poll(0):
+            unread[fd].transport.abort()
+
+
+def default_limit() -> int:
+    """Return how many connections fit the limit of open files: each may need a file of its own."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        soft = 1 << 16
+    return (soft - OWN_FILES) // 2
+
+
+def _probes() -> frozenset[str]:
+    content, api = settings.CONTENT_PATH_PREFIX, settings.V3_API_ROOT
+    return frozenset({f"{content}livez", f"{content}readyz", f"{api}livez/"})

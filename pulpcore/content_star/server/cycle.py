@@ -1,0 +1,133 @@
+"""One request and its response in uvicorn, and the way to it from an application."""
+
+import logging
+from collections.abc import Coroutine, Iterable
+from typing import Any
+
+from starlette.types import Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
+
+from pulpcore.content_star.server.header_case import header_prefix
+
+_CONTENT_LENGTH, _TRANSFER_ENCODING, _CONNECTION = (
+    header_prefix(name) for name in (b"content-length", b"transfer-encoding", b"connection")
+)
+_FRAMING = frozenset({_CONTENT_LENGTH, _TRANSFER_ENCODING, _CONNECTION})
+_CONTROLS = bytes([*range(9), *range(10, 32), 127])  # all but the tabulator
+
+_NEEDED = {
+    "access_log", "access_logger", "body", "chunked_encoding", "default_headers", "disconnected",
+    "expected_content_length", "flow", "keep_alive", "message_event", "more_body",
+    "response_complete", "response_started", "scope", "transport", "waiting_for_100_continue",
+}  # fmt: skip
+
+
+def require(owner: type, methods: Iterable[str], attributes: Iterable[str]) -> None:
+    """Raise ImportError unless `owner` has these methods, and its `__init__` these attributes."""
+    missing = {name for name in methods if not hasattr(owner, name)}
+    missing |= set(attributes) - set(owner.__init__.__code__.co_names)  # type: ignore[misc]
+    if missing:
+        import uvicorn
+
+        raise ImportError(
+            f"uvicorn {uvicorn.__version__} does not fit pulp-content-star: its"
+            f" {owner.__module__}.{owner.__name__} lacks {', '.join(sorted(missing))}. Install a"
+            " version that pulp-content-star was tested with, or start without --http."
+        )
+
+
+require(RequestResponseCycle, {"send", "receive", "run_asgi"}, _NEEDED)
+
+
+def uvicorn_cycle(send: Send) -> RequestResponseCycle | None:
+    """Return the cycle whose `send` an ASGI application has, None for other servers.
+
+    None as well with uvicorn's h11, and behind a middleware that wraps `send`.
+    """
+    cycle = getattr(send, "__self__", None)
+    return cycle if isinstance(cycle, RequestResponseCycle) else None
+
+
+class Cycle(RequestResponseCycle):
+    """A cycle that writes header names in their usual case, and has a deadline for the body.
+
+    `HttpProtocol` makes one of each cycle of uvicorn's, so it has no state of its own.
+    """
+
+    def send(self, message: Any) -> Coroutine[Any, Any, None]:
+        """Send a message of ASGI."""
+        if self.response_started or message["type"] != "http.response.start":
+            return RequestResponseCycle.send(self, message)
+        return self._send_start(message)
+
+    async def _send_start(self, message: Any) -> None:
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        status = message["status"]
+        if self.access_log:
+            self._log(status)
+        self.transport.write(self._head(status, message.get("headers", ())))
+
+    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """Return status line and headers, and note how the body is framed (RFC 9112 section 6).
+
+        Raises RuntimeError for a header that would end up as something else.
+        """
+        lines = [STATUS_LINE[status][:-2]]
+        closes = False
+        for name, value in (*self.default_headers, *headers):
+            prefix = header_prefix(name)
+            lines.append(prefix + value)
+            if prefix not in _FRAMING:
+                continue
+            if prefix == _CONTENT_LENGTH and self.chunked_encoding is None:
+                self.expected_content_length = int(value)
+                self.chunked_encoding = False
+            elif prefix == _TRANSFER_ENCODING and value.lower() == b"chunked":
+                self.expected_content_length = 0
+                self.chunked_encoding = True
+            elif prefix == _CONNECTION and b"close" in value.lower():
+                closes = True
+        if closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            lines.append(_CONNECTION + b"close")
+        if self.chunked_encoding is None and not self._has_no_body(status):
+            self.chunked_encoding = True
+            lines.append(_TRANSFER_ENCODING + b"chunked")
+        lines += (b"", b"")
+        head = b"\r\n".join(lines)
+        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * (len(lines) - 1):
+            raise RuntimeError("Invalid HTTP header value.")
+        return head
+
+    def _has_no_body(self, status: int) -> bool:
+        return self.scope["method"] == "HEAD" or status in (204, 304)
+
+    def _log(self, status: int) -> None:
+        """Write a line of uvicorn's access log, in the form that its formatter takes."""
+        self.access_logger.log(
+            logging.INFO,
+            '%s - "%s %s HTTP/%s" %d',
+            get_client_addr(self.scope),
+            self.scope["method"],
+            get_path_with_query_string(self.scope),
+            self.scope["http_version"],
+            status,
+        )
+
+    async def receive(self) -> Any:
+        """Receive a message of ASGI. The client has to send some of the body in time."""
+        if not self.more_body or self.body or self.disconnected or self.response_complete:
+            return await super().receive()
+        protocol: Any = self.transport.get_protocol()
+        protocol.body_awaited()
+        try:
+            return await super().receive()
+        finally:
+            protocol.body_received()

@@ -1,0 +1,641 @@
+"""The server underneath: uvicorn with our protocol class, and what plain uvicorn does with us."""
+
+import http.client
+import json
+import resource
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pulpcore.content_star.directory import FEW
+from tests.bulk import Bulk
+from tests.instance import Instance, in_venv, wait_until
+from tests.orm import Orm
+from tests.server import Server, free_port, running, serving
+
+OURS = ("--http", "pulpcore.content_star.server:HttpProtocol")
+CHECKOUT = str(Path(__file__).parents[2])
+HEAD_TIMEOUT = 3
+GET = b"GET %b HTTP/1.1\r\nHost: example.org\r\n\r\n"
+POST = b"POST /echo HTTP/1.1\r\nHost: example.org\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+class Client:
+    """A connection that sends bytes as they are."""
+
+    def __init__(self, server: Server | Instance) -> None:
+        url = httpx.URL(server.url)
+        self.socket = socket.create_connection((url.host, url.port), timeout=120)
+        self.file = self.socket.makefile("rb")
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+        self.socket.close()
+
+    def send(self, data: bytes) -> "Client":
+        self.socket.sendall(data)
+        return self
+
+    def response(self) -> tuple[int, bytes]:
+        """Read one response; its status and body. What follows stays for the next."""
+        line = self.file.readline()
+        assert line.startswith(b"HTTP/1.1 "), line
+        headers = http.client.parse_headers(self.file)
+        if "Content-Length" in headers:
+            return status_of(line), self.file.read(int(headers["Content-Length"]))
+        assert headers["Transfer-Encoding"] == "chunked"
+        body = b""
+        while size := int(self.file.readline(), 16):
+            body += self.file.read(size + 2)[:-2]
+        self.file.readline()
+        return status_of(line), body
+
+    def rest(self) -> bytes:
+        """Read to the end of the connection."""
+        return self.file.read()
+
+    def reset(self) -> None:
+        """Leave at once, with a reset."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.file.close()
+        self.socket.close()
+
+
+def ask(server: Server | Instance, data: bytes) -> bytes:
+    """Send `data` on a connection of its own, and read to its end."""
+    with Client(server).send(data) as client:
+        return client.rest()
+
+
+def status_of(response: bytes) -> int:
+    return int(response.split(b" ", 2)[1])
+
+
+def events(server: Server) -> list[str]:
+    return httpx.get(f"{server.url}/events", trust_env=False).json()
+
+
+def memory(server: Server) -> int:
+    """Bytes of memory that the server's process has."""
+    pages = Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
+
+
+@contextmanager
+def probing(instance: Instance, *arguments: str, **environ: str) -> Iterator[Server]:
+    """Run uvicorn with `tests.protocol_app`."""
+    environ = {
+        "PYTHONPATH": CHECKOUT,
+        "DJANGO_SETTINGS_MODULE": "pulpcore.app.settings",
+        "PULP_CONTENT_STAR_HEAD_TIMEOUT": str(HEAD_TIMEOUT),
+        "PULP_CONTENT_STAR_BODY_TIMEOUT": str(HEAD_TIMEOUT),
+        **environ,
+    }
+    with serving(instance, *arguments, app="tests.protocol_app:app", **environ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
+def loop(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def server(instance: Instance, loop: str) -> Iterator[Server]:
+    """Our protocol class on each event loop, with an application that shows what arrives."""
+    with probing(instance, *OURS, "--loop", loop) as running:
+        yield running
+
+
+@pytest.fixture(
+    scope="module", params=[OURS, ("--http", "httptools"), ("--http", "h11")], ids=lambda o: o[1]
+)
+def any_server(instance: Instance, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Pulp under our protocol class and under uvicorn's own."""
+    with serving(instance, *request.param) as running:
+        yield running
+
+
+# Host
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        b"",
+        b"Host: a\r\nHost: a\r\n",
+        b"Host: a\r\nHost: b\r\n",
+        b"Host:\r\n",
+        b"Host: a/b\r\n",
+        b"Host: a b\r\n",
+        b"Host: a@b\r\n",
+        b"Host: a:port\r\n",
+        b"Host: [::1\r\n",
+        b"Host: \xe9\r\n",
+        b"Host: " + b"a" * 2000 + b"\r\n",
+    ],
+    ids=lambda value: repr(value[:30]),
+)
+def test_host_that_is_not_exactly_one_valid_returns_400(any_server, hosts):
+    request = b"GET /pulp/content/ HTTP/1.1\r\n" + hosts + b"\r\n"
+    assert status_of(ask(any_server, request)) == 400
+
+
+@pytest.mark.parametrize("path", [b"/pulp/content/", b"/pulp/api/v3/status/", b"/"])
+def test_host_missing_is_refused_on_every_path(any_server, path):
+    assert status_of(ask(any_server, b"GET " + path + b" HTTP/1.1\r\n\r\n")) == 400
+
+
+@pytest.mark.parametrize(
+    "host", [b"a", b"a_b.example:80", b"[::1]:8080", b"10.0.0.1", b"a:", b"A%C3"]
+)
+def test_host_that_is_valid_is_taken(any_server, host):
+    with Client(any_server) as client:
+        client.send(b"GET /pulp/content/livez HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+        assert client.response() == (200, b"ok\n")
+
+
+def test_host_is_optional_in_http_1_0_and_not_twice(any_server):
+    line = b"GET /pulp/content/livez HTTP/1.0\r\n"
+    assert status_of(ask(any_server, line + b"\r\n")) == 200
+    assert status_of(ask(any_server, line + b"Host: a\r\n\r\n")) == 200
+    assert status_of(ask(any_server, line + b"Host: a\r\nHost: a\r\n\r\n")) == 400
+    assert status_of(ask(any_server, line + b"Host: a/b\r\n\r\n")) == 400
+
+
+# HTTP/1.0
+
+
+@pytest.fixture(scope="module")
+def large(instance: Instance, module_orm: Orm) -> Iterator[str]:
+    """The base path of a directory whose listing is sent while it is read."""
+    bulk = Bulk(module_orm, FEW + 100, "many/%s-{unique}")
+    yield module_orm.distribution(from_publication=False, repository_version=bulk.version)
+    bulk.remove()
+
+
+def test_http_1_0_gets_a_large_listing_without_chunks(any_server, large):
+    path = f"/pulp/content/{large}/many/".encode()
+    head, _, body = ask(any_server, b"GET " + path + b" HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert body == httpx.get(any_server.url + path.decode(), trust_env=False).content
+
+
+def test_http_1_0_body_without_length_ends_with_the_connection(server):
+    head, _, body = ask(server, b"GET /stream HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n")
+    assert body == b"one\ntwo\nthree\n"
+    assert b"chunked" not in head
+    head = ask(server, b"HEAD /stream HTTP/1.0\r\n\r\n")
+    assert head.endswith(b"\r\n\r\n")
+    assert b"chunked" not in head
+
+
+def test_http_1_0_request_with_chunks_returns_400(server):
+    request = b"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    assert status_of(ask(server, request)) == 400
+
+
+@pytest.mark.parametrize("line", [b"GET /", b"GET / HTTP/0.9", b"GET / HTTP/2.0"])
+def test_http_version_that_is_not_spoken_returns_505(server, line):
+    assert status_of(ask(server, line + b"\r\n\r\n")) == 505
+
+
+# Header case
+
+
+def test_header_case_is_the_usual_one(instance, orm):
+    base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
+    head = ask(instance, f"GET /pulp/content/{base}/a.txt HTTP/1.0\r\n\r\n".encode())
+    names = [line.split(b":")[0] for line in head.split(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
+    assert {b"Content-Type", b"ETag", b"X-PULP-ARTIFACT-SIZE", b"Correlation-ID"} <= set(names)
+    assert all(name[:1].isupper() for name in names)
+    head = ask(instance, b"GET /pulp/api/v3/users/ HTTP/1.0\r\n\r\n")
+    assert b"\r\nWWW-Authenticate: " in head
+    head = ask(instance, b"GET /auth/login/ HTTP/1.0\r\n\r\n")
+    assert b"\r\nSet-Cookie: " in head
+
+
+# Head
+
+
+def test_head_over_the_limit_returns_431(server):
+    line = b"X-Certificate: " + b"a" * (1 << 20) + b"\r\n\r\n"
+    assert status_of(ask(server, GET[:-2] % b"/" + line)) == 431
+    with Client(server).send(GET % b"/plain") as client:
+        assert client.response() == (200, b"plain")
+        assert status_of(client.send(GET[:-2] % b"/" + line).rest()) == 431
+
+
+def test_head_of_43_mb_costs_no_memory(server):
+    before = memory(server)
+    with Client(server).send(GET[:-2] % b"/" + b"X-Certificate: ") as client:
+        for _ in range(43):
+            client.send(b"a" * (1 << 20))
+        assert status_of(client.rest()) == 431
+    assert memory(server) - before < 16 << 20
+
+
+def test_head_just_below_the_limit_is_taken(server):
+    line = b"X-Certificate: " + b"a" * (127 << 10) + b"\r\n\r\n"
+    with Client(server).send(GET[:-2] % b"/plain" + line) as client:
+        assert client.response() == (200, b"plain")
+
+
+def test_head_with_too_many_headers_returns_431(server):
+    request = GET[:-2] % b"/" + b"a: b\r\n" * 300 + b"\r\n"
+    assert status_of(ask(server, request)) == 431
+
+
+@pytest.mark.parametrize("end", [b"", b" HTTP/1.1\r\nHost: a\r\n\r\n"])
+def test_head_with_a_long_target_returns_414(server, end):
+    request = b"GET /" + b"a" * (20 << 10 if end else 200 << 10) + end
+    assert status_of(ask(server, request)) == 414
+
+
+def test_head_one_byte_at_a_time_is_answered(server):
+    with Client(server) as client:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in GET % b"/plain":
+            client.send(bytes([byte]))
+        assert client.response() == (200, b"plain")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+        POST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+        POST + b"Content-Length: 3, 3\r\n\r\nabc",
+        POST + b"Content-Length: +3\r\n\r\nabc",
+        POST + b"Content-Length:\r\n\r\n",
+        POST + b"Content-Length: 99999999999999999999\r\n\r\n",
+        POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: identity\r\n\r\n",
+        CHUNKED + b"0x3\r\nabc\r\n0\r\n\r\n",
+        CHUNKED + b"-3\r\nabc\r\n0\r\n\r\n",
+        CHUNKED + b"3\nabc\n0\n\n",
+        CHUNKED + b"ffffffffffffffffff\r\nabc\r\n",
+        CHUNKED + b"3\r\nabcdef0\r\n\r\n",
+        GET[:-2] % b"/" + b"X: a\r\n b\r\n\r\n",
+        GET[:-2] % b"/" + b"X : a\r\n\r\n",
+        GET[:-2] % b"/" + b"X: a\0b\r\n\r\n",
+        GET[:-2] % b"/" + b"X: a\rb\r\n\r\n",
+        GET[:-2] % b"/" + b": a\r\n\r\n",
+        GET[:-2] % b"/" + b"X\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+        b"GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+        b"GET / http/1.1\r\nHost: a\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"SMUGGLE / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+    ids=lambda value: repr(value[-40:]),
+)
+def test_head_that_is_ambiguous_returns_400_and_closes(server, request_):
+    """What follows on the connection is never taken for a request (RFC 9112 section 11.2)."""
+    received = ask(server, request_ + GET % b"/smuggled")
+    assert status_of(received) in (400, 501)
+    assert received.count(b"HTTP/1.1") == 1
+    assert not received.endswith(b"plain")
+
+
+def test_head_that_is_broken_behind_a_request_is_refused_after_its_answer(server, loop):
+    name = f"broken-{loop}".encode()
+    with Client(server).send(GET % (b"/wait/" + name) + b"nonsense\r\n\r\n") as client:
+        wait_until(lambda: f"waits: {name.decode()}" in events(server))
+        httpx.get(f"{server.url}/open/{name.decode()}", trust_env=False)
+        assert client.response() == (200, b"waited for " + name)
+        assert client.response()[0] == 400
+        assert client.rest() == b""
+
+
+# Upgrade
+
+
+def test_upgrade_to_http_2_is_ignored_with_and_without_a_body(server):
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+    with Client(server).send(POST + upgrade + b"Content-Length: 3\r\n\r\nab") as client:
+        status, body = client.send(b"c" + GET % b"/plain").response()
+        assert status == 200
+        assert json.loads(body)["body"] == "abc"
+        assert client.response() == (200, b"plain")
+        client.send(GET[:-2] % b"/plain" + upgrade + b"\r\n" + GET % b"/stream")
+        assert client.response() == (200, b"plain")
+        assert client.response() == (200, b"one\ntwo\nthree\n")
+
+
+def test_upgrade_by_connect_returns_501(server):
+    request = b"CONNECT %b HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert status_of(ask(server, request % b"a:443" + GET % b"/plain")) == 501
+    assert status_of(ask(server, request % b"/" + GET % b"/plain")) == 501
+
+
+# Bodies
+
+
+def test_chunk_trailers_are_no_headers(server):
+    trailers = b"3\r\nabc\r\n0\r\nX-Client-Cert: forged\r\nHost: b\r\n\r\n"
+    with Client(server).send(CHUNKED + trailers) as client:
+        status, body = client.response()
+    assert status == 200
+    assert json.loads(body)["body"] == "abc"
+    assert [name for name, _ in json.loads(body)["headers"]] == ["host", "transfer-encoding"]
+
+
+@pytest.mark.parametrize(
+    ("start", "part"),
+    [
+        (b"3\r\nabc\r\n0\r\nX: ", b"a" * 65536),
+        (b"3\r\nabc\r\n0\r\n", b"X: a\r\n" * 10000),
+        (b"3;", b"a" * 65536),
+        (b"", (b"1;" + b"a" * 9000 + b"\r\nx\r\n") * 7),
+    ],
+    ids=["one trailer", "trailers", "one extension", "extensions"],
+)
+def test_chunk_framing_without_end_returns_400(server, start, part):
+    before = memory(server)
+    with Client(server).send(CHUNKED + start) as client:
+        for _ in range(100):
+            if select.select([client.socket], [], [], 0)[0]:
+                break
+            client.send(part)
+        assert status_of(client.rest()) == 400
+    assert memory(server) - before < 16 << 20
+
+
+def test_chunks_of_one_byte_are_taken(server):
+    body = b"1\r\nx\r\n" * 200_000 + b"0\r\n\r\n"
+    with Client(server).send(CHUNKED + body) as client:
+        status, received = client.response()
+    assert status == 200
+    assert json.loads(received)["body"] == "x" * 200_000
+
+
+# Timeouts
+
+
+def test_timeout_of_a_silent_connection_closes_it(server):
+    assert ask(server, b"") == b""
+
+
+@pytest.mark.parametrize("start", [b"G", b"GET / HTTP/1.1\r\nHost: a\r\nX: "])
+def test_timeout_of_half_a_head_returns_408(server, start):
+    assert status_of(ask(server, start)) == 408
+    with Client(server).send(GET % b"/plain") as client:
+        assert client.response() == (200, b"plain")
+        assert status_of(client.send(start).rest()) == 408
+
+
+def test_timeout_counts_from_the_first_byte_of_a_head(server):
+    """Bytes that keep coming put nothing off."""
+    with Client(server).send(b"GET / HTTP/1.1\r\nX: ") as client:
+        while not select.select([client.socket], [], [], 0.2)[0]:
+            client.send(b"a")
+        assert status_of(client.rest()) == 408
+    with Client(server) as client:
+        while not select.select([client.socket], [], [], 0.2)[0]:
+            client.send(b"\r\n")
+        assert client.rest()[:12] in (b"", b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize(
+    "start", [POST + b"Content-Length: 9\r\n\r\n", POST + b"Content-Length: 9\r\n\r\nabc", CHUNKED]
+)
+def test_timeout_of_a_body_that_stalls_returns_408(server, start):
+    with Client(server).send(start.replace(b"/echo", b"/echo/stalled")) as client:
+        assert status_of(client.rest()) == 408
+    assert "truncated: stalled" in events(server)
+
+
+def test_timeout_of_a_body_is_none_while_the_application_is_busy(server, loop):
+    """The application reads no body while it waits, for longer than the deadline."""
+    name = f"busy-{loop}"
+    with Client(server).send(GET % f"/wait/{name}".encode()) as client:
+        assert ask(server, b"") == b"", "the time of a deadline has passed"
+        assert ask(server, b"") == b""
+        httpx.get(f"{server.url}/open/{name}", trust_env=False)
+        assert client.response() == (200, f"waited for {name}".encode())
+
+
+def test_timeout_of_a_body_that_is_not_read_closes_the_connection(server):
+    """The answer came first; what is left of the body is thrown away, but not for ever."""
+    post = POST.replace(b"/echo", b"/plain") + b"Content-Length: 1000000\r\n\r\n"
+    with Client(server).send(post) as client:
+        assert client.response() == (200, b"plain")
+        with pytest.raises(OSError):
+            while not select.select([client.socket], [], [], 0.2)[0]:
+                client.send(b"a")
+            assert client.rest() == b""
+            raise ConnectionError("closed")
+
+
+def test_timeout_starts_when_an_unread_body_is_complete(server):
+    post = POST.replace(b"/echo", b"/plain") + b"Content-Length: 3\r\n\r\n"
+    with Client(server).send(post) as client:
+        assert client.response() == (200, b"plain")
+        assert client.send(b"abc" + GET % b"/plain").response() == (200, b"plain")
+        client.send(post)
+        assert client.response() == (200, b"plain")
+        assert client.send(b"abc").rest() == b""
+
+
+# Pipelining
+
+
+def test_pipelining_answers_all_in_order(server):
+    paths = [b"/stream" if i % 3 else b"/plain" for i in range(1000)]
+    data = b"".join(GET % path for path in paths)
+    with Client(server) as client:
+        client.send(data)
+        client.socket.shutdown(socket.SHUT_WR)
+        received = client.rest()
+    assert received.count(b"HTTP/1.1 200") == 1000
+    assert received.count(b"plain") == paths.count(b"/plain")
+    assert received.count(b"three") == paths.count(b"/stream")
+
+
+def test_pipelining_grows_no_memory(server, loop):
+    name = f"pipeline-{loop}"
+    data = GET % b"/plain" * 2000
+    sent = 0
+    with Client(server).send(GET % f"/wait/{name}".encode()) as client:
+        wait_until(lambda: f"waits: {name}" in events(server))
+        before = memory(server)
+        client.socket.settimeout(2)
+        with pytest.raises(TimeoutError):
+            while sent < 200 << 20:
+                sent += client.socket.send(data[sent % len(GET % b"/plain") :])
+        client.socket.settimeout(60)
+        assert memory(server) - before < 16 << 20
+        httpx.get(f"{server.url}/open/{name}", trust_env=False)
+        assert client.response() == (200, f"waited for {name}".encode())
+        assert client.response() == (200, b"plain")
+
+
+def test_pipelining_passes_a_disconnect_to_the_request_that_is_answered(server, loop):
+    name = f"pipelined-{loop}"
+    with Client(server).send(GET % f"/wait/{name}".encode() + GET % b"/plain" * 3) as client:
+        wait_until(lambda: f"waits: {name}" in events(server))
+        client.reset()
+    wait_until(lambda: f"disconnect: {name}" in events(server))
+
+
+# Half-closed
+
+
+def test_half_closed_connection_gets_its_answers(server, loop):
+    name = f"half-{loop}"
+    with Client(server).send(GET % f"/wait/{name}".encode() + GET % b"/plain" * 40) as client:
+        wait_until(lambda: f"waits: {name}" in events(server))
+        client.socket.shutdown(socket.SHUT_WR)
+        httpx.get(f"{server.url}/open/{name}", trust_env=False)
+        received = client.rest()
+    assert f"waited for {name}".encode() in received
+    assert received.count(b"HTTP/1.1 200") == 41
+
+
+def test_half_closed_connection_gets_a_file(instance, orm):
+    data = b"0123456789" * 1_000_000
+    base = orm.distribution(publication=orm.publication({"a.bin": data}))
+    with Client(instance).send(GET % f"/pulp/content/{base}/a.bin".encode()) as client:
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.response() == (200, data)
+        assert client.rest() == b""
+
+
+def test_half_closed_connection_that_is_reset_disconnects(server, loop):
+    name = f"half-reset-{loop}"
+    with Client(server).send(GET % f"/wait/{name}".encode()) as client:
+        wait_until(lambda: f"waits: {name}" in events(server))
+        client.socket.shutdown(socket.SHUT_WR)
+        assert ask(server, b"") == b"", "the time of a deadline has passed"
+        assert f"disconnect: {name}" not in events(server)
+        client.reset()
+    wait_until(lambda: f"disconnect: {name}" in events(server))
+
+
+def test_half_closed_connection_whose_client_has_left_disconnects(server, loop):
+    """A client that closes sends no more than one that half-closes, so it has to be asked."""
+    name = f"half-left-{loop}"
+    with Client(server).send(GET % f"/wait/{name}".encode()) as client:
+        wait_until(lambda: f"waits: {name}" in events(server))
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)
+    wait_until(lambda: f"disconnect: {name}" in events(server), 120)
+
+
+def test_half_closed_connection_without_a_whole_request_is_closed(server):
+    for start in (
+        b"",
+        b"GET / HT",
+        POST.replace(b"/echo", b"/echo/half") + b"Content-Length: 9\r\n\r\na",
+    ):
+        with Client(server).send(start) as client:
+            client.socket.shutdown(socket.SHUT_WR)
+            assert client.rest() == b""
+    wait_until(lambda: "truncated: half" in events(server))
+
+
+# Limit of connections
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Let this process open more than 1,024 files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4096:
+        pytest.skip("needs a limit of 4096 open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextmanager
+def few_files(instance: Instance, loop: str) -> Iterator[Server]:
+    """Run Pulp with our protocol class and a limit of 1,024 open files."""
+    port = free_port()
+    (program,) = in_venv(["uvicorn"])
+    command = [
+        "sh",
+        "-c",
+        'ulimit -n 1024; exec "$0" "$@"',
+        program,
+        "pulpcore.routing:application",
+    ]
+    command += ["--port", str(port), "--loop", loop, *OURS]
+    with running(instance, command, f"http://127.0.0.1:{port}") as server:
+        yield server
+
+
+def test_connection_limit_is_not_filled_by_silent_or_slow_clients(instance, orm, loop, many_files):
+    base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
+    with few_files(instance, loop) as server, ExitStack() as clients:
+        for _ in range(1100):
+            clients.enter_context(Client(server))
+        for _ in range(20):
+            url = f"{server.content_url}{base}/a.txt"
+            assert httpx.get(url, trust_env=False).content == b"a"
+        slow = [clients.enter_context(Client(server)) for _ in range(1000)]
+        for byte in b"GET":
+            for client in slow:
+                send_if_open(client, bytes([byte]))
+            assert httpx.get(url, trust_env=False).content == b"a"
+
+
+def send_if_open(client: Client, data: bytes) -> None:
+    with suppress(OSError):
+        client.send(data)
+
+
+def test_connection_limit_returns_503_and_keeps_room_for_probes(instance, loop):
+    limit = {"PULP_CONTENT_STAR_CONNECTIONS": "48"}
+    with probing(instance, *OURS, "--loop", loop, **limit) as server, ExitStack() as clients:
+        busy = [clients.enter_context(Client(server)) for _ in range(32)]
+        for number, client in enumerate(busy):
+            client.send(GET % f"/wait/{number}".encode())
+            if number:
+                clients.callback(client.reset)
+        probe = GET % b"/pulp/content/livez"
+        wait_until(lambda: ask_once(server, GET % b"/plain") == 503)
+        for _ in range(20):
+            assert ask_once(server, probe) == 200
+            assert ask_once(server, GET % b"/plain") == 503
+        silent = [clients.enter_context(Client(server)) for _ in range(100)]
+        assert ask_once(server, probe) == 200
+        assert b"HTTP/1.1 503" in silent[0].rest()
+        busy[0].reset()
+        wait_until(lambda: ask_once(server, GET % b"/plain") == 200)
+
+
+def ask_once(server: Server, data: bytes) -> int:
+    with Client(server).send(data) as client:
+        return client.response()[0]
+
+
+# Plain uvicorn
+
+
+@pytest.mark.parametrize("http_", ["httptools", "h11"])
+def test_protections_that_are_off_are_logged_at_start(instance, http_):
+    with serving(instance, "--http", http_) as server:
+        assert server.said().count("--http pulpcore.content_star.server:HttpProtocol") == 1
+
+
+def test_protections_that_are_on_are_not_logged(instance):
+    assert "--http" not in (instance.state.logs / "uvicorn.log").read_text()

@@ -1,0 +1,91 @@
+"""An ASGI application that shows what a server makes of requests, and answers when asked to."""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+
+from starlette.types import Receive, Scope, Send
+
+from pulpcore.content_star.conformance import Conformance
+
+EVENTS: list[str] = []
+GATES: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+
+async def wait(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer when `/open/<name>` is asked for, unless the client leaves."""
+    EVENTS.append(f"waits: {name}")
+    gate = asyncio.create_task(GATES[name].wait())
+    leaving = asyncio.create_task(disconnected(receive))
+    await asyncio.wait({gate, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (gate, leaving):
+        task.cancel()
+    if gate.done():
+        await respond(send, f"waited for {name}")
+    else:
+        EVENTS.append(f"disconnect: {name}")
+
+
+async def disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def open_gate(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    GATES[name].set()
+    await respond(send, "open")
+
+
+async def events(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    await respond(send, json.dumps(EVENTS))
+
+
+async def echo(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with what has arrived of the request, after all of its body."""
+    body = b""
+    while (message := await receive())["type"] == "http.request":
+        body += message["body"]
+        if not message["more_body"]:
+            headers = [[key.decode(), value.decode("latin-1")] for key, value in scope["headers"]]
+            found = {"method": scope["method"], "headers": headers, "body": body.decode("latin-1")}
+            return await respond(send, json.dumps(found))
+    EVENTS.append(f"truncated: {name}")
+
+
+async def stream(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send a body without a length in three parts."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for part in (b"one\n", b"two\n", b"three\n"):
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def plain(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer without looking at the body."""
+    await respond(send, "plain")
+
+
+async def respond(send: Send, text: str) -> None:
+    headers = [(b"content-length", b"%d" % len(text.encode())), (b"etag", b'"1"')]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
+PATHS: dict[str, Callable[[str, Scope, Receive, Send], Awaitable[None]]] = {
+    "wait": wait,
+    "open": open_gate,
+    "events": events,
+    "echo": echo,
+    "stream": stream,
+}
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "http":
+        raise NotImplementedError(scope["type"])
+    _, kind, *names = scope["path"].split("/")
+    await PATHS.get(kind, plain)("".join(names), scope, receive, send)
+
+
+app = Conformance(application)
