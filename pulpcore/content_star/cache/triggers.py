@@ -2,7 +2,7 @@
 
 They are on the tables that decide what is served, so they see the changes of everyone: workers, API
 processes and content apps of any age, and SQL by hand. One statement sends one payload, whatever
-the number of its rows: the ids, or `all` for more than `MOST_IDS`. PostgreSQL sends it when the
+the number of its rows: the ids, or `all` for more than a hundred. PostgreSQL sends it when the
 transaction commits, and several equal ones once.
 
 A trigger never fails the write that it watches: where its query does (a column that a newer
@@ -17,39 +17,15 @@ from django.db import connection, transaction
 
 from pulpcore.app.models import ContentGuard, Distribution, Publication, Remote, Repository
 
+# The function and what it sends are made by the migrations, which hold its SQL.
+FUNCTION = "content_star_changed"
+
 CHANNEL = "content_star"
 
 ALL = "all"
-"""The payload that stands for every row there is."""
-
-MOST_IDS = 100
-"""How many ids a payload has at most: PostgreSQL's limit is 8000 bytes."""
-
-FUNCTION = "content_star_changed"
+"""The payload for every row: sent for more than 100 ids, since PostgreSQL's limit is 8000 bytes."""
 
 # ruff: noqa: S608 - what is put into SQL here is this module's own
-CREATE_FUNCTION = f"""
-CREATE OR REPLACE FUNCTION {FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS $function$
-DECLARE
-    ids uuid[];
-BEGIN
-    BEGIN
-        EXECUTE 'SELECT array_agg(id) FROM (SELECT id FROM ('
-            || TG_ARGV[0] || ') AS found (id) LIMIT {MOST_IDS + 1}) AS few' INTO ids;
-    EXCEPTION WHEN OTHERS THEN
-        ids := ARRAY[NULL::uuid];
-    END;
-    IF array_position(ids, NULL) IS NOT NULL OR cardinality(ids) > {MOST_IDS} THEN
-        PERFORM pg_notify('{CHANNEL}', '{ALL}');
-    ELSIF ids IS NOT NULL THEN
-        PERFORM pg_notify('{CHANNEL}', array_to_string(ids, ' '));
-    END IF;
-    RETURN NULL;
-END
-$function$
-"""
-
-DROP_FUNCTION = f"DROP FUNCTION IF EXISTS {FUNCTION}() CASCADE"  # and the triggers with it
 
 # `changed` are the rows after an INSERT or UPDATE, or before a DELETE; `before`, before an UPDATE.
 _TRANSITIONS = {
