@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pulpcore.content_star.directory import FEW
+from pulpcore.content_star.directory import ROWS
 from tests.bulk import Bulk
 from tests.instance import Instance, in_venv, wait_until
 from tests.orm import Orm
@@ -179,7 +179,7 @@ def test_host_is_optional_in_http_1_0_and_not_twice(any_server):
 @pytest.fixture(scope="module")
 def large(instance: Instance, module_orm: Orm) -> Iterator[str]:
     """The base path of a directory whose listing is sent while it is read."""
-    bulk = Bulk(module_orm, FEW + 100, "many/%s-{unique}")
+    bulk = Bulk(module_orm, ROWS + 100, "many/%s-{unique}")
     yield module_orm.distribution(from_publication=False, repository_version=bulk.version)
     bulk.remove()
 
