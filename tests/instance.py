@@ -140,7 +140,11 @@ class Instance:
         return completed
 
     def spawn(
-        self, command: Iterable[str], output: Path | None = None, **environ: str
+        self,
+        command: Iterable[str],
+        output: Path | None = None,
+        pass_fds: Iterable[int] = (),
+        **environ: str,
     ) -> subprocess.Popen[bytes]:
         """Start any command of the virtual environment on the same state."""
         with (output or Path(os.devnull)).open("wb") as stream:
@@ -151,6 +155,7 @@ class Instance:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=tuple(pass_fds),
             )
         self.spawned.append(process)
         return process

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,11 +51,17 @@ def serving_theirs(instance: Instance, *command: str, **environ: str) -> Iterato
 
 
 @contextlib.contextmanager
-def running(instance: Instance, command: list[str], url: str, **environ: str) -> Iterator[Server]:
+def running(
+    instance: Instance,
+    command: list[str],
+    url: str,
+    pass_fds: Iterable[int] = (),
+    **environ: str,
+) -> Iterator[Server]:
     """Run a command that serves HTTP at `url`, and wait until it does."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
-        process = instance.spawn(command, output=log, **environ)
+        process = instance.spawn(command, output=log, pass_fds=pass_fds, **environ)
         server = Server(url, process, log)
         try:
             wait_until(lambda: _answers(server), 300, server.said)

@@ -4,6 +4,7 @@ import http.client
 import json
 import resource
 import select
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -550,6 +551,26 @@ def test_half_closed_connection_without_a_whole_request_is_closed(server):
             client.socket.shutdown(socket.SHUT_WR)
             assert client.rest() == b""
     wait_until(lambda: "truncated: half" in events(server))
+
+
+def test_request_on_its_way_when_the_server_stops_is_answered(instance, orm):
+    base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
+    get = GET % f"/pulp/content/{base}/a.txt".encode()
+    with serving(instance, *OURS) as server, ExitStack() as clients:
+        new = clients.enter_context(Client(server))
+        idle = clients.enter_context(Client(server).send(get))
+        assert idle.response() == (200, b"a")
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            server.process.terminate()  # is handled first when the process goes on
+            for client in (new, idle):
+                client.send(get)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        for client in (new, idle):
+            assert client.response() == (200, b"a")
+            assert client.rest() == b""
+        server.process.wait(300)
 
 
 # Limit of connections

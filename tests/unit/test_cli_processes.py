@@ -108,7 +108,7 @@ def test_a_signal_is_noticed_between_steps(supervisor: Supervisor) -> None:
         supervisor.listen()
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Stopped, match="SIGTERM"):
-            supervisor.watch()
+            supervisor.watch(lambda: None)
     finally:
         for number, handler in zip(
             (signal.SIGINT, signal.SIGTERM, signal.SIGHUP), before, strict=True
@@ -153,7 +153,7 @@ def test_full_log_is_rotated_while_the_process_writes(
     supervisor.on_wait = lambda: old.exists() and (supervisor.logs / "go").touch()
 
     with pytest.raises(click.ClickException, match="exit code 5"):
-        supervisor.watch()
+        supervisor.watch(lambda: None)
 
     assert old.read_text() == "before " * 200 + "\n"
     assert child.log.read_text() == "after\n"

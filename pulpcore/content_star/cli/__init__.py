@@ -9,7 +9,7 @@ import os
 import click
 
 from pulpcore.content_star import __version__
-from pulpcore.content_star.cli import add, env, listing, logs, password, remove, status, up
+from pulpcore.content_star.cli import add, env, listing, logs, password, reload, remove, status, up
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,5 +29,5 @@ def main() -> None:
     os.umask(0o077)  # all that is written is private
 
 
-for module in (up, add, listing, remove, status, password, logs, env):
+for module in (up, add, listing, remove, status, reload, password, logs, env):
     main.add_command(module.command)

@@ -63,11 +63,14 @@ class Supervisor:
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         self.children: list[Child] = []
+        self.retired: list[Child] = []
+        """Children that have been replaced, and end once their clients are served."""
         self.afterwards = ExitStack()
         """What to clean up once all children have stopped."""
         self.on_wait: Callable[[], object] = lambda: None
         """Called again and again while we wait, to show progress."""
         self._signal: signal.Signals | None = None
+        self._is_reload_asked = False
 
     @contextmanager
     def step(self, label: str, detail: Callable[[], str] = str) -> Iterator[None]:
@@ -80,7 +83,8 @@ class Supervisor:
                 self.on_wait = lambda: None
 
     def listen(self) -> None:
-        """Take SIGINT, SIGTERM and SIGHUP as the wish to stop."""
+        """Take SIGINT, SIGTERM and SIGHUP as the wish to stop, and SIGUSR1 as that to reload."""
+        signal.signal(signal.SIGUSR1, self._on_reload)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
@@ -88,6 +92,9 @@ class Supervisor:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number)
+
+    def _on_reload(self, number: int, frame: FrameType | None) -> None:
+        self._is_reload_asked = True
 
     def start(
         self,
@@ -99,9 +106,15 @@ class Supervisor:
         on_our_death: signal.Signals = signal.SIGKILL,
     ) -> Child:
         """Start a process whose output goes to a log file, and watch it from now on."""
-        child = self._spawn(name, command, environ, cwd, signals, on_our_death)
+        child = self.spawn(name, command, environ, cwd, signals, on_our_death)
         self.children.append(child)
         return child
+
+    def retire(self, child: Child) -> None:
+        """Let a child that has been replaced end in its own time."""
+        self.children.remove(child)
+        self.retired.append(child)
+        child.process.terminate()
 
     def run(
         self,
@@ -113,7 +126,7 @@ class Supervisor:
     ) -> None:
         """Run a process to its end; it must succeed."""
         stop = ((signal.SIGTERM, 5.0),)
-        child = self._spawn(name, command, environ, cwd, stop, signal.SIGKILL, stdin)
+        child = self.spawn(name, command, environ, cwd, stop, signal.SIGKILL, stdin)
         try:
             while child.process.poll() is None:
                 self.check()
@@ -123,16 +136,18 @@ class Supervisor:
         if child.process.returncode:
             raise failure(child)
 
-    def _spawn(
+    def spawn(
         self,
         name: str,
         command: Sequence[str | Path],
         environ: Mapping[str, str],
         cwd: Path,
         signals: tuple[tuple[signal.Signals, float], ...],
-        on_our_death: signal.Signals,
+        on_our_death: signal.Signals = signal.SIGKILL,
         stdin: bytes = b"",
+        pass_fds: Sequence[int] = (),
     ) -> Child:
+        """Start a process whose output goes to a log file, without watching it."""
         log = self.logs / f"{name}.log"
         if log.exists():
             log.rename(_old(log))
@@ -146,6 +161,7 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 # A session of its own: Ctrl-C reaches only us, and we stop all in order.
                 start_new_session=True,
+                pass_fds=pass_fds,
                 preexec_fn=_dies_with(os.getpid(), on_our_death),
             )
         if process.stdin:
@@ -173,19 +189,27 @@ class Supervisor:
                 )
             time.sleep(POLL_SECONDS)
 
-    def watch(self) -> None:
-        """Wait until we are asked to stop or a child dies; keep the logs from growing."""
+    def watch(self, reload: Callable[[], object]) -> None:
+        """Wait until we are asked to stop or a child dies; keep the logs from growing.
+
+        `reload` is called when we are asked to.
+        """
         while True:
             self.check()
+            if self._is_reload_asked:
+                self._is_reload_asked = False
+                reload()
+            self.retired = [each for each in self.retired if each.process.poll() is None]
             for child in self.children:
                 rotate(child.log, LOG_BYTES)
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
         """Stop all children, the youngest first. A second signal does not interrupt it."""
-        while self.children:
-            self.children[-1].stop()
-            self.children.pop()
+        for children in (self.retired, self.children):
+            while children:
+                children[-1].stop()
+                children.pop()
         self.afterwards.close()
 
 

@@ -111,6 +111,11 @@ class State:
         return self.home / "instance.json"
 
     @property
+    def reload_file(self) -> Path:
+        """The outcome of the last `pulp-star reload`."""
+        return self.home / "reload.json"
+
+    @property
     def cache(self) -> Path:
         """What can be fetched again."""
         return self.home / "cache"
@@ -237,6 +242,18 @@ class State:
     def save(self, instance: Instance) -> None:
         """Remember how to reach the Pulp that is being started."""
         replace(self.instance_file, json.dumps(asdict(instance)))
+
+    def save_reload(self, problem: str) -> None:
+        """Note that a reload has ended, with the problem that it had."""
+        replace(self.reload_file, json.dumps({"id": secrets.token_hex(8), "problem": problem}))
+
+    def load_reload(self) -> dict[str, str]:
+        """Return how the last reload has ended: its random `id` and `problem`, "" for none."""
+        try:
+            reload: dict[str, str] = json.loads(trust.read_text(self.reload_file))
+        except FileNotFoundError:
+            return {}
+        return reload
 
     def load(self) -> Instance:
         """Return how the Pulp of this directory is reached.

@@ -13,10 +13,12 @@ from pathlib import Path
 import click
 
 from pulpcore.content_star.cli.processes import (
+    POLL_SECONDS,
     Child,
     Stopped,
     Supervisor,
     end_leftovers,
+    failure,
     program,
 )
 from pulpcore.content_star.cli.state import Instance, State, home_option
@@ -27,8 +29,14 @@ HELLO = {
     "about.txt": "Pulp serves the files of this repository. `pulp-star add` makes more like it.\n",
     "more/ünïcode & spaces.txt": "Names are free: spaces, quotes, %, #, ? and any script.\n",
 }
-GRACEFUL_SECONDS = 10
-"""How long uvicorn lets running downloads finish when it is stopped."""
+START_SECONDS = 600
+"""How long a process may take to serve, on a machine that does much else."""
+DRAIN_SECONDS = 300
+"""How long a process that has been replaced lets its downloads finish."""
+STOP_SECONDS = 10
+"""How long downloads may take when everything stops."""
+BACKLOG = 2048
+"""Connections that wait while no process accepts any: uvicorn's own default."""
 
 
 @click.command("up")
@@ -58,9 +66,10 @@ def command(host: str, port: int, programs: Path | None, state: State) -> None:
     start prints the password if it is on a terminal; `pulp-star password` prints it at any time.
 
     Everything is kept in the state directory, and nothing stays running: SIGINT, SIGTERM and SIGHUP
-    stop everything, and so does the death of any of the processes. Their output is in the
-    directory's logs/ (`pulp-star logs`), at most 20 MiB each. Run by root, PostgreSQL gets a system
-    account, embedded_postgres, of its own.
+    stop everything, and so does the death of any of the processes. `pulp-star reload` replaces the
+    process that serves without refusing a request. Their output is in the directory's logs/
+    (`pulp-star logs`), at most 20 MiB each. Run by root, PostgreSQL gets a system account,
+    embedded_postgres, of its own.
 
     The state directory has to be ours alone. It is refused if another user could change it, one of
     its files, or a directory above it, and if one of them is a symbolic link.
@@ -85,7 +94,8 @@ def _run(state: State, supervisor: Supervisor, host: str, port: int, programs: P
     postgres.programs(programs)
     if count := end_leftovers(state.home):
         click.echo(f"Ended {count} processes of a `pulp-star up` that was killed.")
-    port = _free_port(host, port)
+    listener = supervisor.afterwards.enter_context(_listen(host, port))
+    port = listener.getsockname()[1]
     click.echo(f"Pulp in {state.home}")
 
     if not state.database.exists():
@@ -109,15 +119,48 @@ def _run(state: State, supervisor: Supervisor, host: str, port: int, programs: P
             preparation.create_admin()
     with supervisor.step("Starting Pulp and a worker"):
         worker = _start_worker(state, supervisor, environ)
-        _start_uvicorn(state, supervisor, environ, instance)
-        supervisor.wait_until(lambda: _online(instance, worker), 120, "Starting Pulp")
+        server = _start_uvicorn(state, supervisor, environ, listener)
+        supervisor.children.append(server)
+        supervisor.wait_until(lambda: _online(instance, worker), START_SECONDS, "Starting Pulp")
     if not preparation.was_done("hello"):
         with supervisor.step("Adding the repository hello"):
             _add_hello(state, supervisor, environ)
         preparation.remember("hello")
     state.write_pulp_cli_config(instance)
     _report(state, instance, time.monotonic() - started, is_first_start)
-    supervisor.watch()
+    supervisor.watch(lambda: _reload(state, supervisor, environ, instance, listener))
+
+
+def _reload(
+    state: State,
+    supervisor: Supervisor,
+    environ: Mapping[str, str],
+    instance: Instance,
+    listener: socket.socket,
+) -> None:
+    """Start another uvicorn on the same socket, and let the one before finish what it has begun.
+
+    If the new one does not serve, the one before stays.
+    """
+    old = next(child for child in supervisor.children if child.name == "uvicorn")
+    problem = ""
+    with supervisor.step("Starting the next process"):
+        new = _start_uvicorn(state, supervisor, environ, listener)
+        deadline = time.monotonic() + START_SECONDS
+        while not (problem or _serves(instance, new)):
+            supervisor.check()
+            if new.process.poll() is not None:
+                problem = failure(new).message
+            elif time.monotonic() > deadline:
+                problem = f"It did not serve within {START_SECONDS} s. Look into {new.log}."
+            time.sleep(POLL_SECONDS)
+    if problem:
+        new.stop()
+        click.echo(f"The process before goes on, because the next one failed: {problem}")
+    else:
+        supervisor.children.append(new)
+        supervisor.retire(old)
+    state.save_reload(problem)
 
 
 def _stop(supervisor: Supervisor) -> None:
@@ -136,19 +179,29 @@ def _start_worker(state: State, supervisor: Supervisor, environ: Mapping[str, st
 
 
 def _start_uvicorn(
-    state: State, supervisor: Supervisor, environ: Mapping[str, str], instance: Instance
-) -> None:
+    state: State, supervisor: Supervisor, environ: Mapping[str, str], listener: socket.socket
+) -> Child:
+    descriptor = listener.fileno()
     command: list[str | Path] = [
         program("uvicorn"),
         "pulpcore.routing:application",
-        *("--host", instance.host, "--port", str(instance.port)),
+        *("--fd", str(descriptor)),
+        *("--timeout-graceful-shutdown", str(DRAIN_SECONDS)),
         *("--http", "pulpcore.content_star.server:HttpProtocol"),
-        *("--timeout-graceful-shutdown", str(GRACEFUL_SECONDS)),
-        "--no-access-log",  # nobody rotates our log files
+        "--no-access-log",  # it writes the tokens of signed URLs
     ]
-    # Twice uvicorn's own limit: it ends keep-alive connections and the lifespan after downloads.
-    signals = ((signal.SIGTERM, 2.0 * GRACEFUL_SECONDS),)
-    supervisor.start("uvicorn", command, environ, state.working_directory, signals)
+    # The second one has uvicorn end the downloads that still run.
+    signals = ((signal.SIGTERM, STOP_SECONDS), (signal.SIGINT, STOP_SECONDS))
+    return supervisor.spawn(
+        "uvicorn", command, environ, state.working_directory, signals, pass_fds=[descriptor]
+    )
+
+
+def _serves(instance: Instance, server: Child) -> bool:
+    """Whether the status lists the process as a content app, which it is once it accepts."""
+    status = fetch_status(instance)
+    apps = status["online_content_apps"] if status else []
+    return any(app["name"].startswith(f"{server.process.pid}@") for app in apps)
 
 
 def _online(instance: Instance, worker: Child) -> bool:
@@ -193,16 +246,16 @@ Ctrl-C stops it."""
     )
 
 
-def _free_port(host: str, port: int) -> int:
-    """The port, or a free one for 0, when we can listen on it."""
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; 0 takes a free port.
+
+    It is ours and not uvicorn's, so that connections wait while one uvicorn replaces another.
+    Raises `click.ClickException` where we cannot listen.
+    """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            return int(listener.getsockname()[1])
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(addresses, key=lambda found: found[0] != socket.AF_INET)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             reason = "something else listens there. Choose another port with --port"

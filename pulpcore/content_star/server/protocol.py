@@ -31,6 +31,8 @@ OVERHEAD = 16
 PROBE_SECONDS = 10
 """Between questions whether a client that has closed its half is there. Linux answers for one that
 has left with a reset, but only a minute later (`tcp_fin_timeout`)."""
+LAST_REQUEST = 1.0
+"""Seconds for a request that is on its way when the server stops."""
 LINGER = 5.0
 """Seconds for a client to read why it is refused, while all that it sends is thrown away."""
 
@@ -94,6 +96,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.overhead = 0  # bytes since the last head or body
         self.in_body = False
         self.half_closed = False
+        self.stopping = False
         self.refusal: bytes | None = None
 
     # asyncio
@@ -221,7 +224,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.headers = []  # trailers are no headers (RFC 9110 section 6.5.1)
         cycle = self.cycle
         cycle.__class__ = Cycle
-        if not self.parser.should_keep_alive():
+        if self.stopping or not self.parser.should_keep_alive():
             cycle.keep_alive = False
         if self.serving is None:
             self.serving = cycle
@@ -297,6 +300,18 @@ class HttpProtocol(HttpToolsProtocol):
             self.serving.message_event.set()
 
     # Ends
+
+    def shutdown(self) -> None:
+        """Close after the requests that are answered, or that the client may just have sent.
+
+        uvicorn closes a connection without a request at once: what its client has sent in that
+        moment is answered with a reset.
+        """
+        self.stopping = True
+        if self.serving is None:
+            self.open_connections.set_deadline(self, LAST_REQUEST)
+        else:
+            super().shutdown()
 
     def expire(self) -> None:
         """Close what has sent nothing, or was refused already; answer 408 to half a request."""
