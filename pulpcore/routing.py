@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.content_star.api import create_api
+from pulpcore.content_star.django_app.handler import create_api
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pulpcore.app.settings")
 _django_application = create_api()
@@ -21,13 +21,13 @@ from django.conf import settings  # noqa: E402
 from django.urls import Resolver404, resolve  # noqa: E402
 
 from pulpcore.content_star.application import create_application  # noqa: E402
-from pulpcore.content_star.conformance import Conformance  # noqa: E402
-from pulpcore.content_star.errors import render  # noqa: E402
-from pulpcore.content_star.header_limits import HeaderLimits  # noqa: E402
-from pulpcore.content_star.in_place import InPlace  # noqa: E402
-from pulpcore.content_star.mounts import mounted  # noqa: E402
-from pulpcore.content_star.paths import refuse_dot_segments  # noqa: E402
-from pulpcore.content_star.websockets import refuse  # noqa: E402
+from pulpcore.content_star.django_app.header_limits import HeaderLimits  # noqa: E402
+from pulpcore.content_star.middleware.conformance import Conformance  # noqa: E402
+from pulpcore.content_star.middleware.errors import render  # noqa: E402
+from pulpcore.content_star.middleware.internal_redirect import InPlace  # noqa: E402
+from pulpcore.content_star.middleware.normalize_path import refuse_dot_segments  # noqa: E402
+from pulpcore.content_star.plugin_host.mounts import mounted  # noqa: E402
+from pulpcore.content_star.responses.websockets import refuse  # noqa: E402
 
 # A star, for the tab of a browser that shows a listing.
 ICON = (

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Receive, Scope, Send
 
-from pulpcore.content_star.conformance import Conformance
+from pulpcore.content_star.middleware.conformance import Conformance
 
 EVENTS: list[str] = []
 GATES: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)

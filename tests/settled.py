@@ -52,7 +52,7 @@ def forget() -> None:
 
 
 def _connect(parameters: dict[str, Any]) -> psycopg.Connection:
-    from pulpcore.content_star.cache.listener import SYNCED
+    from pulpcore.content_star.cache.invalidation.listener import SYNCED
 
     names = ("host", "port", "dbname", "user", "password")
     known = {name: parameters[name] for name in names if name in parameters}
@@ -62,9 +62,9 @@ def _connect(parameters: dict[str, Any]) -> psycopg.Connection:
 
 
 def _sync(own: psycopg.Connection) -> None:
-    from pulpcore.content_star.cache.listener import APPLICATION_NAME, SYNC
-    from pulpcore.content_star.cache.plans import BOUND
-    from pulpcore.content_star.cache.triggers import CHANNEL
+    from pulpcore.content_star.cache.invalidation.listener import APPLICATION_NAME, SYNC
+    from pulpcore.content_star.cache.invalidation.triggers import CHANNEL
+    from pulpcore.content_star.cache.store import BOUND
 
     token = uuid.uuid4().hex
     rows = own.execute(

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.test import override_settings
 from django.urls import clear_url_caches, path
 
-from pulpcore.content_star.api import create_api
+from pulpcore.content_star.django_app.handler import create_api
 from tests.instance import wait_until
 
 

@@ -10,30 +10,32 @@ from django.conf import settings
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.content_star import access_log
-from pulpcore.content_star.bridge.application import Overlay, bridge
-from pulpcore.content_star.cache.listener import listening
-from pulpcore.content_star.cache.plans import Plans
-from pulpcore.content_star.cache.warm import Warm
+from pulpcore.content_star.aiohttp_bridge import internals
+from pulpcore.content_star.aiohttp_bridge.application import Overlay, bridge
+from pulpcore.content_star.auth.password_checks import password_checks
+from pulpcore.content_star.cache.fast_path import Warm
+from pulpcore.content_star.cache.invalidation.listener import listening
+from pulpcore.content_star.cache.store import Plans
 from pulpcore.content_star.content import Content
-from pulpcore.content_star.cookies import make_cookies_linear
-from pulpcore.content_star.correlation import CorrelationId
-from pulpcore.content_star.db import Door
-from pulpcore.content_star.edge import EdgeHeaders
-from pulpcore.content_star.errors import Errors
-from pulpcore.content_star.exchange import Observe, Observer
-from pulpcore.content_star.health import Health
+from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.django_app.cookies import make_cookies_linear
+from pulpcore.content_star.django_app.isolation import isolated_tasks
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
-from pulpcore.content_star.isolation import isolated_tasks
-from pulpcore.content_star.metrics import Metrics
-from pulpcore.content_star.mounts import Mounts
-from pulpcore.content_star.password_checks import password_checks
-from pulpcore.content_star.paths import NormalizePath
-from pulpcore.content_star.plugins import announce, plugins_for_aiohttp
-from pulpcore.content_star.proxy import proxy_client
+from pulpcore.content_star.middleware import access_log
+from pulpcore.content_star.middleware.cdn_headers import EdgeHeaders
+from pulpcore.content_star.middleware.correlation_id import CorrelationId
+from pulpcore.content_star.middleware.errors import Errors
+from pulpcore.content_star.middleware.health import Health
+from pulpcore.content_star.middleware.metrics import Metrics
+from pulpcore.content_star.middleware.normalize_path import NormalizePath
+from pulpcore.content_star.plugin_host.discovery import announce, plugins_for_aiohttp
+from pulpcore.content_star.plugin_host.mounts import Mounts
+from pulpcore.content_star.plugin_host.proxy import proxy_client
 from pulpcore.content_star.remote.downloads import downloads
-from pulpcore.content_star.remote.metadata import metadata
-from pulpcore.content_star.responses.objects import object_client
+from pulpcore.content_star.remote.pull_through.metadata_cache import metadata
+from pulpcore.content_star.remote.pull_through.repository import leave_tasks_to_workers
+from pulpcore.content_star.request_info import Observe, Observer
+from pulpcore.content_star.storage.objects import object_client
 
 
 def create_application(*app_types: AppType) -> ASGIApp:
@@ -41,8 +43,10 @@ def create_application(*app_types: AppType) -> ASGIApp:
 
     `app_types` is what the process that runs it is, and registers as in Pulp's status.
     """
-    announce()
+    internals.install()
+    leave_tasks_to_workers()
     make_cookies_linear()
+    announce()
     door = Door(settings.CONTENT_STAR_DATABASE_THREADS)
     # Plugins' handlers may take as long as they like: they keep no file waiting for a thread.
     live_door = Door(settings.CONTENT_STAR_DATABASE_THREADS, name="live-db")

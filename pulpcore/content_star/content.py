@@ -13,34 +13,28 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain
-from pulpcore.content_star.authorize import authorize
-from pulpcore.content_star.cache.answers import DistributionPlan, Kept, Key
-from pulpcore.content_star.cache.draft import Draft
-from pulpcore.content_star.cache.plans import Plans
-from pulpcore.content_star.db import Door
-from pulpcore.content_star.directory import Entry
+from pulpcore.content_star.auth.guards import authorize
+from pulpcore.content_star.auth.password_checks import with_passwords
+from pulpcore.content_star.cache.cdn_headers import PREFLIGHT, tags_of, vary_of
+from pulpcore.content_star.cache.entries import DistributionPlan, Kept, Key
+from pulpcore.content_star.cache.policy import Draft
+from pulpcore.content_star.cache.store import Plans
+from pulpcore.content_star.database.batching import Together
+from pulpcore.content_star.database.executor import Door
 from pulpcore.content_star.distributions.registry import has_routes
-from pulpcore.content_star.edge import PREFLIGHT, tags_of, vary_of
-from pulpcore.content_star.exchange import exchange_of
-from pulpcore.content_star.listings import head_for, listing_for
-from pulpcore.content_star.live import DistributionRoutes, taken_by_route
-from pulpcore.content_star.locate import (
-    Address,
-    Place,
-    decoded_path,
-    find_domain,
-    locate,
-    next_segments,
-    parse_address,
-)
-from pulpcore.content_star.lookup import files
-from pulpcore.content_star.negotiation import Varying, prefers_json
-from pulpcore.content_star.password_checks import with_passwords
-from pulpcore.content_star.plugins import app_for
-from pulpcore.content_star.redirect import with_slash
-from pulpcore.content_star.together import Together
-from pulpcore.content_star.websockets import refuse
-from pulpcore.content_star.window import AT_ALL, window_of
+from pulpcore.content_star.listings.base_paths import next_segments
+from pulpcore.content_star.listings.directory import Entry
+from pulpcore.content_star.listings.negotiation import Varying, prefers_json
+from pulpcore.content_star.listings.pagination import AT_ALL, window_of
+from pulpcore.content_star.listings.responses import head_for, listing_for
+from pulpcore.content_star.plugin_host.context import DistributionRoutes, taken_by_route
+from pulpcore.content_star.plugin_host.discovery import app_for
+from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.resolve.content import files
+from pulpcore.content_star.resolve.distribution import Place, find_domain, locate
+from pulpcore.content_star.resolve.paths import Address, decoded_path, parse_address
+from pulpcore.content_star.resolve.redirect import with_slash
+from pulpcore.content_star.responses.websockets import refuse
 
 READS = ("GET", "HEAD")
 

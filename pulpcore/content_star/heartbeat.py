@@ -17,7 +17,7 @@ from django.utils import timezone
 from pulpcore.app.apps import pulp_plugin_configs
 from pulpcore.app.models import AppStatus
 from pulpcore.app.util import get_worker_name
-from pulpcore.content_star.db import CLOSE_TIMEOUT, Door
+from pulpcore.content_star.database.executor import CLOSE_TIMEOUT, Door
 
 log = logging.getLogger(__name__)
 

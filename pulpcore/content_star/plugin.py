@@ -10,14 +10,15 @@ other than this one, and methods that docs/plugins_writing.md does not name are 
 
 from starlette.routing import Mount
 
-from pulpcore.content_star.db import Door
+from pulpcore.content_star.database.executor import Door
 from pulpcore.content_star.distributions.artifact import ArtifactApp
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.checkpoint import CheckpointApp
-from pulpcore.content_star.distributions.published import PublishedApp as PublicationApp
-from pulpcore.content_star.distributions.published import PullThroughApp, RepositoryVersionApp
+from pulpcore.content_star.distributions.publication import PublishedApp as PublicationApp
+from pulpcore.content_star.distributions.publication import PullThroughApp, RepositoryVersionApp
 from pulpcore.content_star.distributions.registry import serves
-from pulpcore.content_star.live import (
+from pulpcore.content_star.distributions.routes import Route, door_of
+from pulpcore.content_star.plugin_host.context import (
     distribution_app,
     domain_of,
     mount,
@@ -25,8 +26,7 @@ from pulpcore.content_star.live import (
     require_user,
     user_of,
 )
-from pulpcore.content_star.locate import Place
-from pulpcore.content_star.routes import Route, door_of
+from pulpcore.content_star.resolve.distribution import Place
 
 __all__ = [
     "ArtifactApp",

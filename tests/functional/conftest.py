@@ -10,12 +10,12 @@ from django.conf import settings
 from starlette.types import ASGIApp
 
 from pulpcore.content_star.content import Content
-from pulpcore.content_star.correlation import CorrelationId
-from pulpcore.content_star.db import Door
-from pulpcore.content_star.edge import EdgeHeaders
-from pulpcore.content_star.errors import Errors
+from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.middleware.cdn_headers import EdgeHeaders
+from pulpcore.content_star.middleware.correlation_id import CorrelationId
+from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.remote.downloads import downloads
-from pulpcore.content_star.remote.metadata import metadata
+from pulpcore.content_star.remote.pull_through.metadata_cache import metadata
 from tests.asgi import get
 from tests.instance import Instance
 from tests.orm import Orm

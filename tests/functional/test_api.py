@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import clear_url_caches, path
 from django.views.decorators.csrf import csrf_exempt
 
-from pulpcore.content_star.api import create_api
+from pulpcore.content_star.django_app.handler import create_api
 from tests.instance import wait_until
 from tests.server import Server, serving
 

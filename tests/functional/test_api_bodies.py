@@ -12,7 +12,7 @@ import pytest
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
-from pulpcore.content_star import request_body
+from pulpcore.content_star.django_app import request_body
 from tests.instance import wait_until
 from tests.raw import Raw
 from tests.server import Server, serving

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import ProgrammingError, connection, transaction
 
 from pulpcore.app.models import AppStatus
-from pulpcore.content_star.db import ConnectionLost, Door
+from pulpcore.content_star.database.executor import ConnectionLost, Door
 from tests.instance import wait_until
 from tests.server import serving
 
@@ -81,7 +81,7 @@ def test_where_threads_can_have_no_directory_of_their_own_they_stay(tmp_path, mo
     def refused() -> None:
         raise PermissionError
 
-    monkeypatch.setattr("pulpcore.content_star.working_directory._unshare", refused)
+    monkeypatch.setattr("pulpcore.content_star.database.working_directory._unshare", refused)
     monkeypatch.chdir(tmp_path)
     with opened(1) as (door, run):
         assert run(door.run(os.getcwd)) == str(tmp_path)

@@ -17,8 +17,8 @@ from django.db import connection
 
 from pulpcore.content_star.cli.postgres import PORT, _as_account
 from pulpcore.content_star.cli.state import DATABASE
-from pulpcore.content_star.remote import election
-from pulpcore.content_star.remote.election import APPLICATION_NAME, Election, Seat, key_of
+from pulpcore.content_star.remote import lock as election
+from pulpcore.content_star.remote.lock import APPLICATION_NAME, Election, Seat, key_of
 from tests import upstream as behave
 from tests.instance import stop, wait_until
 from tests.pulp import unique

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from pulpcore.content_star.responses.disk import STEP
+from pulpcore.content_star.responses.source import STEP
 from tests.bridged import installed
 from tests.instance import Instance, stop, wait_until
 from tests.server import Server, free_port, running, serving

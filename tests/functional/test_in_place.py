@@ -16,10 +16,10 @@ from starlette.responses import RedirectResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from pulpcore.content_star.api import create_api
-from pulpcore.content_star.exchange import Observe
-from pulpcore.content_star.mounts import mount, mounted
-from pulpcore.content_star.responses.objects import object_client
+from pulpcore.content_star.django_app.handler import create_api
+from pulpcore.content_star.plugin_host.mounts import mount, mounted
+from pulpcore.content_star.request_info import Observe
+from pulpcore.content_star.storage.objects import object_client
 from pulpcore.routing import Router
 from tests.orm import Site
 from tests.pulp import unique

@@ -21,9 +21,11 @@ from starlette.requests import Request
 
 from pulpcore.app.models import ContentArtifact, Distribution, PublishedArtifact
 from pulpcore.content_star import content as content_module
-from pulpcore.content_star import directory, listing_page, window
-from pulpcore.content_star.locate import Address
-from pulpcore.content_star.window import make_cursor
+from pulpcore.content_star.listings import directory
+from pulpcore.content_star.listings import pagination as window
+from pulpcore.content_star.listings import stream as listing_page
+from pulpcore.content_star.listings.pagination import make_cursor
+from pulpcore.content_star.resolve.paths import Address
 from tests.asgi import get
 from tests.functional.test_paths import NAMES
 from tests.listing import parse_listing

@@ -14,11 +14,12 @@ import pytest
 from django.db import connection
 
 from pulpcore.app.models import ContentArtifact
-from pulpcore.content_star import directory, listing_page
-from pulpcore.content_star.html_listing import html_listing
-from pulpcore.content_star.listing_page import KeptRows, Level, Rows
-from pulpcore.content_star.lookup import Source
-from pulpcore.content_star.window import EVERYTHING
+from pulpcore.content_star.listings import directory
+from pulpcore.content_star.listings import stream as listing_page
+from pulpcore.content_star.listings.html import html_listing
+from pulpcore.content_star.listings.pagination import EVERYTHING
+from pulpcore.content_star.listings.stream import KeptRows, Level, Rows
+from pulpcore.content_star.resolve.content import Source
 from tests.asgi import get
 from tests.bulk import Bulk
 from tests.instance import wait_until

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.utils import timezone
 from starlette.responses import PlainTextResponse
 
-from pulpcore.content_star.db import Door
+from pulpcore.content_star.database.executor import Door
 from tests import upstream as behave
 from tests.asgi import get
 from tests.instance import wait_until

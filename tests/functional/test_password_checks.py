@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pulpcore.content_star.password_checks import MAX_WAITING_PER_NAME, RETRY_AFTER, THREADS
+from pulpcore.content_star.auth.password_checks import MAX_WAITING_PER_NAME, RETRY_AFTER, THREADS
 from tests.holding_backend import HOLD
 from tests.instance import wait_until
 from tests.pulp import unique

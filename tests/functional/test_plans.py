@@ -20,28 +20,28 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from pulpcore.app.models import ContentArtifact, Distribution, HeaderContentGuard, Publication
-from pulpcore.content_star.cache.answers import Key
-from pulpcore.content_star.cache.draft import Draft
-from pulpcore.content_star.cache.listener import (
+from pulpcore.content_star.cache.entries import Key
+from pulpcore.content_star.cache.fast_path import Warm
+from pulpcore.content_star.cache.invalidation.listener import (
     APPLICATION_NAME,
     NO_CONNECTION,
     NO_LISTEN,
     NO_TRIGGERS,
     SYNC,
 )
-from pulpcore.content_star.cache.plans import Plans
-from pulpcore.content_star.cache.signals import following
-from pulpcore.content_star.cache.triggers import CHANNEL
-from pulpcore.content_star.cache.warm import Warm
+from pulpcore.content_star.cache.invalidation.signals import following
+from pulpcore.content_star.cache.invalidation.triggers import CHANNEL
+from pulpcore.content_star.cache.policy import Draft
+from pulpcore.content_star.cache.store import Plans
 from pulpcore.content_star.cli.postgres import _as_account
 from pulpcore.content_star.content import GROUP, Content, respond
-from pulpcore.content_star.db import Door
-from pulpcore.content_star.distributions.published import PublishedApp
-from pulpcore.content_star.edge import EdgeHeaders
-from pulpcore.content_star.errors import Errors
-from pulpcore.content_star.locate import Address
-from pulpcore.content_star.paths import NormalizePath
-from pulpcore.content_star.responses.remembered import SMALL
+from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.distributions.publication import PublishedApp
+from pulpcore.content_star.middleware.cdn_headers import EdgeHeaders
+from pulpcore.content_star.middleware.errors import Errors
+from pulpcore.content_star.middleware.normalize_path import NormalizePath
+from pulpcore.content_star.resolve.paths import Address
+from pulpcore.content_star.storage.memory import SMALL
 from tests.asgi import get, get_raw
 from tests.instance import Instance, stop, wait_until
 from tests.server import free_port, serving

@@ -10,9 +10,9 @@ import pytest
 from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 
-from pulpcore.content_star import directory
-from pulpcore.content_star.lookup import Source
-from pulpcore.content_star.window import Window
+from pulpcore.content_star.listings import directory
+from pulpcore.content_star.listings.pagination import Window
+from pulpcore.content_star.resolve.content import Source
 from tests.bulk import Bulk
 from tests.instance import Instance
 from tests.orm import Orm

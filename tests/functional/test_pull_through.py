@@ -268,7 +268,7 @@ def test_a_repository_is_asked_once_by_clients_that_come_together(own, mirror, o
 def test_a_repository_that_could_not_be_asked_is_asked_again(orm, instance, monkeypatch):
     from pulp_file.app.models import FileRepository
 
-    from pulpcore.content_star.remote.adding import add_to_repository, claim
+    from pulpcore.content_star.remote.pull_through.repository import add_to_repository, claim
 
     version = orm.version({"a": b"a"})
     [file] = version.content.get().contentartifact_set.all()

@@ -10,11 +10,11 @@ from django.test.utils import CaptureQueriesContext
 from starlette.requests import Request
 
 from pulpcore.app.models import Distribution, Publication, Repository, RepositoryVersion
-from pulpcore.content_star import queries
 from pulpcore.content_star.content import respond
-from pulpcore.content_star.locate import Address
-from pulpcore.content_star.lookup import Source, files
-from pulpcore.content_star.rows import Query
+from pulpcore.content_star.database import queries
+from pulpcore.content_star.database.prepared import Query
+from pulpcore.content_star.resolve.content import Source, files
+from pulpcore.content_star.resolve.paths import Address
 from tests.bulk import Bulk
 
 MANY = 100_000
@@ -246,7 +246,7 @@ def test_each_version_has_what_was_at_the_path_then(orm):
 
 
 def test_the_columns_of_a_plugin_are_there_when_it_looks(sample):
-    from pulpcore.content_star.locate import locate
+    from pulpcore.content_star.resolve.distribution import locate
 
     place = locate(Address("default", sample["publication"]))
     whole = type(place.distribution).objects.get(pk=place.distribution.pk)

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from aiohttp import web
 
-from pulpcore.content_star.remote import pace
+from pulpcore.content_star.remote import timeouts as pace
 from tests import upstream as behave
 from tests.certificates import Authority
 from tests.instance import in_venv, wait_until

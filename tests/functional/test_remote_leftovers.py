@@ -11,8 +11,8 @@ import httpx
 import pytest
 from django.db import connection, transaction
 
-from pulpcore.content_star.remote.election import APPLICATION_NAME
-from pulpcore.content_star.remote.workfile import remove_abandoned
+from pulpcore.content_star.remote.lock import APPLICATION_NAME
+from pulpcore.content_star.remote.temporary_file import remove_abandoned
 from tests import upstream as behave
 from tests.instance import wait_until
 from tests.orm import artifact

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from pulpcore.content_star.remote import spool
-from pulpcore.content_star.remote.encoding import RATIO_FREE
+from pulpcore.content_star.remote.decoding import RATIO_FREE
 from tests.functional.test_pull_through import client, folder, mirror, own  # noqa: F401
 from tests.functional.test_remote_faults import spooled
 from tests.instance import wait_until

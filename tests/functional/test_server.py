@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pulpcore.content_star.directory import ROWS
+from pulpcore.content_star.listings.directory import ROWS
 from tests.bulk import Bulk
 from tests.instance import Instance, in_venv, wait_until
 from tests.orm import Orm

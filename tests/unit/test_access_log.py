@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pulpcore.content_star.access_log import AccessLog
-from pulpcore.content_star.exchange import Exchange
+from pulpcore.content_star.middleware.access_log import AccessLog
+from pulpcore.content_star.request_info import Exchange
 
 
 class Lines(logging.Handler):

@@ -22,11 +22,11 @@ import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pulpcore.content_star.responses import disk
 from pulpcore.content_star.responses.artifact import ArtifactResponse
-from pulpcore.content_star.responses.disk import STEP, FileTruncated, LocalSource
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
-from pulpcore.content_star.responses.source import ArtifactMissing
+from pulpcore.content_star.responses.source import STEP, ArtifactMissing
+from pulpcore.content_star.storage import disk
+from pulpcore.content_star.storage.disk import FileTruncated, LocalSource
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from pulpcore.content_star.authorize import GuardRequest, authorize
+from pulpcore.content_star.auth.guards import GuardRequest, authorize
 
 
 def request(**changes) -> Request:

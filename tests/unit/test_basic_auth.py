@@ -11,8 +11,8 @@ from django.test import override_settings
 from rest_framework.authentication import BasicAuthentication, SessionAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 
-from pulpcore.content_star import basic_auth
-from pulpcore.content_star.basic_auth import Memory, remembering
+from pulpcore.content_star.auth import basic_auth_cache as basic_auth
+from pulpcore.content_star.auth.basic_auth_cache import Memory, remembering
 
 
 class Backend(ModelBackend):
@@ -175,7 +175,7 @@ def test_classes_that_derive_from_basic_keep_their_say(user, checks):
 def test_every_configured_basic_class_remembers():
     from rest_framework.settings import api_settings
 
-    from pulpcore.content_star.authenticate import View
+    from pulpcore.content_star.auth.authentication import View
 
     configured = api_settings.DEFAULT_AUTHENTICATION_CLASSES
     for ours, theirs in zip(View.authentication_classes, configured, strict=True):

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 from aiohttp import ClientError, web
 
-from pulpcore.content_star.bridge.application import Bridge
-from pulpcore.content_star.bridge.modules import prefix_of
-from pulpcore.content_star.bridge.run import Cut
-from pulpcore.content_star.errors import Errors
+from pulpcore.content_star.aiohttp_bridge.application import Bridge
+from pulpcore.content_star.aiohttp_bridge.modules import prefix_of
+from pulpcore.content_star.aiohttp_bridge.run import Cut
+from pulpcore.content_star.middleware.errors import Errors
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

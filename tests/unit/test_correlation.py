@@ -6,7 +6,7 @@ import pytest
 from django_guid import get_guid
 from starlette.responses import PlainTextResponse
 
-from pulpcore.content_star.correlation import CorrelationId
+from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from tests.asgi import get
 
 

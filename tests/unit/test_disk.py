@@ -14,9 +14,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from pulpcore.content_star.responses import disk, filesystem
-from pulpcore.content_star.responses.disk import STEP, FileTruncated, LocalFile
-from pulpcore.content_star.responses.filesystem import is_local
+from pulpcore.content_star.responses.source import STEP
+from pulpcore.content_star.storage import disk, filesystem
+from pulpcore.content_star.storage.disk import FileTruncated, LocalFile
+from pulpcore.content_star.storage.filesystem import is_local
 
 pytestmark = pytest.mark.anyio
 

@@ -6,9 +6,9 @@ import zlib
 
 import pytest
 
-from pulpcore.content_star.remote.encoding import RATIO_FREE, Decoder, check_ratio
-from pulpcore.content_star.remote.failures import CannotDecode
-from pulpcore.content_star.responses.disk import STEP
+from pulpcore.content_star.remote.decoding import RATIO_FREE, Decoder, check_ratio
+from pulpcore.content_star.remote.errors import CannotDecode
+from pulpcore.content_star.responses.source import STEP
 
 ZEROS = bytes(3 * STEP)
 MIXED = random.Random(1).randbytes(100_000) + ZEROS

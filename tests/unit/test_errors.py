@@ -8,9 +8,9 @@ from rest_framework import exceptions as rest
 from starlette.exceptions import HTTPException
 
 from pulpcore.app.models import Distribution
-from pulpcore.content_star.correlation import CorrelationId
-from pulpcore.content_star.db import ConnectionLost
-from pulpcore.content_star.errors import Errors
+from pulpcore.content_star.database.executor import ConnectionLost
+from pulpcore.content_star.middleware.correlation_id import CorrelationId
+from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.responses.source import ArtifactMissing
 from tests.asgi import get
 

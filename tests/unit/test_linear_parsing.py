@@ -14,18 +14,20 @@ from multidict import CIMultiDict
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from pulpcore.content_star import access_log
-from pulpcore.content_star.authenticate import authenticate
-from pulpcore.content_star.authorize import HOST, GuardRequest
-from pulpcore.content_star.bridge import files
-from pulpcore.content_star.cookies import make_cookies_linear, unquote
-from pulpcore.content_star.correlation import CorrelationId
-from pulpcore.content_star.proxy import _request_headers, is_origin
-from pulpcore.content_star.remote import intake, metadata, passing
-from pulpcore.content_star.responses import objects
+from pulpcore.content_star.aiohttp_bridge import files
+from pulpcore.content_star.auth.authentication import authenticate
+from pulpcore.content_star.auth.guards import HOST, GuardRequest
+from pulpcore.content_star.django_app.cookies import make_cookies_linear, unquote
+from pulpcore.content_star.middleware import access_log
+from pulpcore.content_star.middleware.correlation_id import CorrelationId
+from pulpcore.content_star.plugin_host.proxy import _request_headers, is_origin
+from pulpcore.content_star.remote import sink as intake
+from pulpcore.content_star.remote.pull_through import metadata_cache as metadata
+from pulpcore.content_star.remote.pull_through import response as passing
 from pulpcore.content_star.responses.conditional import Validators, evaluate, if_range_matches
 from pulpcore.content_star.responses.headers import content_disposition, parse_http_date
 from pulpcore.content_star.responses.ranges import RangeNotSatisfiable, parse_ranges
+from pulpcore.content_star.storage import objects
 
 SIZE = 100_000
 VALIDATORS = Validators('"x"', None)

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 from urllib.parse import quote, urljoin
 
-from pulpcore.content_star.directory import Entry
-from pulpcore.content_star.html_listing import html_listing, link
+from pulpcore.content_star.listings.directory import Entry
+from pulpcore.content_star.listings.html import html_listing, link
 from tests.listing import parse_listing
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

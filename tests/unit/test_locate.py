@@ -4,7 +4,7 @@ import pytest
 from django.test import override_settings
 from starlette.exceptions import HTTPException
 
-from pulpcore.content_star.locate import (
+from pulpcore.content_star.resolve.paths import (
     BASE_PATH_SEGMENTS,
     MAX_BASE_PATH_LENGTH,
     Address,

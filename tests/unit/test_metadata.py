@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from pulpcore.content_star.remote import metadata
-from pulpcore.content_star.remote.metadata import Kept
+from pulpcore.content_star.remote.pull_through import metadata_cache as metadata
+from pulpcore.content_star.remote.pull_through.metadata_cache import Kept
 
 
 def kept(**headers: str) -> Kept:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import pytest
 from starlette.responses import PlainTextResponse
 
-from pulpcore.content_star import mounts
-from pulpcore.content_star.db import Door
-from pulpcore.content_star.mounts import AlreadyServed, Mounts, mount
+from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.distributions.registry import AlreadyServed
+from pulpcore.content_star.plugin_host import mounts
+from pulpcore.content_star.plugin_host.mounts import Mounts, mount
 from tests.asgi import get
 
 

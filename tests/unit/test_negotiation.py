@@ -2,7 +2,7 @@
 
 import pytest
 
-from pulpcore.content_star.negotiation import (
+from pulpcore.content_star.listings.negotiation import (
     MAX_BYTES,
     MAX_PARTS,
     _prefers_json,

@@ -8,8 +8,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 from url_normalize import url_normalize
 
-from pulpcore.content_star.locate import decoded_path
-from pulpcore.content_star.paths import MAX_QUERY_BYTES, NormalizePath
+from pulpcore.content_star.middleware.normalize_path import MAX_QUERY_BYTES, NormalizePath
+from pulpcore.content_star.resolve.paths import decoded_path
 
 PREFIX = "/pulp/content/"
 

@@ -6,10 +6,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pulpcore.content_star.responses.disk import STEP
-from pulpcore.content_star.responses.objects import ObjectSource, Target, object_client
 from pulpcore.content_star.responses.ranges import ByteRange
-from pulpcore.content_star.responses.source import ArtifactMissing, StoreBroke, StoreUnavailable
+from pulpcore.content_star.responses.source import (
+    STEP,
+    ArtifactMissing,
+    StoreBroke,
+    StoreUnavailable,
+)
+from pulpcore.content_star.storage.objects import ObjectSource, Target, object_client
 
 pytestmark = pytest.mark.anyio
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from starlette.exceptions import HTTPException
 
-from pulpcore.content_star import password_checks
-from pulpcore.content_star.password_checks import (
+from pulpcore.content_star.auth import password_checks
+from pulpcore.content_star.auth.password_checks import (
     FORGET_AFTER,
     FREE_FAILURES,
     MAX_PAUSE,

@@ -5,9 +5,9 @@ import uuid
 import pytest
 
 from pulpcore.app.models import Distribution, Domain
-from pulpcore.content_star.cache.answers import DistributionPlan, Kept, Key, Nothing, WithSlash
-from pulpcore.content_star.cache.plans import Plans
-from pulpcore.content_star.locate import Address
+from pulpcore.content_star.cache.entries import DistributionPlan, Kept, Key, Nothing, WithSlash
+from pulpcore.content_star.cache.store import Plans
+from pulpcore.content_star.resolve.paths import Address
 
 FOR_EVER = float("inf")
 
@@ -162,7 +162,7 @@ def test_not_found_entries_take_no_place_from_files():
 
 
 def test_not_found_entries_that_are_used_stay_longest(monkeypatch):
-    monkeypatch.setattr("pulpcore.content_star.cache.plans.ORDER", 0)
+    monkeypatch.setattr("pulpcore.content_star.cache.store.ORDER", 0)
     plans = Plans(20, 0)
     plans.proved(FOR_EVER)
     plan = known(plans, "base")

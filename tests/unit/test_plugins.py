@@ -11,7 +11,7 @@ from starlette.routing import Route as StarletteRoute
 
 from pulpcore.app.models import Distribution
 from pulpcore.content_star.plugin import PublicationApp, Route, serves
-from pulpcore.content_star.plugins import declared, unported
+from pulpcore.content_star.plugin_host.discovery import declared, unported
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ import uvicorn
 from aiohttp import web
 from starlette.routing import Router
 
-from pulpcore.content_star.correlation import CorrelationId
-from pulpcore.content_star.errors import Errors
-from pulpcore.content_star.proxy import Proxy, proxy_client
+from pulpcore.content_star.middleware.correlation_id import CorrelationId
+from pulpcore.content_star.middleware.errors import Errors
+from pulpcore.content_star.plugin_host.proxy import Proxy, proxy_client
 from tests.instance import wait_until
 from tests.server import free_port
 

@@ -10,11 +10,16 @@ from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.test import override_settings
 
 from pulpcore.app.models import Artifact, Domain
-from pulpcore.content_star import storage
 from pulpcore.content_star.responses.artifact import ArtifactResponse
-from pulpcore.content_star.responses.disk import STEP, LocalSource
-from pulpcore.content_star.responses.filelike import FileSource
-from pulpcore.content_star.responses.source import ArtifactMissing, StoreBroke, StoreUnavailable
+from pulpcore.content_star.responses.source import (
+    STEP,
+    ArtifactMissing,
+    StoreBroke,
+    StoreUnavailable,
+)
+from pulpcore.content_star.storage import backends as storage
+from pulpcore.content_star.storage.disk import LocalSource
+from pulpcore.content_star.storage.filelike import FileSource
 from tests.asgi import get
 
 S3 = {

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pulpcore.content_star.together import Together
+from pulpcore.content_star.database.batching import Together
 
 pytestmark = pytest.mark.anyio
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pulpcore.content_star.api import Request
-from pulpcore.content_star.authenticate import authenticate
-from pulpcore.content_star.authorize import GuardRequest
-from pulpcore.content_star.request_body import ReadBody
+from pulpcore.content_star.auth.authentication import authenticate
+from pulpcore.content_star.auth.guards import GuardRequest
+from pulpcore.content_star.django_app.handler import Request
+from pulpcore.content_star.django_app.request_body import ReadBody
 from tests.unit.test_authorize import guarded, request
 
 NAMES = [b"x_client_cert", b"x_client-cert", b"x-client_cert"]

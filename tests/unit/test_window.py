@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from pulpcore.content_star.window import make_cursor, next_query, read_cursor
+from pulpcore.content_star.listings.pagination import make_cursor, next_query, read_cursor
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 

@@ -28,7 +28,7 @@ class ContentStarAppConfig(PulpPluginAppConfig):
         MODULE_PLUGIN_VERSIONS.clear()
         MODULE_PLUGIN_VERSIONS.update(recorded)
 
-        from pulpcore.content_star.cache.triggers import install  # needs models
+        from pulpcore.content_star.cache.invalidation.triggers import install  # needs models
 
         # Any sender would do: the signal comes when all migrations of all apps are through.
         post_migrate.connect(install, sender=apps.get_app_config("core"))

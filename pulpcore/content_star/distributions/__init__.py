@@ -5,7 +5,7 @@ from pulpcore.content_star.distributions import (  # noqa: F401
     artifact,
     checkpoint,
     openpgp,
-    published,
+    publication,
 )
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.registry import app_of

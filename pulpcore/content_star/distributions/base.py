@@ -21,16 +21,17 @@ from starlette.types import ASGIApp
 from pulpcore.app import mime_types
 from pulpcore.app.contexts import with_domain
 from pulpcore.app.models import Artifact, ContentArtifact
-from pulpcore.content_star.cache.answers import Kept, MadeFrom
-from pulpcore.content_star.delivery import deliver
-from pulpcore.content_star.edge import CACHE_CONTROL, tags_of
-from pulpcore.content_star.exchange import exchange_of
-from pulpcore.content_star.locate import Place, decoded_path
-from pulpcore.content_star.lookup import Found, Source, source_of
+from pulpcore.content_star.cache.cdn_headers import CACHE_CONTROL, tags_of
+from pulpcore.content_star.cache.entries import Kept, MadeFrom
 from pulpcore.content_star.remote.on_demand import NoRemote, wanted
 from pulpcore.content_star.remote.response import OnDemandResponse
+from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.resolve.content import Found, Source, source_of
+from pulpcore.content_star.resolve.distribution import Place
+from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.responses.headers import Disposition, content_disposition
-from pulpcore.content_star.storage import seconds_to_keep
+from pulpcore.content_star.storage.backends import seconds_to_keep
+from pulpcore.content_star.storage.delivery import deliver
 
 
 class DistributionApp(ABC):
@@ -121,6 +122,11 @@ class DistributionApp(ABC):
         source = self.known_source or source_of(self.distribution)
         exchange_of(self.request.scope).tags = tags_of(self.distribution, source)
         return source
+
+    @property
+    def finds_content(self) -> bool:
+        """Whether the class has a step of its own before anything is looked up."""
+        return type(self).find_content is not DistributionApp.find_content
 
     @property
     def asks_plugin(self) -> bool:

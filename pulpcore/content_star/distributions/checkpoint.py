@@ -8,15 +8,15 @@ from starlette.types import ASGIApp
 
 from pulpcore.app.models import Distribution, Publication
 from pulpcore.constants import CHECKPOINT_TS_FORMAT
-from pulpcore.content_star.directory import Entry
-from pulpcore.content_star.distributions.published import PublishedApp
+from pulpcore.content_star.distributions.publication import PublishedApp
 from pulpcore.content_star.distributions.registry import serves
-from pulpcore.content_star.listings import head_for, listing_for
-from pulpcore.content_star.locate import decoded_path
-from pulpcore.content_star.lookup import Source
-from pulpcore.content_star.negotiation import Varying
-from pulpcore.content_star.redirect import moved, with_slash
-from pulpcore.content_star.window import window_of
+from pulpcore.content_star.listings.directory import Entry
+from pulpcore.content_star.listings.negotiation import Varying
+from pulpcore.content_star.listings.pagination import window_of
+from pulpcore.content_star.listings.responses import head_for, listing_for
+from pulpcore.content_star.resolve.content import Source
+from pulpcore.content_star.resolve.paths import decoded_path
+from pulpcore.content_star.resolve.redirect import moved, with_slash
 
 
 @serves(Distribution, checkpoint=True)

@@ -3,7 +3,7 @@
 from starlette.types import ASGIApp
 
 from pulpcore.app.models import OpenPGPDistribution
-from pulpcore.content_star.distributions.published import PublishedApp
+from pulpcore.content_star.distributions.publication import PublishedApp
 from pulpcore.content_star.distributions.registry import serves
 
 

@@ -9,15 +9,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.contexts import with_domain
 from pulpcore.app.models import ContentArtifact, Domain, Remote
-from pulpcore.content_star.authorize import GuardRequest
+from pulpcore.content_star.auth.guards import GuardRequest
 from pulpcore.content_star.distributions.base import DistributionApp
-from pulpcore.content_star.exchange import exchange_of
-from pulpcore.content_star.lookup import Found
-from pulpcore.content_star.remote.adding import add_to_repository, claim
 from pulpcore.content_star.remote.download import SAVE_TIMEOUT
 from pulpcore.content_star.remote.downloads import current_downloads
-from pulpcore.content_star.remote.passing import PullThroughResponse
-from pulpcore.content_star.remote.pulled import known_at, pulled, url_at
+from pulpcore.content_star.remote.pull_through.models import known_at, pulled, url_at
+from pulpcore.content_star.remote.pull_through.repository import add_to_repository, claim
+from pulpcore.content_star.remote.pull_through.response import PullThroughResponse
+from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.resolve.content import Found
 
 log = logging.getLogger(__name__)
 

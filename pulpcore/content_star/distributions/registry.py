@@ -5,8 +5,7 @@ from typing import TypeVar
 
 from pulpcore.app.models import Distribution
 from pulpcore.content_star.distributions.base import DistributionApp
-from pulpcore.content_star.mounts import AlreadyServed
-from pulpcore.content_star.routes import check
+from pulpcore.content_star.distributions.routes import check
 
 App = TypeVar("App", bound=type[DistributionApp])
 
@@ -14,6 +13,10 @@ Claims = dict[tuple[type[Distribution], bool], type[DistributionApp]]
 
 # By model, and by whether its checkpoint distributions are meant or the others.
 _claims: Claims = {}
+
+
+class AlreadyServed(ValueError):
+    """Two want to serve the same: nobody can tell which is right, so that Pulp does not start."""
 
 
 def serves(model: type[Distribution], *, checkpoint: bool = False) -> Callable[[App], App]:

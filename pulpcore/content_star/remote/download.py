@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pulpcore.app.contexts import with_domain
-from pulpcore.content_star.remote.election import Seat
-from pulpcore.content_star.remote.failures import (
+from pulpcore.content_star.remote.downloader import fetch
+from pulpcore.content_star.remote.errors import (
     Mismatch,
     RemoteBroke,
     RemoteUnavailable,
@@ -17,11 +17,11 @@ from pulpcore.content_star.remote.failures import (
     failure_of,
     reason,
 )
-from pulpcore.content_star.remote.fetch import fetch
-from pulpcore.content_star.remote.intake import Intake
-from pulpcore.content_star.remote.sources import NotModified, Source, Wanted, mark_failed
-from pulpcore.content_star.responses.disk import LocalFile
+from pulpcore.content_star.remote.lock import Seat
+from pulpcore.content_star.remote.request import NotModified, Source, Wanted, mark_failed
+from pulpcore.content_star.remote.sink import Intake
 from pulpcore.content_star.responses.source import StoreUnavailable
+from pulpcore.content_star.storage.disk import LocalFile
 
 if TYPE_CHECKING:
     from pulpcore.content_star.remote.downloads import Downloads

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 from anyio.lowlevel import RunVar
 from django.conf import settings
 
-from pulpcore.content_star.db import Door
+from pulpcore.content_star.database.executor import Door
 from pulpcore.content_star.remote.download import Download
-from pulpcore.content_star.remote.election import Election
-from pulpcore.content_star.remote.failures import reason
-from pulpcore.content_star.remote.sources import Wanted
+from pulpcore.content_star.remote.errors import reason
+from pulpcore.content_star.remote.lock import Election
+from pulpcore.content_star.remote.request import Wanted
 from pulpcore.content_star.remote.spool import all_closed
-from pulpcore.content_star.remote.workfile import remove_abandoned
-from pulpcore.content_star.responses.disk import in_thread
+from pulpcore.content_star.remote.temporary_file import remove_abandoned
+from pulpcore.content_star.storage.disk import in_thread
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from pulpcore.app.models import ContentArtifact, Domain, Remote, RemoteArtifact
-from pulpcore.content_star.remote.saving import save
-from pulpcore.content_star.remote.sources import AlreadySaved, Source, Wanted
+from pulpcore.content_star.remote.request import AlreadySaved, Source, Wanted
+from pulpcore.content_star.remote.save import save
 
 
 class NoRemote(Exception):

@@ -9,8 +9,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.content_star.remote.downloads import current_downloads
-from pulpcore.content_star.remote.reading import RemoteSource
-from pulpcore.content_star.remote.sources import AlreadySaved, Wanted
+from pulpcore.content_star.remote.reader import RemoteSource
+from pulpcore.content_star.remote.request import AlreadySaved, Wanted
 from pulpcore.content_star.responses.artifact import ArtifactResponse
 from pulpcore.content_star.responses.body import nothing, until_disconnect
 from pulpcore.content_star.responses.conditional import Validators, evaluate

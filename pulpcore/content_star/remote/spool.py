@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from pulpcore.content_star.remote import workfile
-from pulpcore.content_star.responses.disk import LocalFile, Threads, in_thread
+from pulpcore.content_star.remote import temporary_file as workfile
 from pulpcore.content_star.responses.source import StoreUnavailable
+from pulpcore.content_star.storage.disk import LocalFile, Threads, in_thread
 
 # How many threads write and hash, for all downloads of a process. Each takes about 300 MB/s, and
 # more of them take the cores from the event loop and from requests: while ten files were fetched on

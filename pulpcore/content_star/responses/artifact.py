@@ -11,7 +11,6 @@ from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star.responses.body import Segment, multipart, read_whole, stream
 from pulpcore.content_star.responses.conditional import Validators, evaluate, if_range_matches
-from pulpcore.content_star.responses.disk import STEP, LocalSource
 from pulpcore.content_star.responses.headers import (
     SECURITY_HEADERS,
     Disposition,
@@ -19,8 +18,14 @@ from pulpcore.content_star.responses.headers import (
     http_date,
 )
 from pulpcore.content_star.responses.ranges import ByteRange, RangeNotSatisfiable, parse_ranges
-from pulpcore.content_star.responses.remembered import RememberedFile
-from pulpcore.content_star.responses.source import ArtifactMissing, Readable, Source
+from pulpcore.content_star.responses.source import (
+    STEP,
+    ArtifactMissing,
+    InMemory,
+    OnDisk,
+    Readable,
+    Source,
+)
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -178,7 +183,7 @@ class ArtifactResponse(Representation):
             await _send_file(file, status, response_headers, segments, scope, receive, send)
 
     def _can_send_path(self, scope: Scope) -> bool:
-        return PATHSEND in (scope.get("extensions") or {}) and isinstance(self.source, LocalSource)
+        return PATHSEND in (scope.get("extensions") or {}) and isinstance(self.source, OnDisk)
 
     def at_once(self, scope: Scope) -> tuple[int, RawHeaders, bytes] | None:
         """Return status, headers and body where nothing has to be opened or weighed.
@@ -190,7 +195,7 @@ class ArtifactResponse(Representation):
         if special:
             asks = special == [(b"if-none-match", self._etag)]
             return (304, self._not_modified, b"") if asks and scope["method"] in _SAFE else None
-        if not isinstance(self.source, RememberedFile):
+        if not isinstance(self.source, InMemory):
             return None
         if scope["method"] == "HEAD":
             return (200, self._whole_headers, b"") if self.source.seen else None

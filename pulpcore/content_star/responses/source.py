@@ -7,6 +7,12 @@ from typing import Protocol, Self
 
 from pulpcore.content_star.responses.ranges import ByteRange
 
+# The most bytes that are read and sent at a time, and so what a download holds in memory, about
+# twice. Measured on one uvicorn worker and loopback, a warm 1 GiB file, two clients: 64 KiB steps
+# 2.4 GB/s, 128 KiB 3.1, 256 KiB 4.5, 512 KiB 4.3, 1 MiB 4.6. Beside such downloads a small file
+# takes 0.4 ms.
+STEP = 256 * 1024
+
 
 class ArtifactMissing(Exception):
     """An artifact's file is not there, or is not the one: its size is another."""
@@ -84,3 +90,23 @@ class Source(Protocol):
 
         Raises ArtifactMissing if it is not there, StoreUnavailable if that cannot be told.
         """
+
+
+class OnDisk:
+    """A source that is the file `name` of this machine: a server may send it by itself."""
+
+    __slots__ = ("name",)
+
+    name: str
+
+
+class InMemory:
+    """A source that keeps a small file in memory once it has been read."""
+
+    __slots__ = ("data", "seen")
+
+    data: bytes | None
+    """The whole file, if it is kept."""
+
+    seen: bool
+    """Whether the file is known to be there, with the right size."""

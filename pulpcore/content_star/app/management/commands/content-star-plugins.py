@@ -7,8 +7,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from pulpcore.content_star.bridge.modules import import_modules
-from pulpcore.content_star.plugins import as_json, plugins_for_aiohttp
+from pulpcore.content_star.aiohttp_bridge.modules import import_modules
+from pulpcore.content_star.plugin_host.discovery import as_json, plugins_for_aiohttp
 
 
 class Command(BaseCommand):

@@ -1,0 +1,42 @@
+"""What the hooks of a plugin's distribution return or raise for aiohttp, as ASGI applications."""
+
+from aiohttp import web
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pulpcore.app.contexts import with_domain
+from pulpcore.app.models import Domain
+from pulpcore.content_star.aiohttp_bridge.files import file_app, is_file
+from pulpcore.content_star.aiohttp_bridge.request import match
+from pulpcore.content_star.aiohttp_bridge.run import run
+
+
+def answer(response: web.StreamResponse, scope: Scope, domain: Domain, path: str) -> ASGIApp:
+    """Return what sends `response` to the request with `scope` for `path` in `domain`. Blocks.
+
+    A file is looked up at once, while there is a database connection.
+    Raises ArtifactMissing, StoreUnavailable.
+    """
+    is_plain = response.status == 200 and not (response.compression or response.cookies)
+    if is_file(response) and is_plain:
+        return file_app(response, scope)
+    return Answer(response, domain, path)
+
+
+class Answer:
+    """Sends an aiohttp response, whatever its class does to prepare itself, to one request."""
+
+    def __init__(
+        self, response: web.StreamResponse, domain: Domain | None = None, path: str = ""
+    ) -> None:
+        """`domain` and `path` below it are what the request is about, as far as that is known."""
+        self.response = response
+        self.domain = domain
+        self.path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with with_domain(self.domain):
+            await run(scope, receive, send, self._respond)
+
+    async def _respond(self, request: web.Request) -> web.StreamResponse:
+        match(request, path=self.path, pulp_domain=self.domain.name if self.domain else "default")
+        return self.response

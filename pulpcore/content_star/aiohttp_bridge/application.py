@@ -1,0 +1,131 @@
+"""Upstream's aiohttp application, with what plugins added to it, as a part of the content app."""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
+from aiohttp import web
+from django.conf import settings
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pulpcore.content_star.aiohttp_bridge.connection import Connection
+from pulpcore.content_star.aiohttp_bridge.modules import (
+    import_modules,
+    kind_of,
+    upstream_app,
+)
+from pulpcore.content_star.aiohttp_bridge.request import make_request
+from pulpcore.content_star.aiohttp_bridge.run import run
+from pulpcore.content_star.aiohttp_bridge.threads import threads_of
+from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.plugin_host.discovery import legacy_routes
+from pulpcore.content_star.plugin_host.mounts import below, mount, unmount
+from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.resolve.paths import decoded_path
+
+log = logging.getLogger(__name__)
+
+
+class Bridge:
+    """Serves an aiohttp application over ASGI: its routes, middlewares and sub-applications.
+
+    The application has to be started.
+    """
+
+    def __init__(self, app: web.Application) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        decoded_path(scope)  # raises for what cannot be a path
+        exchange_of(scope).route = "plugin"
+        await run(scope, receive, send, self.app._handle, self.app._client_max_size)
+
+    async def matches(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Tell whether a route of the application takes the request."""
+        request = make_request(Connection(scope, receive, send))
+        return (await self.app.router.resolve(request)).http_exception is None
+
+
+class Overlay:
+    """ASGI middleware for routes of plugins below the content prefix.
+
+    As upstream, they come before content, and what none of them takes is content.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.bridge: Bridge | None = None
+        self.apps: dict[str, ASGIApp] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        prefix = below(scope, self.apps) if scope["type"] == "http" and self.bridge else None
+        taken = prefix and self.bridge and await self.bridge.matches(scope, receive, send)
+        await (self.apps[prefix] if prefix and taken else self.app)(scope, receive, send)
+
+
+@asynccontextmanager
+async def bridge(
+    plugins: Mapping[str, ASGIApp | None], content: Overlay, door: Door
+) -> AsyncIterator[None]:
+    """Serve what `plugins` add to upstream's content app, from its start to its end.
+
+    They are named as their Django apps. What answers at the routes of one instead of the bridge is
+    beside its name. Their blocking calls come through `door`.
+
+    If starting the aiohttp application fails, that is logged, and nothing is bridged:
+    `legacy_routes` says which routes are served, and why others are not.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(threads_of(door))
+        import_modules(plugins)
+        await _serve(plugins, content, stack)
+        yield
+
+
+async def _serve(
+    plugins: Mapping[str, ASGIApp | None], content: Overlay, stack: AsyncExitStack
+) -> None:
+    joined = [name for name, module in legacy_routes.items() if module.prefixes]
+    if not joined:
+        return
+    bridge = content.bridge = Bridge(upstream_app())
+    bridged = [name for name in joined if plugins[name] is None]
+    if bridged and (problem := await _start(bridge.app, stack)):
+        for name in bridged:
+            legacy_routes[name] = replace(legacy_routes[name], prefixes=(), problem=problem)
+    for name in joined:
+        _mount(name, plugins[name] or bridge, content, stack)
+
+
+async def _start(app: web.Application, stack: AsyncExitStack) -> str | None:
+    """Start the application, for as long as `stack` lasts; return what has kept it from that."""
+    runner = web.AppRunner(app, access_log=None)
+    try:
+        await runner.setup()
+    except Exception as error:
+        log.exception("The aiohttp application of the plugins cannot be started.")
+        return f"the aiohttp application of all plugins cannot be started: {kind_of(error)}"
+    stack.push_async_callback(runner.cleanup)
+    return None
+
+
+def _mount(name: str, app: ASGIApp, content: Overlay, stack: AsyncExitStack) -> None:
+    """Have `app` answer at the prefixes of a plugin; those that it cannot have are logged."""
+    module = legacy_routes[name]
+    taken = []
+    for prefix in module.prefixes:
+        if prefix.startswith(settings.CONTENT_PATH_PREFIX):
+            content.apps[prefix] = app
+            continue
+        try:
+            mount(prefix, app)
+        except ValueError as error:
+            log.error("The plugin %s is not served in full: %s", name, error)
+            taken.append(prefix)
+        else:
+            stack.callback(unmount, prefix)
+    if taken:
+        problem = "; ".join(filter(None, [module.problem, f"others serve {', '.join(taken)}"]))
+        served = tuple(prefix for prefix in module.prefixes if prefix not in taken)
+        legacy_routes[name] = replace(module, prefixes=served, problem=problem)

@@ -1,0 +1,215 @@
+"""aiohttp's `FileResponse` and pulpcore's `ArtifactResponse`, sent as every other file here is.
+
+Both decide in `prepare` what they send, and plugins derive classes from them whose `prepare` ends
+in `super().prepare`. So it is that method which is replaced, for requests of ours alone.
+"""
+
+import re
+import stat
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from asgiref.sync import sync_to_async
+from starlette.types import ASGIApp, Message, Scope
+
+from pulpcore.app import mime_types
+from pulpcore.app.models import Artifact, Domain
+from pulpcore.content_star.aiohttp_bridge.request import connection_of
+from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.resolve.paths import decoded_path
+from pulpcore.content_star.responses.artifact import ArtifactResponse
+from pulpcore.content_star.responses.body import nothing
+from pulpcore.content_star.responses.headers import Disposition, parse_http_date
+from pulpcore.content_star.responses.source import ArtifactMissing
+from pulpcore.content_star.storage.delivery import deliver
+from pulpcore.content_star.storage.disk import LocalSource
+from pulpcore.responses import ArtifactResponse as PulpArtifactResponse
+
+# Where pulpcore's storages keep artifacts: by their sha256, with domains below the domain's id.
+_ARTIFACT = re.compile(r"/artifact/(?:[0-9a-f-]{36}/)?([0-9a-f]{2})/([0-9a-f]{62})$")
+
+_CONDITIONS = (b"if-", b"range")
+
+_file_prepare = web.FileResponse.prepare
+_artifact_prepare = PulpArtifactResponse.prepare
+
+
+def adopt_files() -> None:
+    """Have both kinds of responses sent by us, in this process."""
+    web.FileResponse.prepare = _prepare_file
+    PulpArtifactResponse.prepare = _prepare_artifact
+
+
+def is_file(response: web.StreamResponse) -> bool:
+    """Tell whether `response` is of one of these classes itself, so that nothing else has a say."""
+    return type(response) in (web.FileResponse, PulpArtifactResponse)
+
+
+def file_app(response: web.StreamResponse, scope: Scope) -> ASGIApp:
+    """Return what sends the file of `response`, of whichever kind. Blocks.
+
+    Raises ArtifactMissing, StoreUnavailable.
+    """
+    name = decoded_path(scope).rpartition("/")[2]
+    if isinstance(response, web.FileResponse):
+        app = _local_file(response._path, response.headers, name, scope)
+    else:
+        artifact = response._artifact or _artifact(response._artifact_pk)
+        app = artifact_app(artifact.pulp_domain, artifact, name, response.headers, scope)
+    return app if response.status == 200 else _whole(app)
+
+
+def artifact_app(
+    domain: Domain,
+    artifact: Artifact,
+    filename: str,
+    headers: Mapping[str, str],
+    scope: Scope,
+    disposition: Disposition = "inline",
+    by_others: bool = False,
+) -> ASGIApp:
+    """Return what sends `artifact`, as `deliver` does. Blocks; raises StoreUnavailable.
+
+    Type, caching and time of last change are what `headers` say; what else they say is added.
+    """
+    return deliver(
+        domain,
+        artifact,
+        scope,
+        by_others=by_others,
+        size=artifact.size,
+        sha256=artifact.sha256,
+        last_modified=last_modified_of(headers) or artifact.pulp_created,
+        filename=filename,
+        headers=plain(headers),
+        disposition=disposition,
+    )
+
+
+async def send_app(app: ASGIApp, response: web.StreamResponse, request: web.Request) -> None:
+    """Answer `request` with `app` in the place of `response`, whose cookies and status are kept.
+
+    Its headers are for `app` to send. Handlers and middlewares see `response` as sent, with the
+    status that was.
+    """
+    connection = connection_of(request)
+    assert connection is not None
+    cookies = [
+        (b"set-cookie", cookie.OutputString().encode()) for cookie in response.cookies.values()
+    ]
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            if response.status != 200:
+                message = {**message, "status": response.status}
+            response._set_status(message["status"], None)
+            message = {**message, "headers": [*message["headers"], *cookies]}
+        await connection.send(message)
+
+    await app(connection.scope, nothing, send)
+    response._eof_sent = True
+
+
+class AppResponse(web.StreamResponse):
+    """A response that an application of ASGI sends, made when it is known what it has to say."""
+
+    def __init__(
+        self, make: Callable[[Mapping[str, str], Scope], ASGIApp], headers: Mapping[str, str]
+    ) -> None:
+        """`make` is given the headers, which middlewares may have changed. It blocks."""
+        super().__init__(headers=headers)
+        self._make = make
+
+    async def prepare(self, request: web.Request) -> Any:
+        if not self.prepared:
+            await send_made(self._make, self, request)
+
+
+async def send_made(
+    make: Callable[[Mapping[str, str], Scope], ASGIApp],
+    response: web.StreamResponse,
+    request: web.Request,
+) -> None:
+    """Answer as `send_app` with what `make` makes of the headers, after signals have seen them."""
+    connection = connection_of(request)
+    assert connection is not None
+    await request._prepare_hook(response)
+    app = await sync_to_async(make)(response.headers, connection.scope)
+    await send_app(app, response, request)
+
+
+async def _prepare_file(response: web.FileResponse, request: Any) -> Any:
+    compresses = response.compression and not response.prepared  # nothing of ours does
+    if connection_of(request) is None or compresses:
+        return await _file_prepare(response, request)
+    return await _send(response, request)
+
+
+async def _prepare_artifact(response: Any, request: Any) -> Any:
+    if connection_of(request) is None:
+        return await _artifact_prepare(response, request)
+    return await _send(response, request)
+
+
+async def _send(response: Any, request: Any) -> None:
+    if response.prepared:
+        return
+    await send_made(lambda headers, scope: file_app(response, scope), response, request)
+
+
+def _local_file(path: Path, headers: Mapping[str, str], name: str, scope: Scope) -> ASGIApp:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ArtifactMissing(str(path)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ArtifactMissing(str(path))
+    digest = _ARTIFACT.search(str(path))
+    changed = datetime.fromtimestamp(status.st_mtime, UTC)
+    content_type = mime_types.get_type(str(path))
+    exchange_of(scope).source = "local"
+    return ArtifactResponse(
+        LocalSource(str(path)),
+        size=status.st_size,
+        sha256="".join(digest.groups()) if digest else None,
+        etag=f'"{status.st_mtime_ns:x}-{status.st_size:x}"',
+        last_modified=last_modified_of(headers) or changed,
+        filename=name,
+        headers=({"content-type": content_type} if content_type else {}) | plain(headers),
+        disposition="inline",
+    )
+
+
+def _artifact(pk: Any) -> Artifact:
+    return Artifact.objects.select_related("pulp_domain").get(pk=pk)
+
+
+def last_modified_of(headers: Mapping[str, str]) -> datetime | None:
+    """Return the time that `Last-Modified` says, None if it says none."""
+    value = headers.get("Last-Modified")
+    return parse_http_date(value) if value else None
+
+
+def plain(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return `headers` with one value for each name (RFC 9110 section 5.3)."""
+    plain: dict[str, str] = {}
+    for name, value in headers.items():
+        name = name.lower()
+        plain[name] = f"{plain[name]}, {value}" if name in plain else value
+    return plain
+
+
+def _whole(app: ASGIApp) -> ASGIApp:
+    """Send all of the file, whatever ranges or conditions the request has.
+
+    They are about what answers 200 (RFC 9110 sections 13.2.1 and 14.2).
+    """
+
+    async def whole(scope: Scope, receive: Any, send: Any) -> None:
+        headers = [pair for pair in scope["headers"] if not pair[0].startswith(_CONDITIONS)]
+        await app({**scope, "headers": headers}, receive, send)
+
+    return whole

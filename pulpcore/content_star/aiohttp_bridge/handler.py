@@ -1,0 +1,181 @@
+"""Upstream's `Handler`, from which plugins derive those of their routes.
+
+It finds distributions and content as ever. What it sends at the end, artifacts and files on demand,
+is sent as every other file here is, by the methods that are replaced.
+"""
+
+import re
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+from uuid import UUID
+
+from aiohttp import web
+from starlette.types import ASGIApp, Scope
+
+from pulpcore.app.contexts import with_domain
+from pulpcore.app.models import ContentArtifact
+from pulpcore.app.util import get_domain
+from pulpcore.content_star.aiohttp_bridge.files import (
+    AppResponse,
+    artifact_app,
+    last_modified_of,
+    plain,
+    send_made,
+)
+from pulpcore.content_star.aiohttp_bridge.request import connection_of
+from pulpcore.content_star.cache.cdn_headers import tags_of, vary_of
+from pulpcore.content_star.remote.on_demand import NoRemote
+from pulpcore.content_star.remote.on_demand import wanted as wanted_on_demand
+from pulpcore.content_star.remote.pull_through.models import known_at, pulled
+from pulpcore.content_star.remote.pull_through.response import PullThroughResponse
+from pulpcore.content_star.remote.response import OnDemandResponse
+from pulpcore.content_star.request_info import exchange_of
+
+# The name of a blob in a registry of containers is its digest.
+_BLOB = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def adopt_handler(handler: Any) -> None:
+    """Replace methods of upstream's class `Handler`, for this process."""
+    permit = handler._permit
+    stream_remote_artifact = handler._stream_remote_artifact
+
+    def _permit(request: Any, distribution: Any) -> Any:
+        """Tell caches what the guard decides by, and then ask it."""
+        if (connection := connection_of(request)) is not None:
+            _describe(connection.scope, distribution)
+        return permit(request, distribution)
+
+    async def _stream_remote_artifact(
+        self: Any, request: Any, response: Any, remote_artifact: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Fetch it once for all clients.
+
+        What nobody has asked for before, upstream fetches where the plugin saves it in its own way.
+        """
+        content_artifact = remote_artifact.content_artifact
+        is_new = content_artifact._state.adding
+        saves_itself = type(self)._save_artifact is not handler._save_artifact
+        if connection_of(request) is None or (is_new and saves_itself):
+            return await stream_remote_artifact(
+                self, request, response, remote_artifact, *args, **kwargs
+            )
+        if is_new:
+            return await _pull_through(request, response, remote_artifact, *args, **kwargs)
+        return await _stream_content_artifact(self, request, response, content_artifact)
+
+    handler.stream_content = _stream_content
+    handler._permit = staticmethod(_permit)
+    handler._serve_content_artifact = _serve_content_artifact
+    handler._stream_content_artifact = _stream_content_artifact
+    handler._stream_remote_artifact = _stream_remote_artifact
+
+
+async def _stream_content(self: Any, request: Any) -> Any:
+    """Upstream's, without its cache."""
+    return await self._match_and_stream(request.match_info["path"], request)
+
+
+async def _serve_content_artifact(
+    self: Any, content_artifact: Any, headers: Any, request: Any
+) -> web.StreamResponse:
+    """Return the response for a file that is saved."""
+    return AppResponse(partial(_saved, content_artifact), headers)
+
+
+async def _stream_content_artifact(
+    self: Any, request: Any, response: web.StreamResponse, content_artifact: Any
+) -> web.StreamResponse:
+    """Send a file while it is fetched, in the place of `response`; return when that is done.
+
+    Raises `HTTPNotFound` if no remote has it.
+    """
+    try:
+        await send_made(partial(_on_demand, content_artifact), response, request)
+    except NoRemote:
+        raise web.HTTPNotFound from None
+    return response
+
+
+async def _pull_through(
+    request: Any,
+    response: web.StreamResponse,
+    asked: Any,
+    save_artifact: bool = True,
+    repository: Any = None,
+) -> web.StreamResponse:
+    """Send a file that Pulp does not know yet, as `_stream_content_artifact` does.
+
+    Raises RemoteUnavailable; RemoteRefused has the status that the remote answered with.
+    """
+    gains = repository.pk if repository and repository.PULL_THROUGH_SUPPORTED else None
+    await send_made(partial(_pulled, asked, save_artifact, gains, request), response, request)
+    return response
+
+
+def _pulled(
+    asked: Any, saves: bool, repository: UUID | None, request: Any, headers: Any, scope: Scope
+) -> ASGIApp:
+    domain = get_domain()
+    remote = asked.remote.cast()
+    path = asked.content_artifact.relative_path
+
+    def again() -> ASGIApp:
+        with with_domain(domain):
+            known = known_at(remote.pk, asked.url)
+            if known is None:
+                return _pulled(asked, saves, repository, request, headers, scope)
+            return (_on_demand if known.artifact is None else _saved)(known, headers, scope)
+
+    exchange_of(scope).source = "remote"
+    wanted = pulled(
+        domain, remote, asked.url, path, saves=saves, repository=repository, request=request
+    )
+    return PullThroughResponse(wanted, again, plain(headers))
+
+
+def _saved(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
+    filename = PurePosixPath(content_artifact.relative_path).name
+    artifact = content_artifact.artifact
+    return artifact_app(
+        get_domain(), artifact, filename, headers, scope, "attachment", by_others=True
+    )
+
+
+def _on_demand(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
+    domain = get_domain()
+    filename = PurePosixPath(content_artifact.relative_path).name
+
+    def again() -> ASGIApp:
+        current = ContentArtifact.objects.select_related("artifact").get(pk=content_artifact.pk)
+        with with_domain(domain):
+            if current.artifact is None:
+                return _on_demand(current, headers, scope)
+            return _saved(current, headers, scope)
+
+    exchange_of(scope).source = "remote"
+    return OnDemandResponse(
+        wanted_on_demand(content_artifact, domain),
+        again,
+        filename=filename,
+        last_modified=last_modified_of(headers),
+        headers=_of_blob(content_artifact.relative_path) | plain(headers),
+    )
+
+
+def _of_blob(name: str) -> dict[str, str]:
+    """Return the headers that pulp_container gives a blob once it is saved.
+
+    Before, it leaves them to the remote, which may be a CDN that knows of no registry.
+    """
+    if not _BLOB.fullmatch(name):
+        return {}
+    return {"docker-content-digest": name, "docker-distribution-api-version": "registry/2.0"}
+
+
+def _describe(scope: Scope, distribution: Any) -> None:
+    exchange = exchange_of(scope)
+    exchange.domain, exchange.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
+    exchange.vary = vary_of(distribution.content_guard)
+    exchange.tags = tags_of(distribution)

@@ -1,0 +1,79 @@
+"""The private parts of aiohttp, pulpcore and asgiref that are needed here, and what is replaced.
+
+Nothing is replaced on import: the application calls `install` once, at its start. Read and tested
+with pulpcore 3.115 to 3.123, aiohttp 3.13 to 3.14, and asgiref 3.8 to 3.13.
+"""
+
+from functools import cache
+from importlib import import_module
+
+from aiohttp import web
+from asgiref.sync import SyncToAsync
+from django.core.exceptions import ImproperlyConfigured
+
+from pulpcore.cache import AsyncContentCache
+from pulpcore.content_star.aiohttp_bridge.answers import Answer, answer
+from pulpcore.content_star.aiohttp_bridge.files import adopt_files
+from pulpcore.content_star.distributions.plugin_hooks import register_adapter, register_responder
+from pulpcore.responses import ArtifactResponse
+
+REPLACED: dict[str, tuple[object, tuple[str, ...]]] = {
+    "aiohttp.web.FileResponse": (web.FileResponse, ("prepare",)),
+    "pulpcore.responses.ArtifactResponse": (ArtifactResponse, ("prepare",)),
+    "pulpcore.cache.AsyncContentCache": (
+        AsyncContentCache,
+        ("__call__", "get", "exists", "set", "make_entry"),
+    ),
+}
+"""Attributes that are replaced, by `install` or once a plugin has routes."""
+
+REPLACED_IN_HANDLER = (
+    "_permit",
+    "_serve_content_artifact",
+    "_stream_content_artifact",
+    "_stream_remote_artifact",
+)
+"""The same of `pulpcore.content.handler.Handler`, once a plugin has a module `content`."""
+
+USED: dict[str, tuple[object, tuple[str, ...]]] = {
+    "aiohttp.web.Application": (web.Application, ("_handle",)),
+    "aiohttp.web.Request": (web.Request, ("_finish", "_prepare_hook")),
+    "aiohttp.web.StreamResponse": (web.StreamResponse, ("_set_status",)),
+    "asgiref.sync.SyncToAsync": (
+        SyncToAsync,
+        ("context_to_thread_executor", "thread_sensitive_context"),
+    ),
+}
+"""Private attributes that are read or called."""
+
+
+@cache
+def install() -> None:
+    """Replace what plugins' aiohttp code would send files by, and register its responses.
+
+    Raises `ImproperlyConfigured` if an installed version lacks a private part that is needed.
+    """
+    if missing := missing_internals():
+        raise ImproperlyConfigured(
+            f"The bridge for aiohttp plugins needs {', '.join(missing)}, which the installed"
+            " version lacks. Install versions that pulp-content-star was tested with."
+        )
+    adopt_files()
+    register_adapter(web.StreamResponse, answer)
+    register_responder(web.HTTPException, Answer)
+
+
+def missing_internals() -> list[str]:
+    """Return the private parts that the installed versions lack, by their dotted names."""
+    handler = import_module("pulpcore.content.handler").Handler
+    needed = {
+        **REPLACED,
+        **USED,
+        "pulpcore.content.handler.Handler": (handler, (*REPLACED_IN_HANDLER, "_save_artifact")),
+    }
+    return [
+        f"{owner}.{name}"
+        for owner, (thing, names) in needed.items()
+        for name in names
+        if not hasattr(thing, name)
+    ]

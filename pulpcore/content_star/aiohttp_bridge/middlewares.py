@@ -1,0 +1,53 @@
+"""What stands before the handlers of plugins in place of upstream's own middlewares."""
+
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+from asgiref.sync import sync_to_async
+from starlette.types import Scope
+
+from pulpcore.app.models import Domain
+from pulpcore.app.util import set_domain
+from pulpcore.content_star.aiohttp_bridge.request import connection_of
+from pulpcore.content_star.auth.authentication import authenticate
+from pulpcore.content_star.auth.password_checks import with_passwords
+
+# Upstream makes a correlation id, measures durations and authenticates in these modules. We have a
+# correlation id and metrics already, before the bridge.
+_OURS_OR_NOT = ("pulpcore.content.authentication", "pulpcore.content.instrumentation")
+
+
+def adopt_middlewares(app: web.Application) -> None:
+    """Replace upstream's middlewares of `app` by `identify`; those of plugins follow it."""
+    theirs = [
+        each for each in app.middlewares if getattr(each, "__module__", "") not in _OURS_OR_NOT
+    ]
+    app.middlewares[:] = [identify, *theirs]
+
+
+@web.middleware  # type: ignore[untyped-decorator]
+async def identify(request: Any, handler: Any) -> Any:
+    """Set the domain that the route names, and who asks: `user`, `auth`, `drf_request`.
+
+    Raises `HTTPNotFound` if there is no such domain.
+    """
+    connection = connection_of(request)
+    assert connection is not None
+    await with_passwords(
+        connection.scope, partial(sync_to_async(_identify), request, connection.scope)
+    )
+    return await handler(request)
+
+
+def _identify(request: Any, scope: Scope) -> None:
+    name = request.match_info.get("pulp_domain", "default")
+    domain = Domain.objects.filter(name=name).first()
+    if domain is None:
+        raise web.HTTPNotFound(text=f"There is no domain '{name}'.")
+    set_domain(domain)
+    drf_request = authenticate(scope)
+    drf_request.pulp_domain = domain
+    request["user"] = drf_request.user
+    request["auth"] = drf_request.auth
+    request["drf_request"] = drf_request

@@ -1,0 +1,95 @@
+"""The modules with which plugins join upstream's content app, and the prefixes they serve there."""
+
+import logging
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_urldispatcher import MatchedSubAppResource
+from django.conf import settings
+
+from pulpcore.content_star.aiohttp_bridge.caching import adopt_cache
+from pulpcore.content_star.aiohttp_bridge.handler import adopt_handler
+from pulpcore.content_star.aiohttp_bridge.middlewares import adopt_middlewares
+from pulpcore.content_star.plugin_host.discovery import LegacyRoutes, legacy_routes
+
+log = logging.getLogger(__name__)
+
+# Of a plugin whose module tells nothing; operators may have their proxy send them elsewhere.
+UNKNOWN = "so its routes are not known, and none is served or passed on"
+
+
+def import_modules(plugins: Iterable[str]) -> None:
+    """Import the modules `<plugin>.content`, as upstream does, and fill in `legacy_routes`.
+
+    A module that cannot be imported is logged, and only its plugin has to do without: where its
+    routes are nobody else knows, and those that it added before it broke are not served either.
+    """
+    legacy_routes.clear()
+    for plugin in plugins:
+        if _has(f"{plugin}.content"):
+            legacy_routes[plugin] = _import(plugin, upstream_app())
+
+
+def upstream_app() -> web.Application:
+    """Return upstream's application, without its routes, and with what we replace."""
+    adopt_cache()  # before anything is decorated
+    content = import_module("pulpcore.content")
+    handler = import_module("pulpcore.content.handler")
+    if not getattr(handler.Handler, "content_star", False):
+        adopt_handler(handler.Handler)
+        adopt_middlewares(content.app)
+        handler.Handler.content_star = True
+    return content.app
+
+
+def prefix_of(resource: Any) -> str:
+    """Return the path below which `resource` has all that it matches, a slash at both ends.
+
+    A path without variables is its own prefix. What depends on the host has the root.
+    """
+    if isinstance(resource, MatchedSubAppResource):
+        return "/"
+    static, brace, _ = resource.canonical.partition("{")
+    if brace:
+        static = static.rpartition("/")[0]
+    return static if static.endswith("/") else f"{static}/"
+
+
+def kind_of(error: Exception) -> str:
+    """Tell what kind of error it is: its text, which may have secrets, is for the log alone."""
+    return f"{type(error).__name__}; the log says more"
+
+
+def _import(plugin: str, app: web.Application) -> LegacyRoutes:
+    known = set(app.router.resources())
+    try:
+        import_module(f"{plugin}.content")
+    except Exception as error:
+        broken = f"{plugin}.content cannot be imported, {UNKNOWN}"
+        log.exception("The plugin %s is not served in full: %s.", plugin, broken)
+        return LegacyRoutes(problem=f"{broken}: {kind_of(error)}")
+    added = [each for each in app.router.resources() if each not in known]
+    prefixes = {prefix_of(each) for each in added}
+    refused = sorted(filter(_covers_others, prefixes))
+    problem = None
+    if refused:
+        problem = f"routes at {', '.join(refused)} would cover what others serve"
+        log.error("The plugin %s is not served in full: %s.", plugin, problem)
+    return LegacyRoutes(tuple(sorted(prefixes - set(refused))), problem)
+
+
+def _covers_others(prefix: str) -> bool:
+    """Tell whether content or the API is at or below `prefix`, or `prefix` is no path at all."""
+    # Routes may be below the content prefix, but not have all of it.
+    others = (settings.CONTENT_PATH_PREFIX.rstrip("/"), settings.V3_API_ROOT)
+    return prefix == "/" or any(each.startswith(prefix) for each in others)
+
+
+def _has(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,78 @@
+"""Has an aiohttp handler answer a request of ASGI."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiohttp import ClientError, web
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from pulpcore.content_star.aiohttp_bridge.connection import Connection
+from pulpcore.content_star.aiohttp_bridge.request import MAX_BODY, make_request
+from pulpcore.content_star.aiohttp_bridge.threads import use_threads
+from pulpcore.content_star.remote.errors import RemoteUnavailable
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Cut(Exception):
+    """A handler has closed the connection in the middle of its response."""
+
+
+async def run(
+    scope: Scope, receive: Receive, send: Send, handler: Handler, max_body: int = MAX_BODY
+) -> None:
+    """Send the response that `handler` returns or raises; it is cancelled if the client leaves.
+
+    Raises what `handler` raises, and `Cut`.
+    """
+    connection = Connection(scope, receive, send)
+    task = asyncio.create_task(_handle(connection, handler, max_body))
+    watch = asyncio.create_task(connection.watch(task.cancel))
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task})
+        raise
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+    _conclude(connection, task)
+
+
+async def _handle(connection: Connection, handler: Handler, max_body: int) -> None:
+    use_threads()
+    request = make_request(connection, max_body)
+    try:
+        response = await _response(request, handler)
+        await response.prepare(request)
+        await response.write_eof()
+    finally:
+        request._finish()  # closes the files of an upload
+
+
+async def _response(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except web.HTTPException as answer:
+        return answer
+    except TimeoutError:
+        raise HTTPException(504, "The plugin took too long.") from None
+    except ClientError as error:
+        # Its text may have a URL with credentials in it.
+        kind = f"{type(error).__module__}.{type(error).__name__}"
+        raise RemoteUnavailable(f"A plugin could not fetch something: {kind}") from None
+    if not isinstance(response, web.StreamResponse):
+        raise TypeError(f"A handler returned no response but {type(response).__name__}.")
+    return response
+
+
+def _conclude(connection: Connection, task: "asyncio.Task[None]") -> None:
+    """Raise what has to be answered or logged: not that the client has left."""
+    error = None if task.cancelled() else task.exception()
+    if connection.lost and (error is None or isinstance(error, ConnectionError)):
+        if connection.closed:
+            raise Cut("A plugin has cut the connection.")
+        return
+    task.result()

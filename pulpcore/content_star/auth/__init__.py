@@ -1,0 +1,1 @@
+"""Who sends a request, and whether a content guard lets it pass."""

@@ -1,0 +1,63 @@
+"""The shortest way: what is in memory, and for everyone, is sent before anything else is asked.
+
+Half the time of a warm answer goes into handing it from layer to layer. So this middleware stands
+before those that it has no use for: what is sent here can raise no error, belongs to the content
+app (or it would not have been kept), and has had its headers for caches put in once.
+"""
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pulpcore.content_star.cache.cdn_headers import add_edge_headers, cache_header
+from pulpcore.content_star.cache.entries import Kept
+from pulpcore.content_star.cache.store import Plans
+from pulpcore.content_star.listings.negotiation import is_json_preferred
+from pulpcore.content_star.request_info import Exchange, exchange_of, is_observed
+from pulpcore.content_star.resolve.paths import decoded_path
+
+
+class Warm:
+    """ASGI middleware that answers what needs neither the database nor a file."""
+
+    def __init__(self, app: ASGIApp, plans: Plans, prefix: str) -> None:
+        """`prefix` of the content app begins and ends with a slash."""
+        self.app = app
+        self.plans = plans
+        self.prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kept = self._kept(scope) if scope["type"] == "http" else None
+        found = kept.file_for_all.at_once(scope) if kept and kept.file_for_all else None
+        if kept is None or found is None:
+            return await self.app(scope, receive, send)
+        status, plain, body = found
+        headers = kept.headers.get(status)
+        if headers is None or is_observed(scope):
+            exchange = _told(kept, scope)
+            if headers is None:
+                headers = add_edge_headers(plain, exchange) + cache_header(exchange, status)
+                kept.headers[status] = headers
+        await send({"type": "http.response.start", "status": status, "headers": headers.copy()})
+        await send({"type": "http.response.body", "body": body})
+
+    def _kept(self, scope: Scope) -> Kept | None:
+        if scope["method"] not in ("GET", "HEAD"):
+            return None
+        try:
+            path = decoded_path(scope)  # other spellings of it are not kept: they miss
+        except HTTPException:
+            return None
+        prefix = scope.get("root_path", "") + self.prefix
+        if not path.startswith(prefix):
+            return None
+        # Equal to a `Key`, which takes three times as long to make.
+        key = (path[len(prefix) :], scope["method"], is_json_preferred(scope))
+        return self.plans.recall(key)  # type: ignore[arg-type]
+
+
+def _told(kept: Kept, scope: Scope) -> Exchange:
+    exchange = exchange_of(scope)
+    exchange.route = "stream_content"
+    kept.tell(exchange)
+    kept.tell_permitted(exchange)
+    return exchange

@@ -1,0 +1,1 @@
+"""Blocking ORM work, and the SQL of the request path."""

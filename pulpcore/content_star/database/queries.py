@@ -1,0 +1,154 @@
+"""The SQL of the cold path: from a path to a distribution, what it serves, and a file of that.
+
+Each query reads a row or two through the indexes that its comment names, whatever the size of the
+repository; `tests/functional/test_queries.py` asks the planner. They are text because the ORM takes
+longer to write such a query than PostgreSQL to answer it: 1 to 2 ms of Python each.
+
+`$columns` are those of models, which `rows.py` knows; `%(names)s` are parameters.
+"""
+
+from pulpcore.app.models import (
+    Artifact,
+    ContentArtifact,
+    ContentGuard,
+    Distribution,
+    Domain,
+    Publication,
+    Repository,
+    RepositoryVersion,
+)
+from pulpcore.content_star.database.prepared import Query
+
+# Unique index (base_path, pulp_domain_id), once for each prefix of the path that a slash ends.
+DISTRIBUTION = Query(
+    """
+    SELECT $columns
+    FROM core_distribution distribution
+    JOIN core_domain domain ON domain.pulp_id = distribution.pulp_domain_id
+    LEFT JOIN core_contentguard guard ON guard.pulp_id = distribution.content_guard_id
+    LEFT JOIN core_repository repository ON repository.pulp_id = distribution.repository_id
+    LEFT JOIN core_repositoryversion version ON version.pulp_id = distribution.repository_version_id
+    LEFT JOIN core_publication publication ON publication.pulp_id = distribution.publication_id
+    LEFT JOIN core_repositoryversion published
+           ON published.pulp_id = publication.repository_version_id
+    WHERE domain.name = %(domain)s AND distribution.base_path = ANY(%(prefixes)s)
+    ORDER BY length(distribution.base_path) DESC
+    LIMIT 1
+    """,
+    tables={
+        "distribution": Distribution,
+        "domain": Domain,
+        "guard": ContentGuard,
+        "repository": Repository,
+        "version": RepositoryVersion,
+        "publication": Publication,
+        "published": RepositoryVersion,
+    },
+    parameters={"domain": "text", "prefixes": "text[]"},
+)
+
+# Unique index (repository_id, number) of versions from the newest on, until one has a publication:
+# index on repository_version_id.
+LATEST_PUBLICATION = Query(
+    """
+    SELECT $columns
+    FROM core_repositoryversion version
+    JOIN core_publication publication ON publication.repository_version_id = version.pulp_id
+    WHERE version.repository_id = %(repository)s AND publication.complete
+    ORDER BY version.number DESC, publication.pulp_created DESC
+    LIMIT 1
+    """,
+    tables={"version": RepositoryVersion, "publication": Publication},
+    parameters={"repository": "uuid"},
+)
+
+# Index on repository_version_id.
+LATEST_PUBLICATION_OF_VERSION = Query(
+    """
+    SELECT $columns
+    FROM core_publication publication
+    WHERE publication.repository_version_id = %(version)s AND publication.complete
+    ORDER BY publication.pulp_created DESC
+    LIMIT 1
+    """,
+    tables={"publication": Publication},
+    parameters={"version": "uuid"},
+)
+
+# Unique index (repository_id, number).
+LATEST_VERSION = Query(
+    """
+    SELECT $columns
+    FROM core_repositoryversion version
+    WHERE version.repository_id = %(repository)s AND version.complete
+    ORDER BY version.number DESC
+    LIMIT 1
+    """,
+    tables={"version": RepositoryVersion},
+    parameters={"repository": "uuid"},
+)
+
+# Unique indexes (publication_id, relative_path) of published artifacts and (repository_id,
+# content_id, version_added_id) of memberships; primary keys.
+_PUBLISHED = """
+    SELECT file.pulp_id, TRUE AS is_published, (
+        SELECT member.pulp_created
+        FROM core_repositorycontent member
+        JOIN core_repositoryversion added ON added.pulp_id = member.version_added_id
+        LEFT JOIN core_repositoryversion removed ON removed.pulp_id = member.version_removed_id
+        WHERE member.repository_id = %(repository)s AND member.content_id = file.content_id
+          AND added.number <= %(number)s
+          AND (removed.number IS NULL OR removed.number > %(number)s)
+        LIMIT 1
+    ) AS added
+    FROM core_publishedartifact published
+    JOIN core_contentartifact file ON file.pulp_id = published.content_artifact_id
+    WHERE published.publication_id = %(publication)s AND published.relative_path = wanted.path
+"""
+
+# Index on relative_path of content artifacts: those of the path in whatever repository. For each,
+# one look into the unique index (repository_id, content_id, version_added_id) of memberships.
+_CONTAINED = """
+    SELECT file.pulp_id, FALSE AS is_published, member.pulp_created AS added
+    FROM core_contentartifact file
+    JOIN core_repositorycontent member
+      ON member.repository_id = %(repository)s AND member.content_id = file.content_id
+    JOIN core_repositoryversion added ON added.pulp_id = member.version_added_id
+    LEFT JOIN core_repositoryversion removed ON removed.pulp_id = member.version_removed_id
+    WHERE file.relative_path = wanted.path
+      AND added.number <= %(number)s
+      AND (removed.number IS NULL OR removed.number > %(number)s)
+"""
+
+# What is published at the path, or else contained there: memberships are not looked at if there is
+# something.
+_EITHER = """
+    WITH at_path AS MATERIALIZED ({published})
+    SELECT * FROM at_path
+    UNION ALL
+    ({contained} AND NOT EXISTS (SELECT FROM at_path))
+"""
+
+# Primary keys. Of several files in a version that claim a path, the newest is taken. Behind a CTE
+# the planner cannot see how many paths there are, and so plans once for any number of them.
+_FILES = """
+    WITH asked AS MATERIALIZED (SELECT %(paths)s::text[] AS paths)
+    SELECT wanted.path, found.is_published, found.added, $columns
+    FROM asked
+    CROSS JOIN unnest(asked.paths) AS wanted (path)
+    CROSS JOIN LATERAL ({found} ORDER BY added DESC LIMIT 1) AS found
+    JOIN core_contentartifact file ON file.pulp_id = found.pulp_id
+    LEFT JOIN core_artifact artifact ON artifact.pulp_id = file.artifact_id
+"""
+
+_TABLES = {"file": ContentArtifact, "artifact": Artifact}
+_IN_VERSION = {"paths": "text[]", "repository": "uuid", "number": "integer"}
+_IN_PUBLICATION = {**_IN_VERSION, "publication": "uuid"}
+
+FILES_CONTAINED = Query(_FILES.format(found=_CONTAINED), _TABLES, _IN_VERSION)
+FILES_PUBLISHED = Query(_FILES.format(found=_PUBLISHED), _TABLES, _IN_PUBLICATION)
+FILES_PASSED_THROUGH = Query(
+    _FILES.format(found=_EITHER.format(published=_PUBLISHED, contained=_CONTAINED)),
+    _TABLES,
+    _IN_PUBLICATION,
+)

@@ -1,0 +1,1 @@
+"""Pulp's REST API: Django under ASGI, as under WSGI."""

@@ -1,0 +1,82 @@
+"""Keeps views and immediate tasks of one thread apart from all other threads of the process.
+
+pulpcore was written for processes of one thread without an event loop (gunicorn's sync workers).
+Here each view has a thread, whose coroutines asgiref would run on the server's event loop.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
+from types import ModuleType
+
+from asgiref.sync import SyncToAsync
+
+from pulpcore.content_star.database.working_directory import (
+    enter_working_directory,
+    make_import_path_absolute,
+    remove_kept_directories,
+    temporary_directory,
+)
+
+
+def enter_view_thread() -> None:
+    """Prepare the current thread for a view of Django's; call it before each of them.
+
+    Relative paths lead to `WORKING_DIRECTORY`, the umask is the thread's own.
+    """
+    enter_working_directory()
+    leave_event_loop()
+
+
+def leave_event_loop() -> None:
+    """Have `async_to_sync` run coroutines of this thread in an event loop of their own.
+
+    In the server's, a task that blocks would stop all clients, one that does not would wait for
+    them (within its limit of 5 s), and its relative paths would not be the thread's. A client that
+    leaves would cancel it: pulpcore does not expect that, the task would stay "running" and its
+    resources locked until the process ends.
+    """
+    local = SyncToAsync.threadlocal
+    local.main_event_loop = local.task_context = None
+
+
+@asynccontextmanager
+async def isolated_tasks() -> AsyncIterator[None]:
+    """Run immediate tasks apart from other threads while the application runs.
+
+    Replaces `using_workdir` of pulpcore's modules that dispatch tasks (seen in 3.115 to 3.123),
+    which changes the directory of the whole process.
+    """
+    make_import_path_absolute()
+    modules = [import_module(f"pulpcore.tasking.{name}") for name in ("tasks", "redis_tasks")]
+    originals = [_replace(module, "using_workdir", isolated_task) for module in modules]
+    try:
+        yield
+    finally:
+        for module, original in zip(modules, originals, strict=True):
+            _replace(module, "using_workdir", original)
+        remove_kept_directories()
+
+
+def _replace(module: ModuleType, name: str, value: object) -> object:
+    """Set an attribute of a module and return its old value. Raises AttributeError without one."""
+    original: object = getattr(module, name)
+    setattr(module, name, value)
+    return original
+
+
+@contextmanager
+def isolated_task() -> Iterator[None]:
+    """Give a task a new current directory and an event loop of its own.
+
+    Not in a coroutine (`adispatch`): what it awaits shares the thread, and so the directory.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        leave_event_loop()
+        with temporary_directory():
+            yield
+    else:
+        yield

@@ -1,0 +1,38 @@
+"""Indexes of the base paths of distributions. Everything here blocks."""
+
+from django.conf import settings
+from django.db.models import Func, Q, QuerySet, TextField, Value
+from django.db.models.functions import Collate, Concat, Substr
+
+from pulpcore.app.models import ArtifactDistribution, Distribution, Domain
+from pulpcore.content_star.listings.pagination import EVERYTHING, Window
+
+
+def next_segments(domain: Domain, prefix: str, window: Window = EVERYTHING) -> list[str]:
+    """List what follows `prefix` in the base paths of a domain, one path segment deep.
+
+    They end in a slash and are sorted; `prefix` is empty or ends in a slash too. Hidden
+    distributions, the one that serves artifacts by id, and guarded ones where the domain or the
+    settings say so, do not show.
+    """
+    below, slash = Substr("base_path", len(prefix) + 1), Value("/", TextField())
+    segment = Func(below, slash, Value(1), function="split_part", output_field=TextField())
+    segments = (
+        _visible(domain)
+        .filter(base_path__startswith=prefix)
+        .annotate(segment=Collate(Concat(segment, slash), "C"))  # code points, as Python
+        .order_by("segment")
+        .values_list("segment", flat=True)
+        .distinct()
+    )
+    if window.after is not None:
+        segments = segments.filter(segment__gt=window.after)
+    return list(segments[: window.limit])
+
+
+def _visible(domain: Domain) -> QuerySet[Distribution]:
+    concealed = Q(hidden=True) | Q(pulp_type=ArtifactDistribution.get_pulp_type())
+    distributions = Distribution.objects.filter(pulp_domain=domain).exclude(concealed)
+    if settings.HIDE_GUARDED_DISTRIBUTIONS or domain.hide_guarded_distributions:
+        distributions = distributions.filter(content_guard=None)
+    return distributions

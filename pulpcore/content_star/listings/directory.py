@@ -1,0 +1,477 @@
+"""One level of a directory of a publication or repository version, read page by page in SQL.
+
+Upstream loads every row below the directory, and every membership of the version, to make the same
+list in Python. Here a page begins where the one before it ended: the next rows are read in the
+order of an index on paths and grouped by the next path segment. Where large subdirectories leave
+few entries in many rows, names are found by an index skip scan, which jumps over all below each.
+
+Everything here blocks and runs behind the database door.
+"""
+
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.db import connection
+
+from pulpcore.content_star.listings.pagination import EVERYTHING, Window
+from pulpcore.content_star.resolve.content import Source
+
+
+class Entry(NamedTuple):
+    """A line of a directory listing."""
+
+    name: str
+    """Ends in a slash if it is a directory."""
+
+    modified: datetime | None = None
+    """When the newest content at or below the entry was added to the repository."""
+
+    size: int | None = None
+    """Bytes; None for directories and for remote files of unknown size."""
+
+    @property
+    def may_change(self) -> bool:
+        """Whether this is a file of unknown size, which will be known once it is saved."""
+        return self.size is None and not self.name.endswith("/")
+
+
+# Rows that are read in one query at most, which takes PostgreSQL some 20 ms.
+ROWS = 2000
+
+# Entries that make up a part of a listing at least; where so many rows hold fewer, a skip scan
+# costs less than to read on.
+PART = ROWS // 4
+
+# Seconds for which a file of unknown size is listed without it although it may have been saved.
+UNSIZED_SECONDS = 60
+
+# Entries of levels with large subdirectories that a process keeps: some 6 MB.
+KEPT_ENTRIES = 20_000
+
+# How many times as many files as a version there may be for a skip scan of its paths, which passes
+# over those of other repositories.
+DENSITY = 10
+
+# Metacharacters of LIKE. LIKE it is, because PostgreSQL before 15 does not look for `starts_with`
+# in indexes, and is slower at it without them.
+_LIKE_ITSELF, _ESCAPED = re.compile(r"[\\%_]"), r"\\\g<0>"
+
+# Versions up to ours. In place of joins with a version and its number, of which the planner expects
+# that a single content unit is left, and then does for each what it had better do for all at once.
+_VERSIONS = """
+    SELECT pulp_id FROM core_repositoryversion
+    WHERE repository_id = %(repository)s AND number <= %(number)s
+"""
+
+# Content of the version, with the time at which it was added.
+_MEMBERS = f"""
+    SELECT rc.content_id, rc.pulp_created
+    FROM core_repositorycontent rc
+    WHERE rc.repository_id = %(repository)s
+      AND rc.version_added_id IN ({_VERSIONS})
+      AND (rc.version_removed_id IS NULL OR rc.version_removed_id NOT IN ({_VERSIONS}))
+"""  # noqa: S608 - only text of this module
+
+_ONE_MEMBER = f"({_MEMBERS} AND rc.content_id = ca.content_id LIMIT 1)"
+
+_PUBLISHED = """
+    SELECT pa.relative_path, ca.pulp_id, ca.artifact_id,
+           coalesce(member.pulp_created, pa.pulp_created) AS modified
+    FROM core_publishedartifact pa
+    JOIN core_contentartifact ca ON ca.pulp_id = pa.content_artifact_id
+    LEFT JOIN {members} AS member {on}
+    WHERE pa.publication_id = %(publication)s AND {in_range}
+"""
+
+_CONTAINED = f"""
+    SELECT ca.relative_path, ca.pulp_id, ca.artifact_id, member.pulp_created AS modified
+    FROM ({_MEMBERS}) AS member JOIN core_contentartifact ca USING (content_id)
+    WHERE {{in_range}}
+"""  # noqa: S608
+
+# The first path in range. The planner cannot turn the subselect around and go by memberships.
+_FIRST_PUBLISHED = """
+    SELECT pa.relative_path FROM core_publishedartifact pa
+    WHERE pa.publication_id = %(publication)s AND {in_range}
+"""
+_FIRST_CONTAINED = f"""
+    SELECT ca.relative_path FROM core_contentartifact ca
+    WHERE {{in_range}} AND (SELECT TRUE FROM {_ONE_MEMBER} AS member)
+"""  # noqa: S608
+
+_FIRST_OF_EACH = """
+    SELECT * FROM ({each}) AS row ORDER BY relative_path COLLATE "C" LIMIT {limit}
+"""
+
+# A name that goes on after its segment is a directory. Names sort by code point, as Python sorts,
+# whatever the collation of the database.
+_NAME = """
+    (CASE strpos({rest}, '/') WHEN 0 THEN {rest} ELSE left({rest}, strpos({rest}, '/')) END)
+"""
+
+# Dates come as seconds: Python's own of those with microseconds take half the time of a large
+# listing. Sizes are looked up only for files on the page; that of a file which is still remote is
+# the one its remotes announce.
+_GROUPED = f"""
+    SELECT name, floor(extract(epoch FROM modified))::bigint, coalesce(
+        (SELECT max(size) FROM core_artifact WHERE pulp_id = ANY(artifacts)),
+        (SELECT max(size) FROM core_remoteartifact WHERE content_artifact_id = ANY(files))
+    ), bounds.*
+    FROM (
+        SELECT name, max(modified) AS modified,
+               array_agg(artifact_id) FILTER (WHERE right(name, 1) <> '/') AS artifacts,
+               array_agg(pulp_id) FILTER (WHERE right(name, 1) <> '/') AS files
+        FROM (SELECT *, {_NAME.format(rest="rest")} COLLATE "C" AS name FROM (
+            SELECT *, substr(relative_path, length(%(prefix)s) + 1) AS rest FROM entry
+        ) AS below) AS row
+        GROUP BY name
+        ORDER BY name
+        LIMIT %(limit)s
+    ) AS listed CROSS JOIN bounds
+    ORDER BY name
+"""  # noqa: S608
+
+_BOUNDS = 'SELECT count(*), max(relative_path COLLATE "C") FROM entry'
+
+# Index skip scan (a "loose index scan"): each step looks for the first path after all that are at
+# or below the entry before it. `0` is the character after the slash.
+_SKIP_SCAN = """
+    WITH RECURSIVE level (name) AS (
+        {first}
+        UNION ALL
+        SELECT following.name
+        FROM (
+            SELECT %(prefix)s || CASE right(name, 1)
+                WHEN '/' THEN left(name, -1) || '0' ELSE name || '\x01' END AS start
+            FROM level
+        ) AS step CROSS JOIN LATERAL ({following}) AS following
+    )
+    SELECT name FROM level LIMIT %(limit)s
+"""
+_FIRST_NAME = f"""
+    (SELECT {_NAME.format(rest="rest")} AS name
+     FROM (SELECT substr(relative_path, length(%(prefix)s) + 1) AS rest FROM ({{path}}) AS path)
+          AS below)
+"""  # noqa: S608
+
+_IS_SPARSE = """
+    SELECT coalesce(cardinality(content_ids), 0) * %(density)s < (
+        SELECT reltuples FROM pg_class WHERE oid = 'core_contentartifact'::regclass
+    )
+    FROM core_repositoryversion WHERE pulp_id = %(version)s
+"""
+
+# Whether the order of `relative_path` is that of code points, for core's index to be in that order.
+_IS_ORDERED = """
+    SELECT attcollation = 'pg_catalog."default"'::regcollation AND datcollate IN ('C', 'POSIX')
+       AND coalesce(to_jsonb(pg_database) ->> 'datlocprovider', 'c') = 'c'
+    FROM pg_attribute, pg_database
+    WHERE attrelid = 'core_contentartifact'::regclass AND attname = 'relative_path'
+      AND datname = current_database()
+"""
+
+# Unlike a listing these look for no dates, and stop at the first row. The indexes are those that
+# migration 0002 is about: core's own where the collation of the database is C, else ours.
+_ANYTHING_PUBLISHED = """
+    EXISTS (
+        SELECT FROM core_publishedartifact
+        WHERE publication_id = %(publication)s AND relative_path LIKE %(below)s
+    )
+"""
+
+_ANYTHING_CONTAINED = f"EXISTS ({_CONTAINED.format(in_range='ca.relative_path LIKE %(below)s')})"
+
+
+class Order(NamedTuple):
+    """Operators of the order of code points that an index on paths has."""
+
+    from_on: str
+    before: str
+    using: str
+
+
+class KnownEntries:
+    """Entries of directories of immutable sources: at most `capacity`, least recently used go."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._levels: OrderedDict[object, tuple[float, dict[str, Entry]]] = OrderedDict()
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: object, names: Iterable[str] | None = None) -> list[Entry] | None:
+        """Return the entries of `names`, or all; None if one of them is not known."""
+        with self._lock:
+            expires, known = self._levels.get(key, (0.0, {}))
+            if expires < time.monotonic():
+                return None
+            self._levels.move_to_end(key)
+            entries = [known.get(name) for name in (known if names is None else names)]
+        return None if None in entries else entries  # type: ignore[return-value]
+
+    def add(self, key: object, entries: list[Entry]) -> None:
+        """Keep `entries`, for `UNSIZED_SECONDS` if a size is missing."""
+        may_change = any(entry.may_change for entry in entries)
+        until = time.monotonic() + UNSIZED_SECONDS if may_change else float("inf")
+        with self._lock:
+            expires, known = self._levels.pop(key, (float("inf"), {}))
+            self._count -= len(known)
+            if expires < time.monotonic():
+                expires, known = float("inf"), {}
+            known.update((entry.name, entry) for entry in entries)
+            self._levels[key] = min(expires, until), known
+            self._count += len(known)
+            while self._count > self._capacity:
+                _, (_, gone) = self._levels.popitem(last=False)
+                self._count -= len(gone)
+
+
+known_entries = KnownEntries(KEPT_ENTRIES)
+
+
+def entries(source: Source, directory: str, window: Window = EVERYTHING) -> list[Entry]:
+    """List the entries of `directory` that are in the window, sorted.
+
+    `directory` is empty for the root or ends in a slash.
+    """
+    if window.limit is not None:
+        return part(source, directory, window.after, window.limit, window.limit)[0]
+    listed: list[Entry] = []
+    after, is_last = window.after, False
+    while not is_last:
+        more, is_last = part(source, directory, after)
+        listed += more
+        after = listed[-1].name if listed else None
+    return listed
+
+
+def part(
+    source: Source,
+    directory: str,
+    after: str | None,
+    at_least: int = PART,
+    at_most: int | None = None,
+) -> tuple[list[Entry], bool]:
+    """List entries of `directory` that sort after a name, and tell whether they are the last.
+
+    They are at least `at_least` where so many follow.
+    """
+    start = _start(directory, after)
+    listed, is_last, first = _next_rows(source, directory, start, at_most)
+    if is_last or len(listed) >= at_least:
+        return listed, is_last
+    if _is_sparse(source):
+        listed = _page_from(source, directory, first, at_least)
+        return listed, len(listed) < at_least
+    names = _next_names(source, directory, start, at_least)
+    return _named(source, directory, start, names), len(names) < at_least
+
+
+def exists(source: Source, directory: str) -> bool:
+    """Tell whether anything is at or below `directory`, without listing it."""
+    query = " OR ".join(_anything(source))
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {query}", _parameters(source, directory))
+        return bool(cursor.fetchone()[0])
+
+
+def is_immutable(source: Source) -> bool:
+    """Tell whether nothing can be added to `source` any more."""
+    assert source.version is not None
+    publication = source.publication
+    return bool(source.version.complete and (publication is None or publication.complete))
+
+
+def key_of(source: Source, directory: str) -> tuple[UUID | None, UUID, str]:
+    """Identify a directory of an immutable source."""
+    assert source.version is not None
+    return source.publication and source.publication.pk, source.version.pk, directory
+
+
+@lru_cache(1)
+def path_order() -> Order:
+    """Return the operators by which the database finds paths in the order of code points."""
+    with connection.cursor() as cursor:
+        cursor.execute(_IS_ORDERED)
+        is_ordered = cursor.fetchone()[0]
+    return Order(">=", "<", "") if is_ordered else Order("~>=~", "~<~", "USING ~<~")
+
+
+def _next_rows(
+    source: Source, directory: str, start: str, limit: int | None
+) -> tuple[list[Entry], bool, str]:
+    """Group the next `ROWS` rows at most; also tell whether there are no more, and the first name.
+
+    Left out is an entry that may have more rows.
+    """
+    members = f"LATERAL {_ONE_MEMBER}"
+    found = _rows(source, members, "ON TRUE", _in_order(" {from_on} %(start)s", "%(rows)s"))
+    query = f"WITH entry AS ({_first_of(found, '%(rows)s')}), bounds AS ({_BOUNDS}) {_GROUPED}"
+    parameters = _parameters(source, directory) | {"start": start, "limit": limit, "rows": ROWS + 1}
+    with connection.cursor() as cursor:
+        cursor.execute(query, parameters)
+        rows = cursor.fetchall()
+    listed = [_entry(*row[:3]) for row in rows]
+    if not rows:
+        return [], True, ""
+    first = listed[0].name
+    count, last_path = rows[0][3:]
+    if count <= ROWS:
+        return listed, limit is None or len(listed) < limit, first
+    if listed[-1].name == _name_in(directory, last_path):
+        listed.pop()
+    return listed, False, first
+
+
+def _next_names(source: Source, directory: str, start: str, limit: int) -> list[str]:
+    """Find the next names by an index skip scan."""
+    paths = [_first_of(_first(source, at), "1") for at in ("%(start)s", "step.start")]
+    first, following = (_FIRST_NAME.format(path=path) for path in paths)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _SKIP_SCAN.format(first=first, following=following),
+            _parameters(source, directory) | {"start": start, "limit": limit},
+        )
+        return [name for (name,) in cursor]
+
+
+def _named(source: Source, directory: str, start: str, names: list[str]) -> list[Entry]:
+    """Return the entries of consecutive `names`, which begin at the path `start`.
+
+    The date of a directory is that of the newest file below it: all rows have to be read, once.
+    """
+    if not names:
+        return []
+    key = key_of(source, directory)
+    listed = known_entries.get(key, names)
+    if listed is None:
+        listed = _between(source, directory, start, _start(directory, names[-1]), None)
+        if is_immutable(source):
+            known_entries.add(key, listed)
+    return listed
+
+
+def _page_from(source: Source, directory: str, first: str, limit: int) -> list[Entry]:
+    """Return the page that begins with the entry `first`, for which all rows have to be read."""
+    key = (*key_of(source, directory), first, limit)
+    listed = known_entries.get(key)
+    if listed is None:
+        listed = _between(source, directory, directory + first, None, limit)
+        if is_immutable(source):
+            known_entries.add(key, listed)
+    return listed
+
+
+def _between(
+    source: Source, directory: str, start: str, end: str | None, limit: int | None
+) -> list[Entry]:
+    """Group all rows whose paths are from `start` on and before `end`."""
+    in_range = " {from_on} %(start)s" + ("" if end is None else " AND {path} {before} %(end)s")
+    found = _rows(source, f"({_MEMBERS})", "USING (content_id)", _in_order(in_range))
+    query = f"WITH entry AS ({' UNION ALL '.join(found)}), bounds AS (SELECT) {_GROUPED}"
+    parameters = _parameters(source, directory) | {"start": start, "end": end, "limit": limit}
+    with connection.cursor() as cursor:
+        cursor.execute(query, parameters)
+        return [_entry(*row[:3]) for row in cursor]
+
+
+def _start(directory: str, after: str | None) -> str:
+    """Return the least path that can be of an entry after the name `after`."""
+    if after is None:
+        return directory
+    segment, slash, _ = after.partition("/")
+    return f"{directory}{segment}0" if slash else f"{directory}{segment}\x01"
+
+
+def _name_in(directory: str, path: str) -> str:
+    segment, slash, _ = path[len(directory) :].partition("/")
+    return segment + slash
+
+
+def _entry(name: str, modified: int | None, size: int | None) -> Entry:
+    return Entry(name, None if modified is None else _moment(modified), size)
+
+
+@lru_cache(4096)
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _anything(source: Source) -> Iterator[str]:
+    if source.publication is not None:
+        yield _ANYTHING_PUBLISHED
+    if _lists_contained(source):
+        yield _ANYTHING_CONTAINED
+
+
+def _lists_contained(source: Source) -> bool:
+    return source.publication is None or bool(source.publication.pass_through)
+
+
+def _is_sparse(source: Source) -> bool:
+    """Tell whether most paths in the range of a directory belong to other repositories."""
+    if not _lists_contained(source):
+        return False
+    assert source.version is not None
+    with connection.cursor() as cursor:
+        cursor.execute(_IS_SPARSE, {"version": source.version.pk, "density": DENSITY})
+        return bool(cursor.fetchone()[0])
+
+
+def _in_order(in_range: str, limit: str = "") -> str:
+    """Return a condition on `{path}`, followed by the order of the index if there is a limit."""
+    order = path_order()
+    condition = "{path}" + in_range.replace("{from_on}", order.from_on)
+    condition = condition.replace("{before}", order.before) + " AND {path} LIKE %(below)s"
+    return f"{condition} ORDER BY {{path}} {order.using} LIMIT {limit}" if limit else condition
+
+
+def _rows(source: Source, members: str, on: str, in_range: str) -> list[str]:
+    """Select the rows of `source` in a range of paths."""
+    found = []
+    if source.publication is not None:
+        condition = in_range.format(path="pa.relative_path")
+        found.append(_PUBLISHED.format(members=members, on=on, in_range=condition))
+    if _lists_contained(source):
+        found.append(_CONTAINED.format(in_range=in_range.format(path="ca.relative_path")))
+    return found
+
+
+def _first(source: Source, start: str) -> list[str]:
+    """Select the first path of `source` from `start` on."""
+    order = path_order()
+    tail = f" ORDER BY {{path}} {order.using} LIMIT 1"
+    in_range = f"{{path}} {order.from_on} {start} AND {{path}} LIKE %(below)s"
+    found = []
+    if source.publication is not None:
+        found.append((_FIRST_PUBLISHED, "pa.relative_path"))
+    if _lists_contained(source):
+        found.append((_FIRST_CONTAINED, "ca.relative_path"))
+    return [
+        query.format(in_range=in_range.format(path=path)) + tail.format(path=path)
+        for query, path in found
+    ]
+
+
+def _first_of(queries: list[str], limit: str) -> str:
+    """Merge what queries of ordered paths return, up to a limit."""
+    each = " UNION ALL ".join(f"({query})" for query in queries)
+    return _FIRST_OF_EACH.format(each=each, limit=limit)
+
+
+def _parameters(source: Source, directory: str) -> dict[str, Any]:
+    assert source.version is not None
+    return {
+        "prefix": directory,
+        "below": f"{_LIKE_ITSELF.sub(_ESCAPED, directory)}%",
+        "publication": source.publication and source.publication.pk,
+        "repository": source.version.repository_id,
+        "number": source.version.number,
+    }

@@ -1,0 +1,53 @@
+"""Directory listings as JSON, page by page; docs/listings.md describes the form to clients."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pulpcore.content_star.listings import pagination as window
+from pulpcore.content_star.listings.directory import Entry
+from pulpcore.content_star.listings.html import link
+from pulpcore.content_star.listings.negotiation import JSON_TYPE
+from pulpcore.content_star.resolve.paths import decoded_path
+from pulpcore.content_star.responses.text import text_response
+
+
+def json_listing(request: Request, entries: Sequence[Entry]) -> Response:
+    """List what of the sorted `entries` fits on a page; link to the next one if more follow."""
+    page = entries[: window.PAGE_SIZE]
+    has_next = len(entries) > len(page)
+    listing = {
+        "path": decoded_path(request.scope),
+        "entries": [_as_json(entry) for entry in page],
+        "next": f"?{window.next_query(request, page[-1].name)}" if has_next else None,
+    }
+    body = json.dumps(listing, ensure_ascii=False, separators=(",", ":")).encode()
+    return text_response(request, body, JSON_TYPE, may_compress=may_compress(request))
+
+
+def may_compress(request: Request) -> bool:
+    """Tell whether the page repeats nothing of the request that a stranger may choose freely.
+
+    `next` has the query: with that and a guarded directory in one compressed body, who sees its
+    length could guess the names in it (BREACH).
+    """
+    return not window.kept_query(request)
+
+
+def _as_json(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name.removesuffix("/"),
+        "type": "directory" if entry.name.endswith("/") else "file",
+        "href": link(entry.name),
+        "size": entry.size,
+        "modified": entry.modified and _rfc_3339(entry.modified),
+    }
+
+
+def _rfc_3339(moment: datetime) -> str:
+    """In UTC and whole seconds, as `Last-Modified` of the file has it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,36 @@
+"""Listings in the form that a client prefers."""
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from pulpcore.content_star.listings.directory import Entry
+from pulpcore.content_star.listings.html import html_listing
+from pulpcore.content_star.listings.json import json_listing, may_compress
+from pulpcore.content_star.listings.negotiation import JSON_TYPE, prefers_json
+from pulpcore.content_star.resolve.paths import decoded_path
+from pulpcore.content_star.responses.text import text_headers, text_response
+
+
+def listing_for(
+    request: Request, entries: Sequence[Entry], *, is_root: bool = False, usage: str = ""
+) -> ASGIApp:
+    """List the sorted `entries` at the URL of `request`, as HTML or as a page of JSON."""
+    if prefers_json(request):
+        return json_listing(request, entries)
+    html = html_listing(decoded_path(request.scope), entries, is_root=is_root, usage=usage)
+    return text_response(request, html.encode(), "text/html")
+
+
+def head_for(request: Request) -> ASGIApp:
+    """Answer HEAD where GET would list: the list is not made just to be counted (issue 3774).
+
+    What follows from the list is left out: its length and its entity tag (RFC 9110 section 9.3.2).
+    """
+    is_json = prefers_json(request)
+    headers = text_headers(request.scope, not is_json or may_compress(request))
+    response = Response(headers=headers, media_type=JSON_TYPE if is_json else "text/html")
+    del response.headers["Content-Length"]
+    return response

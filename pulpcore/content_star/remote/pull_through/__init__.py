@@ -1,0 +1,1 @@
+"""Files that a distribution lacks and its remote may have."""

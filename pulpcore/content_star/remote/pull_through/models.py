@@ -1,0 +1,239 @@
+"""ORM work for files that a distribution lacks and asks its remote for (pull-through).
+
+Everything here blocks and runs behind the database door.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from aiohttp import ClientHttpProxyError, ClientResponseError
+from django.db import IntegrityError, transaction
+
+from pulpcore.app.models import (
+    Artifact,
+    Content,
+    ContentArtifact,
+    Domain,
+    Remote,
+    RemoteArtifact,
+)
+from pulpcore.content_star.remote.errors import RemoteUnavailable
+from pulpcore.content_star.remote.pull_through.repository import add_to_repository, claim
+from pulpcore.content_star.remote.request import AlreadySaved, Source, Wanted
+from pulpcore.content_star.remote.save import store
+
+# What a path below a directory raises when it names no file there.
+_NO_SUCH_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+class RemoteRefused(RemoteUnavailable):
+    """The remote answered, with an HTTP status that says no."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"The remote answered with status {self.status}."
+
+
+@dataclass(frozen=True)
+class PulledSource(Source):
+    """The one remote that is asked."""
+
+    keeps: bool
+    asks_if: tuple[tuple[str, str], ...]
+
+    @property
+    def saves(self) -> bool:
+        return self.keeps
+
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        return dict(self.asks_if)
+
+
+@dataclass(frozen=True)
+class Pulled(Wanted):
+    """A file that a remote may have. Nothing is known of it but its URL there."""
+
+    remote: UUID
+    changed: datetime
+    """When the remote was: what was had with other credentials is something else."""
+
+    url: str = field(repr=False)
+    path: str
+    """Below the distribution's base path."""
+
+    content_type: type[Content] | None
+    """What the plugin makes of such a file; None for metadata, which is never saved."""
+
+    repository: UUID | None
+    """What gains the content, if its plugin wants that."""
+
+    request: Any = field(compare=False, repr=False)
+    """For the plugin to make further URLs with; None for metadata, which outlives it: it may have a
+    password of the client that came first."""
+
+    conditions: tuple[tuple[str, str], ...] = ()
+    """Headers with which the remote is asked whether something has changed."""
+
+    @property
+    def name(self) -> str:
+        return f"file {self.path!r}"
+
+    @property
+    def identity(self) -> str:
+        return f"{self.url} at remote {self.remote}"
+
+    def check_saved(self) -> None:
+        """As `Wanted.check_saved`: there is content for the URL by now."""
+        if known_at(self.remote, self.url) is not None:
+            raise AlreadySaved
+
+    def sources(self) -> list[Source]:
+        """As `Wanted.sources`."""
+        self.check_saved()
+        remote = Remote.objects.get(pk=self.remote).cast()
+        unsaved = RemoteArtifact(
+            remote=remote, url=self.url, content_artifact=ContentArtifact(relative_path=self.path)
+        )
+        return [PulledSource(unsaved, remote, self.saves, self.conditions)]
+
+    def save(self, path: str, attributes: Mapping[str, str | int]) -> None:
+        """Make content of the file, as upstream does, and give it to the repository."""
+        files = store(path, attributes, self._use)
+        if self.repository is not None:
+            saved = next((file for file in files if file.relative_path == self.path), None)
+            file = saved or files[0]
+            if claim(self.repository, file):
+                add_to_repository(self.repository, file)
+
+    def _use(self, artifact: Artifact) -> list[ContentArtifact]:
+        files = self._files(artifact)
+        self._remember(files)
+        return files
+
+    def _files(self, artifact: Artifact) -> list[ContentArtifact]:
+        """Return the files of the content of `artifact`, be it new or there already."""
+        assert self.content_type is not None
+        made = self.content_type.init_from_artifact_and_relative_path(artifact, self.path)
+        content, artifacts = made if isinstance(made, tuple) else (made, {self.path: artifact})
+        try:
+            with transaction.atomic():
+                content.save()
+        except IntegrityError:
+            content = self.content_type.objects.get(content.q())
+            content.touch()  # or orphan cleanup might take it before the repository has it
+        files = list(content.contentartifact_set.select_related("artifact"))
+        if not files or any(file.artifact is None for file in files):
+            known = {file.relative_path for file in files}
+            ContentArtifact.objects.bulk_create(
+                [
+                    ContentArtifact(content=content, relative_path=path, artifact=each)
+                    for path, each in artifacts.items()
+                    if each is not None or path not in known
+                ],
+                update_conflicts=True,
+                update_fields=["artifact"],
+                unique_fields=["content", "relative_path"],
+            )
+            files = list(content.contentartifact_set.select_related("artifact"))
+        return files
+
+    def _remember(self, files: list[ContentArtifact]) -> None:
+        """Write down where each file came from, so that it is found the next time."""
+        remote = Remote.objects.get(pk=self.remote).cast()
+        for file in files:
+            is_this = file.relative_path == self.path
+            url = self.url if is_this else _url_of(remote, file.relative_path, self.request)
+            if url:
+                # The remote may have had it elsewhere when it was last asked.
+                RemoteArtifact.objects.update_or_create(
+                    remote=remote,
+                    content_artifact=file,
+                    pulp_domain=self.domain,
+                    defaults={"url": url},
+                )
+
+    def refusal(self, error: Exception | None) -> Exception | None:
+        """Return what the remote itself said, as upstream does, where it said something."""
+        if isinstance(error, _NO_SUCH_FILE):
+            return RemoteRefused(404)
+        if isinstance(error, ClientHttpProxyError):
+            return None
+        if isinstance(error, ClientResponseError) and error.status >= 400:
+            return RemoteRefused(error.status)
+        return None
+
+
+def pulled(
+    domain: Domain,
+    remote: Remote,
+    url: str,
+    path: str,
+    *,
+    saves: bool,
+    repository: UUID | None,
+    request: Any,
+) -> Pulled:
+    """Return the file that `remote` may have at `url`, to be kept if it is content and `saves`."""
+    content_type = content_type_of(remote, path)
+    return Pulled(
+        domain=domain,
+        sha256=None,
+        size=None,
+        saves=saves and content_type is not None,
+        remote=remote.pk,
+        changed=remote.pulp_last_updated,
+        url=url,
+        path=path,
+        content_type=content_type,
+        repository=repository,
+        request=request if content_type is not None else None,
+    )
+
+
+def known_at(remote: UUID, url: str) -> ContentArtifact | None:
+    """Return the file that Pulp knows to be at `url` of the remote, with its artifact if saved."""
+    offer = (
+        RemoteArtifact.objects.filter(remote=remote, url=url)
+        .select_related("content_artifact__artifact")
+        .order_by("-pulp_created")
+        .first()
+    )
+    return offer and offer.content_artifact
+
+
+def content_type_of(remote: Remote, path: str) -> type[Content] | None:
+    """Return what the plugin makes of the file at `path`; None if it saves nothing."""
+    try:
+        return remote.get_remote_artifact_content_type(path)
+    except NotImplementedError:  # the plugin has no pull-through
+        return None
+
+
+def url_at(remote: Remote, path: str, request: Any) -> str | None:
+    """Return where `remote` has `path`, which a client sent; None if it can have no such thing.
+
+    Paths must not lead out of where the remote is, to another folder of the host that knows our
+    credentials or to another directory of this machine.
+    """
+    if any(segment in (".", "..") for segment in path.replace("\\", "/").split("/")):
+        return None
+    if remote.url.lower().startswith("file:"):
+        # Upstream's downloader takes these for the begin of a query or a fragment.
+        return None if "?" in path or "#" in path else _url_of(remote, path, request)
+    return _url_of(remote, path.translate(_IN_URLS), request)
+
+
+# To whom it was decoded for; everything else that URLs cannot have is encoded when it is sent.
+_IN_URLS = str.maketrans({"%": "%25", "?": "%3F", "#": "%23"})
+
+
+def _url_of(remote: Remote, path: str, request: Any) -> str | None:
+    url: str | None = remote.get_remote_artifact_url(path, request=request)
+    return url or None

@@ -1,0 +1,97 @@
+"""Gives what was pulled through to the repository that wants it. Blocks, behind the door."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import cache, partial
+from importlib import import_module
+from threading import Lock
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+
+from pulpcore.app.models import ContentArtifact, Repository
+
+# Seconds in which a repository is asked to add a file once, however many clients want it: until a
+# worker has done it, each of them would make another task.
+ASK_AGAIN = 30
+
+# How many files are remembered to have been asked for.
+MAX_ASKED = 10_000
+
+_asked_at: OrderedDict[tuple[UUID, UUID], float] = OrderedDict()
+_asking = Lock()
+
+
+def claim(repository: UUID, file: ContentArtifact) -> bool:
+    """Tell whether `repository` was not asked lately, by this process, to add the content. Who is
+    told so asks it: the next one is told no."""
+    now = time.monotonic()
+    with _asking:
+        asked_at = _asked_at.get((repository, file.content_id))
+        if asked_at is not None and now - asked_at <= ASK_AGAIN:
+            return False
+        _asked_at[repository, file.content_id] = now
+        _asked_at.move_to_end((repository, file.content_id))
+        while len(_asked_at) > MAX_ASKED:
+            _asked_at.popitem(last=False)
+    return True
+
+
+def _give_back(repository: UUID, file: ContentArtifact) -> None:
+    with _asking:
+        _asked_at.pop((repository, file.content_id), None)
+
+
+def add_to_repository(repository: UUID, file: ContentArtifact) -> None:
+    """Have the plugin's repository add the content of `file`, which a worker does, after `claim`.
+
+    Asking twice does no harm: what is in the repository stays in it.
+    """
+    try:
+        _add(repository, file)
+    except BaseException:
+        _give_back(repository, file)
+        raise
+
+
+def _add(repository: UUID, file: ContentArtifact) -> None:
+    target = Repository.objects.get(pk=repository).cast()
+    token = _leaves_to_workers.set(True)
+    try:
+        # Upstream awaits this one, and its own does what the other one does too.
+        if _overrides(target, "async_pull_through_add_content"):
+            async_to_sync(target.async_pull_through_add_content)(file)
+        else:
+            target.pull_through_add_content(file)
+    finally:
+        _leaves_to_workers.reset(token)
+
+
+def _overrides(target: Repository, method: str) -> bool:
+    return getattr(type(target), method) is not getattr(Repository, method)
+
+
+# A process of the API runs small tasks itself, in a working directory that it changes to: not while
+# other threads serve content. Upstream's content app leaves them to workers, too.
+_leaves_to_workers: ContextVar[bool] = ContextVar("content_star_leaves_to_workers", default=False)
+
+
+@cache
+def leave_tasks_to_workers() -> None:
+    """Have tasks that content dispatches left to workers; the application calls it at its start.
+
+    Replaces `called_from_content_app` of pulpcore's modules that dispatch tasks (3.115 to 3.123).
+    """
+    for name in ("tasks", "redis_tasks"):
+        with suppress(ImportError):  # older versions have fewer kinds of workers
+            module: Any = import_module(f"pulpcore.tasking.{name}")
+            is_content = module.called_from_content_app
+            module.called_from_content_app = partial(_is_left_to_workers, is_content)
+
+
+def _is_left_to_workers(is_content: Callable[[], bool]) -> bool:
+    return _leaves_to_workers.get() or is_content()

@@ -1,0 +1,68 @@
+"""The bytes of a file that is being fetched, as responses read them."""
+
+from collections.abc import Sequence
+
+from pulpcore.content_star.remote.download import Download
+from pulpcore.content_star.remote.downloads import current_downloads
+from pulpcore.content_star.remote.request import Wanted
+from pulpcore.content_star.responses.ranges import ByteRange
+from pulpcore.content_star.responses.source import STEP, Closing, Readable, StoreBroke
+
+
+class Reader(Closing):
+    """Reads a download from its temporary file, as far as it has come."""
+
+    def __init__(self, download: Download, size: int) -> None:
+        """Takes over the place of a client who has entered `download`, until it is closed."""
+        self.size = size
+        self._download = download
+        self._file = download.open()
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """As `Readable.read`. Raises RemoteBroke if the bytes do not come."""
+        length = min(length, STEP)
+        await self._download.reaches(offset + length)
+        return await self._file.read(offset, length)
+
+    def close(self) -> None:
+        """Close the file, and leave the download."""
+        self._file.close()
+        self._download.leave()
+
+
+class Announced(Closing):
+    """Says the size of a file that nobody is going to read."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Nothing has been fetched."""
+        raise StoreBroke("Read without having been announced")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class RemoteSource:
+    """A `responses.source.Source`: a file of `size` bytes that is fetched when it is read."""
+
+    def __init__(self, wanted: Wanted, size: int) -> None:
+        self.name = wanted.name
+        self._wanted = wanted
+        self._size = size
+
+    async def open(self, parts: Sequence[ByteRange]) -> Readable:
+        """Wait for the first bytes, so that a failure can still be answered.
+
+        Raises RemoteUnavailable, StoreUnavailable, AlreadySaved.
+        """
+        if not parts:
+            return Announced(self._size)
+        download = current_downloads().join(self._wanted)
+        download.enter()
+        try:
+            return Reader(download, await download.sized())
+        except BaseException:
+            download.leave()
+            raise

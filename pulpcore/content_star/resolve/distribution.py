@@ -1,0 +1,98 @@
+"""From the path of a URL to the distribution that answers for it.
+
+Everything here blocks and runs behind the database door.
+"""
+
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+
+from pulpcore.app.models import (
+    ContentGuard,
+    Distribution,
+    Domain,
+    Publication,
+    Repository,
+    RepositoryVersion,
+)
+from pulpcore.content_star.database.prepared import Row, make
+from pulpcore.content_star.database.queries import DISTRIBUTION
+from pulpcore.content_star.resolve.content import Found, Source
+from pulpcore.content_star.resolve.paths import BASE_PATH_SEGMENTS, Address, prefixes
+
+
+@dataclass(frozen=True)
+class Place:
+    """A distribution, and the path below it that a request asks for."""
+
+    distribution: Distribution
+    """The detail object of the plugin's own model."""
+
+    path: str
+    """Relative to the base path, without leading slashes; empty for the distribution's root."""
+
+    source: Source | None = None
+    """What the distribution serves, if that is known already."""
+
+    file: Found | None = None
+    """The file that `source` serves at the path, if it has been looked up already."""
+
+
+def locate(address: Address) -> Place | None:
+    """Find the distribution whose base path is a prefix of the address, or None.
+
+    Newer pulpcore lets no base path nest in another; where they do, the longest one wins.
+    Raises `HTTPException` 501 if the plugin that the distribution belongs to is not installed.
+    """
+    row = DISTRIBUTION.one({"domain": address.domain, "prefixes": prefixes(address.path)})
+    if deeper := _deeper_base_paths(address):
+        row = DISTRIBUTION.one({"domain": address.domain, "prefixes": deeper}) or row
+    if row is None:
+        return None
+    distribution = _distribution(row)
+    return Place(distribution, address.path[len(distribution.base_path) :].lstrip("/"))
+
+
+def find_domain(address: Address) -> Domain:
+    """Return the domain of the address; raises `HTTPException` 404 if there is none."""
+    try:
+        return Domain.objects.get(name=address.domain)
+    except Domain.DoesNotExist:
+        raise HTTPException(404, f"There is no domain '{address.domain}'.") from None
+
+
+def _deeper_base_paths(address: Address) -> list[str]:
+    """Return the base paths of over `BASE_PATH_SEGMENTS` segments that `address` is below."""
+    if address.path.count("/") < BASE_PATH_SEGMENTS:
+        return []
+    longest = prefixes(address.path)[-1]
+    deep = Distribution.objects.filter(
+        pulp_domain__name=address.domain, base_path__startswith=f"{longest}/"
+    ).values_list("base_path", flat=True)
+    return [each for each in deep if f"{address.path}/".startswith(f"{each}/")]
+
+
+def _distribution(row: Row) -> Distribution:
+    """Return the detail object of the plugin's own model.
+
+    The plugin's columns are deferred: it is asked for them only when it looks at them, which the
+    most do not to serve a file.
+    """
+    columns = row.columns_of(Distribution)
+    assert columns is not None
+    try:
+        model = Distribution.get_model_for_pulp_type(columns["pulp_type"])
+    except KeyError:
+        raise HTTPException(
+            501, f"The plugin that serves '{columns['pulp_type']}' is not installed."
+        ) from None
+    distribution = make(model, {**columns, model._meta.pk.attname: columns["pulp_id"]})
+    distribution.pulp_domain = row.instance(Domain)
+    distribution.content_guard = row.instance(ContentGuard)
+    distribution.repository = row.instance(Repository)
+    distribution.repository_version = row.instance(RepositoryVersion)
+    distribution.publication = row.instance(Publication)
+    published = row.instance(RepositoryVersion)
+    if distribution.publication is not None:
+        distribution.publication.repository_version = published
+    return distribution

@@ -1,0 +1,1 @@
+"""Where the bytes of artifacts are, and who sends them."""

@@ -1,0 +1,85 @@
+"""Artifacts behind a file object of some library, read in threads."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from pulpcore.content_star.responses.ranges import ByteRange
+from pulpcore.content_star.responses.source import (
+    STEP,
+    ArtifactMissing,
+    Closing,
+    StoreBroke,
+    StoreUnavailable,
+)
+from pulpcore.content_star.storage.disk import in_thread
+
+
+class FileLike(Protocol):
+    """What is used of a file: Django's `File` has it."""
+
+    @property
+    def size(self) -> int: ...
+
+    def seek(self, offset: int, /) -> object: ...
+
+    def read(self, length: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class FileSource:
+    """An artifact that `opener` opens, known as `name` in the log."""
+
+    __slots__ = ("_opener", "name")
+
+    def __init__(self, name: str, opener: Callable[[], FileLike]) -> None:
+        self.name = name
+        self._opener = opener
+
+    async def open(self, parts: Sequence[ByteRange]) -> "OpenedFile":
+        return await in_thread(self._open)
+
+    def _open(self) -> "OpenedFile":
+        try:
+            file = self._opener()
+            return OpenedFile(self.name, file, file.size)
+        except FileNotFoundError:
+            raise ArtifactMissing(self.name) from None
+        except Exception as error:
+            # Whatever the library raises: what it says may be more than a log should know.
+            kind = type(error).__name__
+            raise StoreUnavailable(f"The storage of {self.name} failed: {kind}") from None
+
+
+class OpenedFile(Closing):
+    """An open file. How much of it is in memory is for its library to say; here it is one STEP."""
+
+    def __init__(self, name: str, file: FileLike, size: int) -> None:
+        self.name = name
+        self.size = size
+        self._file = file
+        self._position = 0
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """As `Readable.read`. Raises StoreBroke if the file ends early or fails."""
+        return await in_thread(self._read, offset, min(length, STEP))
+
+    def _read(self, offset: int, length: int) -> bytes:
+        data = b""
+        try:
+            if offset != self._position:
+                self._file.seek(offset)
+            while len(data) < length and (more := self._file.read(length - len(data))):
+                data += more
+        except Exception as error:
+            raise StoreBroke(f"Reading {self.name} failed: {type(error).__name__}") from None
+        if len(data) < length:
+            raise StoreBroke(f"{self.name} ended before {self.size} bytes")
+        self._position = offset + length
+        return data
+
+    def close(self) -> None:
+        """Close it in a thread."""
+        # It may wait, and who leaves the block may have been cancelled: nobody waits for it.
+        asyncio.get_running_loop().run_in_executor(None, self._file.close)
