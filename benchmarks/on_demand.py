@@ -67,7 +67,7 @@ class Mirror:
         self.base = client.distribute(repository=repository)
         self.small = f"{client.distribute(repository=_small(client))}/small.bin"
 
-    def forget(self, *paths: str) -> None:
+    def invalidate(self, *paths: str) -> None:
         """Have the files fetched again, once what has been fetched is saved."""
         from pulpcore.app.models import Artifact, ContentArtifact
 
@@ -126,7 +126,7 @@ def share(mirror: Mirror, server: Server, clients: int) -> tuple[int, float, flo
     before = mirror.upstream.gets[SHARED]
     transfers = download([f"{server.content_url}{mirror.base}/{SHARED}"] * clients, SHARED_SIZE)
     gets = mirror.upstream.gets[SHARED] - before
-    mirror.forget(SHARED)
+    mirror.invalidate(SHARED)
     return gets, median(t.first_byte for t in transfers), max(t.total for t in transfers)
 
 
@@ -161,7 +161,7 @@ def health(mirror: Mirror, contestant: Contestant, server: Server, beside: Serve
             fetch()
             seconds = time.perf_counter() - began
         found.append(Health(LARGE_COUNT * LARGE_SIZE / 1e6 / seconds, small, loop, machine))
-    mirror.forget(*LARGE)
+    mirror.invalidate(*LARGE)
     return found
 
 

@@ -24,7 +24,7 @@ from pulpcore.content_star.application import create_application  # noqa: E402
 from pulpcore.content_star.django_app.header_limits import HeaderLimits  # noqa: E402
 from pulpcore.content_star.middleware.conformance import Conformance  # noqa: E402
 from pulpcore.content_star.middleware.errors import render  # noqa: E402
-from pulpcore.content_star.middleware.internal_redirect import InPlace  # noqa: E402
+from pulpcore.content_star.middleware.internal_redirect import InternalRedirect  # noqa: E402
 from pulpcore.content_star.middleware.normalize_path import refuse_dot_segments  # noqa: E402
 from pulpcore.content_star.plugin_host.mounts import mounted  # noqa: E402
 from pulpcore.content_star.responses.websockets import refuse  # noqa: E402
@@ -54,7 +54,7 @@ class Router:
         """
         self.content = content
         self.root_redirect = root_redirect
-        self.django = InPlace(django, content, self.is_content) if in_place else django
+        self.django = InternalRedirect(django, content, self.is_content) if in_place else django
         self.prefix = content_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +118,7 @@ application = Conformance(
         content=create_application("api", "content"),
         django=HeaderLimits(_django_application),
         content_prefix=settings.CONTENT_PATH_PREFIX,
-        in_place=settings.CONTENT_STAR_SERVE_IN_PLACE,
+        in_place=settings.CONTENT_STAR_INTERNAL_REDIRECT,
         root_redirect=_root_redirect(),
     )
 )

@@ -60,7 +60,7 @@ def disconnect() -> None:
 
     from tests import settled
 
-    settled.forget()
+    settled.invalidate()
     connection.close()
 
 

@@ -40,10 +40,10 @@ def settle() -> None:
                 _own = _connect(connection.get_connection_params())
             _sync(_own)
         except psycopg.OperationalError:  # the test has stopped or cut off the database
-            forget()
+            invalidate()
 
 
-def forget() -> None:
+def invalidate() -> None:
     """Close the connection."""
     global _own
     if _own is not None:

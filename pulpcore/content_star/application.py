@@ -13,16 +13,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pulpcore.content_star.aiohttp_bridge import internals
 from pulpcore.content_star.aiohttp_bridge.application import Overlay, bridge
 from pulpcore.content_star.auth.password_checks import password_checks
-from pulpcore.content_star.cache.fast_path import Warm
+from pulpcore.content_star.cache.fast_path import FastPath
 from pulpcore.content_star.cache.invalidation.listener import listening
-from pulpcore.content_star.cache.store import Plans
+from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.content import Content
-from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.django_app.cookies import make_cookies_linear
 from pulpcore.content_star.django_app.isolation import isolated_tasks
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
 from pulpcore.content_star.middleware import access_log
-from pulpcore.content_star.middleware.cdn_headers import EdgeHeaders
+from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.middleware.health import Health
@@ -34,7 +34,7 @@ from pulpcore.content_star.plugin_host.proxy import proxy_client
 from pulpcore.content_star.remote.downloads import downloads
 from pulpcore.content_star.remote.pull_through.metadata_cache import metadata
 from pulpcore.content_star.remote.pull_through.repository import leave_tasks_to_workers
-from pulpcore.content_star.request_info import Observe, Observer
+from pulpcore.content_star.request_info import Observer, Telemetry
 from pulpcore.content_star.storage.objects import object_client
 
 
@@ -47,14 +47,14 @@ def create_application(*app_types: AppType) -> ASGIApp:
     leave_tasks_to_workers()
     make_cookies_linear()
     announce()
-    door = Door(settings.CONTENT_STAR_DATABASE_THREADS)
+    executor = DatabaseExecutor(settings.CONTENT_STAR_DATABASE_THREADS)
     # Plugins' handlers may take as long as they like: they keep no file waiting for a thread.
-    live_door = Door(settings.CONTENT_STAR_DATABASE_THREADS, name="live-db")
+    route_executor = DatabaseExecutor(settings.CONTENT_STAR_DATABASE_THREADS, name="live-db")
     prefix = settings.CONTENT_PATH_PREFIX
-    plans = Plans(settings.CONTENT_STAR_PLANS, settings.CONTENT_STAR_PLANS_BYTES)
+    cache = ResponseCache(settings.CONTENT_STAR_CACHE_ENTRIES, settings.CONTENT_STAR_CACHE_BYTES)
     runs_tasks = "api" in app_types
-    content = Overlay(Health(Content(door, prefix, plans), door, prefix, plans, runs_tasks))
-    endpoint = Errors(NormalizePath(Mounts(content, live_door), prefix))
+    content = Overlay(Health(Content(executor, prefix, cache), executor, prefix, cache, runs_tasks))
+    endpoint = Errors(NormalizePath(Mounts(content, route_executor), prefix))
     logs: list[Observer] = [access_log.AccessLog()] if access_log.is_wanted() else []
     observers = logs.copy()
 
@@ -62,16 +62,16 @@ def create_application(*app_types: AppType) -> ASGIApp:
     async def lifespan(app: Any) -> AsyncIterator[None]:
         heartbeat = Heartbeat(*app_types)
         await heartbeat.start()
-        metrics = Metrics(plans) if settings.OTEL_ENABLED else None
+        metrics = Metrics(cache) if settings.OTEL_ENABLED else None
         observers[:] = [*logs, metrics] if metrics else logs
         async with (
             object_client(),
             proxy_client(),
             password_checks(),
-            downloads(door),
+            downloads(executor),
             metadata(),
-            listening(plans),
-            bridge(plugins_for_aiohttp(), content, live_door),
+            listening(cache),
+            bridge(plugins_for_aiohttp(), content, route_executor),
             isolated_tasks(),
         ):
             _freeze()
@@ -79,13 +79,13 @@ def create_application(*app_types: AppType) -> ASGIApp:
         if metrics:
             await metrics.close()
         # Together: each waits for a while where the database hangs.
-        await asyncio.gather(heartbeat.stop(), live_door.close(), door.close())
+        await asyncio.gather(heartbeat.stop(), route_executor.close(), executor.close())
 
     # Not a route: what paths there are is for the database to say, and file names may contain
     # anything, line breaks included, which no route matches.
     # The middleware is around it, as in Starlette: only the lifespan has to ask what it is.
-    app = Application(default=EdgeHeaders(endpoint), lifespan=lifespan)
-    return CorrelationId(Observe(Warm(app, plans, prefix), observers))
+    app = Application(default=CDNHeaders(endpoint), lifespan=lifespan)
+    return CorrelationId(Telemetry(FastPath(app, cache, prefix), observers))
 
 
 def _freeze() -> None:

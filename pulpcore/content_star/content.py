@@ -15,24 +15,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.auth.guards import authorize
 from pulpcore.content_star.auth.password_checks import with_passwords
-from pulpcore.content_star.cache.cdn_headers import PREFLIGHT, tags_of, vary_of
-from pulpcore.content_star.cache.entries import DistributionPlan, Kept, Key
-from pulpcore.content_star.cache.policy import Draft
-from pulpcore.content_star.cache.store import Plans
-from pulpcore.content_star.database.batching import Together
-from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.cache.cdn_headers import PREFLIGHT, surrogate_keys, vary_headers
+from pulpcore.content_star.cache.entries import CacheEntry, CacheKey, DistributionEntry
+from pulpcore.content_star.cache.policy import CacheWrite
+from pulpcore.content_star.cache.store import ResponseCache
+from pulpcore.content_star.database.batching import Batcher
+from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.registry import has_routes
 from pulpcore.content_star.listings.base_paths import next_segments
-from pulpcore.content_star.listings.directory import Entry
+from pulpcore.content_star.listings.directory import DirectoryEntry
 from pulpcore.content_star.listings.negotiation import Varying, prefers_json
-from pulpcore.content_star.listings.pagination import AT_ALL, window_of
+from pulpcore.content_star.listings.pagination import AT_ALL, page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for
-from pulpcore.content_star.plugin_host.context import DistributionRoutes, taken_by_route
+from pulpcore.content_star.plugin_host.context import DistributionRoutes, matching_route
 from pulpcore.content_star.plugin_host.discovery import app_for
-from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import files
-from pulpcore.content_star.resolve.distribution import Place, find_domain, locate
-from pulpcore.content_star.resolve.paths import Address, decoded_path, parse_address
+from pulpcore.content_star.resolve.distribution import ResolvedPath, find_domain, locate
+from pulpcore.content_star.resolve.paths import ContentPath, decoded_path, parse_content_path
 from pulpcore.content_star.resolve.redirect import with_slash
 from pulpcore.content_star.responses.websockets import refuse
 
@@ -45,13 +45,15 @@ GROUP = 32
 class Content:
     """ASGI endpoint for everything below `CONTENT_PATH_PREFIX`."""
 
-    def __init__(self, door: Door, prefix: str, plans: Plans | None = None) -> None:
-        """`prefix` of the URLs' paths begins and ends with a slash. Without `plans` nothing is
+    def __init__(
+        self, executor: DatabaseExecutor, prefix: str, cache: ResponseCache | None = None
+    ) -> None:
+        """`prefix` of the URLs' paths begins and ends with a slash. Without `cache` nothing is
         kept."""
-        self.door = door
+        self.executor = executor
         self.prefix = prefix
-        self.plans = plans or Plans(0, 0)
-        self.together = Together(self._respond_together, GROUP)
+        self.cache = cache or ResponseCache(0, 0)
+        self.together = Batcher(self._respond_batch, GROUP)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -68,125 +70,145 @@ class Content:
         if method not in READS:
             if not (path.startswith(prefix) and has_routes()):
                 return refusal(request)
-            return await self._run(request, respond_live, path.removeprefix(prefix))
+            return await self._run(request, respond_with_route, path.removeprefix(prefix))
         if f"{path}/" == prefix:
             return with_slash(request)
         if not path.startswith(prefix):
             raise HTTPException(404, f"Content is below '{prefix}'.")
-        key = Key(path.removeprefix(prefix), method, prefers_json(request))
-        exchange = exchange_of(scope)
-        kept = self.plans.recall(key)
-        if kept is None:
-            address = parse_address(key.path)
-            exchange.route = "stream_content" if address.path else "list_distributions"
-            return await self._respond_anew(request, address, key)
-        exchange.route = "stream_content"
-        kept.tell(exchange)
-        if kept.is_open:
-            kept.tell_permitted(exchange)
-            return kept.answer.again(request)
-        return await self._run(request, respond_again, parse_address(key.path), kept)
+        key = CacheKey(path.removeprefix(prefix), method, prefers_json(request))
+        info = request_info(scope)
+        entry = self.cache.get(key)
+        if entry is None:
+            content_path = parse_content_path(key.path)
+            info.route = "stream_content" if content_path.path else "list_distributions"
+            return await self._respond_uncached(request, content_path, key)
+        info.route = "stream_content"
+        entry.tell(info)
+        if entry.is_open:
+            entry.fill_permitted(info)
+            return entry.answer.again(request)
+        return await self._run(request, respond_from_cache, parse_content_path(key.path), entry)
 
     async def _run(self, request: Request, work: Callable[..., ASGIApp], *args: object) -> ASGIApp:
         """Do `work` for the request behind the door; its guard may need a password checked."""
-        trip = partial(self.door.run, work, request, *args)
+        trip = partial(self.executor.run, work, request, *args)
         return await with_passwords(request.scope, trip)
 
-    async def _respond_anew(self, request: Request, address: Address, key: Key) -> ASGIApp:
-        draft = Draft(self.plans, key)
-        plan = self.plans.find(address)
+    async def _respond_uncached(
+        self, request: Request, content_path: ContentPath, key: CacheKey
+    ) -> ASGIApp:
+        cache_write = CacheWrite(self.cache, key)
+        distribution_entry = self.cache.find(content_path)
         is_directory = key.path.endswith("/")
-        if plan is not None and plan.is_shared and not (is_directory or key.json):
-            asked = Asked(request, address, draft, self.door.context())
-            response = await self.together.ask(plan, asked)
+        if (
+            distribution_entry is not None
+            and distribution_entry.is_shared
+            and not (is_directory or key.json)
+        ):
+            asked = BatchedRequest(request, content_path, cache_write, self.executor.context())
+            response = await self.together.ask(distribution_entry, asked)
             if response is not None:
                 return response
-        return await self._run(request, respond, address, draft)
+        return await self._run(request, respond, content_path, cache_write)
 
-    async def _respond_together(
-        self, plan: DistributionPlan, group: Sequence["Asked"]
+    async def _respond_batch(
+        self, distribution_entry: DistributionEntry, group: Sequence["BatchedRequest"]
     ) -> list[ASGIApp | None]:
-        return await self.door.run(respond_together, plan, group)
+        return await self.executor.run(respond_batch, distribution_entry, group)
 
 
-def respond(request: Request, address: Address, draft: Draft | None = None) -> ASGIApp:
-    """Return the response to a GET or HEAD of `address`, and keep what `draft` says. Blocks."""
-    draft = draft or Draft(Plans(0, 0), Key(address.path, request.method, json=False))
-    place = draft.place(address) or locate(address)
-    if place is None:
-        return browse(request, address)
-    return _respond_at(request, address, place, draft)
+def respond(
+    request: Request, content_path: ContentPath, cache_write: CacheWrite | None = None
+) -> ASGIApp:
+    """Return the response to a GET or HEAD of `content_path`, and cache it. Blocks."""
+    cache_write = cache_write or CacheWrite(
+        ResponseCache(0, 0), CacheKey(content_path.path, request.method, json=False)
+    )
+    resolved = cache_write.resolve(content_path) or locate(content_path)
+    if resolved is None:
+        return browse(request, content_path)
+    return _respond_at(request, content_path, resolved, cache_write)
 
 
 @dataclass(frozen=True)
-class Asked:
+class BatchedRequest:
     """A request that is answered together with others."""
 
     request: Request
-    address: Address
-    draft: Draft
+    content_path: ContentPath
+    cache_write: CacheWrite
     context: Context
     """In which it is answered, and what goes wrong is logged."""
 
 
-def respond_together(plan: DistributionPlan, group: Sequence[Asked]) -> list[ASGIApp | None]:
+def respond_batch(
+    distribution_entry: DistributionEntry, group: Sequence[BatchedRequest]
+) -> list[ASGIApp | None]:
     """Answer requests to one distribution with one query for all their files. Blocks.
 
     None for those that are better asked alone, by `respond`: there is no such file, or something
     went wrong, which then is that request's alone.
     """
     for each in group:
-        each.draft.resume(plan)
-    if not plan.alive or plan.source is None:  # forgotten meanwhile
+        each.cache_write.resume(distribution_entry)
+    if not distribution_entry.alive or distribution_entry.source is None:  # forgotten meanwhile
         return [None] * len(group)
-    place = plan.place(plan.distribution.base_path)  # one for all: only this thread has it
-    paths = [plan.path_below(each.address.path) for each in group]
-    found = files(plan.source, list(set(paths)))
+    resolved = distribution_entry.resolve(
+        distribution_entry.distribution.base_path
+    )  # one for all: only this thread has it
+    paths = [distribution_entry.path_below(each.content_path.path) for each in group]
+    found = files(distribution_entry.source, list(set(paths)))
     return [
-        _respond_with(each, replace(place, path=path, file=found[path])) if path in found else None
+        _respond_with(each, replace(resolved, path=path, file=found[path]))
+        if path in found
+        else None
         for each, path in zip(group, paths, strict=True)
     ]
 
 
-def _respond_with(asked: Asked, place: Place) -> ASGIApp | None:
+def _respond_with(asked: BatchedRequest, resolved: ResolvedPath) -> ASGIApp | None:
     try:
-        return asked.context.run(_respond_at, asked.request, asked.address, place, asked.draft)
+        return asked.context.run(
+            _respond_at, asked.request, asked.content_path, resolved, asked.cache_write
+        )
     except Exception:
         return None
 
 
-def _respond_at(request: Request, address: Address, place: Place, draft: Draft) -> ASGIApp:
-    app = app_for(place.distribution)
-    is_live, _ = taken_by_route(app, request, place)
-    with permitted(request, address, place):
-        draft.begin(place.distribution)
-        serving = app(request, place)
+def _respond_at(
+    request: Request, content_path: ContentPath, resolved: ResolvedPath, cache_write: CacheWrite
+) -> ASGIApp:
+    app = app_for(resolved.distribution)
+    is_live, _ = matching_route(app, request, resolved)
+    with permitted(request, content_path, resolved):
+        cache_write.begin(resolved.distribution)
+        serving = app(request, resolved)
         if is_live:
             return DistributionRoutes(serving)
         try:
             response = serving.respond()
         except HTTPException as error:
-            draft.keep(serving, error)
+            cache_write.keep(serving, error)
             raise
-        draft.keep(serving, response)
+        cache_write.keep(serving, response)
         return response
 
 
-def respond_live(request: Request, path: str) -> ASGIApp:
+def respond_with_route(request: Request, path: str) -> ASGIApp:
     """Return the response to another method than GET or HEAD, which only routes take. Blocks.
 
     `path` is below the content prefix.
     """
-    address = parse_address(path)
-    place = locate(address)
-    if place is None:
+    content_path = parse_content_path(path)
+    resolved = locate(content_path)
+    if resolved is None:
         return refusal(request)
-    app = app_for(place.distribution)
-    is_live, methods = taken_by_route(app, request, place)
+    app = app_for(resolved.distribution)
+    is_live, methods = matching_route(app, request, resolved)
     if not is_live:
         return refusal(request, methods)
-    with permitted(request, address, place):
-        return DistributionRoutes(app(request, place))
+    with permitted(request, content_path, resolved):
+        return DistributionRoutes(app(request, resolved))
 
 
 def refusal(request: Request, methods: Iterable[str] = ()) -> Response:
@@ -202,52 +224,54 @@ def refusal(request: Request, methods: Iterable[str] = ()) -> Response:
 
 
 @contextmanager
-def permitted(request: Request, address: Address, place: Place) -> Iterator[None]:
+def permitted(
+    request: Request, content_path: ContentPath, resolved: ResolvedPath
+) -> Iterator[None]:
     """Ask the guard of what was found, and be in its domain meanwhile. Blocks."""
-    distribution = place.distribution
-    exchange = exchange_of(request.scope)
-    exchange.domain, exchange.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
-    exchange.vary = vary_of(distribution.content_guard)
+    distribution = resolved.distribution
+    info = request_info(request.scope)
+    info.domain, info.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
+    info.vary = vary_headers(distribution.content_guard)
     with with_domain(distribution.pulp_domain):
-        authorize(request, distribution, address.path)
-        exchange.tags = tags_of(distribution)
+        authorize(request, distribution, content_path.path)
+        info.tags = surrogate_keys(distribution)
         yield
 
 
-def respond_again(request: Request, address: Address, kept: Kept) -> ASGIApp:
+def respond_from_cache(request: Request, content_path: ContentPath, entry: CacheEntry) -> ASGIApp:
     """Return the kept response, if the guard lets the request pass and the plugin has no other.
 
     Blocks.
     """
-    exchange = exchange_of(request.scope)
-    domain = kept.plan.distribution.pulp_domain
+    info = request_info(request.scope)
+    domain = entry.distribution_entry.distribution.pulp_domain
     with with_domain(domain):
-        authorize(request, kept.plan.guarded(), address.path)
-        if not kept.asks_plugin:
-            kept.tell_permitted(exchange)
-            return kept.answer.again(request)
-        place = kept.plan.place(address.path)
-        exchange.tags = tags_of(place.distribution)
-        app = app_for(place.distribution)(request, place)
-        app.kept = kept
+        authorize(request, entry.distribution_entry.guarded(), content_path.path)
+        if not entry.asks_plugin:
+            entry.fill_permitted(info)
+            return entry.answer.again(request)
+        resolved = entry.distribution_entry.resolve(content_path.path)
+        info.tags = surrogate_keys(resolved.distribution)
+        app = app_for(resolved.distribution)(request, resolved)
+        app.entry = entry
         return app.respond()
 
 
-def browse(request: Request, address: Address) -> ASGIApp:
+def browse(request: Request, content_path: ContentPath) -> ASGIApp:
     """List the base paths that go on from `address`.
 
     Raises `HTTPException` 404 if none does, but for the root, which is there when it is empty.
     """
     path = decoded_path(request.scope)
-    domain = find_domain(address)
-    is_root = not address.path
-    prefix = address.path if is_root or path.endswith("/") else f"{address.path}/"
+    domain = find_domain(content_path)
+    is_root = not content_path.path
+    prefix = content_path.path if is_root or path.endswith("/") else f"{content_path.path}/"
     if not is_root and not next_segments(domain, prefix, AT_ALL):
-        raise HTTPException(404, f"No distribution has the base path of '{address.path}'.")
+        raise HTTPException(404, f"No distribution has the base path of '{content_path.path}'.")
     if not path.endswith("/"):
         return with_slash(request)
-    window = window_of(request)
+    page = page_query(request)
     if request.method == "HEAD":
         return Varying(head_for(request))
-    entries = [Entry(name) for name in next_segments(domain, prefix, window)]
+    entries = [DirectoryEntry(name) for name in next_segments(domain, prefix, page)]
     return Varying(listing_for(request, entries, is_root=is_root))

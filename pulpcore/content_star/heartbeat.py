@@ -17,7 +17,7 @@ from django.utils import timezone
 from pulpcore.app.apps import pulp_plugin_configs
 from pulpcore.app.models import AppStatus
 from pulpcore.app.util import get_worker_name
-from pulpcore.content_star.database.executor import CLOSE_TIMEOUT, Door
+from pulpcore.content_star.database.executor import CLOSE_TIMEOUT, DatabaseExecutor
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Heartbeat:
     def __init__(self, *app_types: AppType) -> None:
         """`app_types`: what the process is; the first one becomes the process's `current()`."""
         self._rows = [_Row(app_type, current=not i) for i, app_type in enumerate(app_types)]
-        self._door = Door(threads=1, name="heartbeat-db")
+        self._door = DatabaseExecutor(threads=1, name="heartbeat-db")
         self._beating: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

@@ -10,41 +10,41 @@ other than this one, and methods that docs/plugins_writing.md does not name are 
 
 from starlette.routing import Mount
 
-from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.artifact import ArtifactApp
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.checkpoint import CheckpointApp
-from pulpcore.content_star.distributions.publication import PublishedApp as PublicationApp
+from pulpcore.content_star.distributions.publication import PublicationApp as PublicationApp
 from pulpcore.content_star.distributions.publication import PullThroughApp, RepositoryVersionApp
 from pulpcore.content_star.distributions.registry import serves
-from pulpcore.content_star.distributions.routes import Route, door_of
+from pulpcore.content_star.distributions.routes import Route, executor_of
 from pulpcore.content_star.plugin_host.context import (
     distribution_app,
     domain_of,
     mount,
-    place_of,
     require_user,
+    resolved_path_of,
     user_of,
 )
-from pulpcore.content_star.resolve.distribution import Place
+from pulpcore.content_star.resolve.distribution import ResolvedPath
 
 __all__ = [
     "ArtifactApp",
     "CheckpointApp",
+    "DatabaseExecutor",
     "DistributionApp",
-    "Door",
     "Mount",
-    "Place",
     "PublicationApp",
     "PullThroughApp",
     "RepositoryVersionApp",
+    "ResolvedPath",
     "Route",
     "distribution_app",
     "domain_of",
-    "door_of",
+    "executor_of",
     "mount",
-    "place_of",
     "require_user",
+    "resolved_path_of",
     "serves",
     "user_of",
 ]

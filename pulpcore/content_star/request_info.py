@@ -1,6 +1,6 @@
 """What is known about one request and its answer, for the log, the metrics and edge caches.
 
-The layers fill in an `Exchange` as they learn things; whoever reports takes everything from there.
+The layers fill in a `RequestInfo` as they learn things, and logs and metrics are made from it.
 It stays in the request's ASGI scope, which the response is called with too, and knows neither
 Django nor Pulp. Work behind the database door may be done twice, so that layers set its fields and
 never add to them.
@@ -22,7 +22,7 @@ _KEY = "content_star"
 
 
 @dataclass(slots=True)
-class Exchange:
+class RequestInfo:
     """One request and its answer."""
 
     # Filled in by the layers.
@@ -47,7 +47,7 @@ class Exchange:
     cache: Literal["HIT", "MISS"] | None = None
     """Whether the answer was kept, or could be from now on; None if it is never kept."""
 
-    # Measured by `Observe`.
+    # Measured by `Telemetry`.
     status: int = 500
     """Status of the answer; what servers answer if there was none."""
 
@@ -61,12 +61,12 @@ class Exchange:
     """Seconds until the answer ended, which a slow client prolongs."""
 
 
-def exchange_of(scope: Scope) -> Exchange:
+def request_info(scope: Scope) -> RequestInfo:
     """Return the exchange of a request, the same one each time."""
-    exchange: Exchange | None = scope.get(_KEY)
-    if exchange is None:
-        exchange = scope[_KEY] = Exchange()
-    return exchange
+    info: RequestInfo | None = scope.get(_KEY)
+    if info is None:
+        info = scope[_KEY] = RequestInfo()
+    return info
 
 
 def is_observed(scope: Scope) -> bool:
@@ -77,11 +77,11 @@ def is_observed(scope: Scope) -> bool:
 class Observer(Protocol):
     """Wants to be told of every exchange when it has ended, in whatever way."""
 
-    def record(self, scope: Scope, exchange: Exchange) -> None:
+    def record(self, scope: Scope, info: RequestInfo) -> None:
         """Take notice of an exchange; runs on the event loop, so it must not block."""
 
 
-class Observe:
+class Telemetry:
     """ASGI middleware that measures exchanges; without observers it stays out of the way."""
 
     def __init__(self, app: ASGIApp, observers: Sequence[Observer]) -> None:
@@ -95,7 +95,7 @@ class Observe:
         return (self._observe if observed else self.app)(scope, receive, send)
 
     async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = exchange_of(scope)
+        info = request_info(scope)
         is_head = scope["method"] == "HEAD"  # servers drop the body of what answers HEAD
         began = time.perf_counter()
 
@@ -105,19 +105,19 @@ class Observe:
             nonlocal length
             if message["type"] == "http.response.start":
                 length = int(Headers(raw=message["headers"]).get("content-length", 0))
-                exchange.status = message["status"]
-                exchange.seconds_to_start = time.perf_counter() - began
+                info.status = message["status"]
+                info.seconds_to_start = time.perf_counter() - began
             await send(message)
             # After sending: while the server waits for a slow client that then leaves, the
             # response is cancelled, and this part has not been sent.
             if message["type"] == "http.response.body" and not is_head:
-                exchange.bytes_sent += len(message.get("body", b""))
+                info.bytes_sent += len(message.get("body", b""))
             elif message["type"] == "http.response.pathsend":
-                exchange.bytes_sent += length
+                info.bytes_sent += length
 
         try:
             await self.app(scope, receive, measured_send)
         finally:
-            exchange.seconds = time.perf_counter() - began
+            info.seconds = time.perf_counter() - began
             for observer in self.observers:
-                observer.record(scope, exchange)
+                observer.record(scope, info)

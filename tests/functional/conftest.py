@@ -10,8 +10,8 @@ from django.conf import settings
 from starlette.types import ASGIApp
 
 from pulpcore.content_star.content import Content
-from pulpcore.content_star.database.executor import Door
-from pulpcore.content_star.middleware.cdn_headers import EdgeHeaders
+from pulpcore.content_star.database.executor import DatabaseExecutor
+from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.remote.downloads import downloads
@@ -26,9 +26,9 @@ from tests.upstream import Upstream, serving_upstream
 @pytest.fixture(scope="session")
 def app(instance) -> Iterator[ASGIApp]:
     """The content app in this process, where a test can change plugins and the size of pages."""
-    door = Door(threads=2)
-    yield CorrelationId(EdgeHeaders(Errors(Content(door, settings.CONTENT_PATH_PREFIX))))
-    asyncio.run(door.close())
+    executor = DatabaseExecutor(threads=2)
+    yield CorrelationId(CDNHeaders(Errors(Content(executor, settings.CONTENT_PATH_PREFIX))))
+    asyncio.run(executor.close())
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +75,16 @@ def here(instance, orm) -> Callable[[str], httpx.Response]:
     """GET a path with a content app that fetches in this process, where limits can be lowered."""
 
     def get_here(path: str) -> httpx.Response:
-        door = Door(1)
-        content = Errors(Content(door, settings.CONTENT_PATH_PREFIX))
+        executor = DatabaseExecutor(1)
+        content = Errors(Content(executor, settings.CONTENT_PATH_PREFIX))
 
         async def app(scope, receive, send):
-            async with downloads(door), metadata():
+            async with downloads(executor), metadata():
                 await content(scope, receive, send)
 
         try:
             return get(app, settings.CONTENT_PATH_PREFIX + path)
         finally:
-            asyncio.run(door.close())
+            asyncio.run(executor.close())
 
     return get_here

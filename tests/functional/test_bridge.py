@@ -147,12 +147,12 @@ def test_a_stream_may_be_compressed(plugin):
 
 
 def peak(pid: int) -> int:
-    """Bytes of memory that a process had at most since `forget`."""
+    """Bytes of memory that a process had at most since `invalidate`."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def forget(pid: int) -> None:
+def invalidate(pid: int) -> None:
     """Begin a new peak."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
@@ -162,7 +162,7 @@ def test_a_large_body_goes_through_without_being_held(plugin, server):
     size = 50 * MEGABYTE
     block = os.urandom(MEGABYTE)
     pid = server.process.pid
-    forget(pid)
+    invalidate(pid)
     before = peak(pid)
     received = hashlib.sha256()
     with socket.create_connection(address(server), timeout=60) as connection:

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import ProgrammingError, connection, transaction
 
 from pulpcore.app.models import AppStatus
-from pulpcore.content_star.database.executor import ConnectionLost, Door
+from pulpcore.content_star.database.executor import ConnectionLost, DatabaseExecutor
 from tests.instance import wait_until
 from tests.server import serving
 
@@ -27,11 +27,11 @@ pytestmark = pytest.mark.usefixtures("orm")
 def opened(threads: int = 2):
     """A door in the test's own event loop."""
     with asyncio.Runner() as runner:
-        door = Door(threads)
+        executor = DatabaseExecutor(threads)
         try:
-            yield door, runner.run
+            yield executor, runner.run
         finally:
-            runner.run(door.close())
+            runner.run(executor.close())
 
 
 def backend() -> int:
@@ -53,26 +53,26 @@ def terminate(condition: str, *parameters: object) -> int:
 
 
 def test_a_thread_keeps_its_connection_from_trip_to_trip():
-    with opened(1) as (door, run):
-        assert run(door.run(backend)) == run(door.run(backend))
+    with opened(1) as (executor, run):
+        assert run(executor.run(backend)) == run(executor.run(backend))
 
 
 def test_trips_see_the_callers_context():
     variable = contextvars.ContextVar("variable", default="none")
-    with opened() as (door, run):
+    with opened() as (executor, run):
 
         async def trip() -> str:
             variable.set("mine")
-            return await door.run(variable.get)
+            return await executor.run(variable.get)
 
         assert run(trip()) == "mine"
 
 
 def test_relative_paths_lead_to_the_working_directory_in_trips_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with opened() as (door, run):
-        assert run(door.run(os.getcwd)) == settings.WORKING_DIRECTORY
-        executor = door.executor()
+    with opened() as (executor, run):
+        assert run(executor.run(os.getcwd)) == settings.WORKING_DIRECTORY
+        executor = executor.executor()
         assert executor.submit(os.getcwd).result() == settings.WORKING_DIRECTORY
         assert Path.cwd() == tmp_path
 
@@ -83,8 +83,8 @@ def test_where_threads_can_have_no_directory_of_their_own_they_stay(tmp_path, mo
 
     monkeypatch.setattr("pulpcore.content_star.database.working_directory._unshare", refused)
     monkeypatch.chdir(tmp_path)
-    with opened(1) as (door, run):
-        assert run(door.run(os.getcwd)) == str(tmp_path)
+    with opened(1) as (executor, run):
+        assert run(executor.run(os.getcwd)) == str(tmp_path)
     assert Path.cwd() == tmp_path
 
 
@@ -102,20 +102,20 @@ def test_no_more_trips_at_once_than_threads():
         with lock:
             inside -= 1
 
-    with opened(2) as (door, run):
+    with opened(2) as (executor, run):
 
         async def six() -> None:
-            await asyncio.gather(*(door.run(work) for _ in range(6)))
+            await asyncio.gather(*(executor.run(work) for _ in range(6)))
 
         run(six())
     assert most == 2
 
 
 def test_a_read_survives_a_connection_that_died_while_idle():
-    with opened(1) as (door, run):
-        dead = run(door.run(backend))
+    with opened(1) as (executor, run):
+        dead = run(executor.run(backend))
         assert terminate("pid = %s", dead) == 1
-        assert run(door.run(backend)) != dead
+        assert run(executor.run(backend)) != dead
 
 
 def test_a_read_survives_a_connection_that_dies_under_it():
@@ -129,8 +129,8 @@ def test_a_read_survives_a_connection_that_dies_under_it():
                 cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
         return backend()
 
-    with opened(1) as (door, run):
-        assert run(door.run(work)) == calls[1]
+    with opened(1) as (executor, run):
+        assert run(executor.run(work)) == calls[1]
     assert len(calls) == 2
 
 
@@ -142,11 +142,11 @@ def test_work_is_not_done_again_for_ever():
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
-    with opened(1) as (door, run):
+    with opened(1) as (executor, run):
         with pytest.raises(ConnectionLost):
-            run(door.run(work))
+            run(executor.run(work))
         assert len(set(calls)) == len(calls) > 1, "each time on a fresh connection"
-        assert run(door.run(backend)) not in calls
+        assert run(executor.run(backend)) not in calls
 
 
 def test_who_queues_while_the_database_is_away_does_not_wait_for_all_before():
@@ -157,10 +157,10 @@ def test_who_queues_while_the_database_is_away_does_not_wait_for_all_before():
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
-    with opened(1) as (door, run):
+    with opened(1) as (executor, run):
 
         async def five() -> list[object]:
-            trips = (door.run(work, number) for number in range(5))
+            trips = (executor.run(work, number) for number in range(5))
             return await asyncio.gather(*trips, return_exceptions=True)
 
         assert all(isinstance(result, ConnectionLost) for result in run(five()))
@@ -177,16 +177,16 @@ def test_an_error_that_is_not_the_connections_is_raised_at_once():
         with connection.cursor() as cursor:
             cursor.execute("SELECT nonsense")
 
-    with opened(1) as (door, run):
-        before = run(door.run(backend))
+    with opened(1) as (executor, run):
+        before = run(executor.run(backend))
         with pytest.raises(ProgrammingError):
-            run(door.run(work))
+            run(executor.run(work))
         assert calls == [1]
-        assert run(door.run(backend)) == before, "the connection was fine and is kept"
+        assert run(executor.run(backend)) == before, "the connection was fine and is kept"
 
 
 def test_closing_the_door_closes_every_connection():
-    with opened(3) as (door, run):
+    with opened(3) as (executor, run):
 
         async def three() -> list[int]:
             together = threading.Barrier(3)
@@ -195,7 +195,7 @@ def test_closing_the_door_closes_every_connection():
                 together.wait(60)
                 return backend()
 
-            return await asyncio.gather(*(door.run(work) for _ in range(3)))
+            return await asyncio.gather(*(executor.run(work) for _ in range(3)))
 
         pids = run(three())
         assert len(set(pids)) == 3

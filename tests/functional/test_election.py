@@ -18,7 +18,7 @@ from django.db import connection
 from pulpcore.content_star.cli.postgres import PORT, _as_account
 from pulpcore.content_star.cli.state import DATABASE
 from pulpcore.content_star.remote import lock as election
-from pulpcore.content_star.remote.lock import APPLICATION_NAME, Election, Seat, key_of
+from pulpcore.content_star.remote.lock import APPLICATION_NAME, FetchLock, LockName, key_of
 from tests import upstream as behave
 from tests.instance import stop, wait_until
 from tests.pulp import unique
@@ -283,20 +283,20 @@ def test_seats(instance, orm):
         pass
 
     async def elect() -> list[str]:
-        mine, theirs = Election(), Election()
+        mine, theirs = FetchLock(), FetchLock()
         said = []
         try:
-            first, same, foreign = Seat("a"), Seat("a"), Seat("a")
+            first, same, foreign = LockName("a"), LockName("a"), LockName("a")
             await mine.take(first, never)
 
-            async def wait(election: Election, seat: Seat, name: str) -> None:
+            async def wait(election: FetchLock, seat: LockName, name: str) -> None:
                 await election.take(seat, never)
                 said.append(name)
                 election.leave(seat)
 
             waiting = asyncio.create_task(wait(theirs, foreign, "foreign"))
             own = asyncio.create_task(wait(mine, same, "same"))
-            await mine.take(Seat("b"), never)  # nobody's, in the meantime
+            await mine.take(LockName("b"), never)  # nobody's, in the meantime
             mine.leave(same)  # who has no turn gives none away
             await asyncio.sleep(0)
             assert said == []
@@ -321,10 +321,10 @@ def test_a_database_that_cannot_be_asked_elects_nobody(monkeypatch, caplog, answ
     async def never() -> None:
         pytest.fail("nobody else was elected")
 
-    async def elect() -> Election:
-        mine = Election()
-        await mine.take(Seat("a"), never)
-        await mine.take(Seat("a"), never)
+    async def elect() -> FetchLock:
+        mine = FetchLock()
+        await mine.take(LockName("a"), never)
+        await mine.take(LockName("a"), never)
         await mine.close()
         return mine
 

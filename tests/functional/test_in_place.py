@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from pulpcore.content_star.django_app.handler import create_api
 from pulpcore.content_star.plugin_host.mounts import mount, mounted
-from pulpcore.content_star.request_info import Observe
+from pulpcore.content_star.request_info import Telemetry
 from pulpcore.content_star.storage.objects import object_client
 from pulpcore.routing import Router
 from tests.orm import Site
@@ -180,12 +180,12 @@ def test_it_is_measured_as_the_content_that_it_is(app, base):
         def __init__(self) -> None:
             self.seen: list[tuple[object, ...]] = []
 
-        def record(self, scope, exchange) -> None:
-            status, route = exchange.status, exchange.route
-            self.seen.append((scope["path"], status, exchange.bytes_sent, route, exchange.source))
+        def record(self, scope, info) -> None:
+            status, route = info.status, info.route
+            self.seen.append((scope["path"], status, info.bytes_sent, route, info.source))
 
     record = Record()
-    observed = Observe(app, [record])
+    observed = Telemetry(app, [record])
     ask(redirecting(f"{base}/a.txt"), observed, headers={"Range": "bytes=2-4"})
     ask(redirecting(f"{base}/a.txt"), observed, method="HEAD")
     path, route = f"{base}/a.txt", "stream_content"

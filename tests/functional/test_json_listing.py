@@ -25,7 +25,7 @@ from pulpcore.content_star.listings import directory
 from pulpcore.content_star.listings import pagination as window
 from pulpcore.content_star.listings import stream as listing_page
 from pulpcore.content_star.listings.pagination import make_cursor
-from pulpcore.content_star.resolve.paths import Address
+from pulpcore.content_star.resolve.paths import ContentPath
 from tests.asgi import get
 from tests.functional.test_paths import NAMES
 from tests.listing import parse_listing
@@ -288,14 +288,14 @@ def ask(path: str, query: str = "", method: str = "GET", accept: str = "applicat
         "headers": [(b"accept", accept.encode())],
     }
     with rows_read() as rows:
-        content_module.respond(Request(scope), Address("default", path))
+        content_module.respond(Request(scope), ContentPath("default", path))
     return rows
 
 
 @pytest.mark.parametrize("cursor", [None, "a", "f5"])
 def test_a_page_reads_one_row_more_than_it_shows(publication, replaceable, monkeypatch, cursor):
     monkeypatch.setattr(window, "PAGE_SIZE", 10)
-    monkeypatch.setattr(listing_page, "kept_rows", listing_page.KeptRows(0))
+    monkeypatch.setattr(listing_page, "kept_rows", listing_page.RowCache(0))
     directory.path_order()
     publish_at(publication, MANY)
     query = f"cursor={make_cursor(cursor)}" if cursor else ""
@@ -331,13 +331,13 @@ def test_names_sort_by_code_point_whatever_the_collation_of_the_database(
             ask(path)
         with connection.cursor() as database:
             database.execute("EXPLAIN VERBOSE " + queries[-1]["sql"])
-            plan = [line for (line,) in database]
+            distribution_entry = [line for (line,) in database]
         # Others are by ids, for joins, or in the order of core's index, which is this one here.
         assert directory.path_order().using == ""
-        sorts = [line for line in plan if "Sort Key" in line and "_path" in line]
+        sorts = [line for line in distribution_entry if "Sort Key" in line and "_path" in line]
         sorts = [line for line in sorts if "pa.relative_path" not in line]
-        assert sorts, plan
-        assert all('COLLATE "C"' in line for line in sorts), plan
+        assert sorts, distribution_entry
+        assert all('COLLATE "C"' in line for line in sorts), distribution_entry
 
 
 BAD_CURSORS = ["", "x", "A", "!", "é", "PmE=PmE", "%00", "PgA", "Pv8", "YWJj", "..%2f", "1000"]

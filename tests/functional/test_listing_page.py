@@ -18,8 +18,8 @@ from pulpcore.content_star.listings import directory
 from pulpcore.content_star.listings import stream as listing_page
 from pulpcore.content_star.listings.html import html_listing
 from pulpcore.content_star.listings.pagination import EVERYTHING
-from pulpcore.content_star.listings.stream import KeptRows, Level, Rows
-from pulpcore.content_star.resolve.content import Source
+from pulpcore.content_star.listings.stream import Level, RowCache, Rows
+from pulpcore.content_star.resolve.content import ContentSource
 from tests.asgi import get
 from tests.bulk import Bulk
 from tests.instance import wait_until
@@ -47,8 +47,8 @@ def bulk(module_orm) -> Iterator[Bulk]:
 
 
 @pytest.fixture(scope="module")
-def source(bulk) -> Source:
-    return Source(None, bulk.version)
+def source(bulk) -> ContentSource:
+    return ContentSource(None, bulk.version)
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +73,10 @@ def fresh(orm, bulk) -> Iterator[str]:
 
 
 @pytest.fixture
-def nothing_kept(monkeypatch) -> KeptRows:
-    kept = KeptRows(listing_page.KEPT_BYTES)
-    monkeypatch.setattr(listing_page, "kept_rows", kept)
-    return kept
+def nothing_kept(monkeypatch) -> RowCache:
+    entry = RowCache(listing_page.KEPT_BYTES)
+    monkeypatch.setattr(listing_page, "kept_rows", entry)
+    return entry
 
 
 def test_a_large_directory_streams_and_is_the_same_when_it_is_kept(content, base, whole):
@@ -272,31 +272,31 @@ def rows_of(*sizes: int) -> list[Rows]:
 
 
 def test_what_is_used_least_goes_first():
-    kept = KeptRows(100)
+    entry = RowCache(100)
     for key, rows in zip("abc", rows_of(40, 40, 40), strict=True):
-        kept.keep(key, rows)
-        assert kept.get("a")
-    assert kept.get("b") is None
-    assert kept.get("c")
+        entry.keep(key, rows)
+        assert entry.get("a")
+    assert entry.get("b") is None
+    assert entry.get("c")
 
 
 def test_rows_that_grew_are_counted_anew():
-    kept = KeptRows(100)
+    entry = RowCache(100)
     first, second = rows_of(40, 40)
-    kept.keep("a", first)
-    kept.keep("b", second)
+    entry.keep("a", first)
+    entry.keep("b", second)
     second.deflated += 40
-    kept.keep("b", second)
-    assert kept.get("a") is None
-    assert kept.get("b") is second
+    entry.keep("b", second)
+    assert entry.get("a") is None
+    assert entry.get("b") is second
 
 
 def test_what_would_change_is_not_kept(module_orm, nothing_kept):
     version = module_orm.version({"d/a": b"1"})
-    level = Level(Source(None, version), "d/", ())
+    level = Level(ContentSource(None, version), "d/", ())
     assert level.read() is level.read()
     version.complete = False
-    level = Level(Source(None, version), "", ())
+    level = Level(ContentSource(None, version), "", ())
     assert level.read() is not level.read()
 
 
@@ -308,7 +308,7 @@ def test_a_listing_with_a_file_of_unknown_size_is_kept_for_a_while(
     file = ContentArtifact.objects.get(content__in=version.content, relative_path="d/a")
     artifact, file.artifact = file.artifact, None
     file.save()
-    level = Level(Source(None, version), "d/", ())
+    level = Level(ContentSource(None, version), "d/", ())
     rows = level.read()
     assert level.read() is rows
     file.artifact = artifact

@@ -169,7 +169,7 @@ def test_durations_and_counts(server, collector, orm, method, path, route, statu
 def test_a_metric_tells_that_plans_are_used(server, collector):
     def used() -> int:
         collector.refresh()
-        return collector.total("content_star.plans")
+        return collector.total("content_star.cache.enabled")
 
     wait_until(lambda: used() == 1)
 

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.utils import timezone
 from starlette.responses import PlainTextResponse
 
-from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.database.executor import DatabaseExecutor
 from tests import upstream as behave
 from tests.asgi import get
 from tests.instance import wait_until
@@ -242,14 +242,14 @@ def test_what_has_been_saved_since_it_was_looked_up_is_looked_up_again(content, 
     )
 
     async def app(scope, receive, send):
-        async with downloads(door):
+        async with downloads(executor):
             await late(scope, receive, send)
 
-    door = Door(1)
+    executor = DatabaseExecutor(1)
     try:
         assert get(app, "/").text == "saved"
     finally:
-        asyncio.run(door.close())
+        asyncio.run(executor.close())
     assert m.gets == 1
 
 

@@ -20,8 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from pulpcore.app.models import ContentArtifact, Distribution, HeaderContentGuard, Publication
-from pulpcore.content_star.cache.entries import Key
-from pulpcore.content_star.cache.fast_path import Warm
+from pulpcore.content_star.cache.entries import CacheKey
+from pulpcore.content_star.cache.fast_path import FastPath
 from pulpcore.content_star.cache.invalidation.listener import (
     APPLICATION_NAME,
     NO_CONNECTION,
@@ -31,16 +31,16 @@ from pulpcore.content_star.cache.invalidation.listener import (
 )
 from pulpcore.content_star.cache.invalidation.signals import following
 from pulpcore.content_star.cache.invalidation.triggers import CHANNEL
-from pulpcore.content_star.cache.policy import Draft
-from pulpcore.content_star.cache.store import Plans
+from pulpcore.content_star.cache.policy import CacheWrite
+from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.cli.postgres import _as_account
 from pulpcore.content_star.content import GROUP, Content, respond
-from pulpcore.content_star.database.executor import Door
-from pulpcore.content_star.distributions.publication import PublishedApp
-from pulpcore.content_star.middleware.cdn_headers import EdgeHeaders
+from pulpcore.content_star.database.executor import DatabaseExecutor
+from pulpcore.content_star.distributions.publication import PublicationApp
+from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
 from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.middleware.normalize_path import NormalizePath
-from pulpcore.content_star.resolve.paths import Address
+from pulpcore.content_star.resolve.paths import ContentPath
 from pulpcore.content_star.storage.memory import SMALL
 from tests.asgi import get, get_raw
 from tests.instance import Instance, stop, wait_until
@@ -51,54 +51,58 @@ pytestmark = pytest.mark.usefixtures("orm")
 WORKING = "is kept in memory"
 
 
-def current(plans: Plans) -> Plans:
+def current(cache: ResponseCache) -> ResponseCache:
     """Plans of a process that has heard of everything for ever."""
-    plans.proved(float("inf"))
-    return plans
+    cache.confirm(float("inf"))
+    return cache
 
 
 @pytest.fixture
-def plans():
-    return current(Plans(100, 1 << 20))
+def cache():
+    return current(ResponseCache(100, 1 << 20))
 
 
 @pytest.fixture
-def planned(plans):
+def planned(cache):
     """The content app in this process, with plans that only this process's own changes reach."""
-    door = Door(threads=2)
-    with following(plans):
+    executor = DatabaseExecutor(threads=2)
+    with following(cache):
         prefix = settings.CONTENT_PATH_PREFIX
-        content = NormalizePath(Content(door, prefix, plans), prefix)
-        yield Warm(EdgeHeaders(Errors(content)), plans, prefix)
-    asyncio.run(door.close())
+        content = NormalizePath(Content(executor, prefix, cache), prefix)
+        yield FastPath(CDNHeaders(Errors(content)), cache, prefix)
+    asyncio.run(executor.close())
 
 
-def queries_of(plans: Plans, path: str) -> list[str]:
+def queries_of(cache: ResponseCache, path: str) -> list[str]:
     """Answer GET `path` as a request that no answer is kept for, and return the SQL it takes."""
     scope = {"type": "http", "method": "GET", "path": f"/pulp/content/{path}"}
     request = Request({**scope, "headers": [], "query_string": b""})
     with CaptureQueriesContext(connection) as queries, contextlib.suppress(Exception):
-        respond(request, Address("default", path), Draft(plans, Key(path, "GET", json=False)))
+        respond(
+            request,
+            ContentPath("default", path),
+            CacheWrite(cache, CacheKey(path, "GET", json=False)),
+        )
     return [query["sql"] for query in queries]
 
 
-def test_a_cold_file_below_a_known_distribution_costs_one_query(orm, plans):
+def test_a_cold_file_below_a_known_distribution_costs_one_query(orm, cache):
     version = orm.version({"a/1.rpm": b"1", "a/2.rpm": b"2"})
     base = orm.distribution(from_publication=False, repository_version=version)
-    cold = queries_of(plans, f"{base}/a/1.rpm")
+    cold = queries_of(cache, f"{base}/a/1.rpm")
     assert len(cold) > 1
-    assert len(queries_of(plans, f"{base}/a/2.rpm")) == 1
+    assert len(queries_of(cache, f"{base}/a/2.rpm")) == 1
 
 
-def test_a_file_passed_through_a_publication_costs_one(orm, plans):
+def test_a_file_passed_through_a_publication_costs_one(orm, cache):
     version = orm.version({"a/1.rpm": b"1", "a/2.rpm": b"2"})
     base = orm.distribution(publication=orm.publication({"repomd.xml": b"x"}, version))
-    queries_of(plans, f"{base}/a/1.rpm")
-    assert len(queries_of(plans, f"{base}/repomd.xml")) == 1
-    assert len(queries_of(plans, f"{base}/a/2.rpm")) == 1
+    queries_of(cache, f"{base}/a/1.rpm")
+    assert len(queries_of(cache, f"{base}/repomd.xml")) == 1
+    assert len(queries_of(cache, f"{base}/a/2.rpm")) == 1
 
 
-class Counting(Door):
+class Counting(DatabaseExecutor):
     """Counts the trips through it."""
 
     trips = 0
@@ -109,7 +113,7 @@ class Counting(Door):
 
 
 @pytest.fixture
-def crowd(plans):
+def crowd(cache):
     """Ask for many paths at the same moment; returns the answers and how many trips it took."""
 
     def ask(paths: list[str]) -> tuple[list[httpx.Response], int]:
@@ -118,17 +122,17 @@ def crowd(plans):
             async with httpx.AsyncClient(transport=transport, base_url="http://pulp") as client:
                 return await asyncio.gather(*(client.get(f"/pulp/content/{p}") for p in paths))
 
-        door = Counting(threads=2)
-        app = Errors(Content(door, settings.CONTENT_PATH_PREFIX, plans))
+        executor = Counting(threads=2)
+        app = Errors(Content(executor, settings.CONTENT_PATH_PREFIX, cache))
         responses = asyncio.run(all_at_once())
-        asyncio.run(door.close())
-        return responses, door.trips
+        asyncio.run(executor.close())
+        return responses, executor.trips
 
     return ask
 
 
 @pytest.mark.parametrize("kind", ["publication", "version"])
-def test_who_asks_at_the_same_time_shares_a_query(orm, plans, crowd, monkeypatch, kind):
+def test_who_asks_at_the_same_time_shares_a_query(orm, cache, crowd, monkeypatch, kind):
     names = [f"{number}.bin" for number in range(GROUP + 8)]
     version = orm.version({name: name.encode() for name in names})
     if kind == "version":
@@ -147,18 +151,18 @@ def test_who_asks_at_the_same_time_shares_a_query(orm, plans, crowd, monkeypatch
     assert trips == 0
 
 
-def test_who_finds_nothing_or_fails_goes_alone(orm, plans, crowd, monkeypatch):
+def test_who_finds_nothing_or_fails_goes_alone(orm, cache, crowd, monkeypatch):
     base = orm.distribution(publication=orm.publication({"a": b"a", "b": b"b", "sub/c": b"c"}))
     crowd([f"{base}/a"])
-    plain = PublishedApp.extra_headers
+    plain = PublicationApp.extra_headers
 
     def extra_headers(self, path):
         if path == "b":
             raise HTTPException(418)
         return plain(self, path)
 
-    monkeypatch.setattr(PublishedApp, "extra_headers", extra_headers)
-    plans.forget_all()
+    monkeypatch.setattr(PublicationApp, "extra_headers", extra_headers)
+    cache.invalidate_all()
     crowd([f"{base}/a"])
     paths = ["sub/c", "b", "nothing", "sub", "sub/", ""]
     responses, trips = crowd([f"{base}/{path}" for path in paths])
@@ -167,14 +171,14 @@ def test_who_finds_nothing_or_fails_goes_alone(orm, plans, crowd, monkeypatch):
     assert trips == 1 + 5
 
 
-def test_who_asks_where_nothing_is_served_is_told(orm, plans, crowd):
+def test_who_asks_where_nothing_is_served_is_told(orm, cache, crowd):
     base = orm.distribution()
     for _ in range(2):
         responses, _ = crowd([f"{base}/{path}" for path in "abc"])
         assert [response.status_code for response in responses] == [404] * 3
 
 
-def test_those_with_a_guard_are_asked_one_by_one(orm, plans, crowd):
+def test_those_with_a_guard_are_asked_one_by_one(orm, cache, crowd):
     guard = HeaderContentGuard(name=orm.unique(), header_name="X-Key", header_value="secret")
     orm._save(guard)
     publication = orm.publication({"a": b"a", "b": b"b", "c": b"c"})
@@ -186,12 +190,12 @@ def test_those_with_a_guard_are_asked_one_by_one(orm, plans, crowd):
 
 
 @pytest.mark.parametrize("path", ["a.bin", "sub", "", "nothing.bin"])
-def test_a_warm_answer_costs_no_query(orm, planned, plans, path):
+def test_a_warm_answer_costs_no_query(orm, planned, cache, path):
     files = {"a.bin": b"a", "sub/b.bin": b"b", "index.html": b"<p>"}
     base = orm.distribution(publication=orm.publication(files))
     cold = get(planned, f"/pulp/content/{base}/{path}")
-    kept = plans.recall(Key(f"{base}/{path}", "GET", json=False))
-    assert kept is not None and kept.is_open, "the database is not asked"
+    entry = cache.get(CacheKey(f"{base}/{path}", "GET", json=False))
+    assert entry is not None and entry.is_open, "the database is not asked"
     warm = get(planned, f"/pulp/content/{base}/{path}")
     assert (warm.status_code, warm.content) == (cold.status_code, cold.content)
     assert warm.headers == cold.headers
@@ -229,10 +233,10 @@ def test_a_warm_answer_is_the_cold_one(orm, planned, app, method, accept, asked)
 
 
 @pytest.mark.parametrize("path", ["sub/a.bin", "sub/none", "sub"])
-def test_spellings_of_one_path_have_one_cache_entry(orm, planned, plans, path):
+def test_spellings_of_one_path_have_one_cache_entry(orm, planned, cache, path):
     base = orm.distribution(publication=orm.publication({"sub/a.bin": b"a" * 1000}))
     first = get(planned, f"/pulp/content/{base}/{path}")
-    entries, size = set(plans._answers), plans.size
+    entries, size = set(cache._answers), cache.size
     for spelling in (
         "{0}//{1}",
         "{0}///{1}",
@@ -246,38 +250,38 @@ def test_spellings_of_one_path_have_one_cache_entry(orm, planned, plans, path):
             again = get_raw(planned, target)
             assert (again.status_code, again.headers) == (first.status_code, first.headers)
             assert again.content == first.content
-    assert (set(plans._answers), plans.size) == (entries, size)
+    assert (set(cache._answers), cache.size) == (entries, size)
 
 
-def test_bytes_of_a_file_are_held_once_for_all_paths_and_accepts(orm, planned, plans):
+def test_bytes_of_a_file_are_held_once_for_all_paths_and_accepts(orm, planned, cache):
     data = b"a" * 1000
     base = orm.distribution(publication=orm.publication({"a.bin": data, "b.bin": data}))
     for path in ("a.bin", "b.bin"):
         for accept in ("*/*", "application/json"):
             url = f"/pulp/content/{base}/{path}"
             assert get(planned, url, {"Accept": accept}).content == data
-    assert plans.size == len(data)
+    assert cache.size == len(data)
 
 
-def test_made_up_paths_take_no_place_from_files(orm, planned, plans):
+def test_made_up_paths_take_no_place_from_files(orm, planned, cache):
     base = orm.distribution(publication=orm.publication({"a.bin": b"a"}))
     get(planned, f"/pulp/content/{base}/a.bin")
-    for number in range(plans.capacity + 1):
+    for number in range(cache.capacity + 1):
         assert get(planned, f"/pulp/content/{base}/none-{number}").status_code == 404
-    assert plans.recall(Key(f"{base}/a.bin", "GET", json=False)) is not None
+    assert cache.get(CacheKey(f"{base}/a.bin", "GET", json=False)) is not None
 
 
 @pytest.mark.parametrize("path", ["a" + "/" * 2700, "ab/" * 900, ("x" * 2000 + "/") * 4])
-def test_no_path_makes_a_large_statement(orm, plans, path):
-    for sql in (queries := queries_of(plans, path)):
+def test_no_path_makes_a_large_statement(orm, cache, path):
+    for sql in (queries := queries_of(cache, path)):
         assert len(sql) < 100_000
     assert queries
 
 
-def test_a_listing_is_not_kept(orm, planned, plans):
+def test_a_listing_is_not_kept(orm, planned, cache):
     base = orm.distribution(publication=orm.publication({"a.bin": b"a"}))
     assert get(planned, f"/pulp/content/{base}/").status_code == 200
-    assert plans.recall(Key(f"{base}/", "GET", json=False)) is None
+    assert cache.get(CacheKey(f"{base}/", "GET", json=False)) is None
 
 
 def test_redirects_keep_the_query_of_each_request(orm, planned):
@@ -296,7 +300,7 @@ def test_an_index_page_is_not_given_to_those_who_prefer_json(orm, planned):
     assert get(planned, url).content == b"<p>"
 
 
-def test_a_guard_decides_each_time(orm, planned, plans):
+def test_a_guard_decides_each_time(orm, planned, cache):
     guard = orm.guard(HeaderContentGuard, header_name="x-pass", header_value="yes")
     base = orm.distribution(publication=orm.publication({"a.bin": b"a"}), content_guard=guard)
     url = f"/pulp/content/{base}/a.bin"
@@ -305,7 +309,7 @@ def test_a_guard_decides_each_time(orm, planned, plans):
         assert get(planned, url, right).status_code == 200
         assert get(planned, url, wrong).status_code == 403
         assert get(planned, url).status_code == 403
-    assert plans.recall(Key(f"{base}/a.bin", "GET", json=False)) is not None
+    assert cache.get(CacheKey(f"{base}/a.bin", "GET", json=False)) is not None
     guard.header_value = "no"
     guard.save()
     assert get(planned, url, right).status_code == 403
@@ -345,7 +349,7 @@ def test_what_the_api_changed_counts_at_once(instance, pulp, content):
             assert content.get(f"{base}/a").status_code == expected
 
 
-def test_a_plugin_with_a_handler_of_its_own_is_asked_each_time(orm, planned, plans, monkeypatch):
+def test_a_plugin_with_a_handler_of_its_own_is_asked_each_time(orm, planned, cache, monkeypatch):
     base = orm.distribution(publication=orm.publication({"a": b"a", "b": b"b"}))
     instead = ContentArtifact.objects.get(
         published_artifact__publication__distribution__base_path=base, relative_path="b"
@@ -362,22 +366,22 @@ def test_a_plugin_with_a_handler_of_its_own_is_asked_each_time(orm, planned, pla
         answers.append(answer)
         assert get(planned, url).content == expected
     assert asked == ["a"] * 4
-    kept = plans.recall(Key(f"{base}/a", "GET", json=False))
-    assert kept is not None and kept.asks_plugin
+    entry = cache.get(CacheKey(f"{base}/a", "GET", json=False))
+    assert entry is not None and entry.asks_plugin
 
 
-def test_an_app_of_a_plugin_keeps_nothing_unless_it_says_so(orm, planned, plans, monkeypatch):
-    class Silent(PublishedApp):
+def test_an_app_of_a_plugin_keeps_nothing_unless_it_says_so(orm, planned, cache, monkeypatch):
+    class Silent(PublicationApp):
         pass
 
-    class Sure(PublishedApp):
+    class Sure(PublicationApp):
         keeps_answers = True
 
     base = orm.distribution(publication=orm.publication({"a": b"a"}))
-    for app, kept in ((Silent, False), (Sure, True)):
+    for app, entry in ((Silent, False), (Sure, True)):
         monkeypatch.setattr("pulpcore.content_star.content.app_for", lambda _, app=app: app)
         assert get(planned, f"/pulp/content/{base}/a").content == b"a"
-        assert (plans.recall(Key(f"{base}/a", "GET", json=False)) is not None) == kept
+        assert (cache.get(CacheKey(f"{base}/a", "GET", json=False)) is not None) == entry
 
 
 def test_a_small_file_is_read_once_and_a_large_one_each_time(orm, planned):
@@ -572,10 +576,10 @@ def wait_until_kept(instance: Instance) -> None:
     as_json = {"Accept": "application/json"}
     url = f"{instance.content_url}readyz"
 
-    def plans() -> str:
+    def cache() -> str:
         return httpx.get(url, headers=as_json).json()["plans"]
 
-    wait_until(lambda: plans() == "kept", explain=plans)
+    wait_until(lambda: cache() == "kept", explain=cache)
 
 
 POOLER = """

@@ -11,8 +11,8 @@ from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 
 from pulpcore.content_star.listings import directory
-from pulpcore.content_star.listings.pagination import Window
-from pulpcore.content_star.resolve.content import Source
+from pulpcore.content_star.listings.pagination import PageQuery
+from pulpcore.content_star.resolve.content import ContentSource
 from tests.bulk import Bulk
 from tests.instance import Instance
 from tests.orm import Orm
@@ -41,14 +41,14 @@ def bulk(instance: Instance) -> Iterator[Bulk]:
 
 
 @pytest.fixture(scope="module")
-def sources(bulk) -> dict[str, Source]:
+def sources(bulk) -> dict[str, ContentSource]:
     published = bulk.publish()
     passing = bulk.orm.publication({}, bulk.version)
     assert passing.pass_through
     return {
-        "version": Source(None, bulk.version),
-        "publication": Source(published, bulk.version),
-        "pass-through": Source(passing, bulk.version),
+        "version": ContentSource(None, bulk.version),
+        "publication": ContentSource(published, bulk.version),
+        "pass-through": ContentSource(passing, bulk.version),
     }
 
 
@@ -155,7 +155,7 @@ def test_what_is_found_is_the_same_everywhere(request, bulk, sources, database, 
     assert [entry.name for entry in below] == ["100%_\\/"]
     names = directory._next_names(source, "Packages/", "Packages/", 3)
     assert names == [
-        entry.name for entry in directory.entries(source, "Packages/", Window(None, 3))
+        entry.name for entry in directory.entries(source, "Packages/", PageQuery(None, 3))
     ]
 
 
@@ -166,16 +166,22 @@ def blocks_of(ask: Callable[[], object]) -> tuple[int, str]:
     (query,) = captured
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query['sql']}")
-        (plan,) = cursor.fetchone()
-    (root,) = json.loads(plan) if isinstance(plan, str) else plan
+        (distribution_entry,) = cursor.fetchone()
+    (root,) = (
+        json.loads(distribution_entry)
+        if isinstance(distribution_entry, str)
+        else distribution_entry
+    )
     top = root["Plan"]
-    return top["Shared Hit Blocks"] + top["Shared Read Blocks"], json.dumps(plan, indent=1)
+    return top["Shared Hit Blocks"] + top["Shared Read Blocks"], json.dumps(
+        distribution_entry, indent=1
+    )
 
 
-ASKED: dict[str, Callable[[Source, str], object]] = {
+ASKED: dict[str, Callable[[ContentSource, str], object]] = {
     "exists": directory.exists,
     "all of it": directory.entries,
-    "a page": lambda source, path: directory.entries(source, path, Window(None, 1001)),
+    "a page": lambda source, path: directory.entries(source, path, PageQuery(None, 1001)),
 }
 
 
@@ -186,12 +192,12 @@ ASKED: dict[str, Callable[[Source, str], object]] = {
 def test_a_small_directory_costs_little(request, bulk, sources, database, kind, name, path):
     request.getfixturevalue(database)
     path = path.format(one=bulk.path(7).rsplit("/", 2)[0])
-    blocks, plan = blocks_of(lambda: ASKED[name](sources[kind], path))
-    assert blocks < 100, plan
+    blocks, distribution_entry = blocks_of(lambda: ASKED[name](sources[kind], path))
+    assert blocks < 100, distribution_entry
 
 
 @pytest.mark.parametrize("kind", ["version", "publication", "pass-through"])
 def test_without_the_indexes_it_costs_more(other, sources, kind):
     """Else what is asked above would say nothing."""
-    blocks, plan = blocks_of(lambda: directory.exists(sources[kind], "nothing/"))
-    assert blocks > (1000 if kind != "pass-through" else 500), plan
+    blocks, distribution_entry = blocks_of(lambda: directory.exists(sources[kind], "nothing/"))
+    assert blocks > (1000 if kind != "pass-through" else 500), distribution_entry

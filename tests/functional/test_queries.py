@@ -13,8 +13,8 @@ from pulpcore.app.models import Distribution, Publication, Repository, Repositor
 from pulpcore.content_star.content import respond
 from pulpcore.content_star.database import queries
 from pulpcore.content_star.database.prepared import Query
-from pulpcore.content_star.resolve.content import Source, files
-from pulpcore.content_star.resolve.paths import Address
+from pulpcore.content_star.resolve.content import ContentSource, files
+from pulpcore.content_star.resolve.paths import ContentPath
 from tests.bulk import Bulk
 
 MANY = 100_000
@@ -94,18 +94,18 @@ def test_every_query_of_the_cold_path_is_on_indexes(bulk, published, crowd, name
         cursor.execute(f"SET plan_cache_mode = {mode}")
         try:
             cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) {query._execute}", parameters)
-            plan = [line for (line,) in cursor]
+            distribution_entry = [line for (line,) in cursor]
         finally:
             cursor.execute("RESET plan_cache_mode")
     # The two tables that are small on any Pulp.
-    scans = [line for line in plan if "Seq Scan" in line]
+    scans = [line for line in distribution_entry if "Seq Scan" in line]
     assert not [
         line for line in scans if "core_domain" not in line and "contentguard" not in line
-    ], plan
-    read = sum(map(int, re.findall(r"hit=(\d+)", plan[1]))) + sum(
-        map(int, re.findall(r"read=(\d+)", plan[1]))
+    ], distribution_entry
+    read = sum(map(int, re.findall(r"hit=(\d+)", distribution_entry[1]))) + sum(
+        map(int, re.findall(r"read=(\d+)", distribution_entry[1]))
     )
-    assert read < 60, plan
+    assert read < 60, distribution_entry
 
 
 def test_a_file_costs_as_many_rows_in_a_small_repository_as_in_a_large_one(bulk, small):
@@ -118,9 +118,16 @@ def test_a_file_costs_as_many_rows_in_a_small_repository_as_in_a_large_one(bulk,
         with connection.cursor() as cursor:
             text = f"EXPLAIN (ANALYZE, FORMAT JSON) {queries.FILES_CONTAINED.text}"
             cursor.execute(text, parameters)
-            (plan,) = cursor.fetchone()
+            (distribution_entry,) = cursor.fetchone()
         found: list[tuple[str, float]] = []
-        _walk((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"], found)
+        _walk(
+            (
+                json.loads(distribution_entry)
+                if isinstance(distribution_entry, str)
+                else distribution_entry
+            )[0]["Plan"],
+            found,
+        )
         return sorted(found)
 
     assert touched(bulk) == touched(small)
@@ -138,7 +145,7 @@ def ask(path: str):
     """Make the response to GET in this thread, as the door's threads do."""
     scope = {"type": "http", "method": "GET", "path": f"/pulp/content/{path}"}
     request = Request({**scope, "headers": [], "query_string": b""})
-    return respond(request, Address("default", path))
+    return respond(request, ContentPath("default", path))
 
 
 @pytest.fixture
@@ -238,7 +245,7 @@ def test_each_version_has_what_was_at_the_path_then(orm):
         versions.append(version)
 
     def content_at(version):
-        found = files(Source(None, version), ["same"]).get("same")
+        found = files(ContentSource(None, version), ["same"]).get("same")
         return found and found.content_artifact.artifact.file.read()
 
     assert [content_at(version) for version in versions] == [b"1", None, b"2", None, b"1"]
@@ -248,7 +255,7 @@ def test_each_version_has_what_was_at_the_path_then(orm):
 def test_the_columns_of_a_plugin_are_there_when_it_looks(sample):
     from pulpcore.content_star.resolve.distribution import locate
 
-    place = locate(Address("default", sample["publication"]))
+    place = locate(ContentPath("default", sample["publication"]))
     whole = type(place.distribution).objects.get(pk=place.distribution.pk)
     for field in whole._meta.concrete_fields:
         assert getattr(place.distribution, field.attname) == getattr(whole, field.attname)

@@ -183,7 +183,7 @@ def test_nothing_of_a_refused_plugin_is_served(instance, tmp_path, base):
             url = f"{server.url}/pulp/bridged/hello/x"
             refused = httpx.request(method, url, trust_env=False)
             assert refused.status_code == 501, method
-        assert "CONTENT_STAR_UNPORTED is 'refuse'" in refused.text
+        assert "CONTENT_STAR_LEGACY_PLUGINS is 'refuse'" in refused.text
         url = f"{server.content_url}bridged-live/x"
         assert httpx.get(url, trust_env=False).status_code == 501
         url = f"{server.content_url}{base}/json"

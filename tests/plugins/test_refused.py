@@ -100,17 +100,17 @@ def test_it_is_bridged_if_the_plugin_has_an_aiohttp_implementation_too(plugged, 
 
 
 def test_what_is_not_ported_can_be_refused(plugged, base, plain, variant):
-    unported = variant(
+    serving_mode = variant(
         "__init__.py",
         'content_star = "pulp_example.app.content_star"',
         "",
     )
     variant("__init__.py", '{"aiohttp", "star"}', '{"aiohttp"}')
-    with serving(plugged, PULP_CONTENT_STAR_UNPORTED="refuse", **unported) as server:
+    with serving(plugged, PULP_CONTENT_STAR_UNPORTED="refuse", **serving_mode) as server:
         refused = httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False)
         assert refused.status_code == 501
         assert "it reports aiohttp, and has ExampleDistribution.content_handler" in refused.text
-        assert "CONTENT_STAR_UNPORTED is 'refuse'" in refused.text
+        assert "CONTENT_STAR_LEGACY_PLUGINS is 'refuse'" in refused.text
         assert httpx.get(f"{server.content_url}{plain}/a.txt", trust_env=False).text == "plain"
 
 

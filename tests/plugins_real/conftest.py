@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.conftest import STATE
 from tests.instance import Instance
 from tests.orm import connect, disconnect
-from tests.plugins_real.plugin import unported
+from tests.plugins_real.plugin import serving_mode
 from tests.plugins_real.table import Table
 from tests.pulp import Pulp
 from tests.server import Server, free_port, running, serving_theirs
@@ -113,14 +113,14 @@ def redirecting(instance: Instance) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def passing_on(instance: Instance, upstream: str) -> Iterator[Server]:
     """One that passes on to `upstream` what is written for aiohttp."""
-    with ours(instance, **unported("proxy", upstream)) as server:
+    with ours(instance, **serving_mode("proxy", upstream)) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def refusing(instance: Instance) -> Iterator[Server]:
     """One that refuses what is written for aiohttp."""
-    with ours(instance, **unported("refuse")) as server:
+    with ours(instance, **serving_mode("refuse")) as server:
         yield server
 
 

@@ -105,12 +105,12 @@ Package = Callable[[str], Mapping[str, bytes]]
 
 
 def pulled_alike(
-    servers: Sequence[str], pulp: Pulp, far: Upstream, kind: str, files: Package, kept: int
+    servers: Sequence[str], pulp: Pulp, far: Upstream, kind: str, files: Package, entry: int
 ) -> None:
     """Check that Pulp has the same of a remote's package, whichever of `servers` was asked for it.
 
     Each is asked for the files of a package of its own, twice, and has to send them both times.
-    `kept` of them are content by then. `kind` is the distribution's in the REST API.
+    `entry` of them are content by then. `kind` is the distribution's in the REST API.
     """
     found = []
     for number, origin in enumerate(servers):
@@ -125,7 +125,7 @@ def pulled_alike(
                 response = get(f"{origin}/pulp/content/{base_path}/{path}")
                 assert (response.status_code, response.content) == (200, data), path
             assert get(f"{origin}/pulp/content/{base_path}/nope").status_code == 404
-            wait_until(partial(is_kept, base_path, kept))
+            wait_until(partial(is_kept, base_path, entry))
         rows = kept_of(base_path)
         found.append({tuple(str(each).replace(name, "") for each in row) for row in rows})
     assert all(each == found[0] for each in found)
@@ -205,7 +205,7 @@ def asking(origin: str, **arguments: Any) -> httpx.Client:
     return httpx.Client(base_url=origin, trust_env=False, timeout=30, **arguments)
 
 
-def unported(chosen: str, legacy_url: str = "") -> dict[str, str]:
+def serving_mode(chosen: str, legacy_url: str = "") -> dict[str, str]:
     """The environment in which what is written for aiohttp is passed on to a server, or refused."""
     url = {"PULP_CONTENT_STAR_LEGACY_URL": legacy_url} if legacy_url else {}
     return {"PULP_CONTENT_STAR_UNPORTED": chosen, **url}

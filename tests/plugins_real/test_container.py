@@ -26,8 +26,8 @@ from tests.plugins_real.plugin import (
     reported,
     run,
     served_in_place,
+    serving_mode,
     typed,
-    unported,
 )
 
 PLUGIN = Plugin(
@@ -233,9 +233,9 @@ def test_in_place(instance, redirecting, content, image):
 
 def test_passed_on(instance, upstream, passing_on, content, image):
     """Its routes, for clients and where the registry's API redirects to them."""
-    served, why = reported(instance, passing_on, unported("proxy", upstream))["pulp-container"]
+    served, why = reported(instance, passing_on, serving_mode("proxy", upstream))["pulp-container"]
     assert served == "proxied"
-    assert why.endswith("has pulp_container.app.content; CONTENT_STAR_UNPORTED is 'proxy'")
+    assert why.endswith("has pulp_container.app.content; CONTENT_STAR_LEGACY_PLUGINS is 'proxy'")
     routes = [
         Row("{signed}"),
         Row("{signed}", method="HEAD"),
@@ -254,7 +254,7 @@ def test_passed_on(instance, upstream, passing_on, content, image):
 
 
 def test_refused(instance, refusing, content):
-    served, why = reported(instance, refusing, unported("refuse"))["pulp-container"]
+    served, why = reported(instance, refusing, serving_mode("refuse"))["pulp-container"]
     assert served == "refused"
     headers = bearer(refusing.url, instance, content.base_path)
     for path in (

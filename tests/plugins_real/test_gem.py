@@ -127,7 +127,7 @@ def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far, workshop)
             f"quick/Marshal.4.8/star-{name}-1.0.0.gemspec.rz": b"of " + name.encode(),
         }
 
-    pulled_alike(servers, pulp, far, "gem/gem", package, kept=2)
+    pulled_alike(servers, pulp, far, "gem/gem", package, entry=2)
 
 
 def test_gem_cannot_read_old_indexes_of_the_plugin(instance, upstream, content, home):

@@ -177,7 +177,7 @@ def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far):
             f"{file}.jar.sha1": sha1(jar()).hexdigest().encode(),
         }
 
-    pulled_alike(servers, pulp, far, "maven/maven", package, kept=3)
+    pulled_alike(servers, pulp, far, "maven/maven", package, entry=3)
 
 
 def test_a_name_has_one_file_in_a_domain_whoever_serves_it(instance, upstream, pulp, far):

@@ -151,7 +151,7 @@ def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far, workshop)
         packed = package(workshop, f"star-{name}", "1.0.0").read_bytes()
         return {f"star-{name}/-/star-{name}-1.0.0.tgz": packed}
 
-    pulled_alike(servers, pulp, far, "npm/npm", files, kept=1)
+    pulled_alike(servers, pulp, far, "npm/npm", files, entry=1)
 
 
 def test_npm_11_wants_more_than_the_plugin_tells(instance, upstream, content, home):

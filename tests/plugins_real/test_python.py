@@ -19,8 +19,8 @@ from tests.plugins_real.plugin import (
     pulling,
     reported,
     run,
+    serving_mode,
     typed,
-    unported,
     upload,
 )
 
@@ -134,13 +134,15 @@ def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far, workshop)
         about = METADATA.format(name=f"star_{name}", version="1.0").encode()
         return {file.name: file.read_bytes(), f"{file.name}.metadata": about}
 
-    pulled_alike(servers, pulp, far, "python/pypi", package, kept=2)
+    pulled_alike(servers, pulp, far, "python/pypi", package, entry=2)
 
 
 def test_passed_on(instance, upstream, passing_on, content, workshop, home):
-    served, why = reported(instance, passing_on, unported("proxy", upstream))["pulp-python"]
+    served, why = reported(instance, passing_on, serving_mode("proxy", upstream))["pulp-python"]
     assert served == "proxied"
-    assert why.endswith("PythonDistribution.content_handler; CONTENT_STAR_UNPORTED is 'proxy'")
+    assert why.endswith(
+        "PythonDistribution.content_handler; CONTENT_STAR_LEGACY_PLUGINS is 'proxy'"
+    )
     below = [
         FIRST,
         "simple/",
@@ -160,7 +162,7 @@ def test_passed_on(instance, upstream, passing_on, content, workshop, home):
 
 
 def test_refused(instance, refusing, content):
-    served, why = reported(instance, refusing, unported("refuse"))["pulp-python"]
+    served, why = reported(instance, refusing, serving_mode("refuse"))["pulp-python"]
     assert served == "refused"
     for path in (FIRST, "simple/", "pypi/star-hello/json", ""):
         refused = get(f"{refusing.content_url}{content.base_path}/{path}")

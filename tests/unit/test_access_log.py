@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pulpcore.content_star.middleware.access_log import AccessLog
-from pulpcore.content_star.request_info import Exchange
+from pulpcore.content_star.request_info import RequestInfo
 
 
 class Lines(logging.Handler):
@@ -47,7 +47,7 @@ def scope(
 
 
 def write(lines: list[str], **request: Any) -> str:
-    AccessLog().record(scope(**request), Exchange(status=200, bytes_sent=7, seconds=0.0125))
+    AccessLog().record(scope(**request), RequestInfo(status=200, bytes_sent=7, seconds=0.0125))
     (line,) = lines
     return line
 

@@ -12,7 +12,7 @@ from rest_framework.authentication import BasicAuthentication, SessionAuthentica
 from rest_framework.exceptions import AuthenticationFailed
 
 from pulpcore.content_star.auth import basic_auth_cache as basic_auth
-from pulpcore.content_star.auth.basic_auth_cache import Memory, remembering
+from pulpcore.content_star.auth.basic_auth_cache import Memory, with_cache
 
 
 class Backend(ModelBackend):
@@ -57,7 +57,7 @@ def checks(monkeypatch, clock) -> Iterator[list[str]]:
 
 
 def log_in(user: Any, password: str = "first", kind: type = BasicAuthentication) -> Any:
-    return remembering(kind)().authenticate_credentials(user.username, password)[0]
+    return with_cache(kind)().authenticate_credentials(user.username, password)[0]
 
 
 def test_a_password_is_checked_once_a_minute(user, checks, clock):
@@ -109,11 +109,11 @@ def test_zero_seconds_turn_it_off(user, checks, monkeypatch):
 
 def test_neither_passwords_nor_names_are_kept(user, checks):
     log_in(user)
-    kept = repr(vars(basic_auth.memory))
+    entry = repr(vars(basic_auth.memory))
     assert len(basic_auth.memory) == 1
     user.refresh_from_db()
     for secret in ("first", user.username, user.password):
-        assert secret not in kept
+        assert secret not in entry
 
 
 def test_names_and_passwords_are_not_mixed_up(user):
@@ -121,9 +121,9 @@ def test_names_and_passwords_are_not_mixed_up(user):
     user.backend = PATH
     memory.remember("ab", "c", user)
     with override_settings(AUTHENTICATION_BACKENDS=[PATH]):
-        assert memory.recall("a", "bc") is None
-        assert memory.recall("ab", "c") == user
-        assert memory.recall("ab\udc80", "c") is None
+        assert memory.get("a", "bc") is None
+        assert memory.get("ab", "c") == user
+        assert memory.get("ab\udc80", "c") is None
 
 
 def test_the_latest_used_are_kept(user):
@@ -132,11 +132,11 @@ def test_the_latest_used_are_kept(user):
     with override_settings(AUTHENTICATION_BACKENDS=[PATH]):
         memory.remember("a", "", user)
         memory.remember("b", "", user)
-        assert memory.recall("a", "")
+        assert memory.get("a", "")
         memory.remember("c", "", user)
-        assert memory.recall("b", "") is None
-        assert memory.recall("a", "")
-        assert memory.recall("c", "")
+        assert memory.get("b", "") is None
+        assert memory.get("a", "")
+        assert memory.get("c", "")
     assert len(memory) == 2
 
 
@@ -147,7 +147,7 @@ def test_threads_do_not_disturb_each_other(clock):
 
     def use(number: int) -> None:
         memory.remember(str(number % 7), "", user)
-        memory.recall(str(number % 5), "")
+        memory.get(str(number % 5), "")
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(use, range(4000)))
@@ -168,8 +168,8 @@ def test_classes_that_derive_from_basic_keep_their_say(user, checks):
     Office.hours = False
     with pytest.raises(AuthenticationFailed):
         log_in(user, kind=Office)
-    assert issubclass(remembering(Office), Office)
-    assert remembering(SessionAuthentication) is SessionAuthentication
+    assert issubclass(with_cache(Office), Office)
+    assert with_cache(SessionAuthentication) is SessionAuthentication
 
 
 def test_every_configured_basic_class_remembers():
@@ -180,5 +180,5 @@ def test_every_configured_basic_class_remembers():
     configured = api_settings.DEFAULT_AUTHENTICATION_CLASSES
     for ours, theirs in zip(View.authentication_classes, configured, strict=True):
         assert issubclass(ours, theirs)
-        remembers = issubclass(ours, basic_auth.RememberedBasic)
+        remembers = issubclass(ours, basic_auth.CachedBasicAuthentication)
         assert remembers == issubclass(theirs, BasicAuthentication)

@@ -3,19 +3,25 @@
 from datetime import UTC, datetime
 from urllib.parse import quote, urljoin
 
-from pulpcore.content_star.listings.directory import Entry
+from pulpcore.content_star.listings.directory import DirectoryEntry
 from pulpcore.content_star.listings.html import html_listing, link
 from tests.listing import parse_listing
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
-def html(*entries: Entry, path: str = "/x/", is_root: bool = False) -> str:
+def html(*entries: DirectoryEntry, path: str = "/x/", is_root: bool = False) -> str:
     return html_listing(path, entries, is_root=is_root)
 
 
 def test_entries_are_sorted_and_told_with_date_and_size():
-    lines = parse_listing(html(Entry("b", NOON, 2_500_000), Entry("a/", NOON), Entry("B", None, 0)))
+    lines = parse_listing(
+        html(
+            DirectoryEntry("b", NOON, 2_500_000),
+            DirectoryEntry("a/", NOON),
+            DirectoryEntry("B", None, 0),
+        )
+    )
     assert list(lines) == ["B", "a/", "b"]
     assert lines["b"] == ("b", "22-Nov-2026 12:00", "2.5 MB")
     assert lines["a/"] == ("a/", "22-Nov-2026 12:00", "")
@@ -23,7 +29,11 @@ def test_entries_are_sorted_and_told_with_date_and_size():
 
 
 def test_columns_line_up_whatever_the_name():
-    rows = html(Entry("a", NOON, 1), Entry("<&>", NOON, 1), Entry("é" * 120, NOON, 1)).splitlines()
+    rows = html(
+        DirectoryEntry("a", NOON, 1),
+        DirectoryEntry("<&>", NOON, 1),
+        DirectoryEntry("é" * 120, NOON, 1),
+    ).splitlines()
     texts = [row.split("</a>")[1] for row in rows if "22-Nov" in row]
     names = sorted(["a", "<&>", "é" * 120])
     widths = [len(name) + len(text) for name, text in zip(names, texts, strict=True)]
@@ -32,7 +42,7 @@ def test_columns_line_up_whatever_the_name():
 
 
 def test_names_and_path_cannot_act():
-    page = html(Entry('"><script>alert(1)</script>'), path="/<script>alert(2)</script>/")
+    page = html(DirectoryEntry('"><script>alert(1)</script>'), path="/<script>alert(2)</script>/")
     assert "<script>" not in page
     assert "alert(2)" in page
 
@@ -48,12 +58,12 @@ def test_links_are_relative_and_encoded():
     }
     with_dot = {"a:b": "./a%3Ab", "javascript:x/": "./javascript%3Ax/", "/": ".//", "//x": ".///x"}
     for name, href in (names | with_dot).items():
-        assert f'href="{href}"' in html(Entry(name))
+        assert f'href="{href}"' in html(DirectoryEntry(name))
         assert link(name) == href
         if href[:3] != ".//":  # Python's own way with empty segments is not that of RFC 3986
             assert urljoin("http://h/p/", href) == f"http://h/p/{quote(name)}"
 
 
 def test_only_the_root_has_no_parent():
-    assert 'href="../"' in html(Entry("a"))
-    assert 'href="../"' not in html(Entry("a"), is_root=True)
+    assert 'href="../"' in html(DirectoryEntry("a"))
+    assert 'href="../"' not in html(DirectoryEntry("a"), is_root=True)

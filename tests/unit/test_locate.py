@@ -7,9 +7,9 @@ from starlette.exceptions import HTTPException
 from pulpcore.content_star.resolve.paths import (
     BASE_PATH_SEGMENTS,
     MAX_BASE_PATH_LENGTH,
-    Address,
+    ContentPath,
     decoded_path,
-    parse_address,
+    parse_content_path,
     prefixes,
 )
 
@@ -53,17 +53,17 @@ def test_what_is_not_a_path_is_refused(raw, status):
 
 
 def test_without_domains_all_is_path():
-    assert parse_address("a/b/") == Address("default", "a/b/")
-    assert parse_address("") == Address("default", "")
+    assert parse_content_path("a/b/") == ContentPath("default", "a/b/")
+    assert parse_content_path("") == ContentPath("default", "")
 
 
 @override_settings(DOMAIN_ENABLED=True)
 def test_with_domains_the_first_segment_names_one():
-    assert parse_address("a/b/") == Address("a", "b/")
-    assert parse_address("a") == Address("a", "")
+    assert parse_content_path("a/b/") == ContentPath("a", "b/")
+    assert parse_content_path("a") == ContentPath("a", "")
     for path in ("", "/b"):
         with pytest.raises(HTTPException) as refused:
-            parse_address(path)
+            parse_content_path(path)
         assert refused.value.status_code == 404
 
 

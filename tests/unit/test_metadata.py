@@ -3,16 +3,16 @@
 from types import SimpleNamespace
 
 from pulpcore.content_star.remote.pull_through import metadata_cache as metadata
-from pulpcore.content_star.remote.pull_through.metadata_cache import Kept
+from pulpcore.content_star.remote.pull_through.metadata_cache import MetadataEntry
 
 
-def kept(**headers: str) -> Kept:
+def entry(**headers: str) -> MetadataEntry:
     told = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Kept(SimpleNamespace(told=told), 1)
+    return MetadataEntry(SimpleNamespace(told=told), 1)
 
 
 def test_what_a_failing_remote_sent_once_is_not_used_for_ever(monkeypatch):
-    answer = kept(Cache_Control="max-age=0")
+    answer = entry(Cache_Control="max-age=0")
     answer.rest()
     assert answer.may_be_stale
     assert answer.is_fresh, "the remote is not asked while it rests"
@@ -22,7 +22,7 @@ def test_what_a_failing_remote_sent_once_is_not_used_for_ever(monkeypatch):
 
 
 def test_an_age_is_part_of_the_lifetime_until_the_remote_confirms_it():
-    answer = kept(ETag='"1"', Cache_Control="max-age=60", Age="60")
+    answer = entry(ETag='"1"', Cache_Control="max-age=60", Age="60")
     assert not answer.is_fresh
     answer.confirm({"ETag": '"2"', "Content-Length": "0", "X-New": "new"})
     assert answer.is_fresh

@@ -11,7 +11,7 @@ from starlette.routing import Route as StarletteRoute
 
 from pulpcore.app.models import Distribution
 from pulpcore.content_star.plugin import PublicationApp, Route, serves
-from pulpcore.content_star.plugin_host.discovery import declared, unported
+from pulpcore.content_star.plugin_host.discovery import declared, serving_mode
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_reports_that_make_no_sense_are_told_with_the_plugins_name(attributes, w
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"CONTENT_STAR_UNPORTED": "ignore"}, "not 'ignore'"),
-        ({"CONTENT_STAR_UNPORTED": "proxy"}, "needs CONTENT_STAR_LEGACY_URL"),
+        ({"CONTENT_STAR_LEGACY_PLUGINS": "ignore"}, "not 'ignore'"),
+        ({"CONTENT_STAR_LEGACY_PLUGINS": "proxy"}, "needs CONTENT_STAR_LEGACY_URL"),
     ],
 )
 def test_settings_that_make_no_sense(settings, words):
     with override_settings(**settings), pytest.raises(ImproperlyConfigured, match=words):
-        unported()
+        serving_mode()
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_settings_that_make_no_sense(settings, words):
     ],
 )
 def test_a_url_to_pass_requests_on_to_is_a_server_and_nothing_more(url):
-    proxy = {"CONTENT_STAR_UNPORTED": "proxy", "CONTENT_STAR_LEGACY_URL": url}
+    proxy = {"CONTENT_STAR_LEGACY_PLUGINS": "proxy", "CONTENT_STAR_LEGACY_URL": url}
     with override_settings(**proxy), pytest.raises(ImproperlyConfigured) as error:
-        unported()
+        serving_mode()
     assert "http://host:port" in str(error.value)
     assert "hunter2" not in str(error.value)
 
@@ -95,8 +95,8 @@ def test_a_url_to_pass_requests_on_to_is_a_server_and_nothing_more(url):
     "url", ["http://localhost:24816", "https://pulp.example/", "HTTP://[::1]:24816"]
 )
 def test_servers_to_pass_requests_on_to(url):
-    with override_settings(CONTENT_STAR_UNPORTED="proxy", CONTENT_STAR_LEGACY_URL=url):
-        assert unported() == "proxied"
+    with override_settings(CONTENT_STAR_LEGACY_PLUGINS="proxy", CONTENT_STAR_LEGACY_URL=url):
+        assert serving_mode() == "proxied"
 
 
 def blocking(request):

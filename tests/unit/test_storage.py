@@ -147,8 +147,8 @@ def test_a_storage_of_files_is_read_from_the_disk(tmp_path):
     assert storage.redirect_of(domain, artifact(), {}, "GET") is None
 
 
-def respond(kept: object, size: int) -> ArtifactResponse:
-    source = storage.source_of(other(kept), artifact())
+def respond(entry: object, size: int) -> ArtifactResponse:
+    source = storage.source_of(other(entry), artifact())
     assert isinstance(source, FileSource)
     return ArtifactResponse(
         source, size=size, sha256="ab", last_modified=None, filename="cd", headers={}
@@ -157,9 +157,9 @@ def respond(kept: object, size: int) -> ArtifactResponse:
 
 def test_any_other_storage_is_read_through_django():
     data = bytes(range(256)) * (3 * STEP // 256) + b"end"
-    kept = InMemoryStorage()
-    kept.save("artifact/ab/cd", ContentFile(data))
-    app = respond(kept, len(data))
+    entry = InMemoryStorage()
+    entry.save("artifact/ab/cd", ContentFile(data))
+    app = respond(entry, len(data))
     assert get(app, "/").content == data
     part = get(app, "/", {"Range": f"bytes=7-{2 * STEP}"})
     assert (part.status_code, part.content) == (206, data[7 : 2 * STEP + 1])
@@ -173,10 +173,10 @@ def test_a_storage_without_the_file():
 
 
 def test_a_storage_with_another_file():
-    kept = InMemoryStorage()
-    kept.save("artifact/ab/cd", ContentFile(b"short"))
+    entry = InMemoryStorage()
+    entry.save("artifact/ab/cd", ContentFile(b"short"))
     with pytest.raises(ArtifactMissing):
-        get(respond(kept, 10), "/")
+        get(respond(entry, 10), "/")
 
 
 class Failing(InMemoryStorage):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pulpcore.content_star.database.batching import Together
+from pulpcore.content_star.database.batching import Batcher
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,7 @@ class Work:
         return [100 // item for item in items]
 
 
-def asking(together: Together, items: list[int], key: str = "key") -> list[asyncio.Task[int]]:
+def asking(together: Batcher, items: list[int], key: str = "key") -> list[asyncio.Task[int]]:
     return [asyncio.create_task(together.ask(key, item)) for item in items]
 
 
@@ -39,9 +39,9 @@ async def results(tasks: list[asyncio.Task[int]]) -> list[object]:
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def under_way(work: Work, most: int = 10) -> tuple[Together, list[asyncio.Task[int]]]:
+async def under_way(work: Work, most: int = 10) -> tuple[Batcher, list[asyncio.Task[int]]]:
     """One that has come first and is not back."""
-    together = Together(work, most)
+    together = Batcher(work, most)
     first = asking(together, [1])
     await work.started.acquire()
     return together, first

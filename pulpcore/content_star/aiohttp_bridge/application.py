@@ -18,10 +18,10 @@ from pulpcore.content_star.aiohttp_bridge.modules import (
 from pulpcore.content_star.aiohttp_bridge.request import make_request
 from pulpcore.content_star.aiohttp_bridge.run import run
 from pulpcore.content_star.aiohttp_bridge.threads import threads_of
-from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.plugin_host.discovery import legacy_routes
 from pulpcore.content_star.plugin_host.mounts import below, mount, unmount
-from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.paths import decoded_path
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Bridge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         decoded_path(scope)  # raises for what cannot be a path
-        exchange_of(scope).route = "plugin"
+        request_info(scope).route = "plugin"
         await run(scope, receive, send, self.app._handle, self.app._client_max_size)
 
     async def matches(self, scope: Scope, receive: Receive, send: Send) -> bool:
@@ -66,18 +66,18 @@ class Overlay:
 
 @asynccontextmanager
 async def bridge(
-    plugins: Mapping[str, ASGIApp | None], content: Overlay, door: Door
+    plugins: Mapping[str, ASGIApp | None], content: Overlay, executor: DatabaseExecutor
 ) -> AsyncIterator[None]:
     """Serve what `plugins` add to upstream's content app, from its start to its end.
 
     They are named as their Django apps. What answers at the routes of one instead of the bridge is
-    beside its name. Their blocking calls come through `door`.
+    beside its name. Their blocking calls come through `executor`.
 
     If starting the aiohttp application fails, that is logged, and nothing is bridged:
     `legacy_routes` says which routes are served, and why others are not.
     """
     async with AsyncExitStack() as stack:
-        stack.enter_context(threads_of(door))
+        stack.enter_context(threads_of(executor))
         import_modules(plugins)
         await _serve(plugins, content, stack)
         yield

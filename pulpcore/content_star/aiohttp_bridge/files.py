@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Scope
 from pulpcore.app import mime_types
 from pulpcore.app.models import Artifact, Domain
 from pulpcore.content_star.aiohttp_bridge.request import connection_of
-from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.responses.artifact import ArtifactResponse
 from pulpcore.content_star.responses.body import nothing
@@ -170,7 +170,7 @@ def _local_file(path: Path, headers: Mapping[str, str], name: str, scope: Scope)
     digest = _ARTIFACT.search(str(path))
     changed = datetime.fromtimestamp(status.st_mtime, UTC)
     content_type = mime_types.get_type(str(path))
-    exchange_of(scope).source = "local"
+    request_info(scope).source = "local"
     return ArtifactResponse(
         LocalSource(str(path)),
         size=status.st_size,

@@ -24,13 +24,13 @@ from pulpcore.content_star.aiohttp_bridge.files import (
     send_made,
 )
 from pulpcore.content_star.aiohttp_bridge.request import connection_of
-from pulpcore.content_star.cache.cdn_headers import tags_of, vary_of
+from pulpcore.content_star.cache.cdn_headers import surrogate_keys, vary_headers
 from pulpcore.content_star.remote.on_demand import NoRemote
 from pulpcore.content_star.remote.on_demand import wanted as wanted_on_demand
 from pulpcore.content_star.remote.pull_through.models import known_at, pulled
 from pulpcore.content_star.remote.pull_through.response import PullThroughResponse
 from pulpcore.content_star.remote.response import OnDemandResponse
-from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.request_info import request_info
 
 # The name of a blob in a registry of containers is its digest.
 _BLOB = re.compile(r"sha256:[0-9a-f]{64}")
@@ -128,7 +128,7 @@ def _pulled(
                 return _pulled(asked, saves, repository, request, headers, scope)
             return (_on_demand if known.artifact is None else _saved)(known, headers, scope)
 
-    exchange_of(scope).source = "remote"
+    request_info(scope).source = "remote"
     wanted = pulled(
         domain, remote, asked.url, path, saves=saves, repository=repository, request=request
     )
@@ -154,7 +154,7 @@ def _on_demand(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
                 return _on_demand(current, headers, scope)
             return _saved(current, headers, scope)
 
-    exchange_of(scope).source = "remote"
+    request_info(scope).source = "remote"
     return OnDemandResponse(
         wanted_on_demand(content_artifact, domain),
         again,
@@ -175,7 +175,7 @@ def _of_blob(name: str) -> dict[str, str]:
 
 
 def _describe(scope: Scope, distribution: Any) -> None:
-    exchange = exchange_of(scope)
-    exchange.domain, exchange.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
-    exchange.vary = vary_of(distribution.content_guard)
-    exchange.tags = tags_of(distribution)
+    info = request_info(scope)
+    info.domain, info.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
+    info.vary = vary_headers(distribution.content_guard)
+    info.tags = surrogate_keys(distribution)

@@ -44,12 +44,12 @@ CONTENT_STAR_REMOTE_MAX_SIZE = 64 * 1024**3
 
 # Whether content that the API redirects to is sent in the same answer (see in_place.py), which
 # spares clients a second request. Off where redirects have to be seen, by a proxy's rules or a CDN.
-CONTENT_STAR_SERVE_IN_PLACE = True
+CONTENT_STAR_INTERNAL_REDIRECT = True
 
 # What becomes of plugins whose content is written for aiohttp only: "bridge" runs it here, "refuse"
 # answers 501, and "proxy" passes requests on to a `pulpcore-content` that still runs, at
 # CONTENT_STAR_LEGACY_URL (`http://host:port`). `pulpcore-manager content-star-plugins` lists them.
-CONTENT_STAR_UNPORTED = "bridge"
+CONTENT_STAR_LEGACY_PLUGINS = "bridge"
 CONTENT_STAR_LEGACY_URL = None
 
 # Has a web server in front send saved files: the URI of nginx's internal location of MEDIA_ROOT,
@@ -68,10 +68,10 @@ CONTENT_STAR_REDIRECT_ROOT = False
 
 # Answers that each process keeps in memory until something changes that they were made from, about
 # 4 KiB each. 0 looks everything up with each request. See `cache/plans.py`.
-CONTENT_STAR_PLANS = 10_000
+CONTENT_STAR_CACHE_ENTRIES = 10_000
 
 # Bytes of small files (64 KiB and less) that each process keeps with them.
-CONTENT_STAR_PLANS_BYTES = 64 * 1024 * 1024
+CONTENT_STAR_CACHE_BYTES = 64 * 1024 * 1024
 
 # With uvicorn's option `--http pulpcore.content_star.server:HttpProtocol`: seconds for a client to
 # send the head of a request, from the connection or its first byte on. One on a slow line needs one

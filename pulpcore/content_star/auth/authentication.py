@@ -21,7 +21,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 from starlette.types import Scope
 
-from pulpcore.content_star.auth.basic_auth_cache import remembering
+from pulpcore.content_star.auth.basic_auth_cache import with_cache
 from pulpcore.content_star.responses.headers import too_long
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ CREDENTIALS = {"HTTP_AUTHORIZATION", "HTTP_X_CLIENT_CERT"}
 class View(APIView):
     """What authenticates: the API's configured classes, which remember passwords for a while."""
 
-    authentication_classes = tuple(map(remembering, APIView.authentication_classes))
+    authentication_classes = tuple(map(with_cache, APIView.authentication_classes))
 
 
 class Session(dict[str, Any]):

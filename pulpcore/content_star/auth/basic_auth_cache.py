@@ -64,7 +64,7 @@ class Memory:
         self._lock = threading.Lock()
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
 
-    def recall(self, name: str, password: str) -> Any | None:
+    def get(self, name: str, password: str) -> Any | None:
         """Return the user whose password was checked before; None if it has to be checked.
 
         Reads the user from the database, and raises what that raises.
@@ -127,7 +127,7 @@ class Memory:
 memory = Memory(settings.CONTENT_STAR_BASIC_AUTH_TTL)
 
 
-class RememberedBasic(BasicAuthentication):
+class CachedBasicAuthentication(BasicAuthentication):
     """REST framework's Basic authentication, with a memory."""
 
     def authenticate_credentials(
@@ -138,7 +138,7 @@ class RememberedBasic(BasicAuthentication):
         Raises `AuthenticationFailed` for wrong credentials, and `CheckNeeded` where they have to be
         checked in another thread first.
         """
-        if user := memory.recall(userid, password):
+        if user := memory.get(userid, password):
             return user, None
         scope = getattr(getattr(request, "_request", None), "scope", {})
         outcome = outcome_of(
@@ -154,7 +154,7 @@ class RememberedBasic(BasicAuthentication):
         Raises what the door does again: a database that cannot be reached.
         """
         # Another request with the same ones may have been checked while this one waited.
-        if user := memory.recall(name, password):
+        if user := memory.get(name, password):
             return user
         try:
             user, _ = super().authenticate_credentials(name, password, request)
@@ -166,11 +166,11 @@ class RememberedBasic(BasicAuthentication):
         return user
 
 
-def remembering(authentication: type) -> type:
+def with_cache(authentication: type) -> type:
     """Return the authentication class with a memory if it is a Basic one, else as it is."""
     if not issubclass(authentication, BasicAuthentication):
         return authentication
     if authentication is BasicAuthentication:
-        return RememberedBasic
+        return CachedBasicAuthentication
     # The memory goes between REST framework's class and those derived from it, which see all.
-    return type(authentication.__name__, (authentication, RememberedBasic), {})
+    return type(authentication.__name__, (authentication, CachedBasicAuthentication), {})

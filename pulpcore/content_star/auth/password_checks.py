@@ -23,7 +23,7 @@ from anyio.lowlevel import RunVar
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.database.executor import DatabaseExecutor
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class PasswordChecks:
     """The threads, and who waits for them. For one event loop."""
 
     def __init__(self) -> None:
-        self._door = Door(THREADS, "password-db")
+        self._door = DatabaseExecutor(THREADS, "password-db")
         self._turns = Turns()
         self._failures = Failures()
 
@@ -191,14 +191,14 @@ def source_of(scope: Scope) -> str:
     """
     host: str = scope["client"][0] if scope.get("client") else ""
     try:
-        address = ip_address(host)
+        content_path = ip_address(host)
     except ValueError:
         return host
-    if not isinstance(address, IPv6Address):
+    if not isinstance(content_path, IPv6Address):
         return host
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(ip_network((int(address), 64), strict=False))
+    if content_path.ipv4_mapped:
+        return str(content_path.ipv4_mapped)
+    return str(ip_network((int(content_path), 64), strict=False))
 
 
 _current: RunVar[PasswordChecks] = RunVar("content_star_password_checks")

@@ -7,8 +7,8 @@ from django.conf import settings
 from starlette.datastructures import MutableHeaders
 
 from pulpcore.app.models import ContentGuard, Distribution
-from pulpcore.content_star.request_info import Exchange
-from pulpcore.content_star.resolve.content import Source
+from pulpcore.content_star.request_info import RequestInfo
+from pulpcore.content_star.resolve.content import ContentSource
 
 RawHeader = tuple[bytes, bytes]
 
@@ -44,7 +44,9 @@ PREFLIGHT = {
 }
 
 
-def tags_of(distribution: Distribution, source: Source | None = None) -> tuple[str, ...]:
+def surrogate_keys(
+    distribution: Distribution, source: ContentSource | None = None
+) -> tuple[str, ...]:
     """Name everything whose change may change an answer of `distribution`, which took `source`."""
     tags = [f"distribution-{distribution.pk}"]
     repository = distribution.repository_id
@@ -59,7 +61,7 @@ def tags_of(distribution: Distribution, source: Source | None = None) -> tuple[s
     return tuple(tags)
 
 
-def vary_of(guard: ContentGuard | None) -> tuple[str, ...]:
+def vary_headers(guard: ContentGuard | None) -> tuple[str, ...]:
     """Name the request headers that `guard` may decide by, for answers that caches may reuse.
 
     `*` if that cannot be known without asking: another request may always get another answer then
@@ -74,45 +76,45 @@ def vary_of(guard: ContentGuard | None) -> tuple[str, ...]:
     return (*_CREDENTIALS, *configured)
 
 
-def add_edge_headers(headers: Iterable[RawHeader], exchange: Exchange) -> list[RawHeader]:
+def add_cdn_headers(headers: Iterable[RawHeader], info: RequestInfo) -> list[RawHeader]:
     """Return `headers` of an answer and what the exchange adds to them, in a list of its own."""
     raw = list(headers)  # a response may send its headers again
-    if exchange.pulp_type is None:  # not below a distribution
+    if info.pulp_type is None:  # not below a distribution
         return raw
     known = dict(raw)
-    # `vary_of` names nothing only where there is no guard.
-    if settings.CONTENT_STAR_CORS and not exchange.vary and _CORS[0][0] not in known:
+    # `vary_headers` names nothing only where there is no guard.
+    if settings.CONTENT_STAR_CORS and not info.vary and _CORS[0][0] not in known:
         raw += _CORS
     cache_control = known.get(b"cache-control")
     if cache_control is None:
         cache_control = CACHE_CONTROL.encode()
         raw.append((b"cache-control", cache_control))
-    if exchange.tags:
+    if info.tags:
         if _TAGS.isdisjoint(known):
-            raw += _named(exchange.tags)
+            raw += _named(info.tags)
         else:
             mutable = MutableHeaders(raw=raw)
-            _join(mutable, "Surrogate-Key", " ", exchange.tags)
-            _join(mutable, "Cache-Tag", ",", exchange.tags)
-    if exchange.vary and not _is_asked_for_each_time(cache_control):
+            _join(mutable, "Surrogate-Key", " ", info.tags)
+            _join(mutable, "Cache-Tag", ",", info.tags)
+    if info.vary and not _is_asked_for_each_time(cache_control):
         mutable = MutableHeaders(raw=raw)
-        for name in exchange.vary:
+        for name in info.vary:
             mutable.add_vary_header(name)
     return raw
 
 
-def cache_header(exchange: Exchange, status: int) -> list[RawHeader]:
+def cache_header(info: RequestInfo, status: int) -> list[RawHeader]:
     """Return `X-PULP-CACHE` where Pulp's cache is on, `HIT` or `MISS` as upstream sends it.
 
     On files, listings, redirects to a storage and 404s that are kept or could be; a 304 is a HIT
     or has none.
     """
-    is_miss = exchange.cache == "MISS"
-    if exchange.cache is None or status not in _CACHEABLE or (is_miss and status == 304):
+    is_miss = info.cache == "MISS"
+    if info.cache is None or status not in _CACHEABLE or (is_miss and status == 304):
         return []
     if not _is_cache_enabled():
         return []
-    return [(b"x-pulp-cache", exchange.cache.encode())]
+    return [(b"x-pulp-cache", info.cache.encode())]
 
 
 @lru_cache

@@ -13,14 +13,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from pulpcore.app.models import Distribution
-from pulpcore.content_star.request_info import AnswerSource, Exchange
-from pulpcore.content_star.resolve.content import Source
-from pulpcore.content_star.resolve.distribution import Place
+from pulpcore.content_star.request_info import AnswerSource, RequestInfo
+from pulpcore.content_star.resolve.content import ContentSource
+from pulpcore.content_star.resolve.distribution import ResolvedPath
 from pulpcore.content_star.resolve.redirect import with_slash
 from pulpcore.content_star.responses.artifact import ArtifactResponse
 
 
-class Key(NamedTuple):
+class CacheKey(NamedTuple):
     """What of a request an answer depends on, if it may be kept at all."""
 
     path: str
@@ -31,7 +31,7 @@ class Key(NamedTuple):
     """Whether the client prefers JSON."""
 
 
-class WithSlash:
+class RedirectEntry:
     """The answer to a client that forgot the slash at the end: its query goes along."""
 
     def again(self, request: Request) -> ASGIApp:
@@ -39,7 +39,7 @@ class WithSlash:
 
 
 @dataclass(frozen=True)
-class Nothing:
+class NotFoundEntry:
     """The answer that there is nothing, or nothing that can be served."""
 
     status: int
@@ -51,7 +51,7 @@ class Nothing:
 
 
 @dataclass(frozen=True)
-class Ready:
+class ResponseEntry:
     """A response that holds nothing of the request that it was made for."""
 
     response: ASGIApp
@@ -60,11 +60,11 @@ class Ready:
         return self.response
 
 
-Answer = WithSlash | Nothing | Ready
+Answer = RedirectEntry | NotFoundEntry | ResponseEntry
 
 
 @dataclass(frozen=True)
-class MadeFrom:
+class Dependencies:
     """What an answer was made from, beside the distribution and what that serves."""
 
     ids: tuple[UUID, ...] = ()
@@ -75,13 +75,13 @@ class MadeFrom:
 
 
 @dataclass(eq=False)
-class DistributionPlan:
+class DistributionEntry:
     """What is known of a distribution."""
 
     distribution: Distribution
     """The detail object, with the detail object of its guard and what else `locate` loads."""
 
-    source: Source | None
+    source: ContentSource | None
     """What it serves; None if that cannot be kept, and has to be looked up each time."""
 
     nested: bool
@@ -94,14 +94,16 @@ class DistributionPlan:
     alive: bool = False
     """True while it is kept, which it is until one of its rows changes. Its answers end with it."""
 
-    def place(self, path: str) -> Place:
+    def resolve(self, path: str) -> ResolvedPath:
         """Return what `locate` would; `path` is below the domain.
 
         With objects of its own, since plugins' code may change them.
         """
         distribution = own(self.distribution)
-        source = self.source and Source(own(self.source.publication), own(self.source.version))
-        return Place(distribution, self.path_below(path), source)
+        source = self.source and ContentSource(
+            own(self.source.publication), own(self.source.version)
+        )
+        return ResolvedPath(distribution, self.path_below(path), source)
 
     def path_below(self, path: str) -> str:
         """Return `path`, which is below the domain, relative to the base path."""
@@ -123,7 +125,7 @@ class DistributionPlan:
         yield distribution.repository_id
         yield distribution.repository_version_id
         yield distribution.publication_id
-        source = self.source or Source(None, None)
+        source = self.source or ContentSource(None, None)
         versions = [distribution.repository_version, source.version]
         for publication in (distribution.publication, source.publication):
             if publication:
@@ -136,11 +138,11 @@ class DistributionPlan:
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class Kept:
+class CacheEntry:
     """An answer, and what the layers said of it."""
 
     answer: Answer
-    plan: DistributionPlan
+    distribution_entry: DistributionEntry
     asks_plugin: bool
     """Whether the plugin has to be asked first, each time, if it has another answer."""
 
@@ -171,23 +173,27 @@ class Kept:
 
     def __post_init__(self) -> None:
         # Looked up once: Django's objects take their time.
-        distribution = self.plan.distribution
+        distribution = self.distribution_entry.distribution
         self.is_open = not self.asks_plugin and distribution.content_guard_id is None
-        response = self.answer.response if self.is_open and isinstance(self.answer, Ready) else None
+        response = (
+            self.answer.response
+            if self.is_open and isinstance(self.answer, ResponseEntry)
+            else None
+        )
         self.file_for_all = response if isinstance(response, ArtifactResponse) else None
         self.domain, self.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
 
-    def tell(self, exchange: Exchange) -> None:
+    def tell(self, info: RequestInfo) -> None:
         """Fill in what is known of the exchange before anyone has been let in."""
-        exchange.domain = self.domain
-        exchange.pulp_type = self.pulp_type
-        exchange.vary = self.vary
+        info.domain = self.domain
+        info.pulp_type = self.pulp_type
+        info.vary = self.vary
 
-    def tell_permitted(self, exchange: Exchange) -> None:
+    def fill_permitted(self, info: RequestInfo) -> None:
         """Fill in what only those are told whom the guard has let in."""
-        exchange.tags = self.tags
-        exchange.source = self.source
-        exchange.cache = "HIT"
+        info.tags = self.tags
+        info.source = self.source
+        info.cache = "HIT"
 
 
 def own(instance: Any) -> Any:

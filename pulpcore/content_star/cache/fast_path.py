@@ -8,39 +8,39 @@ app (or it would not have been kept), and has had its headers for caches put in 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.content_star.cache.cdn_headers import add_edge_headers, cache_header
-from pulpcore.content_star.cache.entries import Kept
-from pulpcore.content_star.cache.store import Plans
+from pulpcore.content_star.cache.cdn_headers import add_cdn_headers, cache_header
+from pulpcore.content_star.cache.entries import CacheEntry
+from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.listings.negotiation import is_json_preferred
-from pulpcore.content_star.request_info import Exchange, exchange_of, is_observed
+from pulpcore.content_star.request_info import RequestInfo, is_observed, request_info
 from pulpcore.content_star.resolve.paths import decoded_path
 
 
-class Warm:
+class FastPath:
     """ASGI middleware that answers what needs neither the database nor a file."""
 
-    def __init__(self, app: ASGIApp, plans: Plans, prefix: str) -> None:
+    def __init__(self, app: ASGIApp, cache: ResponseCache, prefix: str) -> None:
         """`prefix` of the content app begins and ends with a slash."""
         self.app = app
-        self.plans = plans
+        self.cache = cache
         self.prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kept = self._kept(scope) if scope["type"] == "http" else None
-        found = kept.file_for_all.at_once(scope) if kept and kept.file_for_all else None
-        if kept is None or found is None:
+        entry = self._kept(scope) if scope["type"] == "http" else None
+        found = entry.file_for_all.at_once(scope) if entry and entry.file_for_all else None
+        if entry is None or found is None:
             return await self.app(scope, receive, send)
         status, plain, body = found
-        headers = kept.headers.get(status)
+        headers = entry.headers.get(status)
         if headers is None or is_observed(scope):
-            exchange = _told(kept, scope)
+            info = _told(entry, scope)
             if headers is None:
-                headers = add_edge_headers(plain, exchange) + cache_header(exchange, status)
-                kept.headers[status] = headers
+                headers = add_cdn_headers(plain, info) + cache_header(info, status)
+                entry.headers[status] = headers
         await send({"type": "http.response.start", "status": status, "headers": headers.copy()})
         await send({"type": "http.response.body", "body": body})
 
-    def _kept(self, scope: Scope) -> Kept | None:
+    def _kept(self, scope: Scope) -> CacheEntry | None:
         if scope["method"] not in ("GET", "HEAD"):
             return None
         try:
@@ -52,12 +52,12 @@ class Warm:
             return None
         # Equal to a `Key`, which takes three times as long to make.
         key = (path[len(prefix) :], scope["method"], is_json_preferred(scope))
-        return self.plans.recall(key)  # type: ignore[arg-type]
+        return self.cache.get(key)  # type: ignore[arg-type]
 
 
-def _told(kept: Kept, scope: Scope) -> Exchange:
-    exchange = exchange_of(scope)
-    exchange.route = "stream_content"
-    kept.tell(exchange)
-    kept.tell_permitted(exchange)
-    return exchange
+def _told(entry: CacheEntry, scope: Scope) -> RequestInfo:
+    info = request_info(scope)
+    info.route = "stream_content"
+    entry.tell(info)
+    entry.fill_permitted(info)
+    return info

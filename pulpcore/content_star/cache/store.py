@@ -1,9 +1,8 @@
 """What paths resolve to: distributions, and the answers below them.
 
 All is in memory and bounded; what was used longest ago goes first, to the second. An entry names
-the database rows that it was made from by their ids; who hears of a change calls `forget` with ids.
-Entries are used only while everything that was committed until a moment ago is known to have been
-heard of (`proved`): the listener sees to that.
+the database rows that it was made from by their ids, with which a change invalidates it. Entries
+are used only while the listener confirms (`confirm`) that every change until a moment ago was received.
 
 A slow request might keep what it read before a change that has been told while it was reading. The
 `generation`, a number that grows with each change, is noted before the first read, and nothing is
@@ -18,8 +17,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from pulpcore.content_star.cache.entries import DistributionPlan, Kept, Key, Nothing
-from pulpcore.content_star.resolve.paths import Address, prefixes
+from pulpcore.content_star.cache.entries import (
+    CacheEntry,
+    CacheKey,
+    DistributionEntry,
+    NotFoundEntry,
+)
+from pulpcore.content_star.resolve.paths import ContentPath, prefixes
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ MAX_NOTHING_LENGTH = 1024
 
 
 @dataclass(slots=True)
-class SharedFile:
+class CachedFile:
     """The bytes of a file in memory, which several answers may have: other URLs, other `Accept`."""
 
     data: bytes
@@ -53,7 +57,7 @@ class SharedFile:
 
 
 @dataclass
-class Plans:
+class ResponseCache:
     """The plans of a process. May be used from any thread."""
 
     capacity: int
@@ -69,16 +73,16 @@ class Plans:
     size: int = 0
     """Bytes of files in memory."""
     _proved: float = float("-inf")
-    _answers: OrderedDict[Key, Kept] = field(default_factory=OrderedDict)
-    _nothing: OrderedDict[Key, None] = field(default_factory=OrderedDict)
+    _answers: OrderedDict[CacheKey, CacheEntry] = field(default_factory=OrderedDict)
+    _nothing: OrderedDict[CacheKey, None] = field(default_factory=OrderedDict)
     """Keys of those of the answers that say that there is nothing, in the same order."""
-    _files: dict[str, SharedFile] = field(default_factory=dict)
+    _files: dict[str, CachedFile] = field(default_factory=dict)
     """By sha256."""
-    _places: OrderedDict[tuple[str, str], DistributionPlan] = field(default_factory=OrderedDict)
-    _by_id: dict[UUID, set[Key | tuple[str, str]]] = field(default_factory=dict)
+    _places: OrderedDict[tuple[str, str], DistributionEntry] = field(default_factory=OrderedDict)
+    _by_id: dict[UUID, set[CacheKey | tuple[str, str]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def proved(self, moment: float) -> None:
+    def confirm(self, moment: float) -> None:
         """Note that all that was committed until `moment`, on the monotonic clock, is known."""
         self._proved = moment
 
@@ -87,73 +91,75 @@ class Plans:
         """Whether what is kept may be used, and something be kept."""
         return time.monotonic() - self._proved < BOUND
 
-    def recall(self, key: Key) -> Kept | None:
+    def get(self, key: CacheKey) -> CacheEntry | None:
         """Return the answer to requests with `key`, if it is known."""
-        kept = self._answers.get(key)
-        if kept is None:
+        entry = self._answers.get(key)
+        if entry is None:
             return None
         now = time.monotonic()
         if now - self._proved >= BOUND:
             return None
-        if not kept.plan.alive or kept.expires < now:
+        if not entry.distribution_entry.alive or entry.expires < now:
             with self._lock:
                 self._drop(key)
             return None
-        if now - kept.moved >= ORDER:
+        if now - entry.moved >= ORDER:
             with self._lock:
                 if key in self._answers:
                     self._answers.move_to_end(key)
                     if key in self._nothing:
                         self._nothing.move_to_end(key)
-                    kept.moved = now
-        return kept
+                    entry.moved = now
+        return entry
 
-    def find(self, address: Address) -> DistributionPlan | None:
+    def find(self, content_path: ContentPath) -> DistributionEntry | None:
         """Return the plan of the distribution that `address` is below, if it is known."""
         if not self.usable:
             return None
-        for prefix in reversed(prefixes(address.path)):
-            place = (address.domain, prefix)
-            plan = self._places.get(place)
-            if plan is not None:
+        for prefix in reversed(prefixes(content_path.path)):
+            resolved = (content_path.domain, prefix)
+            distribution_entry = self._places.get(resolved)
+            if distribution_entry is not None:
                 with self._lock:
-                    if place in self._places:
-                        self._places.move_to_end(place)
-                return None if plan.nested else plan
+                    if resolved in self._places:
+                        self._places.move_to_end(resolved)
+                return None if distribution_entry.nested else distribution_entry
         return None
 
-    def keep_place(self, plan: DistributionPlan, generation: int) -> DistributionPlan:
+    def add_distribution(
+        self, distribution_entry: DistributionEntry, generation: int
+    ) -> DistributionEntry:
         """Keep a plan that was begun in `generation`, unless things have changed since.
 
         Return the one that is kept: it may be another one that knows as much.
         """
-        distribution = plan.distribution
-        place = (distribution.pulp_domain.name, distribution.base_path)
+        distribution = distribution_entry.distribution
+        resolved = (distribution.pulp_domain.name, distribution.base_path)
         with self._lock:
             if not self._may_keep(generation):
-                return plan
-            known = self._places.get(place)
-            if known and (known.source or not plan.source):
+                return distribution_entry
+            known = self._places.get(resolved)
+            if known and (known.source or not distribution_entry.source):
                 return known
-            self._drop_place(place)
-            self._places[place] = plan
-            plan.alive = True
-            self._index(place, plan.ids())
+            self._drop_place(resolved)
+            self._places[resolved] = distribution_entry
+            distribution_entry.alive = True
+            self._index(resolved, distribution_entry.ids())
             while len(self._places) > min(MAX_DISTRIBUTIONS, self.capacity):
                 self._drop_place(next(iter(self._places)))
-        return plan
+        return distribution_entry
 
-    def keep(self, key: Key, kept: Kept, generation: int) -> None:
+    def keep(self, key: CacheKey, entry: CacheEntry, generation: int) -> None:
         """Keep an answer that was begun in `generation`, unless things have changed since."""
         with self._lock:
-            if not self._may_keep(generation) or not kept.plan.alive:
+            if not self._may_keep(generation) or not entry.distribution_entry.alive:
                 return
-            is_nothing = isinstance(kept.answer, Nothing)
+            is_nothing = isinstance(entry.answer, NotFoundEntry)
             if is_nothing and len(key.path) > MAX_NOTHING_LENGTH:
                 return
             self._drop(key)
-            self._answers[key] = kept
-            self._index(key, kept.ids)
+            self._answers[key] = entry
+            self._index(key, entry.ids)
             if is_nothing:
                 self._nothing[key] = None
             while len(self._nothing) > self.capacity // NOTHING_SHARE:
@@ -161,51 +167,54 @@ class Plans:
             while len(self._answers) > self.capacity:
                 self._drop(next(iter(self._answers)))
 
-    def share(self, key: Key, kept: Kept, sha256: str, data: bytes) -> bytes | None:
+    def share(self, key: CacheKey, entry: CacheEntry, sha256: str, data: bytes) -> bytes | None:
         """Return the bytes that an answer may hold of a file, one copy for all; None if it must
         not."""
         with self._lock:
-            if self._answers.get(key) is not kept or kept.file or len(data) > self.capacity_bytes:
+            if self._answers.get(key) is not entry or entry.file or len(data) > self.capacity_bytes:
                 return None
             file = self._files.get(sha256)
             if file is None:
-                file = self._files[sha256] = SharedFile(data)
+                file = self._files[sha256] = CachedFile(data)
                 self.size += len(data)
             file.users += 1
-            kept.file = sha256
+            entry.file = sha256
             while self.size > self.capacity_bytes:
                 self._drop(next(iter(self._answers)))
-            return file.data if self._answers.get(key) is kept else None
+            return file.data if self._answers.get(key) is entry else None
 
-    def forget(self, ids: Iterable[UUID]) -> None:
+    def invalidate(self, ids: Iterable[UUID]) -> None:
         """Drop what was made from the rows with `ids`, which have been changed."""
         with self._lock:
             self.generation += 1
             for each in ids:
                 for key in self._by_id.pop(each, ()):
-                    if isinstance(key, Key):
+                    if isinstance(key, CacheKey):
                         self._drop(key)
                     else:
                         self._drop_place(key)
 
-    def forget_all(self) -> None:
+    def invalidate_all(self) -> None:
         """Drop everything: anything may have changed."""
         with self._lock:
             self.generation += 1
-            for plan in self._places.values():
-                plan.alive = False
+            for distribution_entry in self._places.values():
+                distribution_entry.alive = False
             for each in (self._places, self._answers, self._nothing, self._files, self._by_id):
                 each.clear()
             self.size = 0
 
-    def forget_above(self, domain: UUID, base_path: str) -> None:
+    def invalidate_above(self, domain: UUID, base_path: str) -> None:
         """Drop the distributions whose base path `base_path` goes on from."""
         above = set(prefixes(base_path))
         with self._lock:
             self.generation += 1
-            for place, plan in list(self._places.items()):
-                if place[1] in above and plan.distribution.pulp_domain_id == domain:
-                    self._drop_place(place)
+            for resolved, distribution_entry in list(self._places.items()):
+                if (
+                    resolved[1] in above
+                    and distribution_entry.distribution.pulp_domain_id == domain
+                ):
+                    self._drop_place(resolved)
 
     def set_problem(self, problem: str | None) -> None:
         """Note why plans cannot be used, or that they can; logged when it is news."""
@@ -220,30 +229,30 @@ class Plans:
     def _may_keep(self, generation: int) -> bool:
         return self.capacity > 0 and self.generation == generation and self.usable
 
-    def _index(self, key: Key | tuple[str, str], ids: Iterable[UUID | None]) -> None:
+    def _index(self, key: CacheKey | tuple[str, str], ids: Iterable[UUID | None]) -> None:
         for each in ids:
             if each is not None:
                 self._by_id.setdefault(each, set()).add(key)
 
-    def _unindex(self, key: Key | tuple[str, str], ids: Iterable[UUID | None]) -> None:
+    def _unindex(self, key: CacheKey | tuple[str, str], ids: Iterable[UUID | None]) -> None:
         for each in ids:
             if each is not None and (keys := self._by_id.get(each)) is not None:
                 keys.discard(key)
                 if not keys:
                     del self._by_id[each]
 
-    def _drop(self, key: Key) -> None:
-        if (kept := self._answers.pop(key, None)) is None:
+    def _drop(self, key: CacheKey) -> None:
+        if (entry := self._answers.pop(key, None)) is None:
             return
         self._nothing.pop(key, None)
-        self._unindex(key, kept.ids)
-        if kept.file and (file := self._files.get(kept.file)) is not None:
+        self._unindex(key, entry.ids)
+        if entry.file and (file := self._files.get(entry.file)) is not None:
             file.users -= 1
             if not file.users:
-                del self._files[kept.file]
+                del self._files[entry.file]
                 self.size -= len(file.data)
 
-    def _drop_place(self, place: tuple[str, str]) -> None:
-        if (plan := self._places.pop(place, None)) is not None:
-            plan.alive = False
-            self._unindex(place, plan.ids())
+    def _drop_place(self, resolved: tuple[str, str]) -> None:
+        if (distribution_entry := self._places.pop(resolved, None)) is not None:
+            distribution_entry.alive = False
+            self._unindex(resolved, distribution_entry.ids())

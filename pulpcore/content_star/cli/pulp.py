@@ -34,10 +34,10 @@ _ENDED = ("completed", "failed", "canceled")
 class Pulp:
     """One server, as one user."""
 
-    def __init__(self, url: str, username: str, password: str, patience: float) -> None:
+    def __init__(self, url: str, username: str, password: str, timeout: float) -> None:
         self.url = url.rstrip("/")
         self.username = username
-        self.patience = patience
+        self.timeout = timeout
         self._session: dict[str, str] = {}
         if self.is_here:
             _bypass_proxy(self._host)
@@ -120,7 +120,7 @@ class Pulp:
             while task["state"] not in _ENDED:
                 now = (task["state"], [report["done"] for report in task["progress_reports"]])
                 if now != seen:
-                    seen, deadline = now, time.monotonic() + self.patience
+                    seen, deadline = now, time.monotonic() + self.timeout
                 if time.monotonic() > deadline:
                     raise click.ClickException(self._stuck(task))
                 time.sleep(POLL_SECONDS)
@@ -136,7 +136,7 @@ class Pulp:
     def _stuck(self, task: Task) -> str:
         hint = " Is there a worker?" if task["state"] == "waiting" else ""
         return (
-            f"The task {task['name']} has been {task['state']} for {self.patience:.0f} s "
+            f"The task {task['name']} has been {task['state']} for {self.timeout:.0f} s "
             f"without progress.{hint}"
         )
 

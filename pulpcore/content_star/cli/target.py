@@ -24,7 +24,7 @@ class Target:
     url: str | None
     username: str
     password: str | None
-    patience: float
+    timeout: float
 
     @contextmanager
     def connect(self) -> Iterator["Pulp"]:
@@ -42,7 +42,7 @@ class Target:
             password = click.prompt("Password", hide_input=True, err=True)
         with (
             clear_errors(url, username),
-            closing(Pulp(url, username, password, self.patience)) as pulp,
+            closing(Pulp(url, username, password, self.timeout)) as pulp,
         ):
             yield pulp
 
@@ -54,7 +54,7 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--username", default="admin", show_default=True, help="User of another Pulp.")
     @click.option("--password", help="Password of another Pulp's user; asked for if it is missing.")
     @click.option(
-        "--patience",
+        "--timeout",
         default=300.0,
         show_default=True,
         type=click.FloatRange(min=1),
@@ -68,10 +68,10 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
         url: str | None,
         username: str,
         password: str | None,
-        patience: float,
+        timeout: float,
         **options: Any,
     ) -> Any:
-        target = Target(state, url, username, password, patience)
+        target = Target(state, url, username, password, timeout)
         return command(*arguments, target=target, **options)
 
     return with_target

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Together(Generic[Key, Item, Result]):
+class Batcher(Generic[Key, Item, Result]):
     """Groups those who ask with the same key; groups of different keys do not wait for another."""
 
     def __init__(

@@ -40,14 +40,16 @@ PATIENCE = sum(RETRY_PAUSES)
 CLOSE_TIMEOUT = 2.0
 
 
-_current: contextvars.ContextVar["Door"] = contextvars.ContextVar("content_star_door")
+_current: contextvars.ContextVar["DatabaseExecutor"] = contextvars.ContextVar(
+    "content_star_executor"
+)
 
 
 class ConnectionLost(OperationalError):
     """The database cannot be reached, or left while it was asked; the cause is the first error."""
 
 
-class Door:
+class DatabaseExecutor:
     """A pool of threads, each with its own persistent database connection."""
 
     def __init__(self, threads: int, name: str = "content-db") -> None:
@@ -126,7 +128,7 @@ class _Calls(Executor):
         return self._threads.submit(_afresh, partial(fn, *args, **kwargs))
 
 
-def current_door() -> Door | None:
+def current_executor() -> DatabaseExecutor | None:
     """Return the door that this trip went through; for what has to be read while it is sent."""
     return _current.get(None)
 

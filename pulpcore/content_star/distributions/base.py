@@ -21,13 +21,13 @@ from starlette.types import ASGIApp
 from pulpcore.app import mime_types
 from pulpcore.app.contexts import with_domain
 from pulpcore.app.models import Artifact, ContentArtifact
-from pulpcore.content_star.cache.cdn_headers import CACHE_CONTROL, tags_of
-from pulpcore.content_star.cache.entries import Kept, MadeFrom
+from pulpcore.content_star.cache.cdn_headers import CACHE_CONTROL, surrogate_keys
+from pulpcore.content_star.cache.entries import CacheEntry, Dependencies
 from pulpcore.content_star.remote.on_demand import NoRemote, wanted
 from pulpcore.content_star.remote.response import OnDemandResponse
-from pulpcore.content_star.request_info import exchange_of
-from pulpcore.content_star.resolve.content import Found, Source, source_of
-from pulpcore.content_star.resolve.distribution import Place
+from pulpcore.content_star.request_info import request_info
+from pulpcore.content_star.resolve.content import ContentSource, Found, source_of
+from pulpcore.content_star.resolve.distribution import ResolvedPath
 from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.responses.headers import Disposition, content_disposition
 from pulpcore.content_star.storage.backends import seconds_to_keep
@@ -56,15 +56,15 @@ class DistributionApp(ABC):
     def __init_subclass__(cls) -> None:
         cls.keeps_answers = vars(cls).get("keeps_answers", False)
 
-    def __init__(self, request: Request, place: Place) -> None:
+    def __init__(self, request: Request, resolved: ResolvedPath) -> None:
         self.request = request
-        self.place = place
-        self.distribution = place.distribution
-        self.path = place.path
-        self.known_source = place.source
-        self.made_from: MadeFrom | None = None
+        self.resolved = resolved
+        self.distribution = resolved.distribution
+        self.path = resolved.path
+        self.known_source = resolved.source
+        self.made_from: Dependencies | None = None
         """By which rows the answer may change, beside those of `source`; None if nobody knows."""
-        self.kept: Kept | None = None
+        self.entry: CacheEntry | None = None
         """The answer to give unless the plugin has another one."""
 
     @abstractmethod
@@ -111,16 +111,16 @@ class DistributionApp(ABC):
     def root_url(self) -> str:
         """The distribution's URL as clients know it, with a slash at the end."""
         path = decoded_path(self.request.scope)
-        root = path[: len(path) - len(self.place.path)].rstrip("/")
+        root = path[: len(path) - len(self.resolved.path)].rstrip("/")
         url = self.request.url
         origin = settings.CONTENT_ORIGIN or f"{url.scheme}://{url.netloc}"
         return f"{origin.rstrip('/')}{quote(root)}/"
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> ContentSource:
         """What the distribution serves now; caches are told, since the answer depends on it."""
         source = self.known_source or source_of(self.distribution)
-        exchange_of(self.request.scope).tags = tags_of(self.distribution, source)
+        request_info(self.request.scope).tags = surrogate_keys(self.distribution, source)
         return source
 
     @property
@@ -135,10 +135,10 @@ class DistributionApp(ABC):
 
     def again(self) -> ASGIApp | None:
         """Answer as before, where that has been kept."""
-        if self.kept is None:
+        if self.entry is None:
             return None
-        self.kept.tell_permitted(exchange_of(self.request.scope))
-        return self.kept.answer.again(self.request)
+        self.entry.fill_permitted(request_info(self.request.scope))
+        return self.entry.answer.again(self.request)
 
     def file(self, found: Found, path: str, disposition: Disposition = "attachment") -> ASGIApp:
         """Answer with the file `found` at `path`, which decides its type.
@@ -164,7 +164,7 @@ class DistributionApp(ABC):
         except NoRemote:
             raise HTTPException(404, "No remote has this file any more.") from None
 
-        exchange_of(self.request.scope).source = "remote"
+        request_info(self.request.scope).source = "remote"
 
         def again() -> ASGIApp:
             current = get_object_or_404(ContentArtifact, pk=found.content_artifact.pk)
@@ -204,9 +204,9 @@ class DistributionApp(ABC):
             # Among the headers, since an object storage is told them too.
             headers={"Content-Disposition": content_disposition(filename, disposition), **headers},
         )
-        is_local = exchange_of(scope).source == "local"
+        is_local = request_info(scope).source == "local"
         seconds = float("inf") if is_local else seconds_to_keep(domain)
-        self.made_from = MadeFrom((artifact.pk,), seconds)
+        self.made_from = Dependencies((artifact.pk,), seconds)
         return response
 
     def _depend_on(self, row: UUID) -> None:

@@ -8,19 +8,19 @@ from starlette.types import ASGIApp
 
 from pulpcore.app.models import Distribution, Publication
 from pulpcore.constants import CHECKPOINT_TS_FORMAT
-from pulpcore.content_star.distributions.publication import PublishedApp
+from pulpcore.content_star.distributions.publication import PublicationApp
 from pulpcore.content_star.distributions.registry import serves
-from pulpcore.content_star.listings.directory import Entry
+from pulpcore.content_star.listings.directory import DirectoryEntry
 from pulpcore.content_star.listings.negotiation import Varying
-from pulpcore.content_star.listings.pagination import window_of
+from pulpcore.content_star.listings.pagination import page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for
-from pulpcore.content_star.resolve.content import Source
+from pulpcore.content_star.resolve.content import ContentSource
 from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.resolve.redirect import moved, with_slash
 
 
 @serves(Distribution, checkpoint=True)
-class CheckpointApp(PublishedApp):
+class CheckpointApp(PublicationApp):
     """Serves `<timestamp>/<path>` from the checkpoint that was the latest at that time.
 
     A time between two checkpoints redirects to the earlier one, so that every checkpoint has one
@@ -44,18 +44,18 @@ class CheckpointApp(PublishedApp):
             return moved(self.request, f"{base}{name}/{self.path}")
         if not slash:
             return with_slash(self.request)
-        source = Source(publication, publication.repository_version)
+        source = ContentSource(publication, publication.repository_version)
         return self.from_source(source) or self.nothing(source)
 
     def timestamps(self) -> ASGIApp:
         """List the checkpoints, oldest first."""
-        window = window_of(self.request)
+        page = page_query(self.request)
         if self.request.method == "HEAD":
             return Varying(head_for(self.request))
         created = self.checkpoints().values_list("pulp_created", flat=True)
         # Several within one second are one entry, of the latest.
         moments = {f"{_format(moment)}/": moment for moment in created.order_by("pulp_created")}
-        entries = [Entry(name, moments[name]) for name in window.select(moments)]
+        entries = [DirectoryEntry(name, moments[name]) for name in page.select(moments)]
         return Varying(listing_for(self.request, entries, usage=self.usage_here()))
 
     def at(self, moment: datetime) -> Publication:

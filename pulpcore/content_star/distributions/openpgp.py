@@ -3,12 +3,12 @@
 from starlette.types import ASGIApp
 
 from pulpcore.app.models import OpenPGPDistribution
-from pulpcore.content_star.distributions.publication import PublishedApp
+from pulpcore.content_star.distributions.publication import PublicationApp
 from pulpcore.content_star.distributions.registry import serves
 
 
 @serves(OpenPGPDistribution)
-class OpenPGPApp(PublishedApp):
+class OpenPGPApp(PublicationApp):
     """Serves `<key id>.pub`, a file that the model makes of the keys in the repository."""
 
     def from_plugin(self) -> ASGIApp | None:

@@ -16,7 +16,7 @@ from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.pull_through.models import known_at, pulled, url_at
 from pulpcore.content_star.remote.pull_through.repository import add_to_repository, claim
 from pulpcore.content_star.remote.pull_through.response import PullThroughResponse
-from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import Found
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def pull_through(app: DistributionApp) -> ASGIApp:
             if repository is None
             else _Adding(response, repository, known, distribution.pulp_domain)
         )
-    exchange_of(app.request.scope).source = "remote"
+    request_info(app.request.scope).source = "remote"
     saves = remote.policy != Remote.STREAMED
     domain = distribution.pulp_domain
 

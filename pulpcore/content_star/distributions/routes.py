@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import Scope
 
-from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.database.executor import DatabaseExecutor
 
-DOOR = "content_star.door"
+EXECUTOR = "content_star.door"
 """Where the scope of a request has the door that live APIs use."""
 
 Blocking = Callable[[Request], Response]
@@ -32,27 +32,27 @@ class Route(routing.Route):
         """`options` are those of Starlette's `Route`: `methods`, `name` and others."""
         is_function = not isclass(endpoint)
         if is_function and _blocks(endpoint):
-            endpoint = through_door(endpoint)
+            endpoint = in_executor(endpoint)
         super().__init__(path, endpoint, **options)
 
 
-def through_door(handler: Blocking) -> Coroutine:
+def in_executor(handler: Blocking) -> Coroutine:
     """Return a coroutine function that runs `handler` behind the database door."""
 
     @wraps(handler)
     async def threaded(request: Request) -> Response:
-        return await door_of(request).once(handler, request)
+        return await executor_of(request).once(handler, request)
 
     return threaded
 
 
-def door_of(request: Request) -> Door:
+def executor_of(request: Request) -> DatabaseExecutor:
     """Return the door between the event loop and what blocks; it is the live APIs' own.
 
     Files have another one, so that a slow API keeps no file waiting.
     """
-    door: Door = request.scope[DOOR]
-    return door
+    executor: DatabaseExecutor = request.scope[EXECUTOR]
+    return executor
 
 
 def check(routes: Iterable[BaseRoute], owner: str) -> None:

@@ -103,10 +103,10 @@ class UploadThreads(ViewThreads):
 
     def share_of(self, scope: Scope) -> asyncio.Semaphore:
         """Return the share of the client of a request; it is forgotten when unused."""
-        address = scope["client"][0] if scope.get("client") else ""
-        share = self._shares.get(address)
+        content_path = scope["client"][0] if scope.get("client") else ""
+        share = self._shares.get(content_path)
         if share is None:
-            share = self._shares[address] = asyncio.Semaphore(self._share)
+            share = self._shares[content_path] = asyncio.Semaphore(self._share)
         return share
 
 

@@ -5,10 +5,10 @@ from django.db.models import Func, Q, QuerySet, TextField, Value
 from django.db.models.functions import Collate, Concat, Substr
 
 from pulpcore.app.models import ArtifactDistribution, Distribution, Domain
-from pulpcore.content_star.listings.pagination import EVERYTHING, Window
+from pulpcore.content_star.listings.pagination import EVERYTHING, PageQuery
 
 
-def next_segments(domain: Domain, prefix: str, window: Window = EVERYTHING) -> list[str]:
+def next_segments(domain: Domain, prefix: str, page: PageQuery = EVERYTHING) -> list[str]:
     """List what follows `prefix` in the base paths of a domain, one path segment deep.
 
     They end in a slash and are sorted; `prefix` is empty or ends in a slash too. Hidden
@@ -25,9 +25,9 @@ def next_segments(domain: Domain, prefix: str, window: Window = EVERYTHING) -> l
         .values_list("segment", flat=True)
         .distinct()
     )
-    if window.after is not None:
-        segments = segments.filter(segment__gt=window.after)
-    return list(segments[: window.limit])
+    if page.after is not None:
+        segments = segments.filter(segment__gt=page.after)
+    return list(segments[: page.limit])
 
 
 def _visible(domain: Domain) -> QuerySet[Distribution]:

@@ -20,11 +20,11 @@ from uuid import UUID
 
 from django.db import connection
 
-from pulpcore.content_star.listings.pagination import EVERYTHING, Window
-from pulpcore.content_star.resolve.content import Source
+from pulpcore.content_star.listings.pagination import EVERYTHING, PageQuery
+from pulpcore.content_star.resolve.content import ContentSource
 
 
-class Entry(NamedTuple):
+class DirectoryEntry(NamedTuple):
     """A line of a directory listing."""
 
     name: str
@@ -202,11 +202,11 @@ class KnownEntries:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._levels: OrderedDict[object, tuple[float, dict[str, Entry]]] = OrderedDict()
+        self._levels: OrderedDict[object, tuple[float, dict[str, DirectoryEntry]]] = OrderedDict()
         self._count = 0
         self._lock = threading.Lock()
 
-    def get(self, key: object, names: Iterable[str] | None = None) -> list[Entry] | None:
+    def get(self, key: object, names: Iterable[str] | None = None) -> list[DirectoryEntry] | None:
         """Return the entries of `names`, or all; None if one of them is not known."""
         with self._lock:
             expires, known = self._levels.get(key, (0.0, {}))
@@ -216,7 +216,7 @@ class KnownEntries:
             entries = [known.get(name) for name in (known if names is None else names)]
         return None if None in entries else entries  # type: ignore[return-value]
 
-    def add(self, key: object, entries: list[Entry]) -> None:
+    def add(self, key: object, entries: list[DirectoryEntry]) -> None:
         """Keep `entries`, for `UNSIZED_SECONDS` if a size is missing."""
         may_change = any(entry.may_change for entry in entries)
         until = time.monotonic() + UNSIZED_SECONDS if may_change else float("inf")
@@ -236,15 +236,17 @@ class KnownEntries:
 known_entries = KnownEntries(KEPT_ENTRIES)
 
 
-def entries(source: Source, directory: str, window: Window = EVERYTHING) -> list[Entry]:
+def entries(
+    source: ContentSource, directory: str, page: PageQuery = EVERYTHING
+) -> list[DirectoryEntry]:
     """List the entries of `directory` that are in the window, sorted.
 
     `directory` is empty for the root or ends in a slash.
     """
-    if window.limit is not None:
-        return part(source, directory, window.after, window.limit, window.limit)[0]
-    listed: list[Entry] = []
-    after, is_last = window.after, False
+    if page.limit is not None:
+        return part(source, directory, page.after, page.limit, page.limit)[0]
+    listed: list[DirectoryEntry] = []
+    after, is_last = page.after, False
     while not is_last:
         more, is_last = part(source, directory, after)
         listed += more
@@ -253,12 +255,12 @@ def entries(source: Source, directory: str, window: Window = EVERYTHING) -> list
 
 
 def part(
-    source: Source,
+    source: ContentSource,
     directory: str,
     after: str | None,
     at_least: int = PART,
     at_most: int | None = None,
-) -> tuple[list[Entry], bool]:
+) -> tuple[list[DirectoryEntry], bool]:
     """List entries of `directory` that sort after a name, and tell whether they are the last.
 
     They are at least `at_least` where so many follow.
@@ -274,7 +276,7 @@ def part(
     return _named(source, directory, start, names), len(names) < at_least
 
 
-def exists(source: Source, directory: str) -> bool:
+def exists(source: ContentSource, directory: str) -> bool:
     """Tell whether anything is at or below `directory`, without listing it."""
     query = " OR ".join(_anything(source))
     with connection.cursor() as cursor:
@@ -282,14 +284,14 @@ def exists(source: Source, directory: str) -> bool:
         return bool(cursor.fetchone()[0])
 
 
-def is_immutable(source: Source) -> bool:
+def is_immutable(source: ContentSource) -> bool:
     """Tell whether nothing can be added to `source` any more."""
     assert source.version is not None
     publication = source.publication
     return bool(source.version.complete and (publication is None or publication.complete))
 
 
-def key_of(source: Source, directory: str) -> tuple[UUID | None, UUID, str]:
+def key_of(source: ContentSource, directory: str) -> tuple[UUID | None, UUID, str]:
     """Identify a directory of an immutable source."""
     assert source.version is not None
     return source.publication and source.publication.pk, source.version.pk, directory
@@ -305,8 +307,8 @@ def path_order() -> Order:
 
 
 def _next_rows(
-    source: Source, directory: str, start: str, limit: int | None
-) -> tuple[list[Entry], bool, str]:
+    source: ContentSource, directory: str, start: str, limit: int | None
+) -> tuple[list[DirectoryEntry], bool, str]:
     """Group the next `ROWS` rows at most; also tell whether there are no more, and the first name.
 
     Left out is an entry that may have more rows.
@@ -330,7 +332,7 @@ def _next_rows(
     return listed, False, first
 
 
-def _next_names(source: Source, directory: str, start: str, limit: int) -> list[str]:
+def _next_names(source: ContentSource, directory: str, start: str, limit: int) -> list[str]:
     """Find the next names by an index skip scan."""
     paths = [_first_of(_first(source, at), "1") for at in ("%(start)s", "step.start")]
     first, following = (_FIRST_NAME.format(path=path) for path in paths)
@@ -342,7 +344,9 @@ def _next_names(source: Source, directory: str, start: str, limit: int) -> list[
         return [name for (name,) in cursor]
 
 
-def _named(source: Source, directory: str, start: str, names: list[str]) -> list[Entry]:
+def _named(
+    source: ContentSource, directory: str, start: str, names: list[str]
+) -> list[DirectoryEntry]:
     """Return the entries of consecutive `names`, which begin at the path `start`.
 
     The date of a directory is that of the newest file below it: all rows have to be read, once.
@@ -358,7 +362,9 @@ def _named(source: Source, directory: str, start: str, names: list[str]) -> list
     return listed
 
 
-def _page_from(source: Source, directory: str, first: str, limit: int) -> list[Entry]:
+def _page_from(
+    source: ContentSource, directory: str, first: str, limit: int
+) -> list[DirectoryEntry]:
     """Return the page that begins with the entry `first`, for which all rows have to be read."""
     key = (*key_of(source, directory), first, limit)
     listed = known_entries.get(key)
@@ -370,8 +376,8 @@ def _page_from(source: Source, directory: str, first: str, limit: int) -> list[E
 
 
 def _between(
-    source: Source, directory: str, start: str, end: str | None, limit: int | None
-) -> list[Entry]:
+    source: ContentSource, directory: str, start: str, end: str | None, limit: int | None
+) -> list[DirectoryEntry]:
     """Group all rows whose paths are from `start` on and before `end`."""
     in_range = " {from_on} %(start)s" + ("" if end is None else " AND {path} {before} %(end)s")
     found = _rows(source, f"({_MEMBERS})", "USING (content_id)", _in_order(in_range))
@@ -395,8 +401,8 @@ def _name_in(directory: str, path: str) -> str:
     return segment + slash
 
 
-def _entry(name: str, modified: int | None, size: int | None) -> Entry:
-    return Entry(name, None if modified is None else _moment(modified), size)
+def _entry(name: str, modified: int | None, size: int | None) -> DirectoryEntry:
+    return DirectoryEntry(name, None if modified is None else _moment(modified), size)
 
 
 @lru_cache(4096)
@@ -404,18 +410,18 @@ def _moment(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _anything(source: Source) -> Iterator[str]:
+def _anything(source: ContentSource) -> Iterator[str]:
     if source.publication is not None:
         yield _ANYTHING_PUBLISHED
     if _lists_contained(source):
         yield _ANYTHING_CONTAINED
 
 
-def _lists_contained(source: Source) -> bool:
+def _lists_contained(source: ContentSource) -> bool:
     return source.publication is None or bool(source.publication.pass_through)
 
 
-def _is_sparse(source: Source) -> bool:
+def _is_sparse(source: ContentSource) -> bool:
     """Tell whether most paths in the range of a directory belong to other repositories."""
     if not _lists_contained(source):
         return False
@@ -433,7 +439,7 @@ def _in_order(in_range: str, limit: str = "") -> str:
     return f"{condition} ORDER BY {{path}} {order.using} LIMIT {limit}" if limit else condition
 
 
-def _rows(source: Source, members: str, on: str, in_range: str) -> list[str]:
+def _rows(source: ContentSource, members: str, on: str, in_range: str) -> list[str]:
     """Select the rows of `source` in a range of paths."""
     found = []
     if source.publication is not None:
@@ -444,7 +450,7 @@ def _rows(source: Source, members: str, on: str, in_range: str) -> list[str]:
     return found
 
 
-def _first(source: Source, start: str) -> list[str]:
+def _first(source: ContentSource, start: str) -> list[str]:
     """Select the first path of `source` from `start` on."""
     order = path_order()
     tail = f" ORDER BY {{path}} {order.using} LIMIT 1"
@@ -466,7 +472,7 @@ def _first_of(queries: list[str], limit: str) -> str:
     return _FIRST_OF_EACH.format(each=each, limit=limit)
 
 
-def _parameters(source: Source, directory: str) -> dict[str, Any]:
+def _parameters(source: ContentSource, directory: str) -> dict[str, Any]:
     assert source.version is not None
     return {
         "prefix": directory,

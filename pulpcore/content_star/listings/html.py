@@ -12,7 +12,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from jinja2.filters import do_filesizeformat
 
-from pulpcore.content_star.listings.directory import Entry
+from pulpcore.content_star.listings.directory import DirectoryEntry
 
 # Characters of the widest column, that of the names; as upstream.
 NAME_WIDTH = 100
@@ -27,7 +27,7 @@ _PLAIN = re.compile(r"[\w.~-][\w.~/-]*", re.ASCII)
 
 
 def html_listing(
-    path: str, entries: Iterable[Entry], *, is_root: bool = False, usage: str = ""
+    path: str, entries: Iterable[DirectoryEntry], *, is_root: bool = False, usage: str = ""
 ) -> str:
     """Return the page of `entries` below `path`, the decoded path of the URL.
 
@@ -50,7 +50,7 @@ def frame(path: str, *, is_root: bool = False, usage: str = "") -> tuple[str, st
     return head, tail
 
 
-def rows(entries: Iterable[Entry]) -> str:
+def rows(entries: Iterable[DirectoryEntry]) -> str:
     """Return the lines of `entries`; not by the template, which takes five times as long."""
     return "".join(map(_row, entries))
 
@@ -65,7 +65,7 @@ def link(name: str) -> str:
     return quote(name) if segment and ":" not in segment else f"./{quote(name)}"
 
 
-def _row(entry: Entry) -> str:
+def _row(entry: DirectoryEntry) -> str:
     name, modified, size = entry
     padding = " " * max(1, NAME_WIDTH - len(name))
     details = f"{padding}{_date(modified)}  {_size(size)}".rstrip()

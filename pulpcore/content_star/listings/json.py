@@ -8,22 +8,22 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pulpcore.content_star.listings import pagination as window
-from pulpcore.content_star.listings.directory import Entry
+from pulpcore.content_star.listings import pagination
+from pulpcore.content_star.listings.directory import DirectoryEntry
 from pulpcore.content_star.listings.html import link
 from pulpcore.content_star.listings.negotiation import JSON_TYPE
 from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.responses.text import text_response
 
 
-def json_listing(request: Request, entries: Sequence[Entry]) -> Response:
+def json_listing(request: Request, entries: Sequence[DirectoryEntry]) -> Response:
     """List what of the sorted `entries` fits on a page; link to the next one if more follow."""
-    page = entries[: window.PAGE_SIZE]
+    page = entries[: pagination.PAGE_SIZE]
     has_next = len(entries) > len(page)
     listing = {
         "path": decoded_path(request.scope),
         "entries": [_as_json(entry) for entry in page],
-        "next": f"?{window.next_query(request, page[-1].name)}" if has_next else None,
+        "next": f"?{pagination.next_query(request, page[-1].name)}" if has_next else None,
     }
     body = json.dumps(listing, ensure_ascii=False, separators=(",", ":")).encode()
     return text_response(request, body, JSON_TYPE, may_compress=may_compress(request))
@@ -35,10 +35,10 @@ def may_compress(request: Request) -> bool:
     `next` has the query: with that and a guarded directory in one compressed body, who sees its
     length could guess the names in it (BREACH).
     """
-    return not window.kept_query(request)
+    return not pagination.kept_query(request)
 
 
-def _as_json(entry: Entry) -> dict[str, Any]:
+def _as_json(entry: DirectoryEntry) -> dict[str, Any]:
     return {
         "name": entry.name.removesuffix("/"),
         "type": "directory" if entry.name.endswith("/") else "file",

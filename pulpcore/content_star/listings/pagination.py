@@ -25,7 +25,7 @@ _MARK = b">"
 
 
 @dataclass(frozen=True)
-class Window:
+class PageQuery:
     """What to read of a listing; names sort by code point, directories with their slash."""
 
     after: str | None = None
@@ -40,11 +40,11 @@ class Window:
         return inside[: self.limit]
 
 
-EVERYTHING = Window()
-AT_ALL = Window(limit=1)
+EVERYTHING = PageQuery()
+AT_ALL = PageQuery(limit=1)
 
 
-def window_of(request: Request) -> Window:
+def page_query(request: Request) -> PageQuery:
     """Return what to read for `request`: everything for HTML; a page for JSON, and one entry more.
 
     That one tells whether there is a next page.
@@ -53,7 +53,7 @@ def window_of(request: Request) -> Window:
     if not prefers_json(request):
         return EVERYTHING
     cursor = request.query_params.get(PARAMETER)
-    return Window(None if cursor is None else read_cursor(cursor), PAGE_SIZE + 1)
+    return PageQuery(None if cursor is None else read_cursor(cursor), PAGE_SIZE + 1)
 
 
 def next_query(request: Request, last_name: str) -> str:

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from pulpcore.content_star.listings.directory import Entry
+from pulpcore.content_star.listings.directory import DirectoryEntry
 from pulpcore.content_star.listings.html import html_listing
 from pulpcore.content_star.listings.json import json_listing, may_compress
 from pulpcore.content_star.listings.negotiation import JSON_TYPE, prefers_json
@@ -15,7 +15,7 @@ from pulpcore.content_star.responses.text import text_headers, text_response
 
 
 def listing_for(
-    request: Request, entries: Sequence[Entry], *, is_root: bool = False, usage: str = ""
+    request: Request, entries: Sequence[DirectoryEntry], *, is_root: bool = False, usage: str = ""
 ) -> ASGIApp:
     """List the sorted `entries` at the URL of `request`, as HTML or as a page of JSON."""
     if prefers_json(request):

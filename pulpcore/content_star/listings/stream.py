@@ -25,12 +25,12 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pulpcore.content_star.database.executor import current_door
+from pulpcore.content_star.database.executor import current_executor
 from pulpcore.content_star.listings import directory
-from pulpcore.content_star.listings.directory import Entry
+from pulpcore.content_star.listings.directory import DirectoryEntry
 from pulpcore.content_star.listings.html import frame
 from pulpcore.content_star.listings.html import rows as rows_of
-from pulpcore.content_star.resolve.content import Source
+from pulpcore.content_star.resolve.content import ContentSource
 from pulpcore.content_star.responses.body import until_disconnect
 from pulpcore.content_star.responses.conditional import Validators, evaluate
 from pulpcore.content_star.responses.text import (
@@ -90,7 +90,9 @@ class Rows:
         """Digest of the HTML."""
         return self._digest.digest()
 
-    def add(self, entries: Sequence[Entry], is_last: bool, previous: Block | None) -> Block:
+    def add(
+        self, entries: Sequence[DirectoryEntry], is_last: bool, previous: Block | None
+    ) -> Block:
         """Return the block of `entries`, added if it follows on what there is and is not too much.
 
         Called by one thread at a time.
@@ -109,7 +111,7 @@ class Rows:
         return block
 
 
-class KeptRows:
+class RowCache:
     """Rows by their directory, as many as fit into `capacity` bytes; least recently used go."""
 
     def __init__(self, capacity: int) -> None:
@@ -138,13 +140,13 @@ class KeptRows:
                 self._cost -= cost
 
 
-kept_rows = KeptRows(KEPT_BYTES)
+kept_rows = RowCache(KEPT_BYTES)
 
 
 class Level:
     """A directory of `source`, with the names that a plugin adds to it, sorted."""
 
-    def __init__(self, source: Source, path: str, added: Sequence[str]) -> None:
+    def __init__(self, source: ContentSource, path: str, added: Sequence[str]) -> None:
         """`path` is empty for the root or ends in a slash."""
         self.source = source
         self.path = path
@@ -152,13 +154,13 @@ class Level:
         self._key: Key = (*directory.key_of(source, path), tuple(added))
         self._may_keep = directory.is_immutable(source)
 
-    def kept(self) -> Rows | None:
+    def entry(self) -> Rows | None:
         """Return the rows that are kept, if they are."""
         return kept_rows.get(self._key) if self._may_keep else None
 
     def read(self) -> Rows | None:
         """Return the rows that are kept, or read the first; None if there are none. Blocks."""
-        rows = self.kept()
+        rows = self.entry()
         if rows is None:
             rows = Rows()
             self.block(rows, 0, None)
@@ -177,9 +179,11 @@ class Level:
             kept_rows.keep(self._key, rows)
         return block
 
-    def _with_added(self, entries: list[Entry], after: str | None, is_last: bool) -> list[Entry]:
+    def _with_added(
+        self, entries: list[DirectoryEntry], after: str | None, is_last: bool
+    ) -> list[DirectoryEntry]:
         names = {
-            name: Entry(name)
+            name: DirectoryEntry(name)
             for name in self.added
             if (after is None or name > after) and (is_last or name <= entries[-1].name)
         }
@@ -198,7 +202,7 @@ class ListingPage:
         self.head, self.tail = (part.encode() for part in frame(path, usage=usage))
         self.level = level
         self.rows = rows
-        self.door = current_door()
+        self.executor = current_executor()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = text_headers(scope)
@@ -232,11 +236,11 @@ class ListingPage:
     async def _block(self, index: int, previous: Block | None) -> Block:
         if index < len(self.rows.blocks):
             return self.rows.blocks[index]
-        assert self.door is not None
+        assert self.executor is not None
         # One part at a time in a process: files do not wait for database threads, and what another
         # client is reading is not read twice.
         async with _one_at_a_time():
-            return await self.door.run(self.level.block, self.rows, index, previous)
+            return await self.executor.run(self.level.block, self.rows, index, previous)
 
 
 def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:

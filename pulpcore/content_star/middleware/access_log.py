@@ -18,7 +18,7 @@ from urllib.parse import unquote_plus
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from pulpcore.content_star.request_info import Exchange
+from pulpcore.content_star.request_info import RequestInfo
 from pulpcore.content_star.resolve.paths import raw_path
 
 log = logging.getLogger("pulpcore.content_star.access")
@@ -46,20 +46,20 @@ _USER_INFO = re.compile(r"//[^/?#]*@")
 class AccessLog:
     """Observer that logs exchanges on the level INFO."""
 
-    def record(self, scope: Scope, exchange: Exchange) -> None:
+    def record(self, scope: Scope, info: RequestInfo) -> None:
         """Write the line."""
         headers = Headers(scope=scope)
         log.info(
             '%s - - [%s] "%s" %d %d "%s" "%s" %.1f %s',
             _client(scope),
-            time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(time.time() - exchange.seconds)),
+            time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(time.time() - info.seconds)),
             _printable(_request_line(scope)),
-            exchange.status,
-            exchange.bytes_sent,
+            info.status,
+            info.bytes_sent,
             _printable(_referer(headers.get("referer", "-"))),
             _printable(headers.get("user-agent", "-")),
-            exchange.seconds * 1000,
-            exchange.source or "-",
+            info.seconds * 1000,
+            info.source or "-",
         )
 
 

@@ -20,7 +20,7 @@ from pulpcore.content_star.distributions.plugin_hooks import responder_of
 from pulpcore.content_star.listings.negotiation import prefers_json
 from pulpcore.content_star.remote.errors import RemoteBroke, RemoteTimeout, RemoteUnavailable
 from pulpcore.content_star.remote.pull_through.models import RemoteRefused
-from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def as_http(error: Exception) -> HTTPException:
 def render(request: Request, error: HTTPException) -> Response:
     """Render `error` in the form that the request prefers."""
     headers = {**(error.headers or {}), "X-Content-Type-Options": "nosniff", "Vary": "Accept"}
-    if exchange_of(request.scope).route == "live":
+    if request_info(request.scope).route == "live":
         headers.setdefault("Cache-Control", "no-store")  # as all that live APIs answer
     if prefers_json(request):
         return JSONResponse({"detail": error.detail}, error.status_code, headers)

@@ -16,12 +16,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.app.models import Domain
-from pulpcore.content_star.cache.store import STARTING, TURNED_OFF, Plans
-from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.cache.store import STARTING, TURNED_OFF, ResponseCache
+from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.database.working_directory import working_directory_problem
 from pulpcore.content_star.listings.negotiation import prefers_json
 from pulpcore.content_star.plugin_host import discovery as plugins
-from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.request_info import request_info
 
 # Seconds for the database and the storage. Orchestrators give up sooner, and the answer is for
 # those who look what is wrong.
@@ -40,9 +40,9 @@ class Health:
     def __init__(
         self,
         app: ASGIApp,
-        door: Door,
+        executor: DatabaseExecutor,
         prefix: str,
-        plans: Plans | None = None,
+        cache: ResponseCache | None = None,
         runs_tasks: bool = False,
     ) -> None:
         """`prefix` of the content app begins and ends with a slash.
@@ -51,8 +51,8 @@ class Health:
         """
         self.app = app
         self.runs_tasks = runs_tasks
-        self.door = door
-        self.plans = plans
+        self.executor = executor
+        self.cache = cache
         self.paths = {f"{prefix}livez": self.live, f"{prefix}readyz": self.ready}
         self._check: asyncio.Task[str | None] | None = None
 
@@ -60,7 +60,7 @@ class Health:
         if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
             probe = self.paths.get(scope["path"].removeprefix(scope.get("root_path", "")))
             if probe is not None:
-                exchange_of(scope).route = probe.__name__ + "z"
+                request_info(scope).route = probe.__name__ + "z"
                 return await (await probe(Request(scope)))(scope, receive, send)
         await self.app(scope, receive, send)
 
@@ -84,19 +84,19 @@ class Health:
         done, _ = await asyncio.wait([check], timeout=DEADLINE)
         problem = check.result() if done else f"No answer within {DEADLINE:.0f} s."
         if prefers_json(request):
-            return _status(problem, self.plans.problem if self.plans else TURNED_OFF)
+            return _status(problem, self.cache.problem if self.cache else TURNED_OFF)
         return _answer(problem, self._remark())
 
     def _remark(self) -> str:
         """Say what makes content slow, which is no reason to send clients elsewhere."""
-        problem = self.plans.problem if self.plans else None
+        problem = self.cache.problem if self.cache else None
         if problem in (None, STARTING, TURNED_OFF):
             return ""
         return f"Every request is looked up in the database: {problem}.\n"
 
     async def _problem(self) -> str | None:
         try:
-            folder = await self.door.run(_storage_folder)
+            folder = await self.executor.run(_storage_folder)
         except (Error, Domain.DoesNotExist):
             return "The database is not available."
         # Not in a thread of the door: the storage may hang, and those are few.

@@ -18,7 +18,7 @@ _OF_ONE_ALONE = frozenset({b"cache-control", b"expires"})
 _ID = settings.guid_header_name.lower().encode()
 
 
-class InPlace:
+class InternalRedirect:
     """ASGI middleware around Django that serves what it redirects to, where this process can.
 
     A plugin's API sends clients to content (pulp_container its blobs, pulp_npm its tarballs); with
@@ -113,8 +113,8 @@ def _as_answer_to(redirect: Message, send: Send) -> Send:
             said = Headers(raw=[*message["headers"], *redirect["headers"]])
             secret = any("no-store" in value for value in said.getlist("cache-control"))
             caching = (b"cache-control", b"no-store" if secret else b"private, no-cache")
-            kept = [h for h in message["headers"] if h[0].lower() not in _OF_ONE_ALONE]
-            message = {**message, "headers": [*kept, *headers, caching]}
+            entry = [h for h in message["headers"] if h[0].lower() not in _OF_ONE_ALONE]
+            message = {**message, "headers": [*entry, *headers, caching]}
         await send(message)
 
     return send_merged

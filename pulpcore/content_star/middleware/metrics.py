@@ -14,8 +14,8 @@ from opentelemetry.sdk.resources import Resource
 from starlette.types import Scope
 
 from pulpcore.app.util import get_worker_name, normalize_http_status
-from pulpcore.content_star.cache.store import Plans
-from pulpcore.content_star.request_info import Exchange
+from pulpcore.content_star.cache.store import ResponseCache
+from pulpcore.content_star.request_info import RequestInfo
 
 # Others share a value: clients may invent methods, and each combination of values costs memory.
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
@@ -27,7 +27,7 @@ CLOSE_TIMEOUT = 3000
 class Metrics:
     """Observer that counts and exports as OpenTelemetry's own `OTEL_...` environment says."""
 
-    def __init__(self, plans: Plans) -> None:
+    def __init__(self, cache: ResponseCache) -> None:
         """Start the thread that exports."""
         self._provider = MeterProvider(
             [PeriodicExportingMetricReader(OTLPMetricExporter())],
@@ -50,35 +50,38 @@ class Metrics:
         self._worker = get_worker_name()
 
         def state(options: CallbackOptions) -> list[Observation]:
-            return [Observation(int(plans.problem is None), {"worker.name": self._worker})]
+            return [Observation(int(cache.problem is None), {"worker.name": self._worker})]
 
         meter.create_observable_gauge(
-            "content_star.plans", [state], "1", "Whether what paths resolve to is kept in memory"
+            "content_star.cache.enabled",
+            [state],
+            "1",
+            "Whether what paths resolve to is kept in memory",
         )
 
-    def record(self, scope: Scope, exchange: Exchange) -> None:
+    def record(self, scope: Scope, info: RequestInfo) -> None:
         """Count one exchange. All attributes have few values: no paths, no names but domains'."""
-        method, status = scope["method"], normalize_http_status(exchange.status)
+        method, status = scope["method"], normalize_http_status(info.status)
         self._duration.record(
-            exchange.seconds_to_start * 1000,
+            info.seconds_to_start * 1000,
             {
                 "http.method": method if method in METHODS else "_OTHER",
                 "http.status_code": status,
-                "http.route": exchange.route,
+                "http.route": info.route,
                 "worker.name": self._worker,
             },
         )
         kind = {
-            "pulp_type": exchange.pulp_type or "none",
-            "source": exchange.source or "none",
+            "pulp_type": info.pulp_type or "none",
+            "source": info.source or "none",
             "worker.name": self._worker,
         }
         self._requests.add(1, {**kind, "http.status_code": status})
-        self._bytes.add(exchange.bytes_sent, kind)
-        if exchange.source and exchange.status in (200, 206):
+        self._bytes.add(info.bytes_sent, kind)
+        if info.source and info.status in (200, 206):
             self._artifact_bytes.add(
-                exchange.bytes_sent,
-                {"domain_name": exchange.domain, "worker_process": self._worker},
+                info.bytes_sent,
+                {"domain_name": info.domain, "worker_process": self._worker},
             )
 
     async def close(self) -> None:

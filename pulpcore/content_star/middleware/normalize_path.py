@@ -6,7 +6,7 @@ from django.conf import settings
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.paths import decoded_path, raw_path
 
 # Bytes of a URL's query. Upstream's server takes 8,190 for path and query together.
@@ -59,7 +59,7 @@ class NormalizePath:
             merged = _without_dot_segments(merged, _depth(prefix))
         if merged == raw:
             return scope
-        exchange_of(scope)  # one for both scopes
+        request_info(scope)  # one for both scopes
         normalized = {**scope, "raw_path": merged}
         return {**normalized, "path": decoded_path(normalized)}
 
@@ -85,16 +85,16 @@ def _depth(prefix: str) -> int:
 
 
 def _without_dot_segments(raw: bytes, depth: int) -> bytes:
-    kept: list[bytes] = []
+    entry: list[bytes] = []
     last = b""
     for segment in raw[1:].split(b"/"):
         last = _ENCODED_DOT.sub(b".", segment) if len(segment) <= len(b"%2e%2e") else segment
         if last == b"..":
-            if len(kept) <= depth:
+            if len(entry) <= depth:
                 raise HTTPException(400, "The path of the URL leads out of the content.")
-            kept.pop()
+            entry.pop()
         elif last != b".":
-            kept.append(segment)
+            entry.append(segment)
     if last in (b".", b".."):
-        kept.append(b"")
-    return b"/" + b"/".join(kept)
+        entry.append(b"")
+    return b"/" + b"/".join(entry)

@@ -24,13 +24,13 @@ from pulpcore.app.models import Domain
 from pulpcore.content_star.auth.authentication import authenticate, challenge
 from pulpcore.content_star.auth.password_checks import with_passwords
 from pulpcore.content_star.distributions.base import DistributionApp
-from pulpcore.content_star.distributions.routes import check, door_of, matching
+from pulpcore.content_star.distributions.routes import check, executor_of, matching
 from pulpcore.content_star.plugin_host import mounts
-from pulpcore.content_star.request_info import exchange_of
-from pulpcore.content_star.resolve.distribution import Place, find_domain
-from pulpcore.content_star.resolve.paths import Address, decoded_path
+from pulpcore.content_star.request_info import request_info
+from pulpcore.content_star.resolve.distribution import ResolvedPath, find_domain
+from pulpcore.content_star.resolve.paths import ContentPath, decoded_path
 from pulpcore.content_star.responses.defaults import WithDefaults
-from pulpcore.content_star.responses.disconnect import EndsWhenClientLeaves
+from pulpcore.content_star.responses.disconnect import DisconnectWatcher
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
 # Live answers share an origin with the REST API and its sessions, as files do. What they say may
@@ -40,7 +40,7 @@ DEFAULTS = {**SECURITY_HEADERS, "cache-control": "no-store"}
 _KEY = "content_star.live"
 
 
-class Live:
+class PluginContext:
     """What is known about a request to a live API."""
 
     def __init__(self, scope: Scope, domain: Domain, served: DistributionApp | None = None) -> None:
@@ -61,22 +61,23 @@ class Live:
         """
         scope = self._scope
         if Headers(scope=scope).get("authorization", "").lower().startswith("basic "):
-            door = door_of(Request(scope))
-            await with_passwords(scope, partial(door.run, authenticate, scope))
+            executor = executor_of(Request(scope))
+            await with_passwords(scope, partial(executor.run, authenticate, scope))
 
 
-def place_of(request: Request) -> Place:
+def resolved_path_of(request: Request) -> ResolvedPath:
     """Return the distribution that the request is for, and the path below it.
 
     Raises LookupError at a prefix of a plugin's own, below which no distribution is looked for.
     """
-    return distribution_app(request).place
+    return distribution_app(request).resolved
 
 
 def distribution_app(request: Request) -> DistributionApp:
     """Return the object of the plugin's own class that serves the distribution of the request.
 
-    Its methods answer with files: `file`, `artifact`. They block. Raises LookupError as `place_of`.
+    Its methods answer with files: `file`, `artifact`. They block. Raises LookupError as
+    `resolved_path_of`.
     """
     served = _live_of(request).served
     if served is None:
@@ -121,9 +122,9 @@ class DistributionRoutes:
         self.served = served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange_of(scope).route = "live"
-        live = Live(scope, self.served.distribution.pulp_domain, self.served)
-        child = {**scope, **_below(scope, self.served.place)}
+        request_info(scope).route = "live"
+        live = PluginContext(scope, self.served.distribution.pulp_domain, self.served)
+        child = {**scope, **_below(scope, self.served.resolved)}
         await _answer(_router(type(self.served)), live, child, receive, send)
 
 
@@ -144,11 +145,11 @@ class MountedRoutes:
         if settings.DOMAIN_ENABLED:
             name, _, rest = rest.partition("/")
             root += f"{name}/"
-        domain = await door_of(Request(scope)).run(find_domain, Address(name, rest))
-        exchange = exchange_of(scope)
-        exchange.route, exchange.domain = "live", domain.name
+        domain = await executor_of(Request(scope)).run(find_domain, ContentPath(name, rest))
+        info = request_info(scope)
+        info.route, info.domain = "live", domain.name
         child = {**scope, **_placed(root.rstrip("/"), f"/{rest}")}
-        await _answer(self.router, Live(scope, domain), child, receive, send)
+        await _answer(self.router, PluginContext(scope, domain), child, receive, send)
 
 
 def mount(prefix: str, routes: Sequence[BaseRoute]) -> None:
@@ -162,16 +163,16 @@ def mount(prefix: str, routes: Sequence[BaseRoute]) -> None:
     mounts.mount(prefix, MountedRoutes(prefix, routes))
 
 
-def taken_by_route(
-    app: type[DistributionApp], request: Request, place: Place
+def matching_route(
+    app: type[DistributionApp], request: Request, resolved: ResolvedPath
 ) -> tuple[bool, set[str]]:
     """Tell whether a route of `app` takes the request, and which methods those at its path take."""
     if not app.routes:
         return False, set()
     scope = request.scope
-    if not place.path and not scope["path"].endswith("/"):
+    if not resolved.path and not scope["path"].endswith("/"):
         return False, set()  # relative links would miss: the root is the URL with the slash
-    return matching(app.routes, {**scope, **_below(scope, place)})
+    return matching(app.routes, {**scope, **_below(scope, resolved)})
 
 
 @cache
@@ -179,16 +180,16 @@ def _router(app: type[DistributionApp]) -> Router:
     return Router(app.routes, redirect_slashes=False)
 
 
-def _live_of(request: Request) -> Live:
-    live: Live = request.scope[_KEY]
+def _live_of(request: Request) -> PluginContext:
+    live: PluginContext = request.scope[_KEY]
     return live
 
 
-def _below(scope: Scope, place: Place) -> Scope:
+def _below(scope: Scope, resolved: ResolvedPath) -> Scope:
     """Return what a scope says about paths once it is the distribution's routes' turn."""
     path = decoded_path(scope)
-    root = path[: len(path) - len(place.path)].rstrip("/")
-    return _placed(root, f"/{place.path}")
+    root = path[: len(path) - len(resolved.path)].rstrip("/")
+    return _placed(root, f"/{resolved.path}")
 
 
 def _placed(root: str, path: str) -> Scope:
@@ -196,11 +197,13 @@ def _placed(root: str, path: str) -> Scope:
     return {"root_path": root, "app_root_path": root, "path": root + path, "path_params": {}}
 
 
-async def _answer(router: Router, live: Live, scope: Scope, receive: Receive, send: Send) -> None:
+async def _answer(
+    router: Router, live: PluginContext, scope: Scope, receive: Receive, send: Send
+) -> None:
     scope.update({_KEY: live, "router": router})
     await live.check_password()
     user = SimpleLazyObject(lambda: live.drf_request.user)
-    answer = EndsWhenClientLeaves(WithDefaults(router, DEFAULTS))
+    answer = DisconnectWatcher(WithDefaults(router, DEFAULTS))
     with with_domain(live.domain), with_user(user):
         async with _asynchronous_orm():
             await answer(scope, receive, send)

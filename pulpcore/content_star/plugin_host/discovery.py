@@ -45,7 +45,7 @@ IMPLEMENTATIONS = frozenset({"aiohttp", "star"})
 # Hooks of a distribution's model that answer with responses of aiohttp's, as the others do not.
 AIOHTTP_HOOKS = ("content_handler", "content_handler_json")
 
-# What plugins that are not ported are, by CONTENT_STAR_UNPORTED.
+# What plugins that are not ported are, by CONTENT_STAR_LEGACY_PLUGINS.
 UNPORTED: dict[str, Served] = {"bridge": "bridged", "proxy": "proxied", "refuse": "refused"}
 
 
@@ -95,7 +95,7 @@ def plugins() -> dict[str, Plugin]:
     Raises `ImproperlyConfigured` for a declaration or a setting that makes no sense, and
     `AlreadyServed` if two plugins claim the same.
     """
-    unported()  # a setting that makes no sense shows even where nothing depends on it
+    serving_mode()  # a setting that makes no sense shows even where nothing depends on it
     configs = list(pulp_plugin_configs())
     failures = {config.label: _register(config) for config in configs}
     return {config.label: _judge(config, failures[config.label]) for config in configs}
@@ -132,7 +132,7 @@ def app_for(distribution: Distribution) -> type[DistributionApp]:
     """Return the class that serves `distribution`, which is another one if its plugin is not."""
     plugin = plugins().get(type(distribution)._meta.app_label)
     if plugin and plugin.served in ("refused", "proxied"):
-        return InsteadApp
+        return FallbackApp
     return distributions.app_for(distribution)
 
 
@@ -148,7 +148,7 @@ def plugins_for_aiohttp() -> dict[str, ASGIApp | None]:
     }
 
 
-class InsteadApp(DistributionApp):
+class FallbackApp(DistributionApp):
     """Answers for the distributions of plugins that are served elsewhere, or not at all."""
 
     def respond(self) -> ASGIApp:
@@ -188,7 +188,7 @@ def _judge(config: PulpPluginAppConfig, failure: str | None) -> Plugin:
     if not needs:
         return plugin("native", "; but ".join(filter(None, (_plainness(config), failure))))
     reason = failure or f"it reports {' and '.join(sorted(implementations)) or 'nothing'}"
-    return plugin(unported(), f"{reason}, and has {', '.join(needs)}{_setting()}")
+    return plugin(serving_mode(), f"{reason}, and has {', '.join(needs)}{_setting()}")
 
 
 def declared(config: PulpPluginAppConfig) -> tuple[frozenset[str], str | None]:
@@ -265,22 +265,22 @@ def _distributions(config: PulpPluginAppConfig) -> Iterable[type[Distribution]]:
     return (model for model in config.get_models() if issubclass(model, Distribution))
 
 
-def unported() -> Served:
+def serving_mode() -> Served:
     """Return what becomes of plugins that are not ported; `ImproperlyConfigured` as `plugins`."""
-    chosen = settings.CONTENT_STAR_UNPORTED
+    chosen = settings.CONTENT_STAR_LEGACY_PLUGINS
     if chosen not in UNPORTED:
         raise ImproperlyConfigured(
-            f"CONTENT_STAR_UNPORTED is one of {sorted(UNPORTED)}, not {chosen!r}."
+            f"CONTENT_STAR_LEGACY_PLUGINS is one of {sorted(UNPORTED)}, not {chosen!r}."
         )
     if chosen == "proxy" and not is_origin(settings.CONTENT_STAR_LEGACY_URL):
         # Without the value: there may be a password in it.
         raise ImproperlyConfigured(
-            "CONTENT_STAR_UNPORTED = 'proxy' needs CONTENT_STAR_LEGACY_URL, which is "
+            "CONTENT_STAR_LEGACY_PLUGINS = 'proxy' needs CONTENT_STAR_LEGACY_URL, which is "
             "http://host:port or https://host:port, without user, path or query."
         )
     return UNPORTED[chosen]
 
 
 def _setting() -> str:
-    chosen = settings.CONTENT_STAR_UNPORTED
-    return "" if chosen == "bridge" else f"; CONTENT_STAR_UNPORTED is '{chosen}'"
+    chosen = settings.CONTENT_STAR_LEGACY_PLUGINS
+    return "" if chosen == "bridge" else f"; CONTENT_STAR_LEGACY_PLUGINS is '{chosen}'"

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from django.conf import settings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.registry import AlreadyServed
-from pulpcore.content_star.distributions.routes import DOOR
+from pulpcore.content_star.distributions.routes import EXECUTOR
 
 _mounted: dict[str, ASGIApp] = {}
 
@@ -72,12 +72,12 @@ class Mounts:
     Live APIs, these and those below base paths, find their database door in the scope.
     """
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, executor: DatabaseExecutor) -> None:
         self.app = app
-        self.door = door
+        self.executor = executor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        scope[DOOR] = self.door
+        scope[EXECUTOR] = self.executor
         await (mounted(scope) or self.app)(scope, receive, send)

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from yarl import URL
 
 from pulpcore.content_star.resolve.paths import raw_path_below
-from pulpcore.content_star.responses.disconnect import EndsWhenClientLeaves
+from pulpcore.content_star.responses.disconnect import DisconnectWatcher
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Proxy:
         if _NAME in ", ".join(Headers(scope=scope).getlist("via")):
             raise HTTPException(508, "The server behind this one is this one.")
         # Cancelled, an upload is cut off; it must not end as if it were whole.
-        await EndsWhenClientLeaves(self._exchange, at_once=True)(scope, receive, send)
+        await DisconnectWatcher(self._exchange, at_once=True)(scope, receive, send)
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -167,9 +167,9 @@ def _request_headers(scope: Scope) -> list[tuple[str, str]]:
         # It wins, and what is framed anew by a length that lies is the start of another request
         # (RFC 9112 section 6.3).
         dropped.add("content-length")
-    kept = [(name, value) for name, value in headers.items() if name not in dropped]
+    entry = [(name, value) for name, value in headers.items() if name not in dropped]
     return [
-        *kept,
+        *entry,
         *added.items(),
         ("X-Forwarded-Proto", scope["scheme"]),
         (id_header, str(get_guid())),

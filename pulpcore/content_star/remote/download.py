@@ -17,9 +17,14 @@ from pulpcore.content_star.remote.errors import (
     failure_of,
     reason,
 )
-from pulpcore.content_star.remote.lock import Seat
-from pulpcore.content_star.remote.request import NotModified, Source, Wanted, mark_failed
-from pulpcore.content_star.remote.sink import Intake
+from pulpcore.content_star.remote.lock import LockName
+from pulpcore.content_star.remote.request import (
+    FetchRequest,
+    NotModified,
+    RemoteSource,
+    mark_failed,
+)
+from pulpcore.content_star.remote.sink import VerifyingSink
 from pulpcore.content_star.responses.source import StoreUnavailable
 from pulpcore.content_star.storage.disk import LocalFile
 
@@ -43,16 +48,16 @@ class Download:
     to save, or if another process is fetching, and goes on if it is to be saved.
     """
 
-    def __init__(self, wanted: Wanted, owner: "Downloads") -> None:
+    def __init__(self, wanted: FetchRequest, owner: "Downloads") -> None:
         self.wanted = wanted
         self.failure: Exception | None = None
         self.arrived: Callable[[Download], None] | None = None
         """Called once, when it is complete and before clients know."""
-        self._intake = Intake(wanted, self._more)
+        self._intake = VerifyingSink(wanted, self._more)
         self._owner = owner
         self._clients = 0
-        self._source: Source | None = None
-        self._seat: Seat | None = None
+        self._source: RemoteSource | None = None
+        self._seat: LockName | None = None
         self._is_waiting = False  # for another process
         self._changed = asyncio.Event()
         self.task = asyncio.create_task(self._run(), name=f"fetch {wanted.name}")
@@ -155,7 +160,7 @@ class Download:
             self._cancel()
 
     def _cancel(self) -> None:
-        self._owner.forget(self)  # at once: nobody may join what is about to end
+        self._owner.invalidate(self)  # at once: nobody may join what is about to end
         self.task.cancel()
 
     # The task
@@ -180,10 +185,10 @@ class Download:
 
     async def _wait_for_turn(self) -> None:
         """Let another process fetch and save it, if one does. Raises AlreadySaved."""
-        self._seat = Seat(self.wanted.identity)
+        self._seat = LockName(self.wanted.identity)
         self._is_waiting = True
         try:
-            check = partial(self._owner.door.run, self.wanted.check_saved)
+            check = partial(self._owner.executor.run, self.wanted.check_saved)
             await self._owner.election.take(self._seat, meanwhile=check)
         finally:
             self._is_waiting = False
@@ -196,7 +201,7 @@ class Download:
     async def _fetch(self) -> None:
         begun_at = time.monotonic()
         error: Exception | None = None
-        for source in await self._owner.door.run(self.wanted.sources):
+        for source in await self._owner.executor.run(self.wanted.sources):
             if not self._clients and not source.saves:
                 break
             if not source.saves:
@@ -209,7 +214,7 @@ class Download:
                 break
         raise self.wanted.refusal(error) or failure_of(error)
 
-    async def _fetch_from(self, source: Source) -> Exception | None:
+    async def _fetch_from(self, source: RemoteSource) -> Exception | None:
         """Return what went wrong, if something did. Raises StoreUnavailable, NotModified."""
         self._source = self._intake.source = source
         try:
@@ -229,7 +234,7 @@ class Download:
                 reason(error),
             )
             if isinstance(error, Mismatch):
-                await self._owner.door.run(mark_failed, error.source or source)
+                await self._owner.executor.run(mark_failed, error.source or source)
             return error
 
     async def _save(self) -> None:
@@ -260,11 +265,11 @@ class Download:
 
     def _fail(self, error: Exception) -> None:
         self.failure = error
-        self._owner.forget(self)
+        self._owner.invalidate(self)
         self._announce()
 
     def _dispose(self) -> None:
-        self._owner.forget(self)
+        self._owner.invalidate(self)
         self._intake.close()
 
     def _more(self) -> None:

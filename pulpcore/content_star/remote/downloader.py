@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from aiohttp import ClientResponseError
 
-from pulpcore.content_star.remote.request import NotModified, Source
-from pulpcore.content_star.remote.timeouts import Limits, Pace, set_timeouts
+from pulpcore.content_star.remote.request import NotModified, RemoteSource
+from pulpcore.content_star.remote.timeouts import Limits, StallTimeout, set_timeouts
 from pulpcore.content_star.storage.disk import in_thread
 from pulpcore.download.http import HttpDownloader
 from pulpcore.exceptions import DigestValidationError, SizeValidationError
@@ -42,7 +42,7 @@ class Sink(Protocol):
         """All bytes have come."""
 
 
-async def fetch(source: Source, sink: Sink) -> None:
+async def fetch(source: RemoteSource, sink: Sink) -> None:
     """Download from `source`, trying as often as its remote says. Raises anything, and TimeoutError
     if it takes longer than `pace.Limits` to begin, or is slower. NotModified if the source has
     conditions and they do not hold.
@@ -57,14 +57,14 @@ async def fetch(source: Source, sink: Sink) -> None:
     try:
         async with asyncio.timeout(limits.first_byte) as timeout:
             downloader = await _build(source, sink)
-            options = _divert(downloader, sink, Pace(limits, timeout), source.conditions)
+            options = _divert(downloader, sink, StallTimeout(limits, timeout), source.conditions)
             with _quiet_libraries():
                 await downloader.run(extra_data=options)
     finally:
         await _close(downloader, remote)
 
 
-async def _build(source: Source, sink: Sink) -> Any:
+async def _build(source: RemoteSource, sink: Sink) -> Any:
     """Make the downloader; in a thread where that means to read certificates, for 35 ms."""
     remote = source.remote
     build = partial(
@@ -94,7 +94,7 @@ def _with_loop(loop: asyncio.AbstractEventLoop, build: Callable[[], Any]) -> Any
 
 
 def _divert(
-    downloader: Any, sink: Sink, pace: Pace, conditions: Mapping[str, str]
+    downloader: Any, sink: Sink, pace: StallTimeout, conditions: Mapping[str, str]
 ) -> dict[str, Any]:
     """Lead all that `downloader` does with data to `sink`, as upstream's content app does too.
 

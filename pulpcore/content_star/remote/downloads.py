@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from anyio.lowlevel import RunVar
 from django.conf import settings
 
-from pulpcore.content_star.database.executor import Door
+from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.remote.download import Download
 from pulpcore.content_star.remote.errors import reason
-from pulpcore.content_star.remote.lock import Election
-from pulpcore.content_star.remote.request import Wanted
+from pulpcore.content_star.remote.lock import FetchLock
+from pulpcore.content_star.remote.request import FetchRequest
 from pulpcore.content_star.remote.spool import all_closed
 from pulpcore.content_star.remote.temporary_file import remove_abandoned
 from pulpcore.content_star.storage.disk import in_thread
@@ -30,14 +30,14 @@ CLOSE_TIMEOUT = 15.0
 class Downloads:
     """The downloads of a process, by what is wanted."""
 
-    def __init__(self, door: Door) -> None:
-        self.door = door
-        self.saving_door = Door(SAVING_THREADS, name="content-save")
-        self.election = Election()
-        self._downloads: dict[Wanted, Download] = {}
+    def __init__(self, executor: DatabaseExecutor) -> None:
+        self.executor = executor
+        self.saving_door = DatabaseExecutor(SAVING_THREADS, name="content-save")
+        self.election = FetchLock()
+        self._downloads: dict[FetchRequest, Download] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def join(self, wanted: Wanted) -> Download:
+    def join(self, wanted: FetchRequest) -> Download:
         """Return the download of `wanted`, and start it if there is none. Enter it at once."""
         download = self._downloads.get(wanted)
         if download is None:
@@ -46,7 +46,7 @@ class Downloads:
             download.task.add_done_callback(self._tasks.discard)
         return download
 
-    def has(self, wanted: Wanted) -> bool:
+    def has(self, wanted: FetchRequest) -> bool:
         """Tell whether there is a download of `wanted` to join."""
         return wanted in self._downloads
 
@@ -66,7 +66,7 @@ class Downloads:
         except Exception as error:
             log.error("What was to be done later failed: %s", reason(error), exc_info=error)
 
-    def forget(self, download: Download) -> None:
+    def invalidate(self, download: Download) -> None:
         """Let the next one who asks start anew."""
         if self._downloads.get(download.wanted) is download:
             del self._downloads[download.wanted]
@@ -95,10 +95,10 @@ def current_downloads() -> Downloads:
 
 
 @asynccontextmanager
-async def downloads(door: Door) -> AsyncIterator[None]:
+async def downloads(executor: DatabaseExecutor) -> AsyncIterator[None]:
     """Have downloads in this event loop until the block ends."""
     await in_thread(remove_abandoned, str(settings.WORKING_DIRECTORY))
-    mine = Downloads(door)
+    mine = Downloads(executor)
     token = _current.set(mine)
     try:
         yield

@@ -1,6 +1,6 @@
 """What may go wrong with a fetch. The message of each may be logged: no secret is in it."""
 
-from pulpcore.content_star.remote.request import AlreadySaved, Source
+from pulpcore.content_star.remote.request import AlreadySaved, RemoteSource
 from pulpcore.content_star.responses.source import StoreBroke
 from pulpcore.exceptions import TimeoutException
 
@@ -20,7 +20,7 @@ class RemoteBroke(StoreBroke):
 class Mismatch(Exception):
     """`source` sends other bytes than it announced."""
 
-    def __init__(self, reason: str, source: Source | None) -> None:
+    def __init__(self, reason: str, source: RemoteSource | None) -> None:
         super().__init__(reason)
         self.source = source
 

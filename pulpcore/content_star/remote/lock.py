@@ -34,7 +34,7 @@ TRY_TIMEOUT = 2.0
 REST = 5.0
 
 # Seconds for which the connection is kept when there is no lock any more.
-LINGER = 3.0
+IDLE_TIMEOUT = 3.0
 
 APPLICATION_NAME = "pulp-content-star-fetch"
 
@@ -48,8 +48,8 @@ _SESSION = {
 }
 
 
-class Seat:
-    """The place of one who wants to fetch, and has to be given to `Election.leave`."""
+class LockName:
+    """The place of one who wants to fetch, and has to be given to `FetchLock.leave`."""
 
     def __init__(self, identity: str) -> None:
         self.key = key_of(identity)
@@ -61,7 +61,7 @@ def key_of(identity: str) -> int:
     return int.from_bytes(digest.digest(), "big", signed=True)
 
 
-class Election:
+class FetchLock:
     """The locks of this process."""
 
     def __init__(self) -> None:
@@ -71,10 +71,10 @@ class Election:
         self._rest_until = 0.0
         # The thread's:
         self._connection: Any = None
-        self._seats: dict[int, Seat] = {}
+        self._seats: dict[int, LockName] = {}
         self._is_pooled = False
 
-    async def take(self, seat: Seat, meanwhile: Callable[[], Awaitable[None]]) -> None:
+    async def take(self, seat: LockName, meanwhile: Callable[[], Awaitable[None]]) -> None:
         """Wait until it is the turn of `seat`, or for PATIENCE, or until there is no election.
 
         `meanwhile` is called between tries; what it raises ends the waiting.
@@ -90,7 +90,7 @@ class Election:
             pause = min(2 * pause, LAST_PAUSE)
             await meanwhile()
 
-    async def _try(self, seat: Seat) -> bool:
+    async def _try(self, seat: LockName) -> bool:
         if time.monotonic() < self._rest_until:
             return True
         future = self._submit(self._claim, seat)
@@ -104,13 +104,15 @@ class Election:
             self.leave(seat)
             return True
 
-    def leave(self, seat: Seat) -> None:
+    def leave(self, seat: LockName) -> None:
         """Let the next one take the turn; any number of times. Also for who never got a turn."""
         if self._submit(self._release, seat) is None:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(LINGER, self._submit, self._disconnect)
+        self._timer = asyncio.get_running_loop().call_later(
+            IDLE_TIMEOUT, self._submit, self._disconnect
+        )
 
     async def close(self) -> None:
         """Give back the connection, and with it all locks."""
@@ -128,7 +130,7 @@ class Election:
 
     # In the thread
 
-    def _claim(self, seat: Seat) -> bool:
+    def _claim(self, seat: LockName) -> bool:
         if seat.key in self._seats:
             return False
         if self._is_pooled:
@@ -152,7 +154,7 @@ class Election:
         self._connect()
         return not self._is_pooled and self._ask("SELECT pg_try_advisory_lock(%s)", key)
 
-    def _release(self, seat: Seat) -> None:
+    def _release(self, seat: LockName) -> None:
         if self._seats.get(seat.key) is not seat:
             return
         del self._seats[seat.key]

@@ -13,7 +13,7 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from pulpcore.app.models import ContentArtifact, Domain, Remote, RemoteArtifact
-from pulpcore.content_star.remote.request import AlreadySaved, Source, Wanted
+from pulpcore.content_star.remote.request import AlreadySaved, FetchRequest, RemoteSource
 from pulpcore.content_star.remote.save import save
 
 
@@ -22,7 +22,7 @@ class NoRemote(Exception):
 
 
 @dataclass(frozen=True)
-class OnDemand(Wanted):
+class OnDemandRequest(FetchRequest):
     """A file that Pulp knows, and what its remotes have said of it."""
 
     content_artifact: UUID
@@ -32,26 +32,28 @@ class OnDemand(Wanted):
         return f"content artifact {self.content_artifact}"
 
     def check_saved(self) -> None:
-        """As `Wanted.check_saved`."""
+        """As `FetchRequest.check_saved`."""
         saved = ContentArtifact.objects.filter(pk=self.content_artifact, artifact__isnull=False)
         if saved.exists():
             raise AlreadySaved
 
-    def sources(self) -> list[Source]:
-        """As `Wanted.sources`: alternate content sources come first.
+    def sources(self) -> list[RemoteSource]:
+        """As `FetchRequest.sources`: alternate content sources come first.
 
         Remotes that sent something wrong are left out for a while, as upstream does.
         """
         self.check_saved()
         cooldown = timedelta(seconds=settings.REMOTE_CONTENT_FETCH_FAILURE_COOLDOWN)
         offers = _offers(self.content_artifact).exclude(failed_at__gte=timezone.now() - cooldown)
-        return [Source(offer, offer.remote.cast()) for offer in offers.select_related("remote")]
+        return [
+            RemoteSource(offer, offer.remote.cast()) for offer in offers.select_related("remote")
+        ]
 
     def save(self, path: str, attributes: Mapping[str, str | int]) -> None:
         save(self.content_artifact, path, attributes)
 
 
-def wanted(content_artifact: ContentArtifact, domain: Domain) -> OnDemand:
+def wanted(content_artifact: ContentArtifact, domain: Domain) -> OnDemandRequest:
     """Return what there is to know of a file before it is fetched. Raises NoRemote."""
     offers = list(_offers(content_artifact.pk).annotate(policy=F("remote__policy")))
     if not offers:
@@ -59,7 +61,7 @@ def wanted(content_artifact: ContentArtifact, domain: Domain) -> OnDemand:
     sha256 = next((offer.sha256 for offer in offers if offer.sha256), None)
     size = next((offer.size for offer in offers if offer.size is not None), None)
     saves = offers[0].policy != Remote.STREAMED
-    return OnDemand(domain, sha256, size, saves, content_artifact.pk)
+    return OnDemandRequest(domain, sha256, size, saves, content_artifact.pk)
 
 
 def _offers(content_artifact: UUID) -> QuerySet[RemoteArtifact]:

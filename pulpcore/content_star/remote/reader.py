@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pulpcore.content_star.remote.download import Download
 from pulpcore.content_star.remote.downloads import current_downloads
-from pulpcore.content_star.remote.request import Wanted
+from pulpcore.content_star.remote.request import FetchRequest
 from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import STEP, Closing, Readable, StoreBroke
 
@@ -44,10 +44,10 @@ class Announced(Closing):
         """Nothing is open."""
 
 
-class RemoteSource:
+class DownloadSource:
     """A `responses.source.Source`: a file of `size` bytes that is fetched when it is read."""
 
-    def __init__(self, wanted: Wanted, size: int) -> None:
+    def __init__(self, wanted: FetchRequest, size: int) -> None:
         self.name = wanted.name
         self._wanted = wanted
         self._size = size

@@ -27,7 +27,7 @@ class NotModified(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
+class RemoteSource:
     """A remote that has the file."""
 
     remote_artifact: RemoteArtifact
@@ -53,7 +53,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Wanted(ABC):
+class FetchRequest(ABC):
     """A file that is to be fetched. Requests for equal ones share a download."""
 
     domain: Domain
@@ -79,7 +79,7 @@ class Wanted(ABC):
         """Raise AlreadySaved if there is nothing to fetch any more. Blocks."""
 
     @abstractmethod
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[RemoteSource]:
         """Return who has the file, in the order to be asked. Raises AlreadySaved. Blocks."""
 
     @abstractmethod
@@ -92,6 +92,6 @@ class Wanted(ABC):
         return None
 
 
-def mark_failed(source: Source) -> None:
+def mark_failed(source: RemoteSource) -> None:
     """Leave `source` out for a while: what it sent is not what it announced. Blocks."""
     RemoteArtifact.objects.filter(pk=source.remote_artifact.pk).update(failed_at=timezone.now())

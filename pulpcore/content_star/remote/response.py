@@ -9,8 +9,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.content_star.remote.downloads import current_downloads
-from pulpcore.content_star.remote.reader import RemoteSource
-from pulpcore.content_star.remote.request import AlreadySaved, Wanted
+from pulpcore.content_star.remote.reader import DownloadSource
+from pulpcore.content_star.remote.request import AlreadySaved, FetchRequest
 from pulpcore.content_star.responses.artifact import ArtifactResponse
 from pulpcore.content_star.responses.body import nothing, until_disconnect
 from pulpcore.content_star.responses.conditional import Validators, evaluate
@@ -35,7 +35,7 @@ class RemoteResponse(ABC):
         try:
             await self._from_remote(scope, send)
         except AlreadySaved:
-            response = await current_downloads().door.run(self.again)
+            response = await current_downloads().executor.run(self.again)
             await response(scope, nothing, send)
 
     @abstractmethod
@@ -52,7 +52,7 @@ class OnDemandResponse(RemoteResponse):
 
     def __init__(
         self,
-        wanted: Wanted,
+        wanted: FetchRequest,
         again: Callable[[], ASGIApp],
         *,
         filename: str,
@@ -88,7 +88,7 @@ class OnDemandResponse(RemoteResponse):
 
     def _response(self, size: int, sha256: str | None) -> ArtifactResponse:
         return ArtifactResponse(
-            RemoteSource(self.wanted, size),
+            DownloadSource(self.wanted, size),
             size=size,
             sha256=sha256,
             last_modified=self.last_modified,

@@ -11,7 +11,7 @@ from pulpcore.app import pulp_hashlib
 from pulpcore.app.models import Artifact
 from pulpcore.content_star.remote.decoding import Decoder, check_ratio
 from pulpcore.content_star.remote.errors import CannotDecode, Mismatch, Stuck
-from pulpcore.content_star.remote.request import Source, Wanted
+from pulpcore.content_star.remote.request import FetchRequest, RemoteSource
 from pulpcore.content_star.remote.spool import Spool
 from pulpcore.content_star.responses.source import STEP
 from pulpcore.content_star.storage.disk import in_thread
@@ -19,14 +19,14 @@ from pulpcore.content_star.storage.disk import in_thread
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d{1,19})-\d{1,19}/(?P<size>\d{1,19})")
 
 
-class Intake:
+class VerifyingSink:
     """The `Sink` of the downloaders that are tried for a file; `source` is whose turn it is.
 
     The last byte of the file is kept back until all of it has been verified, so nobody ever has the
     whole of a file that is wrong; of a file that is to be saved, until `release`.
     """
 
-    def __init__(self, wanted: Wanted, announce: Callable[[], None]) -> None:
+    def __init__(self, wanted: FetchRequest, announce: Callable[[], None]) -> None:
         """`announce` is called when there is more for clients."""
         self.size = wanted.size
         """In bytes; None as long as nobody knows. It holds once `available` is more than 0."""
@@ -42,10 +42,10 @@ class Intake:
         self.is_wrong = False
         """Whether what clients may have had is known to be of another file."""
         self.spool: Spool | None = None
-        self.source: Source | None = None
+        self.source: RemoteSource | None = None
         self._wanted = wanted
         self._announce = announce
-        self._origin: Source | None = None  # whose the first bytes are
+        self._origin: RemoteSource | None = None  # whose the first bytes are
         self._position = 0  # of the source that sends now
         self._encoded = 0  # bytes of that source that were decoded
         self._decoder: Decoder | None = None

@@ -28,7 +28,7 @@ class Limits:
     """What one remote is given, in seconds."""
 
     first_byte: float
-    window: float
+    page: float
 
     @classmethod
     def of(cls, remote: Any) -> "Limits":
@@ -44,11 +44,11 @@ def set_timeouts(remote: Any) -> None:
         setattr(remote, name, getattr(remote, name) or seconds)
 
 
-class Pace:
+class StallTimeout:
     """Puts off the end of `timeout` as long as bytes come quickly enough."""
 
     def __init__(self, limits: Limits, timeout: asyncio.Timeout) -> None:
-        self._window = limits.window
+        self._window = limits.page
         self._timeout = timeout
         self._count = 0
         self._has_begun = False

@@ -28,7 +28,7 @@ from pulpcore.content_star.database.prepared import Query, Row
 
 
 @dataclass(frozen=True)
-class Source:
+class ContentSource:
     """Where a distribution takes its files from."""
 
     publication: Publication | None
@@ -49,7 +49,7 @@ class Found:
     """Whether publishing put it at the path, rather than the repository's own content."""
 
 
-def source_of(distribution: Distribution) -> Source:
+def source_of(distribution: Distribution) -> ContentSource:
     """Return what `distribution` serves now: an explicit publication or version, else the latest.
 
     A plugin's own `get_repository_publication_and_version` is asked if it has one.
@@ -57,21 +57,21 @@ def source_of(distribution: Distribution) -> Source:
     resolve = type(distribution).get_repository_publication_and_version
     if resolve is not Distribution.get_repository_publication_and_version:
         _, version, publication = distribution.get_repository_publication_and_version()
-        return Source(publication, version)
+        return ContentSource(publication, version)
     if distribution.publication is not None:
-        return Source(distribution.publication, distribution.publication.repository_version)
+        return ContentSource(distribution.publication, distribution.publication.repository_version)
     if distribution.repository_version is not None:
         version = distribution.repository_version
-        return Source(_latest_publication_of_version(distribution, version), version)
+        return ContentSource(_latest_publication_of_version(distribution, version), version)
     if distribution.repository_id is not None:
         publication = _latest_publication(distribution)
         if publication is not None:
-            return Source(publication, publication.repository_version)
-        return Source(None, _latest_version(distribution.repository_id))
-    return Source(None, None)
+            return ContentSource(publication, publication.repository_version)
+        return ContentSource(None, _latest_version(distribution.repository_id))
+    return ContentSource(None, None)
 
 
-def files(source: Source, paths: Sequence[str]) -> dict[str, Found]:
+def files(source: ContentSource, paths: Sequence[str]) -> dict[str, Found]:
     """Return the files that `source` serves at those of `paths` where there is one.
 
     That is what is published there, or the repository's own in a publication that passes them
@@ -126,7 +126,7 @@ def _plugin_fallback(distribution: Distribution, path: str) -> Found | None:
 def _superseded(distribution: Distribution, current: Publication | None) -> Iterator[Publication]:
     if not retain_distributed_pub_enabled():
         return
-    kept = (
+    entry = (
         DistributedPublication.get_non_expired()
         .filter(distribution=distribution)
         .exclude(publication=current)
@@ -134,7 +134,7 @@ def _superseded(distribution: Distribution, current: Publication | None) -> Iter
         .select_related("publication__repository_version")
         .defer("publication__repository_version__content_ids")
     )
-    for record in kept:
+    for record in entry:
         yield record.publication
 
 

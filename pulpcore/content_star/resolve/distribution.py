@@ -17,12 +17,12 @@ from pulpcore.app.models import (
 )
 from pulpcore.content_star.database.prepared import Row, make
 from pulpcore.content_star.database.queries import DISTRIBUTION
-from pulpcore.content_star.resolve.content import Found, Source
-from pulpcore.content_star.resolve.paths import BASE_PATH_SEGMENTS, Address, prefixes
+from pulpcore.content_star.resolve.content import ContentSource, Found
+from pulpcore.content_star.resolve.paths import BASE_PATH_SEGMENTS, ContentPath, prefixes
 
 
 @dataclass(frozen=True)
-class Place:
+class ResolvedPath:
     """A distribution, and the path below it that a request asks for."""
 
     distribution: Distribution
@@ -31,45 +31,45 @@ class Place:
     path: str
     """Relative to the base path, without leading slashes; empty for the distribution's root."""
 
-    source: Source | None = None
+    source: ContentSource | None = None
     """What the distribution serves, if that is known already."""
 
     file: Found | None = None
     """The file that `source` serves at the path, if it has been looked up already."""
 
 
-def locate(address: Address) -> Place | None:
+def locate(content_path: ContentPath) -> ResolvedPath | None:
     """Find the distribution whose base path is a prefix of the address, or None.
 
     Newer pulpcore lets no base path nest in another; where they do, the longest one wins.
     Raises `HTTPException` 501 if the plugin that the distribution belongs to is not installed.
     """
-    row = DISTRIBUTION.one({"domain": address.domain, "prefixes": prefixes(address.path)})
-    if deeper := _deeper_base_paths(address):
-        row = DISTRIBUTION.one({"domain": address.domain, "prefixes": deeper}) or row
+    row = DISTRIBUTION.one({"domain": content_path.domain, "prefixes": prefixes(content_path.path)})
+    if deeper := _deeper_base_paths(content_path):
+        row = DISTRIBUTION.one({"domain": content_path.domain, "prefixes": deeper}) or row
     if row is None:
         return None
     distribution = _distribution(row)
-    return Place(distribution, address.path[len(distribution.base_path) :].lstrip("/"))
+    return ResolvedPath(distribution, content_path.path[len(distribution.base_path) :].lstrip("/"))
 
 
-def find_domain(address: Address) -> Domain:
+def find_domain(content_path: ContentPath) -> Domain:
     """Return the domain of the address; raises `HTTPException` 404 if there is none."""
     try:
-        return Domain.objects.get(name=address.domain)
+        return Domain.objects.get(name=content_path.domain)
     except Domain.DoesNotExist:
-        raise HTTPException(404, f"There is no domain '{address.domain}'.") from None
+        raise HTTPException(404, f"There is no domain '{content_path.domain}'.") from None
 
 
-def _deeper_base_paths(address: Address) -> list[str]:
+def _deeper_base_paths(content_path: ContentPath) -> list[str]:
     """Return the base paths of over `BASE_PATH_SEGMENTS` segments that `address` is below."""
-    if address.path.count("/") < BASE_PATH_SEGMENTS:
+    if content_path.path.count("/") < BASE_PATH_SEGMENTS:
         return []
-    longest = prefixes(address.path)[-1]
+    longest = prefixes(content_path.path)[-1]
     deep = Distribution.objects.filter(
-        pulp_domain__name=address.domain, base_path__startswith=f"{longest}/"
+        pulp_domain__name=content_path.domain, base_path__startswith=f"{longest}/"
     ).values_list("base_path", flat=True)
-    return [each for each in deep if f"{address.path}/".startswith(f"{each}/")]
+    return [each for each in deep if f"{content_path.path}/".startswith(f"{each}/")]
 
 
 def _distribution(row: Row) -> Distribution:

@@ -22,7 +22,7 @@ BASE_PATH_SEGMENTS = 32
 
 
 @dataclass(frozen=True)
-class Address:
+class ContentPath:
     """What a content URL names, before anything is looked up."""
 
     domain: str
@@ -63,17 +63,17 @@ def decoded_path(scope: Scope) -> str:
     return path
 
 
-def parse_address(path: str) -> Address:
+def parse_content_path(path: str) -> ContentPath:
     """Split `path`, the part of the URL below the content prefix, into domain and path.
 
     Raises `HTTPException` 404 where domains are on and `path` names none.
     """
     if not settings.DOMAIN_ENABLED:
-        return Address("default", path)
+        return ContentPath("default", path)
     domain, _, rest = path.partition("/")
     if not domain:
         raise HTTPException(404, "The URL names no domain.")
-    return Address(domain, rest)
+    return ContentPath(domain, rest)
 
 
 def prefixes(path: str) -> list[str]:

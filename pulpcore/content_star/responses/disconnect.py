@@ -7,7 +7,7 @@ from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class EndsWhenClientLeaves:
+class DisconnectWatcher:
     """ASGI middleware that cancels `app` when the client leaves while a stream is sent to it.
 
     Starlette's `StreamingResponse` would do that itself, but by throwing away what `receive` says,

@@ -33,7 +33,7 @@ PROBE_SECONDS = 10
 has left with a reset, but only a minute later (`tcp_fin_timeout`)."""
 LAST_REQUEST = 1.0
 """Seconds for a request that is on its way when the server stops."""
-LINGER = 5.0
+IDLE_TIMEOUT = 5.0
 """Seconds for a client to read why it is refused, while all that it sends is thrown away."""
 
 require(
@@ -363,7 +363,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write_eof()
         self.flow.resume_reading()
         self.open_connections.set_idle(self)
-        self.open_connections.set_deadline(self, LINGER)
+        self.open_connections.set_deadline(self, IDLE_TIMEOUT)
 
     def _error(self, status: int, text: str) -> bytes:
         """Return a whole response."""

@@ -11,7 +11,7 @@ from django.conf import settings
 from starlette.types import ASGIApp, Scope
 
 from pulpcore.app.models import Artifact, Domain
-from pulpcore.content_star.request_info import exchange_of
+from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.responses.artifact import (
     ArtifactRedirect,
     ArtifactResponse,
@@ -20,7 +20,7 @@ from pulpcore.content_star.responses.artifact import (
 from pulpcore.content_star.responses.source import Source
 from pulpcore.content_star.storage.backends import redirect_of, source_of
 from pulpcore.content_star.storage.disk import LocalSource
-from pulpcore.content_star.storage.sendfile import HandoverResponse
+from pulpcore.content_star.storage.sendfile import SendfileResponse
 
 X_SENDFILE = "X-Sendfile"
 X_ACCEL_REDIRECT = "X-Accel-Redirect"
@@ -39,20 +39,20 @@ def deliver(
     Without `by_others` we send them ourselves, whatever is configured.
     Raises StoreUnavailable.
     """
-    exchange = exchange_of(scope)
+    info = request_info(scope)
     if by_others:
         headers = representation.get("headers", {})
         if url := redirect_of(domain, artifact, headers, scope["method"]):
-            exchange.source = "redirect"
+            info.source = "redirect"
             return ArtifactRedirect(url, **representation)
     source = source_of(domain, artifact)
-    exchange.source = "local" if isinstance(source, LocalSource) else "proxied"
-    if by_others and (header := handover_of(source)):
-        return HandoverResponse(source, header, **representation)
+    info.source = "local" if isinstance(source, LocalSource) else "proxied"
+    if by_others and (header := sendfile_of(source)):
+        return SendfileResponse(source, header, **representation)
     return ArtifactResponse(source, **representation)
 
 
-def handover_of(source: Source) -> tuple[str, str] | None:
+def sendfile_of(source: Source) -> tuple[str, str] | None:
     """Return the header that has the server in front send `source`, or None to send it ourselves.
 
     Only what lies below `MEDIA_ROOT` is left to it; that is what it is configured for.

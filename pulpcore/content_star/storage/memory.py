@@ -33,7 +33,7 @@ class Bytes(Closing):
         """There is nothing to let go of."""
 
 
-class RememberedFile(InMemory):
+class InMemoryFile(InMemory):
     """An artifact of `size` bytes in `source`, which is a file; opened once, it is remembered."""
 
     __slots__ = ("hold", "sha256", "size", "source")

@@ -16,7 +16,7 @@ from pulpcore.content_star.responses.source import Source
 _OURS = frozenset({b"if-match", b"if-unmodified-since"})
 
 
-class HandoverResponse(ArtifactResponse):
+class SendfileResponse(ArtifactResponse):
     """Sends headers and no body: `header` tells the server in front which file to send.
 
     That server answers ranges (and If-Range by our ETag, if it is configured to keep it). We answer

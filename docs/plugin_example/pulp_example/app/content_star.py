@@ -11,9 +11,9 @@ from pulp_example.app.models import ExampleDistribution, Note
 from pulpcore.content_star.plugin import (
     RepositoryVersionApp,
     Route,
-    door_of,
-    place_of,
+    executor_of,
     require_user,
+    resolved_path_of,
     serves,
 )
 
@@ -22,7 +22,7 @@ MAX_NOTE_BYTES = 10_000
 
 def files(request: Request) -> Response:
     """`GET api/files`. Not a coroutine, so it has a thread and may ask the database."""
-    return JSONResponse({"files": place_of(request).distribution.files()})
+    return JSONResponse({"files": resolved_path_of(request).distribution.files()})
 
 
 def read_note(request: Request) -> Response:
@@ -44,7 +44,7 @@ async def write_note(request: Request) -> Response:
         text += chunk
         if len(text) > MAX_NOTE_BYTES:
             raise HTTPException(413, f"A note has at most {MAX_NOTE_BYTES} bytes.")
-    return await door_of(request).once(_save, request, text.decode(errors="replace"))
+    return await executor_of(request).once(_save, request, text.decode(errors="replace"))
 
 
 async def sha256(request: Request) -> Response:
@@ -58,7 +58,7 @@ async def sha256(request: Request) -> Response:
 def _save(request: Request, text: str) -> Response:
     user = _require_editor(request)
     _, is_new = Note.objects.update_or_create(
-        distribution=place_of(request).distribution,
+        distribution=resolved_path_of(request).distribution,
         path=request.path_params["path"],
         defaults={"text": text, "author": user},
     )
@@ -66,14 +66,14 @@ def _save(request: Request, text: str) -> Response:
 
 
 def _note(request: Request) -> Note:
-    place = place_of(request)
+    place = resolved_path_of(request)
     # Note.DoesNotExist, like Django's other exceptions of the kind, becomes a 404.
     return Note.objects.get(distribution=place.distribution, path=request.path_params["path"])
 
 
 def _require_editor(request: Request) -> object:
     user, change = require_user(request), "example.change_exampledistribution"
-    if not (user.has_perm(change) or user.has_perm(change, place_of(request).distribution)):
+    if not (user.has_perm(change) or user.has_perm(change, resolved_path_of(request).distribution)):
         raise HTTPException(403, "You may not write notes here.")
     return user
 

@@ -3,15 +3,15 @@
 The process has one connection that listens. Several times a second it sends itself a notification
 (a ping) over it. PostgreSQL delivers notifications in the order of commits, so that the echo of a
 ping proves that all that was committed before the ping was sent has been heard of; plans are used
-for `plans.BOUND` seconds from there. A connection that is silently dead, a server that hangs and a
+for `cache.BOUND` seconds from there. A connection that is silently dead, a server that hangs and a
 loop that is too busy to read all end the use of plans by themselves, with nobody having to notice.
 
 A pooler that gives each transaction another connection (pgbouncer's transaction pooling) would echo
 pings and lose everything else. So each connection is tried first: what another connection notifies
 has to arrive while this one asks for nothing.
 
-With each ping the triggers are counted. Whatever is wrong, plans are not used, `Plans.problem` says
-why, and it is tried again.
+With each ping the triggers are counted. If anything is wrong, the cache is not used,
+`ResponseCache.problem` says why, and the listener tries again.
 
 Whoever needs to know that all processes have heard of a change sends `sync <token>` on the channel:
 each answers with `<token>` on `content_star_synced`.
@@ -30,7 +30,7 @@ from psycopg import AsyncConnection, Error, Notify
 
 from pulpcore.content_star.cache.invalidation.signals import following
 from pulpcore.content_star.cache.invalidation.triggers import ALL, CHANNEL, COUNT, triggers
-from pulpcore.content_star.cache.store import TURNED_OFF, Plans
+from pulpcore.content_star.cache.store import TURNED_OFF, ResponseCache
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +59,14 @@ class Unusable(Exception):
 
 
 @asynccontextmanager
-async def listening(plans: Plans) -> AsyncIterator[None]:
-    """Have `plans` follow the database, and this process's own changes, until the block ends."""
-    if not plans.capacity:
-        plans.problem = TURNED_OFF
+async def listening(cache: ResponseCache) -> AsyncIterator[None]:
+    """Have `cache` follow the database, and this process's own changes, until the block ends."""
+    if not cache.capacity:
+        cache.problem = TURNED_OFF
         yield
         return
-    with following(plans):
-        task = asyncio.create_task(Listener(plans).run(), name="plans")
+    with following(cache):
+        task = asyncio.create_task(Listener(cache).run(), name="plans")
         try:
             yield
         finally:
@@ -78,8 +78,8 @@ async def listening(plans: Plans) -> AsyncIterator[None]:
 class Listener:
     """One connection after the other, for as long as the process lives."""
 
-    def __init__(self, plans: Plans) -> None:
-        self.plans = plans
+    def __init__(self, cache: ResponseCache) -> None:
+        self.cache = cache
         self.channel = f"{CHANNEL}_{uuid.uuid4().hex}"
         self.pings = 0
         self._sent: dict[str, float] = {}
@@ -95,14 +95,14 @@ class Listener:
             try:
                 await self._listen()
             except Unusable as error:
-                self.plans.set_problem(str(error))
+                self.cache.set_problem(str(error))
             except (Error, OSError, TimeoutError) as error:
                 log.debug("The listener: %r", error)
-                self.plans.set_problem(NO_CONNECTION)
+                self.cache.set_problem(NO_CONNECTION)
             except Exception:
                 log.exception("The listener failed")
-                self.plans.set_problem(NO_CONNECTION)
-            self.plans.forget_all()
+                self.cache.set_problem(NO_CONNECTION)
+            self.cache.invalidate_all()
             if time.monotonic() - began > LAST_PAUSE:
                 pause = FIRST_PAUSE
             await asyncio.sleep(pause)
@@ -118,7 +118,7 @@ class Listener:
                 await self._ping(connection)
                 await self._hear(connection, PING_INTERVAL)
         finally:
-            self.plans.proved(float("-inf"))
+            self.cache.confirm(float("-inf"))
             # Not a polite goodbye, which a server that hangs would make us wait for.
             connection.pgconn.finish()
 
@@ -127,7 +127,7 @@ class Listener:
         await connection.execute(f"LISTEN {CHANNEL}")
         await connection.execute(f"LISTEN {self.channel}")
         # What happened before, nobody has told.
-        self.plans.forget_all()
+        self.cache.invalidate_all()
         await connection.execute(
             "SELECT set_config('application_name', %s, false)", [APPLICATION_NAME]
         )
@@ -184,17 +184,17 @@ class Listener:
         except ValueError:  # from triggers of another version of ours
             ids = []
         if ids:
-            self.plans.forget(ids)
+            self.cache.invalidate(ids)
         else:
-            self.plans.forget_all()
+            self.cache.invalidate_all()
 
     def _heard_of_itself(self, payload: str) -> None:
         sent = self._sent.pop(payload, None)
         if sent is None:
             self._heard.add(payload)
             return
-        self.plans.proved(sent)
-        self.plans.set_problem(None)
+        self.cache.confirm(sent)
+        self.cache.set_problem(None)
 
 
 async def _connect() -> AsyncConnection:

@@ -24,21 +24,21 @@ from pulpcore.app.models import (
     Repository,
     RepositoryVersion,
 )
-from pulpcore.content_star.cache.store import Plans
+from pulpcore.content_star.cache.store import ResponseCache
 
 _BY_ID = (Artifact, ContentArtifact, ContentGuard, Distribution, Domain, Remote, Repository)
 
 
 @contextmanager
-def following(plans: Plans) -> Iterator[None]:
-    """Have `plans` forget what this process changes, until the block ends."""
+def following(cache: ResponseCache) -> Iterator[None]:
+    """Have `cache` forget what this process changes, until the block ends."""
 
     def changed(instance: Any, **kwargs: Any) -> None:
         ids = list(_ids(instance))
         if ids:
-            transaction.on_commit(partial(plans.forget, ids))
+            transaction.on_commit(partial(cache.invalidate, ids))
         if isinstance(instance, Distribution):
-            above = partial(plans.forget_above, instance.pulp_domain_id, instance.base_path)
+            above = partial(cache.invalidate_above, instance.pulp_domain_id, instance.base_path)
             transaction.on_commit(above)
 
     post_save.connect(changed)

@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 
 from pulpcore.content_star.remote.download import Download
 from pulpcore.content_star.remote.errors import RemoteBroke, RemoteUnavailable
-from pulpcore.content_star.remote.pull_through.models import Pulled
+from pulpcore.content_star.remote.pull_through.models import PullThroughRequest
 from pulpcore.content_star.responses.headers import parse_http_date
 from pulpcore.content_star.responses.source import StoreUnavailable
 
@@ -46,7 +46,7 @@ _DIRECTIVE = re.compile(
 )
 
 
-class Kept:
+class MetadataEntry:
     """An answer that is kept, in a file without a name, for as long as its download is entered."""
 
     def __init__(self, download: Download, size: int) -> None:
@@ -128,17 +128,17 @@ class Metadata:
     """The answers of remotes that a process keeps, the least recently used ones leave first."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Pulled, Kept] = OrderedDict()
+        self._kept: OrderedDict[PullThroughRequest, MetadataEntry] = OrderedDict()
         self._following: dict[Download, asyncio.Task[None]] = {}
 
-    def get(self, wanted: Pulled) -> Kept | None:
+    def get(self, wanted: PullThroughRequest) -> MetadataEntry | None:
         """Return what is kept of `wanted`, be it fresh or not."""
-        kept = self._kept.get(wanted)
-        if kept is not None:
+        entry = self._kept.get(wanted)
+        if entry is not None:
             self._kept.move_to_end(wanted)
-        return kept
+        return entry
 
-    def keep(self, wanted: Pulled, download: Download) -> None:
+    def keep(self, wanted: PullThroughRequest, download: Download) -> None:
         """Keep what a complete download has brought, if its remote and our bounds allow that."""
         known = self._kept.get(wanted)
         if known is not None and known.download is download:
@@ -148,14 +148,16 @@ class Metadata:
         if download.size > _limit() or not may_be_kept(download.told):
             return
         download.enter()
-        self._kept[wanted] = Kept(download, download.size)
+        self._kept[wanted] = MetadataEntry(download, download.size)
         while len(self._kept) > MAX_ENTRIES or self._size > settings.CONTENT_STAR_METADATA_SIZE:
             self.drop(next(iter(self._kept)))
 
-    def confirm(self, wanted: Pulled, kept: Kept, said: Mapping[str, str]) -> None:
+    def confirm(
+        self, wanted: PullThroughRequest, entry: MetadataEntry, said: Mapping[str, str]
+    ) -> None:
         """What is kept still holds, as its remote said in an answer with these headers."""
-        kept.confirm(said)
-        if self._kept.get(wanted) is kept and not may_be_kept(kept.headers):
+        entry.confirm(said)
+        if self._kept.get(wanted) is entry and not may_be_kept(entry.headers):
             self.drop(wanted)
 
     def follow(self, download: Download) -> None:
@@ -171,15 +173,15 @@ class Metadata:
         task = self._following[download] = asyncio.create_task(_to_the_end(download))
         task.add_done_callback(lambda _: self._following.pop(download))
 
-    def drop(self, wanted: Pulled) -> None:
+    def drop(self, wanted: PullThroughRequest) -> None:
         """Keep nothing of `wanted` any more."""
-        kept = self._kept.pop(wanted, None)
-        if kept is not None:
-            kept.download.leave()
+        entry = self._kept.pop(wanted, None)
+        if entry is not None:
+            entry.download.leave()
 
     @property
     def _size(self) -> int:
-        return sum(kept.size for kept in self._kept.values())
+        return sum(entry.size for entry in self._kept.values())
 
     async def close(self) -> None:
         """Let go of everything."""

@@ -22,7 +22,7 @@ from pulpcore.app.models import (
 )
 from pulpcore.content_star.remote.errors import RemoteUnavailable
 from pulpcore.content_star.remote.pull_through.repository import add_to_repository, claim
-from pulpcore.content_star.remote.request import AlreadySaved, Source, Wanted
+from pulpcore.content_star.remote.request import AlreadySaved, FetchRequest, RemoteSource
 from pulpcore.content_star.remote.save import store
 
 # What a path below a directory raises when it names no file there.
@@ -41,7 +41,7 @@ class RemoteRefused(RemoteUnavailable):
 
 
 @dataclass(frozen=True)
-class PulledSource(Source):
+class PullThroughSource(RemoteSource):
     """The one remote that is asked."""
 
     keeps: bool
@@ -57,7 +57,7 @@ class PulledSource(Source):
 
 
 @dataclass(frozen=True)
-class Pulled(Wanted):
+class PullThroughRequest(FetchRequest):
     """A file that a remote may have. Nothing is known of it but its URL there."""
 
     remote: UUID
@@ -90,18 +90,18 @@ class Pulled(Wanted):
         return f"{self.url} at remote {self.remote}"
 
     def check_saved(self) -> None:
-        """As `Wanted.check_saved`: there is content for the URL by now."""
+        """As `FetchRequest.check_saved`: there is content for the URL by now."""
         if known_at(self.remote, self.url) is not None:
             raise AlreadySaved
 
-    def sources(self) -> list[Source]:
-        """As `Wanted.sources`."""
+    def sources(self) -> list[RemoteSource]:
+        """As `FetchRequest.sources`."""
         self.check_saved()
         remote = Remote.objects.get(pk=self.remote).cast()
         unsaved = RemoteArtifact(
             remote=remote, url=self.url, content_artifact=ContentArtifact(relative_path=self.path)
         )
-        return [PulledSource(unsaved, remote, self.saves, self.conditions)]
+        return [PullThroughSource(unsaved, remote, self.saves, self.conditions)]
 
     def save(self, path: str, attributes: Mapping[str, str | int]) -> None:
         """Make content of the file, as upstream does, and give it to the repository."""
@@ -179,10 +179,10 @@ def pulled(
     saves: bool,
     repository: UUID | None,
     request: Any,
-) -> Pulled:
+) -> PullThroughRequest:
     """Return the file that `remote` may have at `url`, to be kept if it is content and `saves`."""
     content_type = content_type_of(remote, path)
-    return Pulled(
+    return PullThroughRequest(
         domain=domain,
         sha256=None,
         size=None,

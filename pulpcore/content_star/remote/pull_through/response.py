@@ -18,7 +18,7 @@ from pulpcore.content_star.remote.pull_through.metadata_cache import (
     current_metadata,
     forbids_storing,
 )
-from pulpcore.content_star.remote.pull_through.models import Pulled, RemoteRefused
+from pulpcore.content_star.remote.pull_through.models import PullThroughRequest, RemoteRefused
 from pulpcore.content_star.remote.reader import Announced, Reader
 from pulpcore.content_star.remote.request import NotModified
 from pulpcore.content_star.remote.response import RemoteResponse
@@ -60,7 +60,7 @@ class PullThroughResponse(RemoteResponse):
     """
 
     def __init__(
-        self, wanted: Pulled, again: Callable[[], ASGIApp], headers: Mapping[str, str]
+        self, wanted: PullThroughRequest, again: Callable[[], ASGIApp], headers: Mapping[str, str]
     ) -> None:
         super().__init__(again)
         self.wanted = wanted
@@ -80,45 +80,45 @@ class PullThroughResponse(RemoteResponse):
 
     # Which download
 
-    async def _kept_or(self, ask: Callable[[Pulled], Awaitable[_Found]]) -> _Found:
+    async def _kept_or(self, ask: Callable[[PullThroughRequest], Awaitable[_Found]]) -> _Found:
         """Return what asking the remote brings, or a download that we have entered and is kept.
 
         Kept metadata is used while it is fresh, when the remote says that it still holds, and for
         a while when the remote fails.
         """
         metadata = current_metadata()
-        kept = metadata.get(self.wanted)
-        if kept is None:
+        entry = metadata.get(self.wanted)
+        if entry is None:
             return await ask(self.wanted)
-        kept.download.enter()  # or it might be gone when the remote has answered
-        if kept.is_fresh:
-            return kept.download
+        entry.download.enter()  # or it might be gone when the remote has answered
+        if entry.is_fresh:
+            return entry.download
         try:
-            new = await ask(replace(self.wanted, conditions=kept.conditions))
+            new = await ask(replace(self.wanted, conditions=entry.conditions))
         except NotModified as answer:
-            metadata.confirm(self.wanted, kept, answer.headers)
-            return kept.download
+            metadata.confirm(self.wanted, entry, answer.headers)
+            return entry.download
         except RemoteUnavailable as error:
-            if kept.may_be_stale and not _is_final(error):
-                kept.rest()
-                return kept.download
-            kept.download.leave()
+            if entry.may_be_stale and not _is_final(error):
+                entry.rest()
+                return entry.download
+            entry.download.leave()
             if _is_final(error):
                 metadata.drop(self.wanted)
             raise
         except BaseException:
-            kept.download.leave()
+            entry.download.leave()
             raise
-        kept.download.leave()
+        entry.download.leave()
         return new
 
-    async def _begun(self, wanted: Pulled) -> Download:
+    async def _begun(self, wanted: PullThroughRequest) -> Download:
         """Enter the download of `wanted` and wait for its first bytes."""
         downloads = current_downloads()
         download = downloads.join(wanted)
         if download.complete and not wanted.saves:
             # A slow client still reads it; the remote may say something else by now.
-            downloads.forget(download)
+            downloads.invalidate(download)
             download = downloads.join(wanted)
         if wanted.content_type is None:
             download.arrived = partial(current_metadata().keep, self.wanted)
@@ -253,14 +253,14 @@ class _Probe:
         raise _Answered
 
 
-async def _headers_of(wanted: Pulled) -> CIMultiDict[str]:
+async def _headers_of(wanted: PullThroughRequest) -> CIMultiDict[str]:
     """Ask the remote, and hang up when it has told the headers.
 
     Raises RemoteUnavailable, AlreadySaved, NotModified.
     """
     failure: Exception | None = None
     with with_domain(wanted.domain):
-        for source in await current_downloads().door.run(wanted.sources):
+        for source in await current_downloads().executor.run(wanted.sources):
             probe = _Probe()
             try:
                 await fetch(source, probe)

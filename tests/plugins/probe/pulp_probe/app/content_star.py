@@ -22,10 +22,10 @@ from pulpcore.content_star.plugin import (
     Route,
     distribution_app,
     domain_of,
-    door_of,
+    executor_of,
     mount,
-    place_of,
     require_user,
+    resolved_path_of,
     serves,
     user_of,
 )
@@ -49,13 +49,13 @@ async def where(request: Request) -> Response:
             "root": request.scope["root_path"],
             "url": str(request.url_for("live:where", rest="x/y")),
             "domain": domain_of(request).name,
-            "current_domain": (await door_of(request).run(get_domain)).name,
+            "current_domain": (await executor_of(request).run(get_domain)).name,
         }
     )
 
 
 async def place(request: Request) -> Response:
-    found = place_of(request)
+    found = resolved_path_of(request)
     return JSONResponse({"path": found.path, "base": found.distribution.base_path})
 
 
