@@ -94,18 +94,18 @@ def test_every_query_of_the_cold_path_is_on_indexes(bulk, published, crowd, name
         cursor.execute(f"SET plan_cache_mode = {mode}")
         try:
             cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) {query._execute}", parameters)
-            distribution_entry = [line for (line,) in cursor]
+            plan = [line for (line,) in cursor]
         finally:
             cursor.execute("RESET plan_cache_mode")
     # The two tables that are small on any Pulp.
-    scans = [line for line in distribution_entry if "Seq Scan" in line]
+    scans = [line for line in plan if "Seq Scan" in line]
     assert not [
         line for line in scans if "core_domain" not in line and "contentguard" not in line
-    ], distribution_entry
-    read = sum(map(int, re.findall(r"hit=(\d+)", distribution_entry[1]))) + sum(
-        map(int, re.findall(r"read=(\d+)", distribution_entry[1]))
+    ], plan
+    read = sum(map(int, re.findall(r"hit=(\d+)", plan[1]))) + sum(
+        map(int, re.findall(r"read=(\d+)", plan[1]))
     )
-    assert read < 60, distribution_entry
+    assert read < 60, plan
 
 
 def test_a_file_costs_as_many_rows_in_a_small_repository_as_in_a_large_one(bulk, small):
@@ -118,16 +118,9 @@ def test_a_file_costs_as_many_rows_in_a_small_repository_as_in_a_large_one(bulk,
         with connection.cursor() as cursor:
             text = f"EXPLAIN (ANALYZE, FORMAT JSON) {queries.FILES_CONTAINED.text}"
             cursor.execute(text, parameters)
-            (distribution_entry,) = cursor.fetchone()
+            (plan,) = cursor.fetchone()
         found: list[tuple[str, float]] = []
-        _walk(
-            (
-                json.loads(distribution_entry)
-                if isinstance(distribution_entry, str)
-                else distribution_entry
-            )[0]["Plan"],
-            found,
-        )
+        _walk((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"], found)
         return sorted(found)
 
     assert touched(bulk) == touched(small)

@@ -2,7 +2,8 @@
 
 All is in memory and bounded; what was used longest ago goes first, to the second. An entry names
 the database rows that it was made from by their ids, with which a change invalidates it. Entries
-are used only while the listener confirms (`confirm`) that every change until a moment ago was received.
+are used only while the listener confirms (`confirm`) that it received every change until a moment
+ago.
 
 A slow request might keep what it read before a change that has been told while it was reading. The
 `generation`, a number that grows with each change, is noted before the first read, and nothing is

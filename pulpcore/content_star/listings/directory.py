@@ -55,9 +55,12 @@ UNSIZED_SECONDS = 60
 # Entries of levels with large subdirectories that a process keeps: some 6 MB.
 KEPT_ENTRIES = 20_000
 
-# How many times as many files as a version there may be for a skip scan of its paths, which passes
-# over those of other repositories.
-DENSITY = 10
+# Paths that are looked at for those rows at most, where the others are of other repositories: there
+# is no index on the paths of a repository version.
+PATHS = 10 * ROWS
+
+# Entries in a part of a version that is read as a whole for each part.
+SPARSE_PART = 10 * ROWS
 
 # Metacharacters of LIKE. LIKE it is, because PostgreSQL before 15 does not look for `starts_with`
 # in indexes, and is slower at it without them.
@@ -79,35 +82,72 @@ _MEMBERS = f"""
       AND (rc.version_removed_id IS NULL OR rc.version_removed_id NOT IN ({_VERSIONS}))
 """  # noqa: S608 - only text of this module
 
-_ONE_MEMBER = f"({_MEMBERS} AND rc.content_id = ca.content_id LIMIT 1)"
+# The same for one content unit: two rows, however many versions and members there are.
+_ONE_MEMBER = """(
+    SELECT rc.pulp_created FROM core_repositorycontent rc
+    WHERE rc.repository_id = %(repository)s AND rc.content_id = ca.content_id
+      AND (SELECT number FROM core_repositoryversion WHERE pulp_id = rc.version_added_id)
+          <= %(number)s
+      AND (rc.version_removed_id IS NULL OR
+           (SELECT number FROM core_repositoryversion WHERE pulp_id = rc.version_removed_id)
+           > %(number)s)
+    LIMIT 1
+)"""
 
-_PUBLISHED = """
+_PUBLISHED = f"""
     SELECT pa.relative_path, ca.pulp_id, ca.artifact_id,
            coalesce(member.pulp_created, pa.pulp_created) AS modified
     FROM core_publishedartifact pa
     JOIN core_contentartifact ca ON ca.pulp_id = pa.content_artifact_id
-    LEFT JOIN {members} AS member {on}
-    WHERE pa.publication_id = %(publication)s AND {in_range}
-"""
+    LEFT JOIN ({_MEMBERS}) AS member USING (content_id)
+    WHERE pa.publication_id = %(publication)s AND {{in_range}}
+"""  # noqa: S608
 
 _CONTAINED = f"""
     SELECT ca.relative_path, ca.pulp_id, ca.artifact_id, member.pulp_created AS modified
-    FROM ({_MEMBERS}) AS member JOIN core_contentartifact ca USING (content_id)
+    FROM core_contentartifact ca JOIN ({_MEMBERS}) AS member USING (content_id)
     WHERE {{in_range}}
 """  # noqa: S608
 
-# The first path in range. The planner cannot turn the subselect around and go by memberships.
-_FIRST_PUBLISHED = """
-    SELECT pa.relative_path FROM core_publishedartifact pa
-    WHERE pa.publication_id = %(publication)s AND {in_range}
-"""
+# The same, one after the other in the order of the index on paths. The planner cannot turn such
+# joins around. Limits are subselects for it not to know them and to expect a part of all rows: to
+# look for the members of all rows and then sort them would cost much more.
+_FIRST_PUBLISHED = f"""
+    SELECT pa.relative_path, ca.pulp_id, ca.artifact_id,
+           coalesce(member.pulp_created, pa.pulp_created) AS modified
+    FROM core_publishedartifact pa
+    CROSS JOIN LATERAL (
+        SELECT * FROM core_contentartifact WHERE pulp_id = pa.content_artifact_id LIMIT 1
+    ) AS ca
+    LEFT JOIN LATERAL {_ONE_MEMBER} AS member ON TRUE
+    WHERE pa.publication_id = %(publication)s AND {{in_range}}
+    ORDER BY relative_path {{using}} LIMIT (SELECT %(rows)s)
+"""  # noqa: S608
 _FIRST_CONTAINED = f"""
-    SELECT ca.relative_path FROM core_contentartifact ca
-    WHERE {{in_range}} AND (SELECT TRUE FROM {_ONE_MEMBER} AS member)
+    SELECT * FROM (
+        SELECT ca.relative_path, ca.pulp_id, ca.artifact_id, member.pulp_created AS modified
+        FROM core_contentartifact ca LEFT JOIN LATERAL {_ONE_MEMBER} AS member ON TRUE
+        WHERE {{in_range}}
+        ORDER BY relative_path {{using}} LIMIT (SELECT %(paths)s)
+    ) AS path
+    WHERE modified IS NOT NULL
+    ORDER BY relative_path {{using}} LIMIT (SELECT %(rows)s)
 """  # noqa: S608
 
+_COUNT_PATHS = """
+    SELECT count(*) FROM (
+        SELECT FROM core_contentartifact WHERE {in_range} LIMIT %(paths)s
+    ) AS path
+"""
+
+_FIRST_PATH = """
+    SELECT relative_path FROM core_publishedartifact
+    WHERE publication_id = %(publication)s AND {in_range}
+    ORDER BY relative_path {using} LIMIT 1
+"""
+
 _FIRST_OF_EACH = """
-    SELECT * FROM ({each}) AS row ORDER BY relative_path COLLATE "C" LIMIT {limit}
+    SELECT * FROM ({each}) AS row ORDER BY relative_path COLLATE "C" LIMIT %(rows)s
 """
 
 # A name that goes on after its segment is a directory. Names sort by code point, as Python sorts,
@@ -140,8 +180,8 @@ _GROUPED = f"""
 
 _BOUNDS = 'SELECT count(*), max(relative_path COLLATE "C") FROM entry'
 
-# Index skip scan (a "loose index scan"): each step looks for the first path after all that are at
-# or below the entry before it. `0` is the character after the slash.
+# Index skip scan (a "loose index scan") of a publication: each step looks for the first path after
+# all that are at or below the entry before it. `0` is the character after the slash.
 _SKIP_SCAN = """
     WITH RECURSIVE level (name) AS (
         {first}
@@ -161,17 +201,22 @@ _FIRST_NAME = f"""
           AS below)
 """  # noqa: S608
 
+# Whether `ROWS` files of the version, of all files between them, are more than the whole version.
+# Its size is that of the array of ids, which is not read for it: 16 bytes each.
 _IS_SPARSE = """
-    SELECT coalesce(cardinality(content_ids), 0) * %(density)s < (
+    SELECT coalesce(pg_column_size(content_ids) / 16, 0)::float ^ 2 < %(rows)s * (
         SELECT reltuples FROM pg_class WHERE oid = 'core_contentartifact'::regclass
     )
     FROM core_repositoryversion WHERE pulp_id = %(version)s
 """
 
 # Whether the order of `relative_path` is that of code points, for core's index to be in that order.
+# That is so with all locales of the built-in provider of PostgreSQL 17, which `pulp-star up` has;
+# before 15 there was none but that of the C library.
 _IS_ORDERED = """
-    SELECT attcollation = 'pg_catalog."default"'::regcollation AND datcollate IN ('C', 'POSIX')
-       AND coalesce(to_jsonb(pg_database) ->> 'datlocprovider', 'c') = 'c'
+    SELECT attcollation = 'pg_catalog."default"'::regcollation
+       AND CASE to_jsonb(pg_database) ->> 'datlocprovider'
+           WHEN 'b' THEN TRUE WHEN 'i' THEN FALSE ELSE datcollate IN ('C', 'POSIX') END
     FROM pg_attribute, pg_database
     WHERE attrelid = 'core_contentartifact'::regclass AND attname = 'relative_path'
       AND datname = current_database()
@@ -266,12 +311,12 @@ def part(
     They are at least `at_least` where so many follow.
     """
     start = _start(directory, after)
-    listed, is_last, first = _next_rows(source, directory, start, at_most)
-    if is_last or len(listed) >= at_least:
-        return listed, is_last
-    if _is_sparse(source):
-        listed = _page_from(source, directory, first, at_least)
-        return listed, len(listed) < at_least
+    if not _is_sparse(source):
+        listed, is_last = _next_rows(source, directory, start, at_most)
+        if is_last or len(listed) >= at_least:
+            return listed, is_last
+    if _lists_contained(source):
+        return _rest(source, directory, start, at_most)
     names = _next_names(source, directory, start, at_least)
     return _named(source, directory, start, names), len(names) < at_least
 
@@ -308,39 +353,48 @@ def path_order() -> Order:
 
 def _next_rows(
     source: ContentSource, directory: str, start: str, limit: int | None
-) -> tuple[list[DirectoryEntry], bool, str]:
-    """Group the next `ROWS` rows at most; also tell whether there are no more, and the first name.
+) -> tuple[list[DirectoryEntry], bool]:
+    """Group the next `ROWS` rows at most; also tell whether there are no more.
 
-    Left out is an entry that may have more rows.
+    Left out is an entry that may have more rows. It may be none, if the next `PATHS` paths have
+    fewer rows.
     """
-    members = f"LATERAL {_ONE_MEMBER}"
-    found = _rows(source, members, "ON TRUE", _in_order(" {from_on} %(start)s", "%(rows)s"))
-    query = f"WITH entry AS ({_first_of(found, '%(rows)s')}), bounds AS ({_BOUNDS}) {_GROUPED}"
-    parameters = _parameters(source, directory) | {"start": start, "limit": limit, "rows": ROWS + 1}
+    parameters = _parameters(source, directory, start) | {"limit": limit}
+    parameters |= {"rows": ROWS + 1, "paths": PATHS}
+    found = _select(source, _FIRST_PUBLISHED, _FIRST_CONTAINED, _in_range(parameters))
+    entry = _FIRST_OF_EACH.format(each=" UNION ALL ".join(f"({query})" for query in found))
+    query = f"WITH entry AS ({entry}), bounds AS ({_BOUNDS}) {_GROUPED}"
     with connection.cursor() as cursor:
         cursor.execute(query, parameters)
         rows = cursor.fetchall()
     listed = [_entry(*row[:3]) for row in rows]
-    if not rows:
-        return [], True, ""
-    first = listed[0].name
-    count, last_path = rows[0][3:]
+    count, last_path = rows[0][3:] if rows else (0, "")
     if count <= ROWS:
-        return listed, limit is None or len(listed) < limit, first
+        if _lists_contained(source) and _is_crowded(parameters):
+            return [], False
+        return listed, limit is None or len(listed) < limit
     if listed[-1].name == _name_in(directory, last_path):
         listed.pop()
-    return listed, False, first
+    return listed, False
+
+
+def _is_crowded(parameters: dict[str, Any]) -> bool:
+    """Tell whether a range has `PATHS` paths, of whatever repositories."""
+    in_range = _in_range(parameters).format(path="relative_path")
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNT_PATHS.format(in_range=in_range), parameters)
+        return bool(cursor.fetchone()[0] == PATHS)
 
 
 def _next_names(source: ContentSource, directory: str, start: str, limit: int) -> list[str]:
-    """Find the next names by an index skip scan."""
-    paths = [_first_of(_first(source, at), "1") for at in ("%(start)s", "step.start")]
-    first, following = (_FIRST_NAME.format(path=path) for path in paths)
+    """Find the next names of a publication by an index skip scan."""
+    parameters = _parameters(source, directory, start) | {"limit": limit}
+    first, following = (
+        _FIRST_NAME.format(path=_fill(_FIRST_PATH, _in_range(parameters, at), "relative_path"))
+        for at in ("%(start)s", "step.start")
+    )
     with connection.cursor() as cursor:
-        cursor.execute(
-            _SKIP_SCAN.format(first=first, following=following),
-            _parameters(source, directory) | {"start": start, "limit": limit},
-        )
+        cursor.execute(_SKIP_SCAN.format(first=first, following=following), parameters)
         return [name for (name,) in cursor]
 
 
@@ -362,27 +416,30 @@ def _named(
     return listed
 
 
-def _page_from(
-    source: ContentSource, directory: str, first: str, limit: int
-) -> list[DirectoryEntry]:
-    """Return the page that begins with the entry `first`, for which all rows have to be read."""
-    key = (*key_of(source, directory), first, limit)
+def _rest(
+    source: ContentSource, directory: str, start: str, limit: int | None
+) -> tuple[list[DirectoryEntry], bool]:
+    """List entries from the path `start` on, for which all rows have to be read.
+
+    What has a limit is kept; parts of HTML pages are kept with those.
+    """
+    key = (*key_of(source, directory), start, limit)
     listed = known_entries.get(key)
     if listed is None:
-        listed = _between(source, directory, directory + first, None, limit)
-        if is_immutable(source):
+        listed = _between(source, directory, start, None, limit or SPARSE_PART)
+        if limit is not None and is_immutable(source):
             known_entries.add(key, listed)
-    return listed
+    return listed, len(listed) < (limit or SPARSE_PART)
 
 
 def _between(
     source: ContentSource, directory: str, start: str, end: str | None, limit: int | None
 ) -> list[DirectoryEntry]:
-    """Group all rows whose paths are from `start` on and before `end`."""
-    in_range = " {from_on} %(start)s" + ("" if end is None else " AND {path} {before} %(end)s")
-    found = _rows(source, f"({_MEMBERS})", "USING (content_id)", _in_order(in_range))
+    """Group all rows whose paths are from `start` on and before `end`, or in the directory."""
+    parameters = _parameters(source, directory, start) | {"limit": limit}
+    parameters["end"] = end or parameters["end"]
+    found = _select(source, _PUBLISHED, _CONTAINED, _in_range(parameters))
     query = f"WITH entry AS ({' UNION ALL '.join(found)}), bounds AS (SELECT) {_GROUPED}"
-    parameters = _parameters(source, directory) | {"start": start, "end": end, "limit": limit}
     with connection.cursor() as cursor:
         cursor.execute(query, parameters)
         return [_entry(*row[:3]) for row in cursor]
@@ -422,61 +479,45 @@ def _lists_contained(source: ContentSource) -> bool:
 
 
 def _is_sparse(source: ContentSource) -> bool:
-    """Tell whether most paths in the range of a directory belong to other repositories."""
+    """Tell whether the version is so few of all files that it is quicker to read it as a whole."""
     if not _lists_contained(source):
         return False
     assert source.version is not None
     with connection.cursor() as cursor:
-        cursor.execute(_IS_SPARSE, {"version": source.version.pk, "density": DENSITY})
+        cursor.execute(_IS_SPARSE, {"version": source.version.pk, "rows": ROWS})
         return bool(cursor.fetchone()[0])
 
 
-def _in_order(in_range: str, limit: str = "") -> str:
-    """Return a condition on `{path}`, followed by the order of the index if there is a limit."""
+def _in_range(parameters: dict[str, Any], start: str = "%(start)s") -> str:
+    """Return the condition that `{path}` is from `start` on and before the end, if there is one."""
     order = path_order()
-    condition = "{path}" + in_range.replace("{from_on}", order.from_on)
-    condition = condition.replace("{before}", order.before) + " AND {path} LIKE %(below)s"
-    return f"{condition} ORDER BY {{path}} {order.using} LIMIT {limit}" if limit else condition
+    from_start = f"{{path}} {order.from_on} {start}"
+    if parameters["end"] is None:
+        return from_start
+    return f"{from_start} AND {{path}} {order.before} %(end)s"
 
 
-def _rows(source: ContentSource, members: str, on: str, in_range: str) -> list[str]:
-    """Select the rows of `source` in a range of paths."""
+def _select(source: ContentSource, published: str, contained: str, in_range: str) -> list[str]:
+    """Return the queries of what `source` lists in a range."""
     found = []
     if source.publication is not None:
-        condition = in_range.format(path="pa.relative_path")
-        found.append(_PUBLISHED.format(members=members, on=on, in_range=condition))
+        found.append(_fill(published, in_range, "pa.relative_path"))
     if _lists_contained(source):
-        found.append(_CONTAINED.format(in_range=in_range.format(path="ca.relative_path")))
+        found.append(_fill(contained, in_range, "ca.relative_path"))
     return found
 
 
-def _first(source: ContentSource, start: str) -> list[str]:
-    """Select the first path of `source` from `start` on."""
-    order = path_order()
-    tail = f" ORDER BY {{path}} {order.using} LIMIT 1"
-    in_range = f"{{path}} {order.from_on} {start} AND {{path}} LIKE %(below)s"
-    found = []
-    if source.publication is not None:
-        found.append((_FIRST_PUBLISHED, "pa.relative_path"))
-    if _lists_contained(source):
-        found.append((_FIRST_CONTAINED, "ca.relative_path"))
-    return [
-        query.format(in_range=in_range.format(path=path)) + tail.format(path=path)
-        for query, path in found
-    ]
+def _fill(query: str, in_range: str, path: str) -> str:
+    return query.format(in_range=in_range.format(path=path), using=path_order().using)
 
 
-def _first_of(queries: list[str], limit: str) -> str:
-    """Merge what queries of ordered paths return, up to a limit."""
-    each = " UNION ALL ".join(f"({query})" for query in queries)
-    return _FIRST_OF_EACH.format(each=each, limit=limit)
-
-
-def _parameters(source: ContentSource, directory: str) -> dict[str, Any]:
+def _parameters(source: ContentSource, directory: str, start: str = "") -> dict[str, Any]:
     assert source.version is not None
     return {
         "prefix": directory,
         "below": f"{_LIKE_ITSELF.sub(_ESCAPED, directory)}%",
+        "start": start,
+        "end": f"{directory[:-1]}0" if directory else None,
         "publication": source.publication and source.publication.pk,
         "repository": source.version.repository_id,
         "number": source.version.number,

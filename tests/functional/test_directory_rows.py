@@ -1,0 +1,149 @@
+"""How many rows PostgreSQL looks at for a page of a directory; the machine's speed is no matter."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from pulpcore.content_star.listings import directory
+from pulpcore.content_star.listings.pagination import PageQuery
+from pulpcore.content_star.resolve.content import ContentSource
+from tests.bulk import Bulk
+from tests.collation import copies_of_paths, seeing_copies
+from tests.plans import Plan, plans_of, rows_of
+
+MANY = 20_000
+
+
+@pytest.fixture(scope="module")
+def flat(module_orm) -> Iterator[Bulk]:
+    bulk = Bulk(module_orm, MANY)
+    yield bulk
+    bulk.remove()
+
+
+@pytest.fixture(scope="module")
+def tree(module_orm) -> Iterator[Bulk]:
+    """A hundred directories of two hundred files each."""
+    bulk = Bulk(module_orm, MANY, "Trees/%2$s/%1$s-{unique}")
+    yield bulk
+    bulk.remove()
+
+
+@pytest.fixture(scope="module")
+def sources(flat, tree) -> dict[str, ContentSource]:
+    return {
+        f"{name} {kind}": source
+        for name, bulk in (("flat", flat), ("tree", tree))
+        for kind, source in {
+            "version": ContentSource(None, bulk.version),
+            "publication": ContentSource(bulk.publish(), bulk.version),
+            "pass-through": ContentSource(bulk.orm.publication({}, bulk.version), bulk.version),
+        }.items()
+    }
+
+
+@pytest.fixture(scope="module", params=["core", "indexed"])
+def database(request, sources) -> Iterator[None]:
+    """The collation of the instance's database, which is C; another, and our indexes."""
+    if request.param == "core":
+        yield
+    else:
+        with copies_of_paths(), seeing_copies(indexed=True):
+            yield
+
+
+# A path, its file, its membership, and the version that it was added in.
+TABLES = (
+    "core_publishedartifact",
+    "core_contentartifact",
+    "core_repositorycontent",
+    "core_repositoryversion",
+)
+PAGE_ROWS = len(TABLES) * (directory.ROWS + 1)
+
+
+def rows_touched(source: ContentSource, path: str, after: str | None) -> tuple[float, list[Plan]]:
+    """Return how many rows of paths and memberships a page of 1000 entries looks at."""
+    directory.path_order()
+    plans = plans_of(lambda: directory.entries(source, path, PageQuery(after, 1001)))
+    rows = (row for plan in plans for row in rows_of(plan))
+    return sum(count for table, count in rows if table in TABLES), plans
+
+
+KINDS = ("version", "publication", "pass-through")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("after", [None, "1500", "5"])
+def test_page_of_large_directory_reads_rows_of_the_page_only(sources, database, kind, after):
+    source = sources[f"flat {kind}"]
+    assert len(directory.entries(source, "Packages/", PageQuery(after, 1001))) == 1001
+    rows, plans = rows_touched(source, "Packages/", after)
+    assert rows <= PAGE_ROWS + 1, plans
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "path"), [("flat", "Packages/"), ("tree", "Trees/")])
+def test_page_behind_the_end_reads_next_to_nothing(sources, database, name, kind, path):
+    source = sources[f"{name} {kind}"]
+    assert directory.entries(source, path, PageQuery("\U0010ffff", 1001)) == []
+    rows, plans = rows_touched(source, path, "\U0010ffff")
+    assert rows < 10, plans
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_page_of_large_subdirectories_is_read_as_a_whole_once(sources, database, kind, monkeypatch):
+    monkeypatch.setattr(directory, "known_entries", directory.KnownEntries(1000))
+    source = sources[f"tree {kind}"]
+    page = directory.entries(source, "Trees/", PageQuery(None, 1001))
+    assert [entry.name for entry in page] == sorted(f"{number}/" for number in range(100))
+    rows, plans = rows_touched(source, "Trees/", None)
+    assert rows < PAGE_ROWS + 110, plans
+    rows, plans = rows_touched(source, "Trees/", "98/")
+    assert rows < 200 * len(TABLES) + 10, plans
+
+
+def test_names_in_a_publication_are_found_without_what_is_below_them(sources, database):
+    source = sources["tree publication"]
+    directory.path_order()
+    found: list[str] = []
+    (plan,) = plans_of(lambda: found.extend(directory._next_names(source, "Trees/", "Trees/", 99)))
+    assert found == sorted(f"{number}/" for number in range(100))[:99]
+    assert sum(count for _, count in rows_of(plan)) < 110, plan
+
+
+@pytest.mark.parametrize("after", [None, "\U0010ffff"])
+def test_paths_of_other_repositories_are_not_all_looked_at(sources, tree, monkeypatch, after):
+    """Although a version is no small one, others may have nearly all there is in a directory."""
+    monkeypatch.setattr(directory, "PATHS", 1000)
+    monkeypatch.setattr(directory, "_is_sparse", lambda source: False)
+    few = Bulk(tree.orm, 10, "Trees/%2$s-{unique}")
+    try:
+        source = ContentSource(None, few.version)
+        assert len(directory.entries(source, "Trees/", PageQuery(after, 1001))) == (
+            0 if after else 10
+        )
+        monkeypatch.setattr(directory, "known_entries", directory.KnownEntries(0))
+        _, plans = rows_touched(source, "Trees/", after)
+        read = [dict(rows_of(plan)) for plan in plans]
+        assert sum(rows.get("core_repositorycontent", 0) for rows in read) < 1100, plans
+    finally:
+        few.remove()
+
+
+def test_small_version_among_many_files_is_read_by_its_members(sources, tree):
+    """There is no index on the paths of a version, only on those of all."""
+    small = Bulk(tree.orm, 10, "Trees/5%2$s-{unique}")
+    try:
+        source = ContentSource(None, small.version)
+        assert directory._is_sparse(source)
+        assert not directory._is_sparse(sources["tree version"])
+        rows, plans = rows_touched(source, "Trees/", None)
+        assert rows < 10 * len(TABLES) + 10, plans
+    finally:
+        small.remove()
+
+
+def test_size_of_a_version_is_known_without_reading_its_ids(sources):
+    (plan,) = plans_of(lambda: directory._is_sparse(sources["flat version"]))
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 20, plan
