@@ -22,10 +22,10 @@ from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.database.batching import Batcher
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.registry import has_routes
-from pulpcore.content_star.listings.base_paths import next_segments
+from pulpcore.content_star.listings.base_paths import has_base_paths, next_segments
 from pulpcore.content_star.listings.directory import DirectoryEntry
 from pulpcore.content_star.listings.negotiation import Varying, prefers_json
-from pulpcore.content_star.listings.pagination import AT_ALL, page_query
+from pulpcore.content_star.listings.pagination import page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for
 from pulpcore.content_star.plugin_host.context import DistributionRoutes, matching_route
 from pulpcore.content_star.plugin_host.discovery import app_for
@@ -266,7 +266,7 @@ def browse(request: Request, content_path: ContentPath) -> ASGIApp:
     domain = find_domain(content_path)
     is_root = not content_path.path
     prefix = content_path.path if is_root or path.endswith("/") else f"{content_path.path}/"
-    if not is_root and not next_segments(domain, prefix, AT_ALL):
+    if not is_root and not has_base_paths(domain, prefix):
         raise HTTPException(404, f"No distribution has the base path of '{content_path.path}'.")
     if not path.endswith("/"):
         return with_slash(request)

@@ -8,6 +8,11 @@ from pulpcore.app.models import ArtifactDistribution, Distribution, Domain
 from pulpcore.content_star.listings.pagination import EVERYTHING, PageQuery
 
 
+def has_base_paths(domain: Domain, prefix: str) -> bool:
+    """Tell whether any visible base path begins with `prefix`; reads the first one."""
+    return _visible(domain).filter(base_path__startswith=prefix).exists()
+
+
 def next_segments(domain: Domain, prefix: str, page: PageQuery = EVERYTHING) -> list[str]:
     """List what follows `prefix` in the base paths of a domain, one path segment deep.
 

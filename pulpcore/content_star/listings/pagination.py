@@ -41,7 +41,6 @@ class PageQuery:
 
 
 EVERYTHING = PageQuery()
-AT_ALL = PageQuery(limit=1)
 
 
 def page_query(request: Request) -> PageQuery:
