@@ -11,7 +11,7 @@ RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BENCH := $(VENV)/installed-bench
 
-.PHONY: help run test test-matrix test-plugins clients bench lint audit audit-oldest
+.PHONY: help run test test-matrix test-plugins test-upstream clients bench lint audit audit-oldest
 .DEFAULT_GOAL := help
 # An environment that was made half is made again.
 .DELETE_ON_ERROR:
@@ -46,6 +46,20 @@ $(PLUGINS)/installed: pyproject.toml tests/plugins_real/requirements.txt | clien
 	$(PLUGINS)/bin/python -m pip install --quiet --disable-pip-version-check \
 	    -e '.[dev]' -r tests/plugins_real/requirements.txt
 	-npm --prefix $(PLUGINS) install --silent --no-audit --no-fund npm@10 npm-11@npm:npm@11
+	@touch $@
+
+# Upstream's own functional tests, from its wheels, against one process of ours, in an environment of
+# their own. KIND is core, domains or s3 (an object store, with domains).
+UPSTREAM := $(VENV)-upstream
+KIND := core
+
+test-upstream: $(UPSTREAM)/installed  ## Run upstream's own functional tests (KIND=core|domains|s3)
+	$(UPSTREAM)/bin/python -m tests.upstream_functional $(KIND) $(ARGS)
+
+$(UPSTREAM)/installed: pyproject.toml tests/upstream_functional/requirements.txt
+	$(SYSTEM_PYTHON) -m venv $(UPSTREAM)
+	$(UPSTREAM)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -e '.[dev]' -r tests/upstream_functional/requirements.txt
 	@touch $@
 
 clients:

@@ -18,14 +18,9 @@ from tests.pulp import unique
 
 
 def configure() -> State:
-    """Set Django up on a new state directory; its database comes when an instance starts it.
-
-    With `PULP_STAR_TEST_TEMPLATE`, the directory of a Pulp that `pulp-star up` once made and that
-    does not run, the new one begins as a copy of it: a start without migrations, in five seconds.
-    """
+    """Set Django up on a new state directory; its database comes when an instance starts it."""
     state = State(Path(tempfile.mkdtemp(prefix="star-")) / "home")
-    if template := os.environ.get("PULP_STAR_TEST_TEMPLATE"):
-        _copy(Path(template), state.home)
+    copy_template(state.home)
     state.create()
     os.environ.update(state.environ(Address("127.0.0.1", 0, "/nonexistent")))
 
@@ -39,12 +34,21 @@ def configure() -> State:
     return state
 
 
-def _copy(template: Path, home: Path) -> None:
-    """Copy a state directory with its owners: PostgreSQL's files are not root's."""
+def copy_template(home: Path) -> bool:
+    """Copy the state directory that `PULP_STAR_TEST_TEMPLATE` names, if it names one.
+
+    A Pulp that `pulp-star up` once made there, and that does not run, spares the migrations: a
+    start takes five seconds. Owners are kept, since PostgreSQL's files are not root's.
+    """
+    name = os.environ.get("PULP_STAR_TEST_TEMPLATE")
+    if not name:
+        return False
+    template = Path(name)
     shutil.copytree(template, home, symlinks=True)
     for path in (template, *template.rglob("*")):
         status = path.lstat()
         os.chown(home / path.relative_to(template), status.st_uid, status.st_gid)
+    return True
 
 
 def connect(address: Address) -> None:

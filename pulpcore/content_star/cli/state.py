@@ -27,6 +27,7 @@ SETTINGS_TEMPLATE = """\
 # Settings of this Pulp alone: add your own below. The PULP_... variables that `pulp-star up` and
 # `pulp-star env` set (paths, database, CONTENT_ORIGIN) win over what is written here.
 SECRET_KEY = {secret_key!r}
+ANALYTICS = False
 """
 
 
@@ -298,9 +299,6 @@ class State:
             "PULP_STATIC_ROOT": str(self.static),
             "PULP_WORKING_DIRECTORY": str(self.working_directory),
             "PULP_FILE_UPLOAD_TEMP_DIR": str(self.working_directory),
-            "PULP_ALLOWED_IMPORT_PATHS": "@json []",
-            "PULP_ANALYTICS": "false",
-            "PULP_CACHE_ENABLED": "false",
             "PULP_CONTENT_STAR_REDIRECT_ROOT": "true",
         }
         if not instance.listens_everywhere:

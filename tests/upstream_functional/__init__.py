@@ -1,0 +1,1 @@
+"""Upstream's own functional tests, which its wheels bring, run against one process of ours."""
