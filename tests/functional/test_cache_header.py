@@ -87,6 +87,20 @@ def test_cache_header_is_a_miss_after_a_change(cached, pulp):
         pulp.publish(repository)
 
 
+@pytest.mark.parametrize("by", ["repository", "repository_version"])
+def test_cache_header_of_unpublished_repository(cached, orm, by):
+    version = orm.version({"a.txt": b"a"})
+    target = version.repository.cast() if by == "repository" else version
+    base = orm.distribution(**{by: target})
+    for path in ("/a.txt", "/"):
+        assert asked(cached, base + path) == (404, ["MISS", "HIT", "HIT"])
+    publication = orm.publication({"b.txt": b"b"}, version)
+    for path in ("/a.txt", "/"):
+        assert asked(cached, base + path) == (200, ["MISS", "HIT", "HIT"])
+    publication.delete()
+    assert asked(cached, f"{base}/a.txt") == (404, ["MISS", "HIT", "HIT"])
+
+
 def test_cache_header_is_absent_where_nothing_is_kept(cached, pulp, server, orm):
     top = unique("top")
     orm.distribution(f"{top}/nothing")

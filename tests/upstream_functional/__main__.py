@@ -28,15 +28,19 @@ FOLDERS = [f"{package}/tests/functional" for package in PACKAGES]
 KINDS = ("core", "domains", "s3")
 ROOT = Path(__file__).parents[2]
 
+# The secret that upstream's test of the environment variable guard sends.
+GUARD_VARIABLE = "ENVVAR_HEADER_GUARD_TEST_SECRET"
+
 # As upstream's CI has them, where its tests depend on them.
 SETTINGS: dict[str, Any] = {
     "ALLOWED_EXPORT_PATHS": ["/tmp"],
     "ALLOWED_IMPORT_PATHS": ["/tmp"],
-    "ALLOWED_CONTENT_CHECKSUMS": ["sha1", "sha224", "sha256", "sha384", "sha512"],
     "CACHE_ENABLED": True,
+    "DISTRIBUTED_PUBLICATION_RETENTION_PERIOD": 5,
+    "ENVVAR_HEADER_CONTENT_GUARD_ALLOWED_VARS": [GUARD_VARIABLE],
     "ORPHAN_PROTECTION_TIME": 0,
     "PASSWORD_HASHERS": ["django.contrib.auth.hashers.MD5PasswordHasher"],
-    "TASK_DIAGNOSTICS": [],
+    "TASK_DIAGNOSTICS": ["memory"],
 }
 
 
@@ -44,6 +48,7 @@ def main() -> int:
     """Run the tests in the configuration that the first argument names; return pytest's code."""
     arguments = sys.argv[1:]
     kind = arguments.pop(0) if arguments and arguments[0] in KINDS else "core"
+    os.environ[GUARD_VARIABLE] = "a secret"
     with ExitStack() as stack:
         settings = {**SETTINGS, "REDIS_URL": stack.enter_context(_redis())}
         if kind != "core":

@@ -157,11 +157,11 @@ class PublicationApp(HookedApp):
             return pull_through(self)
         if source.publication is None and source.version is None:
             raise HTTPException(404, NOTHING_CONFIGURED)
-        if source.publication is None and self.serves_publications:
-            raise HTTPException(404, NOT_PUBLISHED)
         fallback = type(distribution).get_fallback_ca is not Distribution.get_fallback_ca
         if not (fallback or self.lists_more):
             self.made_from = Dependencies()
+        if source.publication is None and self.serves_publications:
+            raise HTTPException(404, NOT_PUBLISHED)
         raise HTTPException(404, f"Distribution '{distribution.name}' has no '{self.path}'.")
 
 
