@@ -14,8 +14,12 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import pytest
 
 from tests.instance import Instance, in_venv, stop, wait_until
 from tests.orm import copy_template
@@ -27,6 +31,17 @@ INSTALLED = Path(sysconfig.get_path("purelib"))
 FOLDERS = [f"{package}/tests/functional" for package in PACKAGES]
 KINDS = ("core", "domains", "s3")
 ROOT = Path(__file__).parents[2]
+
+# Seconds for a test. From 600 on, upstream runs those, too, that take as long.
+TIMEOUT = ("--timeout", "900")
+
+# Processes of pytest at a time.
+CLIENTS = 4
+
+# Workers beside the one of `pulp-star up`: some of upstream's tests need two.
+WORKERS = 2
+
+NO_TESTS = int(pytest.ExitCode.NO_TESTS_COLLECTED)
 
 # The secret that upstream's test of the environment variable guard sends.
 GUARD_VARIABLE = "ENVVAR_HEADER_GUARD_TEST_SECRET"
@@ -55,6 +70,7 @@ def main() -> int:
             settings["DOMAIN_ENABLED"] = True
         if kind == "s3":
             settings |= _storage(stack.enter_context(s3()))
+        os.environ["REMOTE_FIXTURES_ORIGIN"] = stack.enter_context(_fixtures())
         instance = stack.enter_context(_instance(settings))
         return _test(instance, kind, arguments)
 
@@ -70,12 +86,16 @@ def _instance(settings: dict[str, Any]) -> Iterator[Instance]:
         with instance.state.settings.open("a") as file:
             file.writelines(f"{name} = {value!r}\n" for name, value in settings.items())
         instance.state.done.joinpath("admin").unlink()  # the password is hashed again
-        yield instance.start()
+        instance.start()
+        for _ in range(WORKERS):
+            instance.spawn(["pulpcore-worker"])
+        yield instance
     finally:
         instance.remove()
 
 
 def _test(instance: Instance, kind: str, arguments: list[str]) -> int:
+    """Run the tests as upstream's CI does: first those that may run side by side."""
     command = in_venv(["python", "-m", "pytest", "-c", os.devnull, "--rootdir", str(INSTALLED)])
     plugins = ["-p", "tests.upstream_functional.expected", "-p", "no:cacheprovider"]
     environ = {
@@ -93,11 +113,15 @@ def _test(instance: Instance, kind: str, arguments: list[str]) -> int:
     names = [each for each in arguments if each.startswith("pulp") and "/" in each]
     options = [each for each in arguments if each not in names]
     selected = [str(INSTALLED / each) for each in names or FOLDERS]
-    return subprocess.run(
-        [*command, *plugins, "-ra", "--tb=short", *options, *selected],
-        env=environ,
-        cwd=instance.state.working_directory,
-    ).returncode
+    codes = [
+        subprocess.run(
+            [*command, *plugins, "-ra", "--tb=short", *TIMEOUT, *marked, *options, *selected],
+            env=environ,
+            cwd=instance.state.working_directory,
+        ).returncode
+        for marked in (["-m", "parallel", "-n", str(CLIENTS)], ["-m", "not parallel"])
+    ]
+    return next((code for code in codes if code not in (0, NO_TESTS)), 0)
 
 
 def _storage(store: Store) -> dict[str, Any]:
@@ -122,6 +146,33 @@ def _redis() -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         stop(process)
+
+
+@contextmanager
+def _fixtures() -> Iterator[str]:
+    """Serve what a test downloads from fixtures.pulpproject.org, and return the server's URL."""
+    with TemporaryDirectory() as folder:
+        names = ("1.iso", "2.iso", "3.iso")
+        files = Path(folder, "file")
+        files.mkdir()
+        for name in names:
+            files.joinpath(name).write_bytes(os.urandom(1024))
+        lines = [_manifest_line(files / name) for name in names]
+        files.joinpath("PULP_MANIFEST").write_text("".join(lines))
+        port = free_port()
+        command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, cwd=folder, **silent)
+        try:
+            wait_until(lambda: _answers(port))
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            stop(process)
+
+
+def _manifest_line(file: Path) -> str:
+    data = file.read_bytes()
+    return f"{file.name},{sha256(data).hexdigest()},{len(data)}\n"
 
 
 def _answers(port: int) -> bool:
