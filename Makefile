@@ -11,7 +11,8 @@ RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BENCH := $(VENV)/installed-bench
 
-.PHONY: help run test test-matrix test-plugins test-upstream clients bench lint audit audit-oldest
+.PHONY: help run check test test-matrix test-oldest test-newest test-plugins test-upstream clients \
+    bench lint imports audit audit-oldest docs release
 .DEFAULT_GOAL := help
 # An environment that was made half is made again.
 .DELETE_ON_ERROR:
@@ -21,6 +22,9 @@ help:  ## Show what there is to make
 
 run: $(RUN)  ## Start Pulp on http://127.0.0.1:24817 (ARGS="--port 8080" and others are passed on)
 	@exec $(VENV)/bin/pulp-star up $(ARGS)
+
+check: lint  ## Check style, types and imports, and run the unit tests
+	@exec $(PYTHON) -m pytest tests/unit
 
 test: $(DEV)  ## Run all tests (ARGS="tests/unit -k name" selects some)
 	@exec $(PYTHON) -m pytest $(ARGS)
@@ -32,6 +36,19 @@ matrix-%:
 	$(SYSTEM_PYTHON) -m venv $(VENV)-$*
 	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' pulpcore==$*
 	$(VENV)-$*/bin/python -m pytest tests/unit tests/functional $(ARGS)
+
+# The oldest and the newest of every dependency that pyproject.toml allows.
+test-oldest: $(PYTHON)  ## Run the unit and functional tests with the oldest dependencies
+	$(SYSTEM_PYTHON) -m venv --clear $(VENV)-oldest
+	$(PYTHON) .ci/floors.py > $(VENV)-oldest/floors.txt
+	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check -e '.[dev]' \
+	    --constraint $(VENV)-oldest/floors.txt
+	$(VENV)-oldest/bin/python -m pytest tests/unit tests/functional $(ARGS)
+
+test-newest:  ## Run the unit and functional tests with the newest dependencies
+	$(SYSTEM_PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --disable-pip-version-check --upgrade -e '.[dev]'
+	$(VENV)-newest/bin/python -m pytest tests/unit tests/functional $(ARGS)
 
 # In an environment of their own; docs/plugins.md says what else they need, and holds the result.
 # The plugins' wheels bring pytest plugins, which are not ours.
@@ -68,10 +85,32 @@ clients:
 bench: $(BENCH)  ## Measure ours beside other servers (ARGS="--quick"; see benchmarks/README.md)
 	@exec $(PYTHON) -m benchmarks $(ARGS)
 
-lint: $(DEV)  ## Check style, format and types
+lint: $(DEV) imports  ## Check style, format, types and the direction of imports
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+
+# The layers are in pyproject.toml. In an environment without pulpcore, whose package of the same name
+# would hide ours from import-linter.
+imports: $(VENV)-imports/installed
+	@PYTHONPATH=. $(VENV)-imports/bin/lint-imports --no-cache
+
+$(VENV)-imports/installed: | $(PYTHON)
+	$(PYTHON) -m venv --clear $(VENV)-imports
+	$(VENV)-imports/bin/python -m pip install --quiet --disable-pip-version-check 'import-linter>=2.1'
+	@touch $@
+
+docs: $(VENV)-docs/installed  ## Build the documentation as a site in site/, and check its links
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
+
+$(VENV)-docs/installed: | $(PYTHON)
+	$(PYTHON) -m venv --clear $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.5'
+	@touch $@
+
+# Builds from what is committed; installs the wheel in a new environment, and asks it for its version.
+release: $(DEV)  ## Build sdist and wheel, check them, and tag the version of content_star/__init__.py
+	.ci/release $(PYTHON)
 
 # Says so, and does not fail, where the vulnerability service cannot be asked (AUDIT_REQUIRED=1 fails).
 audit: $(DEV)  ## Look for known vulnerabilities in what is installed, the newest versions

@@ -4,7 +4,7 @@
     python .ci/audit.py -r FILE             those of a requirements file, and what they need
 
 A service that cannot be asked is no finding: it is said, and the exit code is 0. With
-`AUDIT_REQUIRED=1`, as in CI, it is 1.
+`AUDIT_REQUIRED=1` it is 1.
 """
 
 import json

@@ -10,4 +10,6 @@ from pathlib import Path
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
 for requirement in [*project["dependencies"], *extras["s3"], *extras["azure"], *extras["google"]]:
-    print(re.sub(r">=([\w.]+).*", r"==\1", requirement))
+    # Without extras, which constraints of pip cannot have.
+    # Without extras, which constraints of pip cannot have.
+    print(re.sub(r">=([\w.]+).*", r"==\1", re.sub(r"\[.*?\]", "", requirement)))
