@@ -19,7 +19,7 @@ from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.django_app.cookies import make_cookies_linear
-from pulpcore.content_star.django_app.isolation import isolated_tasks
+from pulpcore.content_star.django_app.isolation import isolated_tasks, serialized_schemas
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
 from pulpcore.content_star.middleware import access_log
 from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
@@ -73,6 +73,7 @@ def create_application(*app_types: AppType) -> ASGIApp:
             listening(cache),
             bridge(plugins_for_aiohttp(), content, route_executor),
             isolated_tasks(),
+            serialized_schemas(),
         ):
             _freeze()
             yield

@@ -5,10 +5,13 @@ Here each view has a thread, whose coroutines asgiref would run on the server's 
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import wraps
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from asgiref.sync import SyncToAsync
 
@@ -59,10 +62,34 @@ async def isolated_tasks() -> AsyncIterator[None]:
         remove_kept_directories()
 
 
-def _replace(module: ModuleType, name: str, value: object) -> object:
-    """Set an attribute of a module and return its old value. Raises AttributeError without one."""
-    original: object = getattr(module, name)
-    setattr(module, name, value)
+@asynccontextmanager
+async def serialized_schemas() -> AsyncIterator[None]:
+    """Generate one OpenAPI schema at a time while the application runs.
+
+    The rest framework keeps the view that it describes in an object of the view's class: schemas
+    that are generated side by side are 500, or get operations of each other, which Pulp would
+    cache for 100 days.
+    """
+    generator = import_module("drf_spectacular.generators").SchemaGenerator
+    generate: Any = generator.get_schema
+    lock = threading.Lock()
+
+    @wraps(generate)
+    def get_schema(*args: Any, **kwargs: Any) -> Any:
+        with lock:
+            return generate(*args, **kwargs)
+
+    _replace(generator, "get_schema", get_schema)
+    try:
+        yield
+    finally:
+        _replace(generator, "get_schema", generate)
+
+
+def _replace(owner: ModuleType | type, name: str, value: object) -> object:
+    """Set an attribute and return its old value. Raises AttributeError without one."""
+    original: object = getattr(owner, name)
+    setattr(owner, name, value)
     return original
 
 
