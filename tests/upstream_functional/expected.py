@@ -5,6 +5,7 @@ need hosts of the internet are not run. Everything else that fails is a fault.
 """
 
 import os
+import ssl
 from collections.abc import Iterable
 
 import pytest
@@ -47,6 +48,10 @@ IMPOSSIBLE: dict[str, str] = {
         "kills a worker, and `pulp-star up` stops everything when one of its processes dies"
     ),
 }
+if ssl.OPENSSL_VERSION_INFO < (3, 5):
+    IMPOSSIBLE["test_remote_settings.py::test_http_sync_pqc_ssl"] = (
+        f"needs ML-DSA, of OpenSSL 3.5 and later; Python has {ssl.OPENSSL_VERSION}"
+    )
 if os.geteuid() == 0:
     IMPOSSIBLE["test_pulpimport.py::test_import_check_multiple_errors"] = (
         "needs a user other than root, who may write to any directory"
