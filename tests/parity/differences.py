@@ -355,7 +355,8 @@ FURTHER = {
     ),
     "wrong bytes of a remote": (
         "The end is sent before it is verified, and the connection reset.",
-        "The end is kept back until all is verified. What is small enough is answered with 502.",
+        "The end is kept back until all is verified. What is small enough is asked for of other"
+        " remotes, and answered with 502 if none has it.",
         "Nobody should have the whole of a file that is wrong.",
     ),
     "a remote that breaks in the middle": (

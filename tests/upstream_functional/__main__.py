@@ -35,8 +35,8 @@ ROOT = Path(__file__).parents[2]
 # Seconds for a test. From 600 on, upstream runs those, too, that take as long.
 TIMEOUT = ("--timeout", "900")
 
-# Processes of pytest at a time.
-CLIENTS = 4
+# Processes of pytest at a time. Some tests give a command 20 seconds: not more than processors.
+CLIENTS = min(4, os.cpu_count() or 1)
 
 # Workers beside the one of `pulp-star up`: some of upstream's tests need two.
 WORKERS = 2
