@@ -18,7 +18,7 @@ from django.db import connection
 from pulpcore.content_star.cli.postgres import PORT, _as_account
 from pulpcore.content_star.cli.state import DATABASE
 from pulpcore.content_star.remote import lock as election
-from pulpcore.content_star.remote.lock import APPLICATION_NAME, FetchLock, LockName, key_of
+from pulpcore.content_star.remote.lock import APPLICATION_NAME, FetchLock, LockRequest, key_of
 from tests import upstream as behave
 from tests.instance import stop, wait_until
 from tests.pulp import unique
@@ -158,7 +158,7 @@ def test_who_waits_takes_over_from_one_that_fails(instance, other, remote_file):
 
 
 def test_waiting_ends(here, remote_file, monkeypatch):
-    monkeypatch.setattr(election, "PATIENCE", 0.3)
+    monkeypatch.setattr(election, "ACQUIRE_TIMEOUT", 0.3)
     file = remote_file(BIG)
     [[mine]] = rows("SELECT pg_try_advisory_lock(%s)", key_for(file))
     assert mine, "by the connection of this test"
@@ -286,21 +286,21 @@ def test_seats(instance, orm):
         mine, theirs = FetchLock(), FetchLock()
         said = []
         try:
-            first, same, foreign = LockName("a"), LockName("a"), LockName("a")
-            await mine.take(first, never)
+            first, same, foreign = LockRequest("a"), LockRequest("a"), LockRequest("a")
+            await mine.acquire(first, never)
 
-            async def wait(election: FetchLock, seat: LockName, name: str) -> None:
-                await election.take(seat, never)
+            async def wait(election: FetchLock, request: LockRequest, name: str) -> None:
+                await election.acquire(request, never)
                 said.append(name)
-                election.leave(seat)
+                election.release(request)
 
             waiting = asyncio.create_task(wait(theirs, foreign, "foreign"))
             own = asyncio.create_task(wait(mine, same, "same"))
-            await mine.take(LockName("b"), never)  # nobody's, in the meantime
-            mine.leave(same)  # who has no turn gives none away
+            await mine.acquire(LockRequest("b"), never)  # nobody's, in the meantime
+            mine.release(same)  # who has no turn gives none away
             await asyncio.sleep(0)
             assert said == []
-            mine.leave(first)
+            mine.release(first)
             await asyncio.gather(waiting, own)
         finally:
             await mine.close()
@@ -323,13 +323,13 @@ def test_a_database_that_cannot_be_asked_elects_nobody(monkeypatch, caplog, answ
 
     async def elect() -> FetchLock:
         mine = FetchLock()
-        await mine.take(LockName("a"), never)
-        await mine.take(LockName("a"), never)
+        await mine.acquire(LockRequest("a"), never)
+        await mine.acquire(LockRequest("a"), never)
         await mine.close()
         return mine
 
     monkeypatch.setattr(election, "django_connection", Nowhere)
-    monkeypatch.setattr(election, "TRY_TIMEOUT", 0.2)
+    monkeypatch.setattr(election, "QUERY_TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]

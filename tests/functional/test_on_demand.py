@@ -229,12 +229,12 @@ def test_latecomers_do_not_fetch_again_what_has_been_saved_meanwhile(instance, m
 
 def test_what_has_been_saved_since_it_was_looked_up_is_looked_up_again(content, mirror, orm):
     from pulpcore.content_star.remote.downloads import downloads
-    from pulpcore.content_star.remote.on_demand import wanted
+    from pulpcore.content_star.remote.on_demand import on_demand_request
     from pulpcore.content_star.remote.response import OnDemandResponse
 
     m = mirror(5000)
     known = remote_artifacts(m).get().content_artifact
-    file = wanted(known, known.content.pulp_domain)
+    file = on_demand_request(known, known.content.pulp_domain)
     assert content.get(m.path).content == m.data
     wait_until(lambda: saved(m))
     late = OnDemandResponse(

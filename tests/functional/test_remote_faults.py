@@ -166,7 +166,7 @@ def test_a_remote_that_stops_in_the_middle_makes_way(content, remote_file):
 
 
 def test_a_remote_without_timeouts_does_not_hang_for_ever(here, remote_file, monkeypatch):
-    monkeypatch.setattr(pace, "FIRST_BYTE", 0.5)
+    monkeypatch.setattr(pace, "FIRST_BYTE_TIMEOUT", 0.5)
     file = remote_file()
     file.behave(behave.hanging)
     assert here(file.path).status_code == 504
@@ -178,8 +178,8 @@ def test_a_remote_without_timeouts_does_not_hang_for_ever(here, remote_file, mon
 def test_no_more_remotes_are_asked_when_it_has_taken_long(here, remote_file, monkeypatch):
     from pulpcore.content_star.remote import download
 
-    monkeypatch.setattr(pace, "FIRST_BYTE", 0.5)
-    monkeypatch.setattr(download, "PATIENCE", 0.0)
+    monkeypatch.setattr(pace, "FIRST_BYTE_TIMEOUT", 0.5)
+    monkeypatch.setattr(download, "FAILOVER_TIMEOUT", 0.0)
     file = remote_file()
     file.behave(behave.hanging)
     file.add_source()
@@ -189,7 +189,7 @@ def test_no_more_remotes_are_asked_when_it_has_taken_long(here, remote_file, mon
 
 @pytest.mark.parametrize("at", [0, 1_000_000])
 def test_a_remote_that_dribbles_makes_way(here, remote_file, monkeypatch, at):
-    monkeypatch.setattr(pace, "WINDOW", 1.0)
+    monkeypatch.setattr(pace, "STALL_WINDOW", 1.0)
     file = remote_file(BIG)
 
     async def dribble(request, data):
@@ -203,7 +203,7 @@ def test_a_remote_that_dribbles_makes_way(here, remote_file, monkeypatch, at):
 
 
 def test_a_remote_that_was_given_more_time_has_it(here, remote_file, monkeypatch):
-    monkeypatch.setattr(pace, "FIRST_BYTE", 0.1)
+    monkeypatch.setattr(pace, "FIRST_BYTE_TIMEOUT", 0.1)
     file = remote_file(sock_read_timeout=20)
 
     async def late(request, data):

@@ -163,7 +163,7 @@ def test_headers_of_remotes():
         headers = CIMultiDict({"Cache-Control": value, "Content-Range": value, "ETag": value})
         metadata.forbids_storing(headers)
         passing._ETAG.fullmatch(value)
-        passing._LEGIBLE.fullmatch(value)
+        passing._FIELD_VALUE.fullmatch(value)
         assert not intake._CONTENT_RANGE.fullmatch(f"bytes {value}")
         assert not objects._CONTENT_RANGE.fullmatch(f"bytes {value}")
 

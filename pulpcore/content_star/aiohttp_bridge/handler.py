@@ -25,9 +25,11 @@ from pulpcore.content_star.aiohttp_bridge.files import (
 )
 from pulpcore.content_star.aiohttp_bridge.request import connection_of
 from pulpcore.content_star.cache.cdn_headers import surrogate_keys, vary_headers
-from pulpcore.content_star.remote.on_demand import NoRemote
-from pulpcore.content_star.remote.on_demand import wanted as wanted_on_demand
-from pulpcore.content_star.remote.pull_through.models import known_at, pulled
+from pulpcore.content_star.remote.on_demand import NoRemote, on_demand_request
+from pulpcore.content_star.remote.pull_through.models import (
+    find_content_artifact,
+    pull_through_request,
+)
 from pulpcore.content_star.remote.pull_through.response import PullThroughResponse
 from pulpcore.content_star.remote.response import OnDemandResponse
 from pulpcore.content_star.request_info import request_info
@@ -123,16 +125,16 @@ def _pulled(
 
     def again() -> ASGIApp:
         with with_domain(domain):
-            known = known_at(remote.pk, asked.url)
+            known = find_content_artifact(remote.pk, asked.url)
             if known is None:
                 return _pulled(asked, saves, repository, request, headers, scope)
             return (_on_demand if known.artifact is None else _saved)(known, headers, scope)
 
     request_info(scope).source = "remote"
-    wanted = pulled(
+    fetch_request = pull_through_request(
         domain, remote, asked.url, path, saves=saves, repository=repository, request=request
     )
-    return PullThroughResponse(wanted, again, plain(headers))
+    return PullThroughResponse(fetch_request, again, plain(headers))
 
 
 def _saved(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
@@ -156,7 +158,7 @@ def _on_demand(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
 
     request_info(scope).source = "remote"
     return OnDemandResponse(
-        wanted_on_demand(content_artifact, domain),
+        on_demand_request(content_artifact, domain),
         again,
         filename=filename,
         last_modified=last_modified_of(headers),

@@ -23,7 +23,7 @@ from pulpcore.app.contexts import with_domain
 from pulpcore.app.models import Artifact, ContentArtifact
 from pulpcore.content_star.cache.cdn_headers import CACHE_CONTROL, surrogate_keys
 from pulpcore.content_star.cache.entries import CacheEntry, Dependencies
-from pulpcore.content_star.remote.on_demand import NoRemote, wanted
+from pulpcore.content_star.remote.on_demand import NoRemote, on_demand_request
 from pulpcore.content_star.remote.response import OnDemandResponse
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import ContentSource, Found, source_of
@@ -160,7 +160,7 @@ class DistributionApp(ABC):
         domain = self.distribution.pulp_domain
         filename = PurePosixPath(found.content_artifact.relative_path).name
         try:
-            file = wanted(found.content_artifact, domain)
+            fetch_request = on_demand_request(found.content_artifact, domain)
         except NoRemote:
             raise HTTPException(404, "No remote has this file any more.") from None
 
@@ -172,7 +172,7 @@ class DistributionApp(ABC):
                 return self.file(Found(current, found.last_modified), path, disposition)
 
         return OnDemandResponse(
-            file,
+            fetch_request,
             again,
             filename=filename,
             last_modified=found.last_modified,

@@ -13,7 +13,11 @@ from pulpcore.content_star.auth.guards import GuardRequest
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.remote.download import SAVE_TIMEOUT
 from pulpcore.content_star.remote.downloads import current_downloads
-from pulpcore.content_star.remote.pull_through.models import known_at, pulled, url_at
+from pulpcore.content_star.remote.pull_through.models import (
+    find_content_artifact,
+    pull_through_request,
+    remote_url,
+)
 from pulpcore.content_star.remote.pull_through.repository import add_to_repository, claim
 from pulpcore.content_star.remote.pull_through.response import PullThroughResponse
 from pulpcore.content_star.request_info import request_info
@@ -31,11 +35,11 @@ def pull_through(app: DistributionApp) -> ASGIApp:
     distribution, path = app.distribution, app.path
     remote = distribution.remote.cast()
     request = GuardRequest(app.request, distribution, f"{distribution.base_path}/{path}")
-    url = url_at(remote, path, request)
+    url = remote_url(remote, path, request)
     if url is None:
         raise HTTPException(404, f"Distribution '{distribution.name}' has no '{path}'.")
     repository = _repository_of(app)
-    known = known_at(remote.pk, url)
+    known = find_content_artifact(remote.pk, url)
     if known is not None:
         response = app.file(Found(known, None), path)
         app.made_from = None  # what the remote's plugin makes of path and query may be another file
@@ -52,8 +56,10 @@ def pull_through(app: DistributionApp) -> ASGIApp:
         with with_domain(domain):
             return pull_through(app)
 
-    wanted = pulled(domain, remote, url, path, saves=saves, repository=repository, request=request)
-    return PullThroughResponse(wanted, again, app.headers_for(path))
+    fetch_request = pull_through_request(
+        domain, remote, url, path, saves=saves, repository=repository, request=request
+    )
+    return PullThroughResponse(fetch_request, again, app.headers_for(path))
 
 
 def _repository_of(app: DistributionApp) -> UUID | None:
@@ -85,7 +91,7 @@ class _Adding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if claim(self.repository, self.file):
-            adding = current_downloads().later(self._add)
+            adding = current_downloads().run_in_background(self._add)
             _, late = await asyncio.wait([adding], timeout=SAVE_TIMEOUT)
             if late:
                 log.warning(

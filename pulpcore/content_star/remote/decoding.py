@@ -34,40 +34,40 @@ class Decoder:
         if wbits is None:
             raise CannotDecode(f"no decoder for {encoding!r}")
         self._wbits = wbits
-        self._inner = zlib.decompressobj(wbits)
+        self._zlib = zlib.decompressobj(wbits)
         self._input = b""
-        self._fed = memoryview(b"")
-        self._has_begun = False
-        self._may_have_more = False  # output of what it has taken
+        self._pending = memoryview(b"")
+        self._has_started = False
+        self._has_pending_output = False  # output of what it has taken
 
     def feed(self, data: bytes) -> None:
         """Give it what comes next, after what came before has been read."""
-        self._fed = memoryview(data)
+        self._pending = memoryview(data)
 
     def read(self) -> bytes:
         """Return at most STEP bytes, or nothing when there has to be more input."""
         output = bytearray()  # members of a few bytes come together
-        while len(output) < STEP and (self._input or self._fed or self._may_have_more):
+        while len(output) < STEP and (self._input or self._pending or self._has_pending_output):
             if not self._input:
-                self._input, self._fed = bytes(self._fed[:_SLICE]), self._fed[_SLICE:]
-            if self._input and self._inner.eof:  # the next member of a gzip file
-                self._inner = zlib.decompressobj(self._wbits)
+                self._input, self._pending = bytes(self._pending[:_SLICE]), self._pending[_SLICE:]
+            if self._input and self._zlib.eof:  # the next member of a gzip file
+                self._zlib = zlib.decompressobj(self._wbits)
             output += self._decode(STEP - len(output))
         return bytes(output)
 
     def _decode(self, limit: int) -> bytes:
-        if not self._has_begun and self._wbits == _DEFLATE and self._input[0] & 0x0F != 8:
-            self._inner = zlib.decompressobj(-_DEFLATE)  # "deflate" without zlib's header
-        self._has_begun = True
+        if not self._has_started and self._wbits == _DEFLATE and self._input[0] & 0x0F != 8:
+            self._zlib = zlib.decompressobj(-_DEFLATE)  # "deflate" without zlib's header
+        self._has_started = True
         try:
-            data = self._inner.decompress(self._input, limit)
+            data = self._zlib.decompress(self._input, limit)
         except zlib.error:
             raise CannotDecode("the encoding is broken") from None
-        self._input = self._inner.unconsumed_tail or self._inner.unused_data
-        self._may_have_more = len(data) == limit
+        self._input = self._zlib.unconsumed_tail or self._zlib.unused_data
+        self._has_pending_output = len(data) == limit
         return data
 
     def finish(self) -> None:
         """Everything has been fed and read."""
-        if self._has_begun and not self._inner.eof:
+        if self._has_started and not self._zlib.eof:
             raise CannotDecode("the encoding ends too early")

@@ -17,8 +17,8 @@ from pulpcore.content_star.storage.disk import in_thread
 from pulpcore.download.http import HttpDownloader
 from pulpcore.exceptions import DigestValidationError, SizeValidationError
 
-_TELLS_HEADERS = HttpDownloader._handle_response
-_TAKES_OPTIONS = HttpDownloader._run
+_STOCK_HANDLE_RESPONSE = HttpDownloader._handle_response
+_STOCK_RUN = HttpDownloader._run
 
 
 class Sink(Protocol):
@@ -57,8 +57,10 @@ async def fetch(source: RemoteSource, sink: Sink) -> None:
     try:
         async with asyncio.timeout(limits.first_byte) as timeout:
             downloader = await _build(source, sink)
-            options = _divert(downloader, sink, StallTimeout(limits, timeout), source.conditions)
-            with _quiet_libraries():
+            options = _attach_sink(
+                downloader, sink, StallTimeout(limits, timeout), source.conditions
+            )
+            with _silence_libraries():
                 await downloader.run(extra_data=options)
     finally:
         await _close(downloader, remote)
@@ -75,13 +77,13 @@ async def _build(source: RemoteSource, sink: Sink) -> Any:
     )
     if not (remote.ca_cert or remote.client_cert or not remote.tls_validation):
         return build()
-    building = asyncio.ensure_future(in_thread(_with_loop, asyncio.get_running_loop(), build))
+    task = asyncio.ensure_future(in_thread(_with_loop, asyncio.get_running_loop(), build))
     try:
-        return await asyncio.shield(building)
+        return await asyncio.shield(task)
     except RuntimeError:
         return build()  # something that insists on running in the loop
     finally:
-        await asyncio.wait([building])  # a session may come of it, which has to be closed
+        await asyncio.wait([task])  # a session may come of it, which has to be closed
 
 
 def _with_loop(loop: asyncio.AbstractEventLoop, build: Callable[[], Any]) -> Any:
@@ -93,23 +95,23 @@ def _with_loop(loop: asyncio.AbstractEventLoop, build: Callable[[], Any]) -> Any
         asyncio.set_event_loop(None)
 
 
-def _divert(
-    downloader: Any, sink: Sink, pace: StallTimeout, conditions: Mapping[str, str]
+def _attach_sink(
+    downloader: Any, sink: Sink, stall_timeout: StallTimeout, conditions: Mapping[str, str]
 ) -> dict[str, Any]:
     """Lead all that `downloader` does with data to `sink`, as upstream's content app does too.
 
     Returns the options with which to run it.
     """
     run_once = downloader._run
-    kind = type(downloader)
+    downloader_class = type(downloader)
 
     session = getattr(downloader, "session", None)
     # Others might not tell us that the remote has sent a part.
-    can_resume = getattr(kind, "_handle_response", None) is _TELLS_HEADERS
+    can_resume = getattr(downloader_class, "_handle_response", None) is _STOCK_HANDLE_RESPONSE
     # Only we can know whether a Content-Encoding is to be undone, and when it has been.
-    is_decoded = not can_resume or kind._run is not _TAKES_OPTIONS
+    is_decoded = not can_resume or downloader_class._run is not _STOCK_RUN
 
-    async def run_from(*args: Any, **kwargs: Any) -> Any:
+    async def run_resuming(*args: Any, **kwargs: Any) -> Any:
         offset = await sink.restart()
         if session is not None:
             # aiohttp would ask for gzip, and then nobody knows the size before the end.
@@ -120,14 +122,14 @@ def _divert(
         return await run_once(*args, **kwargs)
 
     async def write(data: bytes) -> None:
-        pace.moved(len(data))
+        stall_timeout.add(len(data))
         await sink.write(data)
 
-    if session is not None and kind._run is _TAKES_OPTIONS:
+    if session is not None and downloader_class._run is _STOCK_RUN:
         # Others might take 304 for an empty file.
         session.headers.update(conditions)
-        _refuse_what_is_no_file(downloader, may_be_304=bool(conditions))
-    downloader._run = run_from
+        _reject_other_statuses(downloader, may_be_304=bool(conditions))
+    downloader._run = run_resuming
     downloader.headers_ready_callback = partial(sink.headers, is_decoded=is_decoded)
     downloader.handle_data = write
     downloader.finalize = sink.finish
@@ -137,12 +139,12 @@ def _divert(
     return options
 
 
-def _refuse_what_is_no_file(downloader: Any, may_be_304: bool) -> None:
+def _reject_other_statuses(downloader: Any, may_be_304: bool) -> None:
     """Let nothing pass for the file that is none, such as the empty body of a 204, or a part that
     does not say which (RFC 9110 section 15.3). The downloader minds errors only."""
     raise_for_status = downloader.raise_for_status
 
-    def raise_for_more(response: Any) -> None:
+    def raise_for_unexpected(response: Any) -> None:
         if response.status == 304 and may_be_304:
             raise NotModified(response.headers)
         raise_for_status(response)
@@ -152,7 +154,7 @@ def _refuse_what_is_no_file(downloader: Any, may_be_304: bool) -> None:
                 response.request_info, response.history, status=response.status
             )
 
-    downloader.raise_for_status = raise_for_more
+    downloader.raise_for_status = raise_for_unexpected
 
 
 async def _close(downloader: Any, remote: Any) -> None:
@@ -168,21 +170,21 @@ async def _close(downloader: Any, remote: Any) -> None:
 
 # Whether the loggers of libraries keep what they would say of a URL to themselves: one may be
 # signed, or have a password in it. What went wrong is logged by us.
-_is_quiet: ContextVar[bool] = ContextVar("content_star_quiet", default=False)
+_is_silenced: ContextVar[bool] = ContextVar("content_star_quiet", default=False)
 
 
-def _unless_quiet(record: logging.LogRecord) -> bool:
-    return not _is_quiet.get()
+def _is_logged(record: logging.LogRecord) -> bool:
+    return not _is_silenced.get()
 
 
 for _name in ("backoff", "pulpcore.download.http"):
-    logging.getLogger(_name).addFilter(_unless_quiet)
+    logging.getLogger(_name).addFilter(_is_logged)
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    token = _is_quiet.set(True)
+def _silence_libraries() -> Iterator[None]:
+    token = _is_silenced.set(True)
     try:
         yield
     finally:
-        _is_quiet.reset(token)
+        _is_silenced.reset(token)

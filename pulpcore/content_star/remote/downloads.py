@@ -13,7 +13,7 @@ from pulpcore.content_star.remote.download import Download
 from pulpcore.content_star.remote.errors import reason
 from pulpcore.content_star.remote.lock import FetchLock
 from pulpcore.content_star.remote.request import FetchRequest
-from pulpcore.content_star.remote.spool import all_closed
+from pulpcore.content_star.remote.spool import wait_until_closed
 from pulpcore.content_star.remote.temporary_file import remove_abandoned
 from pulpcore.content_star.storage.disk import in_thread
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # For work that holds a database connection while a storage takes a whole file: not those of the
 # requests, which would have to wait.
-SAVING_THREADS = 2
+SAVE_THREADS = 2
 
 # Seconds that the end of the process waits for what is being saved.
 CLOSE_TIMEOUT = 15.0
@@ -32,44 +32,44 @@ class Downloads:
 
     def __init__(self, executor: DatabaseExecutor) -> None:
         self.executor = executor
-        self.saving_door = DatabaseExecutor(SAVING_THREADS, name="content-save")
-        self.election = FetchLock()
+        self.save_executor = DatabaseExecutor(SAVE_THREADS, name="content-save")
+        self.fetch_lock = FetchLock()
         self._downloads: dict[FetchRequest, Download] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def join(self, wanted: FetchRequest) -> Download:
+    def join(self, request: FetchRequest) -> Download:
         """Return the download of `wanted`, and start it if there is none. Enter it at once."""
-        download = self._downloads.get(wanted)
+        download = self._downloads.get(request)
         if download is None:
-            download = self._downloads[wanted] = Download(wanted, self)
+            download = self._downloads[request] = Download(request, self)
             self._tasks.add(download.task)
             download.task.add_done_callback(self._tasks.discard)
         return download
 
-    def has(self, wanted: FetchRequest) -> bool:
+    def has(self, request: FetchRequest) -> bool:
         """Tell whether there is a download of `wanted` to join."""
-        return wanted in self._downloads
+        return request in self._downloads
 
-    def later(self, work: Callable[[], None]) -> asyncio.Task[None]:
+    def run_in_background(self, work: Callable[[], None]) -> asyncio.Task[None]:
         """Do `work` behind the door for saving, in a task that never fails.
 
         The end of the process waits for it.
         """
-        task = asyncio.create_task(self._later(work), name="work for later")
+        task = asyncio.create_task(self._run_logged(work), name="work for later")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _later(self, work: Callable[[], None]) -> None:
+    async def _run_logged(self, work: Callable[[], None]) -> None:
         try:
-            await self.saving_door.run(work)
+            await self.save_executor.run(work)
         except Exception as error:
             log.error("What was to be done later failed: %s", reason(error), exc_info=error)
 
     def invalidate(self, download: Download) -> None:
         """Let the next one who asks start anew."""
-        if self._downloads.get(download.wanted) is download:
-            del self._downloads[download.wanted]
+        if self._downloads.get(download.request) is download:
+            del self._downloads[download.request]
 
     async def close(self) -> None:
         """End all downloads; those that are being saved are waited for, for CLOSE_TIMEOUT."""
@@ -81,9 +81,9 @@ class Downloads:
                 log.error("The %s is given up, since saving takes too long.", task.get_name())
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await self.election.close()
-        await self.saving_door.close()
-        await all_closed()
+        await self.fetch_lock.close()
+        await self.save_executor.close()
+        await wait_until_closed()
 
 
 _current: RunVar[Downloads] = RunVar("content_star_downloads")
@@ -98,10 +98,10 @@ def current_downloads() -> Downloads:
 async def downloads(executor: DatabaseExecutor) -> AsyncIterator[None]:
     """Have downloads in this event loop until the block ends."""
     await in_thread(remove_abandoned, str(settings.WORKING_DIRECTORY))
-    mine = Downloads(executor)
-    token = _current.set(mine)
+    instance = Downloads(executor)
+    token = _current.set(instance)
     try:
         yield
     finally:
-        await mine.close()
+        await instance.close()
         _current.reset(token)

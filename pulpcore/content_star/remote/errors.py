@@ -25,7 +25,7 @@ class Mismatch(Exception):
         self.source = source
 
 
-class Stuck(Exception):
+class CannotResume(Exception):
     """Clients have bytes that no other source can be trusted to go on from."""
 
 
@@ -33,7 +33,7 @@ class CannotDecode(Exception):
     """The bytes are not of the encoding, or they end too early, or nobody knows the encoding."""
 
 
-class Gone(Exception):
+class ContentRemoved(Exception):
     """The content has been removed while its file was fetched."""
 
 
@@ -46,7 +46,10 @@ def failure_of(error: Exception | None) -> RemoteUnavailable:
 
 def reason(error: Exception) -> str:
     """What went wrong, without what errors of others say: a URL may be in it."""
-    if isinstance(error, (Mismatch, Stuck, CannotDecode, Gone, AlreadySaved, RemoteUnavailable)):
+    if isinstance(
+        error,
+        (Mismatch, CannotResume, CannotDecode, ContentRemoved, AlreadySaved, RemoteUnavailable),
+    ):
         return str(error)
     status = getattr(error, "status", None)
     return f"{type(error).__name__} {status}" if status else type(error).__name__

@@ -44,27 +44,30 @@ class OnDemandRequest(FetchRequest):
         """
         self.check_saved()
         cooldown = timedelta(seconds=settings.REMOTE_CONTENT_FETCH_FAILURE_COOLDOWN)
-        offers = _offers(self.content_artifact).exclude(failed_at__gte=timezone.now() - cooldown)
-        return [
-            RemoteSource(offer, offer.remote.cast()) for offer in offers.select_related("remote")
-        ]
+        found = _remote_artifacts(self.content_artifact).exclude(
+            failed_at__gte=timezone.now() - cooldown
+        )
+        return [RemoteSource(each, each.remote.cast()) for each in found.select_related("remote")]
 
     def save(self, path: str, attributes: Mapping[str, str | int]) -> None:
         save(self.content_artifact, path, attributes)
 
 
-def wanted(content_artifact: ContentArtifact, domain: Domain) -> OnDemandRequest:
-    """Return what there is to know of a file before it is fetched. Raises NoRemote."""
-    offers = list(_offers(content_artifact.pk).annotate(policy=F("remote__policy")))
-    if not offers:
+def on_demand_request(content_artifact: ContentArtifact, domain: Domain) -> OnDemandRequest:
+    """Return the fetch request for a content artifact without an artifact.
+
+    Size and sha256 are the first that a remote artifact has. Raises NoRemote.
+    """
+    found = list(_remote_artifacts(content_artifact.pk).annotate(policy=F("remote__policy")))
+    if not found:
         raise NoRemote
-    sha256 = next((offer.sha256 for offer in offers if offer.sha256), None)
-    size = next((offer.size for offer in offers if offer.size is not None), None)
-    saves = offers[0].policy != Remote.STREAMED
+    sha256 = next((each.sha256 for each in found if each.sha256), None)
+    size = next((each.size for each in found if each.size is not None), None)
+    saves = found[0].policy != Remote.STREAMED
     return OnDemandRequest(domain, sha256, size, saves, content_artifact.pk)
 
 
-def _offers(content_artifact: UUID) -> QuerySet[RemoteArtifact]:
-    offers = RemoteArtifact.objects.filter(content_artifact=content_artifact).order_by_acs()
-    # Equal ones in one order for all requests, or they would not want the same.
-    return offers.order_by(*offers.query.order_by, "pulp_created", "pk")
+def _remote_artifacts(content_artifact: UUID) -> QuerySet[RemoteArtifact]:
+    found = RemoteArtifact.objects.filter(content_artifact=content_artifact).order_by_acs()
+    # One order for all requests: equal fetch requests share a download.
+    return found.order_by(*found.query.order_by, "pulp_created", "pk")

@@ -21,16 +21,16 @@ class Reader(Closing):
     async def read(self, offset: int, length: int) -> bytes:
         """As `Readable.read`. Raises RemoteBroke if the bytes do not come."""
         length = min(length, STEP)
-        await self._download.reaches(offset + length)
+        await self._download.wait_for_bytes(offset + length)
         return await self._file.read(offset, length)
 
     def close(self) -> None:
         """Close the file, and leave the download."""
         self._file.close()
-        self._download.leave()
+        self._download.release()
 
 
-class Announced(Closing):
+class SizeOnly(Closing):
     """Says the size of a file that nobody is going to read."""
 
     def __init__(self, size: int) -> None:
@@ -47,9 +47,9 @@ class Announced(Closing):
 class DownloadSource:
     """A `responses.source.Source`: a file of `size` bytes that is fetched when it is read."""
 
-    def __init__(self, wanted: FetchRequest, size: int) -> None:
-        self.name = wanted.name
-        self._wanted = wanted
+    def __init__(self, request: FetchRequest, size: int) -> None:
+        self.name = request.name
+        self._request = request
         self._size = size
 
     async def open(self, parts: Sequence[ByteRange]) -> Readable:
@@ -58,11 +58,11 @@ class DownloadSource:
         Raises RemoteUnavailable, StoreUnavailable, AlreadySaved.
         """
         if not parts:
-            return Announced(self._size)
-        download = current_downloads().join(self._wanted)
-        download.enter()
+            return SizeOnly(self._size)
+        download = current_downloads().join(self._request)
+        download.retain()
         try:
-            return Reader(download, await download.sized())
+            return Reader(download, await download.wait_for_size())
         except BaseException:
-            download.leave()
+            download.release()
             raise

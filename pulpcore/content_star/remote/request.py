@@ -86,7 +86,7 @@ class FetchRequest(ABC):
     def save(self, path: str, attributes: Mapping[str, str | int]) -> None:
         """Keep the file at `path`, of that size and those digests. Blocks, and may come twice."""
 
-    def refusal(self, error: Exception | None) -> Exception | None:
+    def client_error(self, error: Exception | None) -> Exception | None:
         """Return what clients are told if no source could send it, of which the last one raised
         `error`; None for what they are told of all that is wanted."""
         return None

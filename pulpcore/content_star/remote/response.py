@@ -23,9 +23,9 @@ class RemoteResponse(ABC):
     Calling raises RemoteUnavailable, RemoteBroke and StoreUnavailable.
     """
 
-    def __init__(self, again: Callable[[], ASGIApp]) -> None:
+    def __init__(self, look_up_again: Callable[[], ASGIApp]) -> None:
         """`again` looks the file up once more, behind the door: it may have been saved."""
-        self.again = again
+        self.look_up_again = look_up_again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # From the start: whoever leaves while the remote makes us wait is not waited for.
@@ -35,7 +35,7 @@ class RemoteResponse(ABC):
         try:
             await self._from_remote(scope, send)
         except AlreadySaved:
-            response = await current_downloads().executor.run(self.again)
+            response = await current_downloads().executor.run(self.look_up_again)
             await response(scope, nothing, send)
 
     @abstractmethod
@@ -52,34 +52,34 @@ class OnDemandResponse(RemoteResponse):
 
     def __init__(
         self,
-        wanted: FetchRequest,
-        again: Callable[[], ASGIApp],
+        fetch_request: FetchRequest,
+        look_up_again: Callable[[], ASGIApp],
         *,
         filename: str,
         last_modified: datetime | None,
         headers: Mapping[str, str],
         disposition: Disposition = "attachment",
     ) -> None:
-        super().__init__(again)
-        self.wanted = wanted
+        super().__init__(look_up_again)
+        self.fetch_request = fetch_request
         self.filename = filename
         self.last_modified = last_modified
         self.headers = headers
         self.disposition = disposition
 
     async def _from_remote(self, scope: Scope, send: Send) -> None:
-        size, sha256 = self.wanted.size, self.wanted.sha256
+        size, sha256 = self.fetch_request.size, self.fetch_request.sha256
         if size is not None:
             return await self._response(size, sha256)(scope, nothing, send)
         if sha256 is not None and self._has_precondition(scope, sha256):
             return await self._response(0, sha256)(scope, nothing, send)
-        download = current_downloads().join(self.wanted)
-        download.enter()
+        download = current_downloads().join(self.fetch_request)
+        download.retain()
         try:
-            size = await download.sized()
+            size = await download.wait_for_size()
             await self._response(size, download.sha256)(scope, nothing, send)
         finally:
-            download.leave()
+            download.release()
 
     def _has_precondition(self, scope: Scope, sha256: str) -> bool:
         """Whether 304 or 412 is the answer, whatever the size."""
@@ -88,7 +88,7 @@ class OnDemandResponse(RemoteResponse):
 
     def _response(self, size: int, sha256: str | None) -> ArtifactResponse:
         return ArtifactResponse(
-            DownloadSource(self.wanted, size),
+            DownloadSource(self.fetch_request, size),
             size=size,
             sha256=sha256,
             last_modified=self.last_modified,

@@ -10,7 +10,7 @@ from django.conf import settings
 from pulpcore.app import pulp_hashlib
 from pulpcore.app.models import Artifact
 from pulpcore.content_star.remote.decoding import Decoder, check_ratio
-from pulpcore.content_star.remote.errors import CannotDecode, Mismatch, Stuck
+from pulpcore.content_star.remote.errors import CannotDecode, CannotResume, Mismatch
 from pulpcore.content_star.remote.request import FetchRequest, RemoteSource
 from pulpcore.content_star.remote.spool import Spool
 from pulpcore.content_star.responses.source import STEP
@@ -26,12 +26,12 @@ class VerifyingSink:
     whole of a file that is wrong; of a file that is to be saved, until `release`.
     """
 
-    def __init__(self, wanted: FetchRequest, announce: Callable[[], None]) -> None:
+    def __init__(self, request: FetchRequest, notify: Callable[[], None]) -> None:
         """`announce` is called when there is more for clients."""
-        self.size = wanted.size
+        self.size = request.size
         """In bytes; None as long as nobody knows. It holds once `available` is more than 0."""
-        self.sha256 = wanted.sha256
-        self.told: Mapping[str, str] = {}
+        self.sha256 = request.sha256
+        self.response_headers: Mapping[str, str] = {}
         """Headers that came with the first bytes, if the downloader tells headers."""
         self.available = 0
         """Bytes from the start on that clients may have."""
@@ -43,28 +43,28 @@ class VerifyingSink:
         """Whether what clients may have had is known to be of another file."""
         self.spool: Spool | None = None
         self.source: RemoteSource | None = None
-        self._wanted = wanted
-        self._announce = announce
-        self._origin: RemoteSource | None = None  # whose the first bytes are
+        self._request = request
+        self._notify = notify
+        self._first_source: RemoteSource | None = None  # whose the first bytes are
         self._position = 0  # of the source that sends now
-        self._encoded = 0  # bytes of that source that were decoded
+        self._encoded_size = 0  # bytes of that source that were decoded
         self._decoder: Decoder | None = None
-        self._undecided = ""  # the encoding that might have to be undone
+        self._pending_encoding = ""  # the encoding that might have to be undone
 
-    def is_stuck(self) -> bool:
+    def cannot_resume(self) -> bool:
         """Whether no other source can go on."""
-        return bool(self.available) and (self.is_wrong or not self._expected())
+        return bool(self.available) and (self.is_wrong or not self._expected_digests())
 
     async def restart(self) -> int:
         """Go on behind the bytes that clients have, if their digest is known in the end."""
         if self.spool is None:
             self.spool = await _new_spool()
-        self._position = self._encoded = 0
-        if self.is_stuck():
-            raise Stuck("the file cannot be gone on with")
+        self._position = self._encoded_size = 0
+        if self.cannot_resume():
+            raise CannotResume("the file cannot be gone on with")
         if not self.available:
-            self.size = self._wanted.size
-            self._origin = self.source
+            self.size = self._request.size
+            self._first_source = self.source
             self.is_wrong = False
             await self.spool.clear()
         # A part of what was encoded would not do.
@@ -73,9 +73,9 @@ class VerifyingSink:
     async def headers(self, headers: Mapping[str, str], is_decoded: bool) -> None:
         """Learn the size, where it is the size of the file and not of something encoded."""
         assert self.spool is not None
-        self._decoder, self._undecided = None, ""
+        self._decoder, self._pending_encoding = None, ""
         if not self.available:
-            self.told = headers
+            self.response_headers = headers
         part = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         if part is None and "Content-Range" in headers:
             raise Mismatch("a part that does not say of how much", self.source)
@@ -89,8 +89,8 @@ class VerifyingSink:
         if encoding not in ("", "identity"):
             if is_decoded:
                 return
-            self._choose(encoding, length, is_part=part is not None)
-            if self._decoder or self._undecided:
+            self._choose_decoding(encoding, length, is_part=part is not None)
+            if self._decoder or self._pending_encoding:
                 return
         if length is not None and self.size is None:
             self._check_size(length)
@@ -98,7 +98,7 @@ class VerifyingSink:
         elif length not in (None, self.size):
             raise Mismatch(f"{length} bytes instead of {self.size}", self.source)
 
-    def _choose(self, encoding: str, length: int | None, is_part: bool) -> None:
+    def _choose_decoding(self, encoding: str, length: int | None, is_part: bool) -> None:
         """Decide whether the file is what was sent or what comes of undoing its encoding.
 
         Servers mark a `.gz` file as encoded though it is the compressed file that is known by its
@@ -106,56 +106,56 @@ class VerifyingSink:
         digest can tell, that waits for the end, and so do clients.
         """
         assert self.spool is not None
-        if self._expected() and length is not None and length == self._wanted.size:
+        if self._expected_digests() and length is not None and length == self._request.size:
             return
         if is_part:
             raise CannotDecode("a part of something encoded")
-        knows_sizes = length is not None and self._wanted.size is not None
-        if self._expected() and not knows_sizes and not self.spool.size:
-            self._undecided = encoding
+        has_both_sizes = length is not None and self._request.size is not None
+        if self._expected_digests() and not has_both_sizes and not self.spool.size:
+            self._pending_encoding = encoding
             return
         self._decoder = Decoder(encoding)
 
     async def write(self, data: bytes) -> None:
         """Keep what is new, and let clients have what is not the end. Raises Mismatch."""
         if self._decoder is None:
-            return await self._take(data)
-        self._encoded += len(data)
-        self._check_size(self._encoded, is_encoded=True)
+            return await self._append(data)
+        self._encoded_size += len(data)
+        self._check_size(self._encoded_size, is_encoded=True)
         self._decoder.feed(data)
         try:
             while piece := await in_thread(self._decoder.read):
-                self._check_ratio(self._encoded, self._position + len(piece))
-                await self._take(piece)
+                self._check_ratio(self._encoded_size, self._position + len(piece))
+                await self._append(piece)
         except CannotDecode as error:
             raise Mismatch(str(error), self.source) from None
 
-    async def _take(self, data: bytes) -> None:
+    async def _append(self, data: bytes) -> None:
         assert self.spool is not None
-        known = self.spool.size - self._position
+        skipped = self.spool.size - self._position
         self._position += len(data)
-        self._check_size(self._position, is_encoded=bool(self._undecided))
-        if known > 0:
-            data = data[known:]
+        self._check_size(self._position, is_encoded=bool(self._pending_encoding))
+        if skipped > 0:
+            data = data[skipped:]
         if not data:
             return
         before = self.spool.size
         await self.spool.write(data)
-        if self._undecided:
+        if self._pending_encoding:
             return
         is_end = self.size is None or self.spool.size == self.size
         self.available = before if is_end else self.spool.size
-        self._announce()
+        self._notify()
 
     def _check_size(self, size: int, is_encoded: bool = False) -> None:
         """Raise Mismatch if `size` bytes are more than there can be of the file.
 
         Encoding never makes a file twice as long.
         """
-        most = settings.CONTENT_STAR_REMOTE_MAX_SIZE if self.size is None else self.size
-        if size > (2 * most + STEP if is_encoded else most):
+        limit = settings.CONTENT_STAR_REMOTE_MAX_SIZE if self.size is None else self.size
+        if size > (2 * limit + STEP if is_encoded else limit):
             hint = " (CONTENT_STAR_REMOTE_MAX_SIZE)" if self.size is None else ""
-            raise Mismatch(f"more than {most} bytes{hint}", self.source)
+            raise Mismatch(f"more than {limit} bytes{hint}", self.source)
 
     def _check_ratio(self, encoded: int, decoded: int) -> None:
         """Raise CannotDecode for a decompression bomb. A known size is bound enough."""
@@ -168,20 +168,20 @@ class VerifyingSink:
         try:
             if self._decoder is not None:
                 self._decoder.finish()
-            if self._undecided:
-                await self._decide()
+            if self._pending_encoding:
+                await self._resolve_encoding()
         except CannotDecode as error:
             raise Mismatch(str(error), self.source) from None
         if self._position < self.spool.size or self.size not in (None, self._position):
             raise Mismatch(f"{self._position} bytes instead of {self.size}", self.source)
-        if name := self._wrong_digest():
+        if name := self._mismatched_digest():
             self.is_wrong = True
-            raise Mismatch(f"the {name} digest is another", self._origin)
+            raise Mismatch(f"the {name} digest is another", self._first_source)
         self.size = self.spool.size
         self.sha256 = self.spool.digests()["sha256"]
         self.complete = True
         if self.source is not None and self.source.saves:
-            return self._announce()
+            return self._notify()
         self.release()
 
     def release(self) -> None:
@@ -189,31 +189,31 @@ class VerifyingSink:
         if self.complete and not self.released:
             self.available = self.spool.size if self.spool else 0
             self.released = True
-            self._announce()
+            self._notify()
 
-    def _expected(self) -> dict[str, str]:
+    def _expected_digests(self) -> dict[str, str]:
         """Return what has been announced, by the source that began and by the one that goes on."""
         digests: dict[str, str] = {}
-        for source in (self.source, self._origin):
+        for source in (self.source, self._first_source):
             digests.update(source.digests if source else {})
-        if self._wanted.sha256:
-            digests["sha256"] = self._wanted.sha256
+        if self._request.sha256:
+            digests["sha256"] = self._request.sha256
         return digests
 
-    def _wrong_digest(self) -> str | None:
+    def _mismatched_digest(self) -> str | None:
         """Return the name of the first digest that is another than announced."""
         assert self.spool is not None
         digests = self.spool.digests()
-        expected = self._expected().items()
+        expected = self._expected_digests().items()
         return next((name for name, digest in expected if digests[name] != digest), None)
 
-    async def _decide(self) -> None:
+    async def _resolve_encoding(self) -> None:
         """Undo the encoding of what has been written, unless it is the file as it is."""
         assert self.spool is not None
-        if self._wrong_digest() is None:
+        if self._mismatched_digest() is None:
             return
         encoded, self.spool = self.spool, await _new_spool()
-        decoder = Decoder(self._undecided)
+        decoder = Decoder(self._pending_encoding)
         try:
             with encoded.reader() as reader:
                 for start in range(0, encoded.size, STEP):
@@ -241,11 +241,11 @@ class VerifyingSink:
 
 async def _new_spool() -> Spool:
     hashers = {name: partial(pulp_hashlib.new, name) for name in Artifact.DIGEST_FIELDS}
-    making = asyncio.ensure_future(in_thread(Spool, str(settings.WORKING_DIRECTORY), hashers))
+    creation = asyncio.ensure_future(in_thread(Spool, str(settings.WORKING_DIRECTORY), hashers))
     try:
-        return await asyncio.shield(making)
+        return await asyncio.shield(creation)
     except asyncio.CancelledError:
-        spool = await making  # its thread goes on, and nobody else would clean up
+        spool = await creation  # its thread goes on, and nobody else would clean up
         spool.unlink()
         spool.close()
         raise

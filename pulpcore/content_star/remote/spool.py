@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from pulpcore.content_star.remote import temporary_file as workfile
+from pulpcore.content_star.remote import temporary_file
 from pulpcore.content_star.responses.source import StoreUnavailable
 from pulpcore.content_star.storage.disk import LocalFile, Threads, in_thread
 
@@ -23,12 +23,12 @@ WRITERS = 2
 RESERVE_PART = 20
 RESERVE = 1024**3
 
-_in_writer = Threads("writer", WRITERS).run
+_in_writer_thread = Threads("writer", WRITERS).run
 
 # Whoever closes a file that has no name any more waits until its blocks are free: 230 ms for 1 GB
 # on ext4. Its last write may go on, too. A thread of its own for that and for removing names, since
 # nobody waits for it.
-_closing = ThreadPoolExecutor(1, thread_name_prefix="content-close")
+_close_executor = ThreadPoolExecutor(1, thread_name_prefix="content-close")
 
 
 class Hasher(Protocol):
@@ -55,40 +55,40 @@ class Spool:
         self._lock = threading.Lock()
         self.size = 0
         try:
-            self._fd, self.path = workfile.create(directory)
+            self._fd, self.path = temporary_file.create(directory)
         except OSError as error:
             raise _unavailable(error) from None
 
     async def write(self, data: bytes) -> None:
         """Append `data`."""
-        await _in_writer(self._write, data)
+        await _in_writer_thread(self._write, data)
 
     def _write(self, data: bytes) -> None:
         with self._lock:
             if self._fd < 0:
                 return
-            self._check_room(len(data))
+            self._check_free_space(len(data))
             try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(self._fd, rest) :]
+                remaining = memoryview(data)
+                while remaining:
+                    remaining = remaining[os.write(self._fd, remaining) :]
             except OSError as error:
                 raise _unavailable(error) from None
             for hasher in self._hashers.values():
                 hasher.update(data)
             self.size += len(data)
 
-    def _check_room(self, size: int) -> None:
-        disk = os.fstatvfs(self._fd)
-        reserve = min(RESERVE, disk.f_blocks * disk.f_frsize // RESERVE_PART)
-        if disk.f_bavail * disk.f_frsize - size < reserve:
+    def _check_free_space(self, size: int) -> None:
+        file_system = os.fstatvfs(self._fd)
+        reserve = min(RESERVE, file_system.f_blocks * file_system.f_frsize // RESERVE_PART)
+        if file_system.f_bavail * file_system.f_frsize - size < reserve:
             raise StoreUnavailable(
                 f"WORKING_DIRECTORY has less than {reserve} bytes left, which downloads leave free."
             )
 
     async def clear(self) -> None:
         """Begin again with nothing."""
-        await _in_writer(self._clear)
+        await _in_writer_thread(self._clear)
 
     def _clear(self) -> None:
         with self._lock:
@@ -112,7 +112,7 @@ class Spool:
     def unlink(self) -> None:
         """Remove the name, soon, so that the file is gone when the last one closes it. It does not
         block, and may be called any number of times."""
-        _closing.submit(self._unlink)
+        _close_executor.submit(self._unlink)
 
     def _unlink(self) -> None:
         with suppress(FileNotFoundError):
@@ -120,7 +120,7 @@ class Spool:
 
     def close(self) -> None:
         """Give the descriptor back, soon; any number of times. It does not block."""
-        _closing.submit(self._close)
+        _close_executor.submit(self._close)
 
     def _close(self) -> None:
         with self._lock:
@@ -129,9 +129,9 @@ class Spool:
                 os.close(fd)
 
 
-async def all_closed() -> None:
+async def wait_until_closed() -> None:
     """Wait until what is to be removed and closed has been, before the process ends."""
-    await asyncio.wrap_future(_closing.submit(int))
+    await asyncio.wrap_future(_close_executor.submit(int))
 
 
 def _unavailable(error: OSError) -> StoreUnavailable:

@@ -6,16 +6,16 @@ from typing import Any
 
 # Seconds in which the first byte has to come, tries again included. Proxies before us give up after
 # 60, and there may be another remote.
-FIRST_BYTE = 30.0
+FIRST_BYTE_TIMEOUT = 30.0
 
 # Seconds in which SLOWEST bytes have to come from then on, tries again included: a kilobyte a
 # second, as dnf wants it.
-WINDOW = 60.0
-SLOWEST = 60_000
+STALL_WINDOW = 60.0
+MIN_BYTES = 60_000
 
 # Seconds for a remote that says nothing itself. Upstream waits 30 for a connection, for ever for an
 # answer, and 300 for the whole of a file, however large: that is what the window is for.
-DEFAULTS = {
+DEFAULT_TIMEOUTS = {
     "total_timeout": 86400.0,
     "connect_timeout": 20.0,
     "sock_connect_timeout": 10.0,
@@ -28,19 +28,19 @@ class Limits:
     """What one remote is given, in seconds."""
 
     first_byte: float
-    page: float
+    stall: float
 
     @classmethod
     def of(cls, remote: Any) -> "Limits":
         """A remote that was given more time by its settings has it, for one try at least."""
         connect = remote.connect_timeout or remote.sock_connect_timeout or 0
         read = remote.sock_read_timeout or 0
-        return cls(max(FIRST_BYTE, connect + read + 1), max(WINDOW, read + 1))
+        return cls(max(FIRST_BYTE_TIMEOUT, connect + read + 1), max(STALL_WINDOW, read + 1))
 
 
 def set_timeouts(remote: Any) -> None:
     """Give `remote`, in memory, a finite time for everything that it does not limit itself."""
-    for name, seconds in DEFAULTS.items():
+    for name, seconds in DEFAULT_TIMEOUTS.items():
         setattr(remote, name, getattr(remote, name) or seconds)
 
 
@@ -48,16 +48,16 @@ class StallTimeout:
     """Puts off the end of `timeout` as long as bytes come quickly enough."""
 
     def __init__(self, limits: Limits, timeout: asyncio.Timeout) -> None:
-        self._window = limits.page
+        self._stall_seconds = limits.stall
         self._timeout = timeout
         self._count = 0
-        self._has_begun = False
+        self._has_started = False
 
-    def moved(self, count: int) -> None:
+    def add(self, count: int) -> None:
         """So many bytes have come."""
         self._count += count
-        if (self._has_begun and self._count < SLOWEST) or self._timeout.expired():
+        if (self._has_started and self._count < MIN_BYTES) or self._timeout.expired():
             return
-        self._has_begun = True
+        self._has_started = True
         self._count = 0
-        self._timeout.reschedule(asyncio.get_running_loop().time() + self._window)
+        self._timeout.reschedule(asyncio.get_running_loop().time() + self._stall_seconds)

@@ -31,13 +31,13 @@ MAX_SHARE = 4
 STALE_IF_ERROR = 600
 
 # Seconds for which a remote that failed is not asked again, where there is something to use.
-REST = 5
+COOLDOWN = 5
 
 # Directives by which no shared cache may use what is not fresh (RFC 9111 section 5.2.2).
 _NEVER_STALE = frozenset({"no-cache", "must-revalidate", "proxy-revalidate", "s-maxage"})
 
 # What a 304 cannot change, since the body stays; it was asked for by the first of these.
-_OF_THE_BODY = ("ETag", "Content-Length", "Content-Encoding", "Content-Range", "Transfer-Encoding")
+_BODY_HEADERS = ("ETag", "Content-Length", "Content-Encoding", "Content-Range", "Transfer-Encoding")
 
 # The possessive quantifiers keep a hostile value linear.
 _DIRECTIVE = re.compile(
@@ -52,10 +52,10 @@ class MetadataEntry:
     def __init__(self, download: Download, size: int) -> None:
         self.download = download
         self.size = size
-        self._rests_until = 0.0
-        self._learn(CIMultiDict(download.told))
+        self._cooldown_until = 0.0
+        self._update(CIMultiDict(download.headers))
 
-    def _learn(self, headers: CIMultiDict[str]) -> None:
+    def _update(self, headers: CIMultiDict[str]) -> None:
         self.headers = headers
         self._directives = directives(headers)
         self._confirmed_at = time.monotonic()
@@ -63,17 +63,17 @@ class MetadataEntry:
     @property
     def conditions(self) -> tuple[tuple[str, str], ...]:
         """Headers that ask whether it still holds (RFC 9110 section 13.1)."""
-        asked_by = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
+        validators = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
         return tuple(
             (condition, self.headers[name])
-            for condition, name in asked_by.items()
+            for condition, name in validators.items()
             if name in self.headers
         )
 
     @property
     def is_fresh(self) -> bool:
         """Whether it may be used without asking (RFC 9111 section 4.2), by our bound too."""
-        if time.monotonic() < self._rests_until and self.may_be_stale:
+        if time.monotonic() < self._cooldown_until and self.may_be_stale:
             return True
         if "no-cache" in self._directives:
             return False
@@ -84,8 +84,8 @@ class MetadataEntry:
     def _lifetime(self) -> float | None:
         """Seconds for which it is fresh from when it came, if its remote has said so (RFC 9111
         section 4.2.1)."""
-        said = self._directives.get("s-maxage") or self._directives.get("max-age", "")
-        lifetime = _seconds(said)
+        SAID = self._directives.get("s-maxage") or self._directives.get("max-age", "")
+        lifetime = _seconds(SAID)
         if lifetime is not None:
             # Caches on the way to the remote have added `Age`.
             return lifetime - (_seconds(self.headers.get("Age", "")) or 0)
@@ -107,110 +107,110 @@ class MetadataEntry:
     def _age(self) -> float:
         return time.monotonic() - self._confirmed_at
 
-    def confirm(self, said: Mapping[str, str]) -> None:
+    def confirm(self, SAID: Mapping[str, str]) -> None:
         """It still holds, by the remote's word, which may say something new of it (RFC 9111
         sections 3.2 and 4.3.4)."""
         headers = self.headers.copy()
         headers.popall("Age", None)  # how old it was when it came
-        new = CIMultiDict(said)
-        for name in _OF_THE_BODY:
+        new = CIMultiDict(SAID)
+        for name in _BODY_HEADERS:
             new.popall(name, None)
         headers.update(new)
-        self.download.told = headers
-        self._learn(headers)
+        self.download.headers = headers
+        self._update(headers)
 
-    def rest(self) -> None:
+    def back_off(self) -> None:
         """The remote fails: do not make the next ones wait for it, too."""
-        self._rests_until = time.monotonic() + REST
+        self._cooldown_until = time.monotonic() + COOLDOWN
 
 
-class Metadata:
+class MetadataCache:
     """The answers of remotes that a process keeps, the least recently used ones leave first."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[PullThroughRequest, MetadataEntry] = OrderedDict()
-        self._following: dict[Download, asyncio.Task[None]] = {}
+        self._entries: OrderedDict[PullThroughRequest, MetadataEntry] = OrderedDict()
+        self._finishing: dict[Download, asyncio.Task[None]] = {}
 
-    def get(self, wanted: PullThroughRequest) -> MetadataEntry | None:
+    def get(self, request: PullThroughRequest) -> MetadataEntry | None:
         """Return what is kept of `wanted`, be it fresh or not."""
-        entry = self._kept.get(wanted)
+        entry = self._entries.get(request)
         if entry is not None:
-            self._kept.move_to_end(wanted)
+            self._entries.move_to_end(request)
         return entry
 
-    def keep(self, wanted: PullThroughRequest, download: Download) -> None:
+    def put(self, request: PullThroughRequest, download: Download) -> None:
         """Keep what a complete download has brought, if its remote and our bounds allow that."""
-        known = self._kept.get(wanted)
-        if known is not None and known.download is download:
+        current = self._entries.get(request)
+        if current is not None and current.download is download:
             return
         assert download.size is not None
-        self.drop(wanted)
-        if download.size > _limit() or not may_be_kept(download.told):
+        self.remove(request)
+        if download.size > _max_entry_size() or not is_cacheable(download.headers):
             return
-        download.enter()
-        self._kept[wanted] = MetadataEntry(download, download.size)
-        while len(self._kept) > MAX_ENTRIES or self._size > settings.CONTENT_STAR_METADATA_SIZE:
-            self.drop(next(iter(self._kept)))
+        download.retain()
+        self._entries[request] = MetadataEntry(download, download.size)
+        while len(self._entries) > MAX_ENTRIES or self._size > settings.CONTENT_STAR_METADATA_SIZE:
+            self.remove(next(iter(self._entries)))
 
     def confirm(
-        self, wanted: PullThroughRequest, entry: MetadataEntry, said: Mapping[str, str]
+        self, request: PullThroughRequest, entry: MetadataEntry, SAID: Mapping[str, str]
     ) -> None:
         """What is kept still holds, as its remote said in an answer with these headers."""
-        entry.confirm(said)
-        if self._kept.get(wanted) is entry and not may_be_kept(entry.headers):
-            self.drop(wanted)
+        entry.confirm(SAID)
+        if self._entries.get(request) is entry and not is_cacheable(entry.headers):
+            self.remove(request)
 
-    def follow(self, download: Download) -> None:
+    def finish_in_background(self, download: Download) -> None:
         """Have a download go on to be kept, though its last client may leave now.
 
         Or clients with a copy of their own, who get 304 and leave, would start it again and again.
         """
-        if download.complete or download in self._following:
+        if download.complete or download in self._finishing:
             return
-        if not may_be_kept(download.told) or (download.size or 0) > _limit():
+        if not is_cacheable(download.headers) or (download.size or 0) > _max_entry_size():
             return
-        download.enter()
-        task = self._following[download] = asyncio.create_task(_to_the_end(download))
-        task.add_done_callback(lambda _: self._following.pop(download))
+        download.retain()
+        task = self._finishing[download] = asyncio.create_task(_read_to_end(download))
+        task.add_done_callback(lambda _: self._finishing.pop(download))
 
-    def drop(self, wanted: PullThroughRequest) -> None:
+    def remove(self, request: PullThroughRequest) -> None:
         """Keep nothing of `wanted` any more."""
-        entry = self._kept.pop(wanted, None)
+        entry = self._entries.pop(request, None)
         if entry is not None:
-            entry.download.leave()
+            entry.download.release()
 
     @property
     def _size(self) -> int:
-        return sum(entry.size for entry in self._kept.values())
+        return sum(entry.size for entry in self._entries.values())
 
     async def close(self) -> None:
         """Let go of everything."""
-        following = list(self._following.values())
-        for task in following:
+        finishing = list(self._finishing.values())
+        for task in finishing:
             task.cancel()
-        await asyncio.gather(*following, return_exceptions=True)
-        for wanted in list(self._kept):
-            self.drop(wanted)
+        await asyncio.gather(*finishing, return_exceptions=True)
+        for request in list(self._entries):
+            self.remove(request)
 
 
-def _limit() -> int:
+def _max_entry_size() -> int:
     return int(settings.CONTENT_STAR_METADATA_SIZE) // MAX_SHARE
 
 
-async def _to_the_end(download: Download) -> None:
+async def _read_to_end(download: Download) -> None:
     offset = 0
     try:
-        while not download.complete and offset <= _limit():
-            offset = await download.grown(offset)
+        while not download.complete and offset <= _max_entry_size():
+            offset = await download.wait_for_more(offset)
     except (RemoteBroke, RemoteUnavailable, StoreUnavailable):
         pass  # those who still read it are told
     finally:
-        download.leave()
+        download.release()
 
 
-def may_be_kept(told: Mapping[str, str]) -> bool:
+def is_cacheable(headers: Mapping[str, str]) -> bool:
     """Tell whether an answer with these headers can be asked about, and may be stored."""
-    headers = CIMultiDict(told)
+    headers = CIMultiDict(headers)
     if "ETag" not in headers and "Last-Modified" not in headers:
         return False
     if "*" in headers.get("Vary", ""):
@@ -223,9 +223,9 @@ def forbids_storing(headers: Mapping[str, str]) -> bool:
     return not directives(headers).keys().isdisjoint({"no-store", "private"})
 
 
-def directives(told: Mapping[str, str]) -> dict[str, str]:
+def directives(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the directives of `Cache-Control`, with their arguments."""
-    value = ",".join(CIMultiDict(told).getall("Cache-Control", []))
+    value = ",".join(CIMultiDict(headers).getall("Cache-Control", []))
     found = {}
     position = 0
     while position < len(value):
@@ -247,10 +247,10 @@ def _seconds(value: str) -> int | None:
     return int(value.lstrip("0")[:10] or "0") if value.isdecimal() else None
 
 
-_current: RunVar[Metadata] = RunVar("content_star_metadata")
+_current: RunVar[MetadataCache] = RunVar("content_star_metadata")
 
 
-def current_metadata() -> Metadata:
+def current_metadata_cache() -> MetadataCache:
     """Return what is kept in this event loop, within `metadata`."""
     return _current.get()
 
@@ -258,10 +258,10 @@ def current_metadata() -> Metadata:
 @asynccontextmanager
 async def metadata() -> AsyncIterator[None]:
     """Keep metadata in this event loop until the block ends; within `downloads`."""
-    mine = Metadata()
-    token = _current.set(mine)
+    instance = MetadataCache()
+    token = _current.set(instance)
     try:
         yield
     finally:
-        await mine.close()
+        await instance.close()
         _current.reset(token)

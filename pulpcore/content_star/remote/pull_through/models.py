@@ -44,16 +44,16 @@ class RemoteRefused(RemoteUnavailable):
 class PullThroughSource(RemoteSource):
     """The one remote that is asked."""
 
-    keeps: bool
-    asks_if: tuple[tuple[str, str], ...]
+    is_saved: bool
+    condition_fields: tuple[tuple[str, str], ...]
 
     @property
     def saves(self) -> bool:
-        return self.keeps
+        return self.is_saved
 
     @property
     def conditions(self) -> Mapping[str, str]:
-        return dict(self.asks_if)
+        return dict(self.condition_fields)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class PullThroughRequest(FetchRequest):
 
     def check_saved(self) -> None:
         """As `FetchRequest.check_saved`: there is content for the URL by now."""
-        if known_at(self.remote, self.url) is not None:
+        if find_content_artifact(self.remote, self.url) is not None:
             raise AlreadySaved
 
     def sources(self) -> list[RemoteSource]:
@@ -105,23 +105,25 @@ class PullThroughRequest(FetchRequest):
 
     def save(self, path: str, attributes: Mapping[str, str | int]) -> None:
         """Make content of the file, as upstream does, and give it to the repository."""
-        files = store(path, attributes, self._use)
+        files = store(path, attributes, self._store_content)
         if self.repository is not None:
             saved = next((file for file in files if file.relative_path == self.path), None)
             file = saved or files[0]
             if claim(self.repository, file):
                 add_to_repository(self.repository, file)
 
-    def _use(self, artifact: Artifact) -> list[ContentArtifact]:
-        files = self._files(artifact)
-        self._remember(files)
+    def _store_content(self, artifact: Artifact) -> list[ContentArtifact]:
+        files = self._content_artifacts(artifact)
+        self._record_urls(files)
         return files
 
-    def _files(self, artifact: Artifact) -> list[ContentArtifact]:
+    def _content_artifacts(self, artifact: Artifact) -> list[ContentArtifact]:
         """Return the files of the content of `artifact`, be it new or there already."""
         assert self.content_type is not None
-        made = self.content_type.init_from_artifact_and_relative_path(artifact, self.path)
-        content, artifacts = made if isinstance(made, tuple) else (made, {self.path: artifact})
+        initialized = self.content_type.init_from_artifact_and_relative_path(artifact, self.path)
+        content, artifacts = (
+            initialized if isinstance(initialized, tuple) else (initialized, {self.path: artifact})
+        )
         try:
             with transaction.atomic():
                 content.save()
@@ -130,12 +132,12 @@ class PullThroughRequest(FetchRequest):
             content.touch()  # or orphan cleanup might take it before the repository has it
         files = list(content.contentartifact_set.select_related("artifact"))
         if not files or any(file.artifact is None for file in files):
-            known = {file.relative_path for file in files}
+            known_paths = {file.relative_path for file in files}
             ContentArtifact.objects.bulk_create(
                 [
-                    ContentArtifact(content=content, relative_path=path, artifact=each)
-                    for path, each in artifacts.items()
-                    if each is not None or path not in known
+                    ContentArtifact(content=content, relative_path=path, artifact=file_artifact)
+                    for path, file_artifact in artifacts.items()
+                    if file_artifact is not None or path not in known_paths
                 ],
                 update_conflicts=True,
                 update_fields=["artifact"],
@@ -144,12 +146,12 @@ class PullThroughRequest(FetchRequest):
             files = list(content.contentartifact_set.select_related("artifact"))
         return files
 
-    def _remember(self, files: list[ContentArtifact]) -> None:
+    def _record_urls(self, files: list[ContentArtifact]) -> None:
         """Write down where each file came from, so that it is found the next time."""
         remote = Remote.objects.get(pk=self.remote).cast()
         for file in files:
             is_this = file.relative_path == self.path
-            url = self.url if is_this else _url_of(remote, file.relative_path, self.request)
+            url = self.url if is_this else _artifact_url(remote, file.relative_path, self.request)
             if url:
                 # The remote may have had it elsewhere when it was last asked.
                 RemoteArtifact.objects.update_or_create(
@@ -159,7 +161,7 @@ class PullThroughRequest(FetchRequest):
                     defaults={"url": url},
                 )
 
-    def refusal(self, error: Exception | None) -> Exception | None:
+    def client_error(self, error: Exception | None) -> Exception | None:
         """Return what the remote itself said, as upstream does, where it said something."""
         if isinstance(error, _NO_SUCH_FILE):
             return RemoteRefused(404)
@@ -170,7 +172,7 @@ class PullThroughRequest(FetchRequest):
         return None
 
 
-def pulled(
+def pull_through_request(
     domain: Domain,
     remote: Remote,
     url: str,
@@ -197,15 +199,15 @@ def pulled(
     )
 
 
-def known_at(remote: UUID, url: str) -> ContentArtifact | None:
+def find_content_artifact(remote: UUID, url: str) -> ContentArtifact | None:
     """Return the file that Pulp knows to be at `url` of the remote, with its artifact if saved."""
-    offer = (
+    remote_artifact = (
         RemoteArtifact.objects.filter(remote=remote, url=url)
         .select_related("content_artifact__artifact")
         .order_by("-pulp_created")
         .first()
     )
-    return offer and offer.content_artifact
+    return remote_artifact and remote_artifact.content_artifact
 
 
 def content_type_of(remote: Remote, path: str) -> type[Content] | None:
@@ -216,7 +218,7 @@ def content_type_of(remote: Remote, path: str) -> type[Content] | None:
         return None
 
 
-def url_at(remote: Remote, path: str, request: Any) -> str | None:
+def remote_url(remote: Remote, path: str, request: Any) -> str | None:
     """Return where `remote` has `path`, which a client sent; None if it can have no such thing.
 
     Paths must not lead out of where the remote is, to another folder of the host that knows our
@@ -226,14 +228,14 @@ def url_at(remote: Remote, path: str, request: Any) -> str | None:
         return None
     if remote.url.lower().startswith("file:"):
         # Upstream's downloader takes these for the begin of a query or a fragment.
-        return None if "?" in path or "#" in path else _url_of(remote, path, request)
-    return _url_of(remote, path.translate(_IN_URLS), request)
+        return None if "?" in path or "#" in path else _artifact_url(remote, path, request)
+    return _artifact_url(remote, path.translate(_URL_ESCAPES), request)
 
 
 # To whom it was decoded for; everything else that URLs cannot have is encoded when it is sent.
-_IN_URLS = str.maketrans({"%": "%25", "?": "%3F", "#": "%23"})
+_URL_ESCAPES = str.maketrans({"%": "%25", "?": "%3F", "#": "%23"})
 
 
-def _url_of(remote: Remote, path: str, request: Any) -> str | None:
+def _artifact_url(remote: Remote, path: str, request: Any) -> str | None:
     url: str | None = remote.get_remote_artifact_url(path, request=request)
     return url or None

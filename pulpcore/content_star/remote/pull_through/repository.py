@@ -17,33 +17,33 @@ from pulpcore.app.models import ContentArtifact, Repository
 
 # Seconds in which a repository is asked to add a file once, however many clients want it: until a
 # worker has done it, each of them would make another task.
-ASK_AGAIN = 30
+REQUEST_INTERVAL = 30
 
 # How many files are remembered to have been asked for.
-MAX_ASKED = 10_000
+MAX_REQUESTED = 10_000
 
-_asked_at: OrderedDict[tuple[UUID, UUID], float] = OrderedDict()
-_asking = Lock()
+_requested_at: OrderedDict[tuple[UUID, UUID], float] = OrderedDict()
+_requested_lock = Lock()
 
 
 def claim(repository: UUID, file: ContentArtifact) -> bool:
     """Tell whether `repository` was not asked lately, by this process, to add the content. Who is
     told so asks it: the next one is told no."""
     now = time.monotonic()
-    with _asking:
-        asked_at = _asked_at.get((repository, file.content_id))
-        if asked_at is not None and now - asked_at <= ASK_AGAIN:
+    with _requested_lock:
+        requested_at = _requested_at.get((repository, file.content_id))
+        if requested_at is not None and now - requested_at <= REQUEST_INTERVAL:
             return False
-        _asked_at[repository, file.content_id] = now
-        _asked_at.move_to_end((repository, file.content_id))
-        while len(_asked_at) > MAX_ASKED:
-            _asked_at.popitem(last=False)
+        _requested_at[repository, file.content_id] = now
+        _requested_at.move_to_end((repository, file.content_id))
+        while len(_requested_at) > MAX_REQUESTED:
+            _requested_at.popitem(last=False)
     return True
 
 
-def _give_back(repository: UUID, file: ContentArtifact) -> None:
-    with _asking:
-        _asked_at.pop((repository, file.content_id), None)
+def _unclaim(repository: UUID, file: ContentArtifact) -> None:
+    with _requested_lock:
+        _requested_at.pop((repository, file.content_id), None)
 
 
 def add_to_repository(repository: UUID, file: ContentArtifact) -> None:
@@ -54,13 +54,13 @@ def add_to_repository(repository: UUID, file: ContentArtifact) -> None:
     try:
         _add(repository, file)
     except BaseException:
-        _give_back(repository, file)
+        _unclaim(repository, file)
         raise
 
 
 def _add(repository: UUID, file: ContentArtifact) -> None:
     target = Repository.objects.get(pk=repository).cast()
-    token = _leaves_to_workers.set(True)
+    token = _defers_tasks.set(True)
     try:
         # Upstream awaits this one, and its own does what the other one does too.
         if _overrides(target, "async_pull_through_add_content"):
@@ -68,7 +68,7 @@ def _add(repository: UUID, file: ContentArtifact) -> None:
         else:
             target.pull_through_add_content(file)
     finally:
-        _leaves_to_workers.reset(token)
+        _defers_tasks.reset(token)
 
 
 def _overrides(target: Repository, method: str) -> bool:
@@ -77,7 +77,7 @@ def _overrides(target: Repository, method: str) -> bool:
 
 # A process of the API runs small tasks itself, in a working directory that it changes to: not while
 # other threads serve content. Upstream's content app leaves them to workers, too.
-_leaves_to_workers: ContextVar[bool] = ContextVar("content_star_leaves_to_workers", default=False)
+_defers_tasks: ContextVar[bool] = ContextVar("content_star_leaves_to_workers", default=False)
 
 
 @cache
@@ -90,8 +90,8 @@ def leave_tasks_to_workers() -> None:
         with suppress(ImportError):  # older versions have fewer kinds of workers
             module: Any = import_module(f"pulpcore.tasking.{name}")
             is_content = module.called_from_content_app
-            module.called_from_content_app = partial(_is_left_to_workers, is_content)
+            module.called_from_content_app = partial(_is_deferred, is_content)
 
 
-def _is_left_to_workers(is_content: Callable[[], bool]) -> bool:
-    return _leaves_to_workers.get() or is_content()
+def _is_deferred(is_content: Callable[[], bool]) -> bool:
+    return _defers_tasks.get() or is_content()

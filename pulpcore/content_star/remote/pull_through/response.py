@@ -15,11 +15,11 @@ from pulpcore.content_star.remote.downloader import fetch
 from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.errors import RemoteUnavailable, failure_of, reason
 from pulpcore.content_star.remote.pull_through.metadata_cache import (
-    current_metadata,
+    current_metadata_cache,
     forbids_storing,
 )
 from pulpcore.content_star.remote.pull_through.models import PullThroughRequest, RemoteRefused
-from pulpcore.content_star.remote.reader import Announced, Reader
+from pulpcore.content_star.remote.reader import Reader, SizeOnly
 from pulpcore.content_star.remote.request import NotModified
 from pulpcore.content_star.remote.response import RemoteResponse
 from pulpcore.content_star.responses.artifact import ArtifactResponse, RepresentationArguments
@@ -32,11 +32,11 @@ from pulpcore.content_star.responses.unsized import UnsizedResponse
 log = logging.getLogger(__name__)
 
 # What the remote has begun to send, or what it said of it.
-_Found = Download | CIMultiDict[str]
+_RemoteResult = Download | CIMultiDict[str]
 
 # What clients are told of what a remote said with metadata, beside its validators. All that it
 # might say of connections, cookies, encodings or origins is not about our answer.
-PASSED_ON = (
+FORWARDED_HEADERS = (
     "Content-Type",
     "Content-Language",
     "Docker-Content-Digest",
@@ -47,7 +47,7 @@ PASSED_ON = (
 
 
 # Field values and entity tags of RFC 9110 sections 5.5 and 8.8.3, in ASCII.
-_LEGIBLE = re.compile(r"[\t -~]*")
+_FIELD_VALUE = re.compile(r"[\t -~]*")
 _ETAG = re.compile(r'(W/)?"[!#-~]*"')
 
 
@@ -60,73 +60,80 @@ class PullThroughResponse(RemoteResponse):
     """
 
     def __init__(
-        self, wanted: PullThroughRequest, again: Callable[[], ASGIApp], headers: Mapping[str, str]
+        self,
+        fetch_request: PullThroughRequest,
+        look_up_again: Callable[[], ASGIApp],
+        headers: Mapping[str, str],
     ) -> None:
-        super().__init__(again)
-        self.wanted = wanted
+        super().__init__(look_up_again)
+        self.fetch_request = fetch_request
         self.headers = headers
 
     async def _from_remote(self, scope: Scope, send: Send) -> None:
-        is_asked = scope["method"] == "HEAD" and not current_downloads().has(self.wanted)
-        found = await self._kept_or(_headers_of if is_asked else self._begun)
+        is_header_probe = scope["method"] == "HEAD" and not current_downloads().has(
+            self.fetch_request
+        )
+        found = await self._cached_or(_headers_of if is_header_probe else self._start_download)
         if not isinstance(found, Download):
-            return await self._announcement(found)(scope, nothing, send)
+            return await self._head_response(found)(scope, nothing, send)
         try:
             await self._response(found)(scope, nothing, send)
         finally:
-            if self.wanted.content_type is None:
-                current_metadata().follow(found)
-            found.leave()
+            if self.fetch_request.content_type is None:
+                current_metadata_cache().finish_in_background(found)
+            found.release()
 
     # Which download
 
-    async def _kept_or(self, ask: Callable[[PullThroughRequest], Awaitable[_Found]]) -> _Found:
+    async def _cached_or(
+        self, fetch_new: Callable[[PullThroughRequest], Awaitable[_RemoteResult]]
+    ) -> _RemoteResult:
         """Return what asking the remote brings, or a download that we have entered and is kept.
 
         Kept metadata is used while it is fresh, when the remote says that it still holds, and for
         a while when the remote fails.
         """
-        metadata = current_metadata()
-        entry = metadata.get(self.wanted)
+        metadata = current_metadata_cache()
+        entry = metadata.get(self.fetch_request)
         if entry is None:
-            return await ask(self.wanted)
-        entry.download.enter()  # or it might be gone when the remote has answered
+            return await fetch_new(self.fetch_request)
+        entry.download.retain()  # or it might be gone when the remote has answered
         if entry.is_fresh:
             return entry.download
         try:
-            new = await ask(replace(self.wanted, conditions=entry.conditions))
-        except NotModified as answer:
-            metadata.confirm(self.wanted, entry, answer.headers)
+            result = await fetch_new(replace(self.fetch_request, conditions=entry.conditions))
+        except NotModified as not_modified:
+            metadata.confirm(self.fetch_request, entry, not_modified.headers)
             return entry.download
         except RemoteUnavailable as error:
             if entry.may_be_stale and not _is_final(error):
-                entry.rest()
+                entry.back_off()
                 return entry.download
-            entry.download.leave()
+            entry.download.release()
             if _is_final(error):
-                metadata.drop(self.wanted)
+                metadata.remove(self.fetch_request)
             raise
         except BaseException:
-            entry.download.leave()
+            entry.download.release()
             raise
-        entry.download.leave()
-        return new
+        entry.download.release()
+        return result
 
-    async def _begun(self, wanted: PullThroughRequest) -> Download:
+    async def _start_download(self, fetch_request: PullThroughRequest) -> Download:
         """Enter the download of `wanted` and wait for its first bytes."""
         downloads = current_downloads()
-        download = downloads.join(wanted)
-        if download.complete and not wanted.saves:
+        download = downloads.join(fetch_request)
+        if download.complete and not fetch_request.saves:
             # A slow client still reads it; the remote may say something else by now.
             downloads.invalidate(download)
-            download = downloads.join(wanted)
-        if wanted.content_type is None:
-            download.arrived = partial(current_metadata().keep, self.wanted)
-        download.enter()
+            download = downloads.join(fetch_request)
+        if fetch_request.content_type is None:
+            download.on_complete = partial(current_metadata_cache().put, self.fetch_request)
+        download.retain()
         try:
-            await download.begun()
+            await download.wait_for_start()
         except BaseException:
-            download.leave()
+            download.release()
             raise
         return download
 
@@ -134,56 +141,62 @@ class PullThroughResponse(RemoteResponse):
 
     def _response(self, download: Download) -> ASGIApp:
         size, sha256 = download.size, download.sha256
-        source = _Arriving(self.wanted.name, size or 0, download)
-        return self._answer(download.told, size, sha256, source, _chunks(download))
+        source = _DownloadingSource(self.fetch_request.name, size or 0, download)
+        return self._build_response(download.headers, size, sha256, source, _chunks(download))
 
-    def _announcement(self, told: Mapping[str, str]) -> ASGIApp:
+    def _head_response(self, headers: Mapping[str, str]) -> ASGIApp:
         """What HEAD is answered with, by the headers that the remote told."""
-        length = told.get("Content-Length", "")
-        is_size = length.isdecimal() and "Content-Encoding" not in told
+        length = headers.get("Content-Length", "")
+        is_size = length.isdecimal() and "Content-Encoding" not in headers
         size = int(length) if is_size else None
-        source = _Arriving(self.wanted.name, size or 0, None)
-        return self._answer(told, size, None, source, _no_chunks())
+        source = _DownloadingSource(self.fetch_request.name, size or 0, None)
+        return self._build_response(headers, size, None, source, _no_chunks())
 
-    def _answer(
+    def _build_response(
         self,
-        told: Mapping[str, str],
+        headers: Mapping[str, str],
         size: int | None,
         sha256: str | None,
         source: Source,
         chunks: AsyncGenerator[bytes, None],
     ) -> ASGIApp:
-        theirs = _legible(told if self.wanted.content_type is None else {})
-        etag = theirs.get("ETag", "")
+        remote_headers = _valid_fields(headers if self.fetch_request.content_type is None else {})
+        etag = remote_headers.get("ETag", "")
         if not _ETAG.fullmatch(etag):
             etag = ""
-        last_modified = parse_http_date(theirs.get("Last-Modified", ""))
-        said: RepresentationArguments = {
+        last_modified = parse_http_date(remote_headers.get("Last-Modified", ""))
+        arguments: RepresentationArguments = {
             "size": size or 0,
             "sha256": None if etag or size is None else sha256,
             "etag": etag,
             "last_modified": last_modified,
-            "filename": self.wanted.path,
-            "headers": {**_type_of(told), **self.headers, **_passed_on(theirs)},
-            "disposition": "inline" if self.wanted.content_type is None else "attachment",
+            "filename": self.fetch_request.path,
+            "headers": {**_content_type(headers), **self.headers, **_forwarded(remote_headers)},
+            "disposition": "inline" if self.fetch_request.content_type is None else "attachment",
         }
-        return UnsizedResponse(chunks, **said) if size is None else ArtifactResponse(source, **said)
+        return (
+            UnsizedResponse(chunks, **arguments)
+            if size is None
+            else ArtifactResponse(source, **arguments)
+        )
 
 
-def _type_of(told: Mapping[str, str]) -> dict[str, str]:
+def _content_type(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the remote's type, for a file that neither its name nor the plugin gives one."""
-    theirs = _legible(told).get("Content-Type")
-    return {"Content-Type": theirs} if theirs else {}
+    remote_headers = _valid_fields(headers).get("Content-Type")
+    return {"Content-Type": remote_headers} if remote_headers else {}
 
 
-def _legible(told: Mapping[str, str]) -> CIMultiDict[str]:
+def _valid_fields(headers: Mapping[str, str]) -> CIMultiDict[str]:
     """Return the headers that can be sent on as they came."""
-    return CIMultiDict((name, value) for name, value in told.items() if _LEGIBLE.fullmatch(value))
+    return CIMultiDict(
+        (name, value) for name, value in headers.items() if _FIELD_VALUE.fullmatch(value)
+    )
 
 
-def _passed_on(theirs: CIMultiDict[str]) -> dict[str, str]:
-    headers = {name: theirs[name] for name in PASSED_ON if name in theirs}
-    if forbids_storing(theirs):
+def _forwarded(remote_headers: CIMultiDict[str]) -> dict[str, str]:
+    headers = {name: remote_headers[name] for name in FORWARDED_HEADERS if name in remote_headers}
+    if forbids_storing(remote_headers):
         headers["Cache-Control"] = "no-store"
     return headers
 
@@ -194,7 +207,7 @@ def _is_final(error: RemoteUnavailable) -> bool:
     return 400 <= status < 500 and status not in (408, 429)
 
 
-class _Arriving:
+class _DownloadingSource:
     """A `responses.source.Source`: what a download brings, or what nobody is going to read."""
 
     def __init__(self, name: str, size: int, download: Download | None) -> None:
@@ -205,12 +218,12 @@ class _Arriving:
     async def open(self, parts: Sequence[ByteRange]) -> Readable:
         """The download has begun, so that nothing is waited for."""
         if self._download is None or not parts:
-            return Announced(self._size)
-        self._download.enter()
+            return SizeOnly(self._size)
+        self._download.retain()
         try:
             return Reader(self._download, self._size)
         except BaseException:
-            self._download.leave()
+            self._download.release()
             raise
 
 
@@ -218,7 +231,7 @@ async def _chunks(download: Download) -> AsyncGenerator[bytes, None]:
     """Read what comes, as it comes. Raises RemoteBroke."""
     offset = 0
     with download.open() as file:
-        while (available := await download.grown(offset)) > offset:
+        while (available := await download.wait_for_more(offset)) > offset:
             data = await file.read(offset, min(available - offset, STEP))
             offset += len(data)
             yield data
@@ -229,46 +242,46 @@ async def _no_chunks() -> AsyncGenerator[bytes, None]:
     yield
 
 
-class _Answered(Exception):
+class _HeadersReceived(Exception):
     """The remote has told the headers, which is all that was asked for."""
 
 
-class _Probe:
+class _HeaderSink:
     """A `Sink` that wants headers only."""
 
     def __init__(self) -> None:
-        self.told: CIMultiDict[str] = CIMultiDict()
+        self.response_headers: CIMultiDict[str] = CIMultiDict()
 
     async def restart(self) -> int:
         return 0
 
     async def headers(self, headers: Mapping[str, str], is_decoded: bool = True) -> None:
-        self.told = CIMultiDict(headers)
-        raise _Answered
+        self.response_headers = CIMultiDict(headers)
+        raise _HeadersReceived
 
     async def write(self, data: bytes) -> None:
-        raise _Answered  # by a downloader that tells no headers
+        raise _HeadersReceived  # by a downloader that tells no headers
 
     async def finish(self) -> None:
-        raise _Answered
+        raise _HeadersReceived
 
 
-async def _headers_of(wanted: PullThroughRequest) -> CIMultiDict[str]:
+async def _headers_of(fetch_request: PullThroughRequest) -> CIMultiDict[str]:
     """Ask the remote, and hang up when it has told the headers.
 
     Raises RemoteUnavailable, AlreadySaved, NotModified.
     """
     failure: Exception | None = None
-    with with_domain(wanted.domain):
-        for source in await current_downloads().executor.run(wanted.sources):
-            probe = _Probe()
+    with with_domain(fetch_request.domain):
+        for source in await current_downloads().executor.run(fetch_request.sources):
+            sink = _HeaderSink()
             try:
-                await fetch(source, probe)
-            except _Answered:
-                return probe.told
+                await fetch(source, sink)
+            except _HeadersReceived:
+                return sink.response_headers
             except NotModified:
                 raise
             except Exception as error:
                 log.warning("Remote '%s': %s", source.remote.name, reason(error))
                 failure = error
-    raise wanted.refusal(failure) or failure_of(failure)
+    raise fetch_request.client_error(failure) or failure_of(failure)
