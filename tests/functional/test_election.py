@@ -286,7 +286,7 @@ def test_seats(instance, orm):
         mine, theirs = FetchLock(), FetchLock()
         said = []
         try:
-            first, same, foreign = LockRequest("a"), LockRequest("a"), LockRequest("a")
+            first, same, foreign = (LockRequest("a", "file a") for _ in range(3))
             await mine.acquire(first, never)
 
             async def wait(election: FetchLock, request: LockRequest, name: str) -> None:
@@ -296,7 +296,7 @@ def test_seats(instance, orm):
 
             waiting = asyncio.create_task(wait(theirs, foreign, "foreign"))
             own = asyncio.create_task(wait(mine, same, "same"))
-            await mine.acquire(LockRequest("b"), never)  # nobody's, in the meantime
+            await mine.acquire(LockRequest("b", "file b"), never)  # nobody's, in the meantime
             mine.release(same)  # who has no turn gives none away
             await asyncio.sleep(0)
             assert said == []
@@ -311,7 +311,9 @@ def test_seats(instance, orm):
     wait_until(lambda: not connections())
 
 
-@pytest.mark.parametrize(("answers", "says"), [(True, "takes too long"), (False, "without an")])
+@pytest.mark.parametrize(
+    ("answers", "says"), [(True, "did not answer"), (False, "are unavailable")]
+)
 def test_a_database_that_cannot_be_asked_elects_nobody(monkeypatch, caplog, answers, says):
     class Nowhere:
         @staticmethod
@@ -323,8 +325,8 @@ def test_a_database_that_cannot_be_asked_elects_nobody(monkeypatch, caplog, answ
 
     async def elect() -> FetchLock:
         mine = FetchLock()
-        await mine.acquire(LockRequest("a"), never)
-        await mine.acquire(LockRequest("a"), never)
+        await mine.acquire(LockRequest("a", "file a"), never)
+        await mine.acquire(LockRequest("a", "file a"), never)
         await mine.close()
         return mine
 

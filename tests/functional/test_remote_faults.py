@@ -14,7 +14,7 @@ import httpx
 import pytest
 from aiohttp import web
 
-from pulpcore.content_star.remote import timeouts as pace
+from pulpcore.content_star.remote import timeouts
 from tests import upstream as behave
 from tests.certificates import Authority
 from tests.instance import in_venv, wait_until
@@ -166,7 +166,7 @@ def test_a_remote_that_stops_in_the_middle_makes_way(content, remote_file):
 
 
 def test_a_remote_without_timeouts_does_not_hang_for_ever(here, remote_file, monkeypatch):
-    monkeypatch.setattr(pace, "FIRST_BYTE_TIMEOUT", 0.5)
+    monkeypatch.setattr(timeouts, "FIRST_BYTE_TIMEOUT", 0.5)
     file = remote_file()
     file.behave(behave.hanging)
     assert here(file.path).status_code == 504
@@ -178,7 +178,7 @@ def test_a_remote_without_timeouts_does_not_hang_for_ever(here, remote_file, mon
 def test_no_more_remotes_are_asked_when_it_has_taken_long(here, remote_file, monkeypatch):
     from pulpcore.content_star.remote import download
 
-    monkeypatch.setattr(pace, "FIRST_BYTE_TIMEOUT", 0.5)
+    monkeypatch.setattr(timeouts, "FIRST_BYTE_TIMEOUT", 0.5)
     monkeypatch.setattr(download, "FAILOVER_TIMEOUT", 0.0)
     file = remote_file()
     file.behave(behave.hanging)
@@ -189,7 +189,7 @@ def test_no_more_remotes_are_asked_when_it_has_taken_long(here, remote_file, mon
 
 @pytest.mark.parametrize("at", [0, 1_000_000])
 def test_a_remote_that_dribbles_makes_way(here, remote_file, monkeypatch, at):
-    monkeypatch.setattr(pace, "STALL_WINDOW", 1.0)
+    monkeypatch.setattr(timeouts, "STALL_WINDOW", 1.0)
     file = remote_file(BIG)
 
     async def dribble(request, data):
@@ -203,7 +203,7 @@ def test_a_remote_that_dribbles_makes_way(here, remote_file, monkeypatch, at):
 
 
 def test_a_remote_that_was_given_more_time_has_it(here, remote_file, monkeypatch):
-    monkeypatch.setattr(pace, "FIRST_BYTE_TIMEOUT", 0.1)
+    monkeypatch.setattr(timeouts, "FIRST_BYTE_TIMEOUT", 0.1)
     file = remote_file(sock_read_timeout=20)
 
     async def late(request, data):
@@ -406,7 +406,7 @@ def test_content_that_is_removed_while_its_file_is_fetched(own, instance, remote
         unit.delete()
         held.release()
         assert got + b"".join(chunks) == file.data
-    wait_until(lambda: "has been removed meanwhile" in own.said())
+    wait_until(lambda: "was removed while its file was fetched" in own.said())
     assert "Traceback" not in own.said()
     assert not Artifact.objects.filter(sha256=hashlib.sha256(file.data).hexdigest()).exists()
     wait_until(lambda: spooled(instance) == [])
@@ -458,7 +458,7 @@ def test_a_disk_that_is_full(instance, remote_file):
     with running(instance, command, f"http://127.0.0.1:{port}") as own:
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.get(own.content_url + big.path, trust_env=False, timeout=60)
-        assert "The working directory failed" in own.said()
+        assert "WORKING_DIRECTORY failed" in own.said()
         answer = httpx.get(own.content_url + small.path, trust_env=False, timeout=60)
         assert answer.content == small.data
     assert big.remote_artifacts[0].failed_at is None, "it is no fault of the remote's"

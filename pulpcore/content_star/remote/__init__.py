@@ -1,12 +1,13 @@
-"""On-demand content: fetched from its remote once, for all who ask for it meanwhile.
+"""Fetch content from remotes: on demand and pull-through, once for all concurrent clients.
 
-`sources.py` says what is wanted, and of whom. `on_demand.py` and `saving.py` talk to the database,
-behind the door. `download.py` shares a fetch in a process (`downloads.py` has all of them),
-`election.py` among processes. `fetch.py` runs a plugin's own downloader at the pace that `pace.py`
-wants, into `intake.py`, which verifies what comes and writes it to the file between, `spool.py`.
-`response.py` is what a distribution's app answers with.
+`request.py` defines a fetch request and its sources; `on_demand.py` and `save.py` hold the ORM
+work, which runs in a database executor. `download.py` shares one fetch among the clients of a
+process, `downloads.py` holds all downloads of a process, and `lock.py` coordinates processes with
+advisory locks. `downloader.py` runs the plugin's downloader within the limits of `timeouts.py` and
+writes to the verifying sink (`sink.py`), which fills a temporary file (`spool.py`). `response.py`
+is the ASGI response.
 
-For what a distribution lacks and asks its remote for, `pulled.py` talks to the database,
-`adding.py` gives it to a repository, `passing.py` is the response, and `metadata.py` keeps what is
-no content.
+`pull_through/` serves files that a distribution lacks and its remote may have: the ORM work
+(`models.py`), adding to a repository (`repository.py`), the response (`response.py`) and the cache
+of metadata, which is never saved (`metadata_cache.py`).
 """

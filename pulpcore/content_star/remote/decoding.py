@@ -1,4 +1,4 @@
-"""Undoes a Content-Encoding (RFC 9110, section 8.4) in pieces of bounded size."""
+"""Decode a Content-Encoding (RFC 9110, section 8.4) in chunks of bounded size."""
 
 import zlib
 
@@ -8,45 +8,48 @@ from pulpcore.content_star.responses.source import STEP
 _GZIP = 16 + zlib.MAX_WBITS
 _DEFLATE = zlib.MAX_WBITS
 
-# How many times its encoded size a file of unknown size may have: package indexes compress 5 to 30
-# times, while deflate makes up to 1032 bytes of one.
+# Largest ratio of decoded to encoded size for a file of unknown size: package indexes compress 5 to
+# 30 times, while deflate expands up to 1032 times.
 MAX_RATIO = 100
 
-# Bytes up to which the ratio does not matter: small files may repeat themselves.
+# Decoded bytes up to which the ratio is not checked: small files may be very repetitive.
 RATIO_FREE = 16 * 1024 * 1024
 
-# Bytes that are given to zlib at a time. It copies what it leaves over, which is almost all of it
-# for what expands a thousand times, or has many small members.
+# Bytes passed to zlib at a time. It copies its unconsumed input, which is almost all of it for data
+# that expands a thousand times or has many small members.
 _SLICE = 16 * 1024
 
 
 def check_ratio(encoded: int, decoded: int) -> None:
-    """Raise CannotDecode if `decoded` bytes out of `encoded` ones are a decompression bomb."""
+    """Raise CannotDecode if `decoded` bytes out of `encoded` ones indicate a decompression bomb."""
     if decoded > max(RATIO_FREE, MAX_RATIO * encoded):
         raise CannotDecode(f"decompresses to more than {MAX_RATIO} times its size")
 
 
 class Decoder:
-    """Of `gzip` or `deflate`. Feed it, then read until nothing comes. Raises CannotDecode."""
+    """Incremental decoder for `gzip` and `deflate`.
+
+    `feed` a chunk, then `read` until it returns nothing. Raises CannotDecode.
+    """
 
     def __init__(self, encoding: str) -> None:
         wbits = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _DEFLATE}.get(encoding)
         if wbits is None:
-            raise CannotDecode(f"no decoder for {encoding!r}")
+            raise CannotDecode(f"unsupported Content-Encoding {encoding!r}")
         self._wbits = wbits
         self._zlib = zlib.decompressobj(wbits)
         self._input = b""
         self._pending = memoryview(b"")
         self._has_started = False
-        self._has_pending_output = False  # output of what it has taken
+        self._has_pending_output = False  # output for input that zlib has consumed
 
     def feed(self, data: bytes) -> None:
-        """Give it what comes next, after what came before has been read."""
+        """Add encoded `data`. Everything fed before has to have been read."""
         self._pending = memoryview(data)
 
     def read(self) -> bytes:
-        """Return at most STEP bytes, or nothing when there has to be more input."""
-        output = bytearray()  # members of a few bytes come together
+        """Return at most STEP decoded bytes; none if more input is needed."""
+        output = bytearray()  # collects the output of many small members
         while len(output) < STEP and (self._input or self._pending or self._has_pending_output):
             if not self._input:
                 self._input, self._pending = bytes(self._pending[:_SLICE]), self._pending[_SLICE:]
@@ -62,12 +65,12 @@ class Decoder:
         try:
             data = self._zlib.decompress(self._input, limit)
         except zlib.error:
-            raise CannotDecode("the encoding is broken") from None
+            raise CannotDecode("malformed Content-Encoding") from None
         self._input = self._zlib.unconsumed_tail or self._zlib.unused_data
         self._has_pending_output = len(data) == limit
         return data
 
     def finish(self) -> None:
-        """Everything has been fed and read."""
+        """Raise CannotDecode if the encoded data is incomplete."""
         if self._has_started and not self._zlib.eof:
-            raise CannotDecode("the encoding ends too early")
+            raise CannotDecode("truncated Content-Encoding")

@@ -1,4 +1,4 @@
-"""One download that any number of clients read from, each at its own speed."""
+"""A download: one fetch shared by any number of clients, each reading at its own speed."""
 
 import asyncio
 import logging
@@ -33,32 +33,33 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seconds after which no other remote is asked while clients have no byte yet.
+# Seconds after which no further remote is tried while clients have received no byte.
 FAILOVER_TIMEOUT = 60.0
 
-# Seconds for which clients wait for the end of a file that is being saved: whoever has all of it
-# finds it saved. Longer than a busy storage takes, shorter than the timeouts of clients.
+# Seconds for which clients wait for the last byte while the file is saved, so that a client that
+# has all of it finds it saved. Longer than a busy storage takes, shorter than common client
+# timeouts.
 SAVE_TIMEOUT = 5.0
 
 
 class Download:
-    """Fetches a file in a task of its own, for those who have entered and to save it.
+    """Fetch a file in a task of its own, for the clients that retain it and to save it.
 
-    Nothing depends on a single client. When the last one leaves, the task ends if there is nothing
-    to save, or if another process is fetching, and goes on if it is to be saved.
+    No single client is essential. When the last one releases the download, the task is cancelled if
+    the file is not to be saved or another process fetches it, and continues otherwise.
     """
 
     def __init__(self, request: FetchRequest, downloads: "Downloads") -> None:
         self.request = request
         self.failure: Exception | None = None
         self.on_complete: Callable[[Download], None] | None = None
-        """Called once, when it is complete and before clients know."""
+        """Called once on completion, before clients are notified."""
         self._sink = VerifyingSink(request, self._on_progress)
         self._downloads = downloads
         self._clients = 0
         self._source: RemoteSource | None = None
         self._lock_request: LockRequest | None = None
-        self._is_waiting_for_lock = False  # for another process
+        self._is_waiting_for_lock = False  # for the fetch lock of another process
         self._changed = asyncio.Event()
         self.task = asyncio.create_task(self._run(), name=f"fetch {request.name}")
 
@@ -66,18 +67,20 @@ class Download:
 
     @property
     def size(self) -> int | None:
-        """In bytes; None as long as nobody knows. It holds once there are bytes."""
+        """In bytes; None while unknown. Final once bytes are available."""
         return self._sink.size
 
     @property
     def sha256(self) -> str | None:
-        """None as long as nobody knows."""
+        """Hex digest; None while unknown."""
         return self._sink.sha256
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Headers that came with the first bytes, if the downloader tells headers, or that the
-        remote has told since."""
+        """Headers of the response that the first bytes came with, or as updated by a later 304.
+
+        Empty if the downloader reports none.
+        """
         return self._sink.response_headers
 
     @headers.setter
@@ -86,15 +89,15 @@ class Download:
 
     @property
     def complete(self) -> bool:
-        """Whether all has come, and is right."""
+        """Whether the whole file has arrived and is verified."""
         return self._sink.complete
 
     def retain(self) -> None:
-        """Be one of those for whom it goes on, until `leave`."""
+        """Count one more client, until `release`."""
         self._clients += 1
 
     def release(self) -> None:
-        """Let it end if this was the last client and there is nothing to save here."""
+        """Count one client less; after the last, cancel unless the file is to be saved here."""
         self._clients -= 1
         if self._clients:
             return
@@ -104,18 +107,21 @@ class Download:
             self._cancel()
 
     def _is_for_clients_only(self) -> bool:
-        """Whether only clients want it."""
+        """Whether the current source is streamed: its file is for clients only, not saved."""
         return self._source is not None and not self._source.saves
 
     async def wait_for_start(self) -> None:
-        """Wait for the first bytes. Raises RemoteUnavailable, StoreUnavailable, AlreadySaved."""
+        """Wait for the first bytes, or for completion.
+
+        Raises RemoteUnavailable, StoreUnavailable, AlreadySaved, or whatever ended the task.
+        """
         while not (self._sink.available or self._sink.complete):
             await self._next_change()
 
     async def wait_for_size(self) -> int:
-        """Wait until there are bytes and return the size. Raises as `begun`, and RemoteBroke.
+        """Wait for the first bytes and for the size, which is returned.
 
-        That may be at the end, where the remote does not say it.
+        The size may be known only at the end. Raises as `wait_for_start`, and RemoteBroke.
         """
         await self.wait_for_start()
         while self._sink.size is None:
@@ -123,9 +129,11 @@ class Download:
         return self._sink.size
 
     async def wait_for_bytes(self, stop: int) -> None:
-        """Wait until the bytes up to `stop` are available, of an empty file until its end is.
+        """Wait until the bytes up to offset `stop` are available.
 
-        Raises RemoteBroke, also where they are and turned out to be wrong."""
+        The last byte is available once it is released. Raises RemoteBroke, also if available bytes
+        turned out to be wrong.
+        """
         sink = self._sink
         while sink.available < stop or sink.is_wrong or self._is_end_withheld(stop):
             await self._next_change()
@@ -134,7 +142,7 @@ class Download:
         return stop == self._sink.size and not self._sink.released
 
     async def wait_for_more(self, offset: int) -> int:
-        """Wait for bytes behind `offset` and return how many there are: `offset` at the end.
+        """Wait for bytes after `offset`; return the number available, which is `offset` at the end.
 
         Raises RemoteBroke.
         """
@@ -150,17 +158,17 @@ class Download:
         await self._changed.wait()
 
     def open(self) -> LocalFile:
-        """Open what has been written; it has to have `begun`."""
+        """Open the temporary file for reading. Requires `wait_for_start`."""
         assert self._sink.spool is not None
         return self._sink.spool.reader()
 
     def stop(self) -> None:
-        """End it, unless all has come and is to be saved, which does not take long."""
+        """Cancel the task, unless the file is complete and being saved."""
         if not self._sink.complete or self._is_for_clients_only():
             self._cancel()
 
     def _cancel(self) -> None:
-        self._downloads.invalidate(self)  # at once: nobody may join what is about to end
+        self._downloads.invalidate(self)  # at once: no client may join a download that ends
         self.task.cancel()
 
     # The task
@@ -184,8 +192,8 @@ class Download:
                 self._dispose()
 
     async def _acquire_lock(self) -> None:
-        """Let another process fetch and save it, if one does. Raises AlreadySaved."""
-        self._lock_request = LockRequest(self.request.identity)
+        """Wait for the fetch lock. Raises AlreadySaved if another process has saved the file."""
+        self._lock_request = LockRequest(self.request.identity, self.request.name)
         self._is_waiting_for_lock = True
         try:
             check = partial(self._downloads.executor.run, self.request.check_saved)
@@ -205,7 +213,7 @@ class Download:
             if not self._clients and not source.saves:
                 break
             if not source.saves:
-                self._release_lock()  # there will be nothing to wait for
+                self._release_lock()  # other processes have nothing to wait for
             error = await self._fetch_from(source)
             if error is None:
                 return
@@ -215,20 +223,23 @@ class Download:
         raise self.request.client_error(error) or failure_of(error)
 
     async def _fetch_from(self, source: RemoteSource) -> Exception | None:
-        """Return what went wrong, if something did. Raises StoreUnavailable, NotModified."""
+        """Fetch from one source; return the exception on failure.
+
+        Raises StoreUnavailable, NotModified.
+        """
         self._source = self._sink.source = source
         try:
             await fetch(source, self._sink)
             return (
                 None
                 if self._sink.complete
-                else CannotResume("the downloader said nothing of its end")
+                else CannotResume("the downloader ended without finalizing the file")
             )
         except (StoreUnavailable, NotModified):
             raise
         except Exception as error:
             if self._sink.complete:
-                return None  # what fails after the end, such as closing, takes nothing away
+                return None  # a failure after the end, such as in closing, costs nothing
             log.warning(
                 "Remote '%s' failed to send the %s: %s",
                 source.remote.name,
@@ -240,7 +251,7 @@ class Download:
             return error
 
     async def _save(self) -> None:
-        """Save the file, and let clients have its end then, or after SAVE_TIMEOUT."""
+        """Save the file, then release its last byte, at the latest after SAVE_TIMEOUT."""
         spool = self._sink.spool
         if spool is None or self._source is None or not self._source.saves:
             return
@@ -250,8 +261,12 @@ class Download:
             attributes: dict[str, str | int] = {"size": spool.size, **spool.digests()}
             await self._downloads.save_executor.run(self.request.save, spool.path, attributes)
         except Exception as error:
-            # The clients have what they asked for; the next one lets us try again.
-            log.error("The %s could not be saved: %s", self.request.name, reason(error))
+            # Clients have the file nevertheless; a later request tries to save it.
+            log.error(
+                "The %s could not be saved: %s. A later request tries again.",
+                self.request.name,
+                reason(error),
+            )
         finally:
             timer.cancel()
             self._sink.release()

@@ -1,4 +1,4 @@
-"""Runs the downloader of a plugin's remote, with its proxy, TLS and credentials, into a sink."""
+"""Run the downloader of a plugin's remote, with its proxy, TLS and credentials, into a sink."""
 
 import asyncio
 import atexit
@@ -22,33 +22,37 @@ _STOCK_RUN = HttpDownloader._run
 
 
 class Sink(Protocol):
-    """Takes what a downloader brings. Whatever a method raises ends the download."""
+    """Receiver of the events of a downloader. An exception of any method ends the download."""
 
     async def restart(self) -> int:
-        """The downloader begins, for the first time or again.
+        """Start the body, at the first attempt or a retry; return the offset to resume from.
 
-        Returns the byte from which on the rest would do. It is asked for where the downloader can
-        do that, but what comes starts at byte 0 unless `headers` says otherwise.
+        The offset becomes a Range request if the downloader supports that; the body starts at byte
+        0 unless `headers` has a Content-Range.
         """
 
     async def headers(self, headers: Mapping[str, str], is_decoded: bool) -> None:
-        """The remote has answered; with Content-Range, what comes starts there. Not all downloaders
-        say so. `is_decoded` tells whether what comes has its Content-Encoding undone."""
+        """Receive the response headers. With Content-Range, the body starts there.
+
+        `is_decoded` says whether the downloader decodes the Content-Encoding. Not all downloaders
+        report headers.
+        """
 
     async def write(self, data: bytes) -> None:
-        """The next bytes."""
+        """Receive the next bytes of the body."""
 
     async def finish(self) -> None:
-        """All bytes have come."""
+        """Receive the end of the body."""
 
 
 async def fetch(source: RemoteSource, sink: Sink) -> None:
-    """Download from `source`, trying as often as its remote says. Raises anything, and TimeoutError
-    if it takes longer than `pace.Limits` to begin, or is slower. NotModified if the source has
-    conditions and they do not hold.
+    """Download from `source` into `sink`, with the retries that the remote is configured for.
 
-    What the downloader writes, hashes and checks is left to `sink`: done by itself, writing and
-    hashing would block the event loop.
+    Raises any exception of the downloader or the sink, TimeoutError beyond the `timeouts.Limits` of
+    the remote, and NotModified for a 304 to the conditions of the source.
+
+    Writing, hashing and verification are left to `sink`: the downloader would do them on the event
+    loop.
     """
     remote = source.remote
     limits = Limits.of(remote)
@@ -67,12 +71,12 @@ async def fetch(source: RemoteSource, sink: Sink) -> None:
 
 
 async def _build(source: RemoteSource, sink: Sink) -> Any:
-    """Make the downloader; in a thread where that means to read certificates, for 35 ms."""
+    """Build the downloader; in a thread if it loads certificates, which takes 35 ms."""
     remote = source.remote
     build = partial(
         remote.get_downloader,
         remote_artifact=source.remote_artifact,
-        # Replaced when we know what the downloader is.
+        # Replaced by `_attach_sink`.
         headers_ready_callback=partial(sink.headers, is_decoded=True),
     )
     if not (remote.ca_cert or remote.client_cert or not remote.tls_validation):
@@ -81,13 +85,16 @@ async def _build(source: RemoteSource, sink: Sink) -> Any:
     try:
         return await asyncio.shield(task)
     except RuntimeError:
-        return build()  # something that insists on running in the loop
+        return build()  # its construction needs the running event loop
     finally:
-        await asyncio.wait([task])  # a session may come of it, which has to be closed
+        await asyncio.wait([task])  # a finished build may have a session to close
 
 
 def _with_loop(loop: asyncio.AbstractEventLoop, build: Callable[[], Any]) -> Any:
-    """Build what will be used in `loop` outside of it. Sessions look for it, and only keep it."""
+    """Call `build` in a thread for objects that are used in `loop`.
+
+    aiohttp sessions look up the current loop, and only store it.
+    """
     asyncio.set_event_loop(loop)
     try:
         return build()
@@ -98,23 +105,23 @@ def _with_loop(loop: asyncio.AbstractEventLoop, build: Callable[[], Any]) -> Any
 def _attach_sink(
     downloader: Any, sink: Sink, stall_timeout: StallTimeout, conditions: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Lead all that `downloader` does with data to `sink`, as upstream's content app does too.
+    """Redirect the output of `downloader` to `sink`.
 
-    Returns the options with which to run it.
+    Overrides the same hooks as upstream's content app. Returns the options for `downloader.run`.
     """
     run_once = downloader._run
     downloader_class = type(downloader)
 
     session = getattr(downloader, "session", None)
-    # Others might not tell us that the remote has sent a part.
+    # A subclass may not report that the response is partial.
     can_resume = getattr(downloader_class, "_handle_response", None) is _STOCK_HANDLE_RESPONSE
-    # Only we can know whether a Content-Encoding is to be undone, and when it has been.
+    # With the stock downloader aiohttp's decompression is off: the sink decides whether to decode.
     is_decoded = not can_resume or downloader_class._run is not _STOCK_RUN
 
     async def run_resuming(*args: Any, **kwargs: Any) -> Any:
         offset = await sink.restart()
         if session is not None:
-            # aiohttp would ask for gzip, and then nobody knows the size before the end.
+            # aiohttp would request gzip, and the size would be unknown until the end.
             session.headers["Accept-Encoding"] = "identity"
             session.headers.pop("Range", None)
             if offset and can_resume:
@@ -126,7 +133,7 @@ def _attach_sink(
         await sink.write(data)
 
     if session is not None and downloader_class._run is _STOCK_RUN:
-        # Others might take 304 for an empty file.
+        # A subclass might treat 304 as an empty file.
         session.headers.update(conditions)
         _reject_other_statuses(downloader, may_be_304=bool(conditions))
     downloader._run = run_resuming
@@ -140,8 +147,11 @@ def _attach_sink(
 
 
 def _reject_other_statuses(downloader: Any, may_be_304: bool) -> None:
-    """Let nothing pass for the file that is none, such as the empty body of a 204, or a part that
-    does not say which (RFC 9110 section 15.3). The downloader minds errors only."""
+    """Reject statuses whose body is not the file, such as 204, or 206 without Content-Range.
+
+    The stock downloader rejects error statuses only (RFC 9110 section 15.3). Raises NotModified for
+    304 if `may_be_304`.
+    """
     raise_for_status = downloader.raise_for_status
 
     def raise_for_unexpected(response: Any) -> None:
@@ -158,8 +168,11 @@ def _reject_other_statuses(downloader: Any, may_be_304: bool) -> None:
 
 
 async def _close(downloader: Any, remote: Any) -> None:
-    """Close the session that is made for each remote, even for one of files, and forget it: its
-    factory is kept until the process ends, to be closed then."""
+    """Close the HTTP sessions of the downloader and of its factory.
+
+    Every remote creates a session, even one for `file:` URLs. Also removes the `atexit` hook, which
+    would hold the factory in memory until the process ends.
+    """
     factory = remote.__dict__.get("_download_factory")
     if factory is not None:
         atexit.unregister(factory._session_cleanup)
@@ -168,8 +181,8 @@ async def _close(downloader: Any, remote: Any) -> None:
             await session.close()
 
 
-# Whether the loggers of libraries keep what they would say of a URL to themselves: one may be
-# signed, or have a password in it. What went wrong is logged by us.
+# Whether library loggers are silenced: they log URLs, which may be signed or contain a password.
+# Failures are logged by `Download` instead.
 _is_silenced: ContextVar[bool] = ContextVar("content_star_quiet", default=False)
 
 

@@ -1,4 +1,4 @@
-"""The downloads of a process, which those who want the same share."""
+"""Downloads of a process, shared by all clients that request the same file."""
 
 import asyncio
 import logging
@@ -19,16 +19,16 @@ from pulpcore.content_star.storage.disk import in_thread
 
 log = logging.getLogger(__name__)
 
-# For work that holds a database connection while a storage takes a whole file: not those of the
-# requests, which would have to wait.
+# Threads for saving, apart from those of requests: each holds a database connection while the
+# storage takes a whole file.
 SAVE_THREADS = 2
 
-# Seconds that the end of the process waits for what is being saved.
+# Seconds that the shutdown waits for files that are being saved.
 CLOSE_TIMEOUT = 15.0
 
 
 class Downloads:
-    """The downloads of a process, by what is wanted."""
+    """Registry of the downloads of a process, by fetch request."""
 
     def __init__(self, executor: DatabaseExecutor) -> None:
         self.executor = executor
@@ -38,7 +38,10 @@ class Downloads:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def join(self, request: FetchRequest) -> Download:
-        """Return the download of `wanted`, and start it if there is none. Enter it at once."""
+        """Return the download for `request`, starting one if needed.
+
+        Retain it before awaiting anything.
+        """
         download = self._downloads.get(request)
         if download is None:
             download = self._downloads[request] = Download(request, self)
@@ -47,15 +50,15 @@ class Downloads:
         return download
 
     def has(self, request: FetchRequest) -> bool:
-        """Tell whether there is a download of `wanted` to join."""
+        """Whether a download for `request` can be joined."""
         return request in self._downloads
 
     def run_in_background(self, work: Callable[[], None]) -> asyncio.Task[None]:
-        """Do `work` behind the door for saving, in a task that never fails.
+        """Run `work` in the executor for saving, in a task that logs its exceptions.
 
-        The end of the process waits for it.
+        The shutdown waits for it.
         """
-        task = asyncio.create_task(self._run_logged(work), name="work for later")
+        task = asyncio.create_task(self._run_logged(work), name="background task")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -64,21 +67,26 @@ class Downloads:
         try:
             await self.save_executor.run(work)
         except Exception as error:
-            log.error("What was to be done later failed: %s", reason(error), exc_info=error)
+            log.error("A background task failed: %s", reason(error), exc_info=error)
 
     def invalidate(self, download: Download) -> None:
-        """Let the next one who asks start anew."""
+        """Remove `download`, so that the next request starts another."""
         if self._downloads.get(download.request) is download:
             del self._downloads[download.request]
 
     async def close(self) -> None:
-        """End all downloads; those that are being saved are waited for, for CLOSE_TIMEOUT."""
+        """Cancel all downloads, waiting up to CLOSE_TIMEOUT for files that are being saved."""
         for download in list(self._downloads.values()):
             download.stop()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
             for task in late:
-                log.error("The %s is given up, since saving takes too long.", task.get_name())
+                log.error(
+                    "Shutdown cancelled the task %r, which did not end within %d s. Check the load"
+                    " of the storage and of the database.",
+                    task.get_name(),
+                    CLOSE_TIMEOUT,
+                )
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await self.fetch_lock.close()
@@ -90,13 +98,13 @@ _current: RunVar[Downloads] = RunVar("content_star_downloads")
 
 
 def current_downloads() -> Downloads:
-    """Return those of this event loop, within `downloads`."""
+    """Return the downloads of this event loop, inside `downloads`."""
     return _current.get()
 
 
 @asynccontextmanager
 async def downloads(executor: DatabaseExecutor) -> AsyncIterator[None]:
-    """Have downloads in this event loop until the block ends."""
+    """Provide downloads to this event loop for the duration of the block."""
     await in_thread(remove_abandoned, str(settings.WORKING_DIRECTORY))
     instance = Downloads(executor)
     token = _current.set(instance)

@@ -1,4 +1,4 @@
-"""What may go wrong with a fetch. The message of each may be logged: no secret is in it."""
+"""Exceptions of fetching a file. Their messages may be logged: they contain no secrets."""
 
 from pulpcore.content_star.remote.request import AlreadySaved, RemoteSource
 from pulpcore.content_star.responses.source import StoreBroke
@@ -6,19 +6,19 @@ from pulpcore.exceptions import TimeoutException
 
 
 class RemoteUnavailable(Exception):
-    """No remote could be made to send the file."""
+    """No remote could send the file."""
 
 
 class RemoteTimeout(RemoteUnavailable):
-    """The last of the remotes took too long."""
+    """The last remote that was tried exceeded its timeout."""
 
 
 class RemoteBroke(StoreBroke):
-    """The remotes stopped sending in the middle, or what they sent is not what they announced."""
+    """The remotes stopped in the middle of the body, or its verification failed."""
 
 
 class Mismatch(Exception):
-    """`source` sends other bytes than it announced."""
+    """The response of `source` contradicts the announced size, range, encoding or digest."""
 
     def __init__(self, reason: str, source: RemoteSource | None) -> None:
         super().__init__(reason)
@@ -26,26 +26,30 @@ class Mismatch(Exception):
 
 
 class CannotResume(Exception):
-    """Clients have bytes that no other source can be trusted to go on from."""
+    """Clients have received bytes that no other source can be trusted to continue."""
 
 
 class CannotDecode(Exception):
-    """The bytes are not of the encoding, or they end too early, or nobody knows the encoding."""
+    """The Content-Encoding is unknown, or the body is malformed, truncated or a bomb."""
 
 
 class ContentRemoved(Exception):
-    """The content has been removed while its file was fetched."""
+    """The content was removed from the database while its file was fetched."""
 
 
 def failure_of(error: Exception | None) -> RemoteUnavailable:
-    """What clients are told when the last of the remotes raised `error`."""
+    """Return the exception to raise for clients after the last remote raised `error`."""
     if isinstance(error, (TimeoutError, TimeoutException)):
         return RemoteTimeout("The remote takes too long.")
     return RemoteUnavailable("No remote could send the file.")
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, without what errors of others say: a URL may be in it."""
+    """Describe `error` for the log without secrets.
+
+    The message of a foreign exception may contain a URL with credentials, so only its type and HTTP
+    status are used.
+    """
     if isinstance(
         error,
         (Mismatch, CannotResume, CannotDecode, ContentRemoved, AlreadySaved, RemoteUnavailable),

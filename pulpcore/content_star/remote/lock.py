@@ -1,9 +1,9 @@
-"""Elects who fetches a file, among all processes on one database, with PostgreSQL's advisory locks.
+"""Coordinate fetches among all processes on one database with PostgreSQL advisory locks.
 
-A process has one connection for all of its locks, in a thread of its own, and only while there are
-any. A process that dies or loses its connection loses its locks, and whoever waits takes over.
-Election spares remotes; nothing is wrong without it. So whatever goes wrong here means that there
-is none, and several fetch.
+A process holds all of its locks on one connection of its own, used in one thread and open only
+while needed. PostgreSQL releases the locks of a process that dies or loses its connection, and a
+waiting process acquires them. The lock only saves remotes from duplicate requests: on any failure
+the fetch proceeds without it.
 """
 
 import asyncio
@@ -20,26 +20,27 @@ from django.db.utils import DatabaseError
 
 log = logging.getLogger(__name__)
 
-# Seconds to wait for whoever was elected, before a process fetches by itself. Clients have no byte
-# until then, and pip gives up after 15.
+# Seconds to wait for a lock that another process holds before fetching without it. Clients get no
+# byte until then, and pip gives up after 15.
 ACQUIRE_TIMEOUT = 10.0
 
-# Seconds between two tries, doubled each time.
+# Seconds between two attempts: the first interval, doubled each time, and its maximum.
 MIN_POLL_INTERVAL, MAX_POLL_INTERVAL = 0.05, 1.0
 
-# Seconds that the database has to answer one try.
+# Seconds that the database has to answer one attempt.
 QUERY_TIMEOUT = 2.0
 
-# Seconds without an election after the database failed.
+# Seconds for which locks are not used after the database failed.
 COOLDOWN = 5.0
 
-# Seconds for which the connection is kept when there is no lock any more.
+# Seconds for which the connection stays open after the last lock was released.
 IDLE_TIMEOUT = 3.0
 
 APPLICATION_NAME = "pulp-content-star-fetch"
 
-# So that the locks of a host that vanished without a word do not stay for TCP's two hours, and
-# those of a long download are not taken away. Not all versions have all of them.
+# Session settings: keepalives free the locks of a vanished host long before TCP's two hours, and no
+# idle timeout ends the session during a long download. Not all versions of PostgreSQL have all of
+# them.
 _SESSION_SETTINGS = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
@@ -49,27 +50,31 @@ _SESSION_SETTINGS = {
 
 
 class LockRequest:
-    """The place of one who wants to fetch, and has to be given to `FetchLock.leave`."""
+    """One attempt to hold the fetch lock for `identity`; released with `FetchLock.release`.
 
-    def __init__(self, identity: str) -> None:
+    `name` is for the log: the identity may contain a URL, which may be confidential.
+    """
+
+    def __init__(self, identity: str, name: str) -> None:
         self.key = key_of(identity)
+        self.name = name
 
 
 def key_of(identity: str) -> int:
-    """The lock of what `identity` names: 64 bits, which nobody else's locks meet but by chance."""
+    """Return the advisory lock key of `identity`: a signed 64-bit hash."""
     digest = hashlib.blake2b(identity.encode(), digest_size=8, person=b"pulp-star-fetch")
     return int.from_bytes(digest.digest(), "big", signed=True)
 
 
 class FetchLock:
-    """The locks of this process."""
+    """Hold the fetch locks of this process. Use it in one event loop."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="content-election")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="content-fetch-lock")
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._cooldown_until = 0.0
-        # The thread's:
+        # Only used in the executor's thread:
         self._connection: Any = None
         self._held: dict[int, LockRequest] = {}
         self._is_pooled = False
@@ -77,16 +82,22 @@ class FetchLock:
     async def acquire(
         self, request: LockRequest, between_tries: Callable[[], Awaitable[None]]
     ) -> None:
-        """Wait until it is the turn of `seat`, or for PATIENCE, or until there is no election.
+        """Wait for the lock, for at most ACQUIRE_TIMEOUT.
 
-        `meanwhile` is called between tries; what it raises ends the waiting.
+        Returns without it on timeout, and when locks are unavailable. `between_tries` is awaited
+        between attempts; its exceptions end the wait and are raised.
         """
         deadline = time.monotonic() + ACQUIRE_TIMEOUT
         interval = MIN_POLL_INTERVAL
         while not await self._try_acquire(request):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
-                log.info("Whoever was elected to fetch takes too long; fetching too.")
+                log.info(
+                    "Fetch lock for the %s held by another process for over %d s; fetching without"
+                    " it.",
+                    request.name,
+                    ACQUIRE_TIMEOUT,
+                )
                 return
             await asyncio.sleep(min(interval, remaining))
             interval = min(2 * interval, MAX_POLL_INTERVAL)
@@ -101,13 +112,18 @@ class FetchLock:
                 asyncio.wrap_future(future), QUERY_TIMEOUT
             )
         except TimeoutError:
-            log.warning("The database takes too long to elect who fetches.")
+            log.warning(
+                "The database did not answer a query for a fetch lock within %g s; fetching without"
+                " locks for %d s. Check the load of the database.",
+                QUERY_TIMEOUT,
+                COOLDOWN,
+            )
             self._cooldown_until = time.monotonic() + COOLDOWN
             self.release(request)
             return True
 
     def release(self, request: LockRequest) -> None:
-        """Let the next one take the turn; any number of times. Also for who never got a turn."""
+        """Release the lock if `request` holds it, without waiting. Idempotent."""
         if self._submit(self._unlock, request) is None:
             return
         if self._timer is not None:
@@ -117,7 +133,7 @@ class FetchLock:
         )
 
     async def close(self) -> None:
-        """Give back the connection, and with it all locks."""
+        """Release all locks and close the connection."""
         future = self._submit(self._held.clear)
         self._submit(self._disconnect)
         self._closed = True
@@ -130,7 +146,7 @@ class FetchLock:
     def _submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any] | None":
         return None if self._closed else self._executor.submit(function, *args)
 
-    # In the thread
+    # Only called in the executor's thread
 
     def _try_lock(self, request: LockRequest) -> bool:
         if request.key in self._held:
@@ -140,7 +156,12 @@ class FetchLock:
         try:
             has_lock = self._advisory_lock(request.key)
         except (psycopg.Error, DatabaseError) as error:
-            log.warning("Fetching without an election: %s", type(error).__name__)
+            log.warning(
+                "Fetch locks are unavailable (%s); fetching without them for %d s. Check the"
+                " connection to the database.",
+                type(error).__name__,
+                COOLDOWN,
+            )
             self._cooldown_until = time.monotonic() + COOLDOWN
             return True
         if has_lock:
@@ -152,7 +173,7 @@ class FetchLock:
             try:
                 return self._query("SELECT pg_try_advisory_lock(%s)", key)
             except psycopg.Error:
-                self._drop_connection()  # it died while nobody looked
+                self._drop_connection()  # lost while idle: connect once more
         self._connect()
         return not self._is_pooled and self._query("SELECT pg_try_advisory_lock(%s)", key)
 
@@ -167,7 +188,7 @@ class FetchLock:
             self._drop_connection()
 
     def _connect(self) -> None:
-        # Not Django's own: that may come from a pool, and is closed when requests end.
+        # Not Django's connection: that may come from a pool, and is closed when requests end.
         parameters: dict[str, Any] = {
             "connect_timeout": 3,  # seconds
             "tcp_user_timeout": 10_000,  # milliseconds
@@ -175,10 +196,13 @@ class FetchLock:
             "application_name": APPLICATION_NAME,
         }
         self._connection = psycopg.connect(**parameters, autocommit=True)
-        # A pooler such as pgbouncer tells clients of another process than the server's. Behind one
-        # that pools transactions, a lock would be taken on some connection and stay there.
+        # A pooler such as pgbouncer reports another process id to its clients than the server does.
+        # With transaction pooling a lock would stay on an arbitrary server connection.
         if self._query("SELECT pg_backend_pid()") != self._connection.info.backend_pid:
-            log.info("A pooler is before the database: processes fetch without an election.")
+            log.info(
+                "The database is behind a connection pooler: fetching without advisory locks, so"
+                " that each process may fetch the same file."
+            )
             self._is_pooled = True
             self._disconnect()
             return
@@ -190,7 +214,7 @@ class FetchLock:
         return self._connection.execute(query, arguments).fetchone()[0]
 
     def _drop_connection(self) -> None:
-        """Of a connection that was lost, all locks are."""
+        """Close a lost connection. PostgreSQL has released its locks."""
         self._held.clear()
         self._disconnect()
 

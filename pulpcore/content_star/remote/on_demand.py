@@ -1,6 +1,6 @@
-"""ORM queries: what is known of a file that is not saved, and which remotes have it.
+"""ORM queries of on-demand content: content artifacts that are not saved, and their remotes.
 
-Everything here blocks and runs behind the database door.
+Everything here blocks and runs in the database executor.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from pulpcore.content_star.remote.save import save
 
 
 class NoRemote(Exception):
-    """No remote has the file any more, so it cannot be had from anywhere."""
+    """No remote artifact is left for the file, so it cannot be fetched."""
 
 
 @dataclass(frozen=True)
 class OnDemandRequest(FetchRequest):
-    """A file that Pulp knows, and what its remotes have said of it."""
+    """Request for a content artifact with remote artifacts."""
 
     content_artifact: UUID
 
@@ -32,15 +32,15 @@ class OnDemandRequest(FetchRequest):
         return f"content artifact {self.content_artifact}"
 
     def check_saved(self) -> None:
-        """As `FetchRequest.check_saved`."""
         saved = ContentArtifact.objects.filter(pk=self.content_artifact, artifact__isnull=False)
         if saved.exists():
             raise AlreadySaved
 
     def sources(self) -> list[RemoteSource]:
-        """As `FetchRequest.sources`: alternate content sources come first.
+        """Return the sources, alternate content sources first.
 
-        Remotes that sent something wrong are left out for a while, as upstream does.
+        Remotes that sent a mismatching file are excluded for REMOTE_CONTENT_FETCH_FAILURE_COOLDOWN
+        seconds, as upstream does.
         """
         self.check_saved()
         cooldown = timedelta(seconds=settings.REMOTE_CONTENT_FETCH_FAILURE_COOLDOWN)

@@ -1,4 +1,4 @@
-"""The bytes of a file that is being fetched, as responses read them."""
+"""Readers and sources for the bytes of a download in progress."""
 
 from collections.abc import Sequence
 
@@ -10,42 +10,42 @@ from pulpcore.content_star.responses.source import STEP, Closing, Readable, Stor
 
 
 class Reader(Closing):
-    """Reads a download from its temporary file, as far as it has come."""
+    """Read a download from its temporary file, waiting for bytes that have not arrived."""
 
     def __init__(self, download: Download, size: int) -> None:
-        """Takes over the place of a client who has entered `download`, until it is closed."""
+        """Take over the reference of a client that has retained `download`; `close` releases it."""
         self.size = size
         self._download = download
         self._file = download.open()
 
     async def read(self, offset: int, length: int) -> bytes:
-        """As `Readable.read`. Raises RemoteBroke if the bytes do not come."""
+        """Read as `Readable.read`. Raises RemoteBroke if the fetch fails."""
         length = min(length, STEP)
         await self._download.wait_for_bytes(offset + length)
         return await self._file.read(offset, length)
 
     def close(self) -> None:
-        """Close the file, and leave the download."""
+        """Close the file and release the download."""
         self._file.close()
         self._download.release()
 
 
 class SizeOnly(Closing):
-    """Says the size of a file that nobody is going to read."""
+    """State the size of a file whose body is not read, as for HEAD."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Nothing has been fetched."""
-        raise StoreBroke("Read without having been announced")
+        """Raise StoreBroke: there is no body."""
+        raise StoreBroke("Opened without byte ranges to read")
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 class DownloadSource:
-    """A `responses.source.Source`: a file of `size` bytes that is fetched when it is read."""
+    """A `responses.source.Source` that fetches a file of `size` bytes when it is opened."""
 
     def __init__(self, request: FetchRequest, size: int) -> None:
         self.name = request.name
@@ -53,9 +53,10 @@ class DownloadSource:
         self._size = size
 
     async def open(self, parts: Sequence[ByteRange]) -> Readable:
-        """Wait for the first bytes, so that a failure can still be answered.
+        """Join the download and wait for its first bytes and its size.
 
-        Raises RemoteUnavailable, StoreUnavailable, AlreadySaved.
+        A failure until then can still become an error response. Raises RemoteUnavailable,
+        StoreUnavailable, AlreadySaved, RemoteBroke.
         """
         if not parts:
             return SizeOnly(self._size)

@@ -1,6 +1,6 @@
-"""What is wanted, and who has it: what fetching needs to know of both.
+"""Fetch requests and the remote sources that can answer them.
 
-What blocks says so, and runs behind the database door.
+Methods documented as blocking run in a database executor.
 """
 
 from abc import ABC, abstractmethod
@@ -15,11 +15,11 @@ from pulpcore.app.models import Artifact, Domain, Remote, RemoteArtifact
 
 
 class AlreadySaved(Exception):
-    """The file has been saved since it was looked up."""
+    """The file was saved after it had been looked up."""
 
 
 class NotModified(Exception):
-    """The remote has nothing newer than what it was asked about (304); it told these headers."""
+    """The remote answered a conditional request with 304; `headers` are those of its response."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         super().__init__(headers)
@@ -28,70 +28,74 @@ class NotModified(Exception):
 
 @dataclass(frozen=True)
 class RemoteSource:
-    """A remote that has the file."""
+    """A remote from which a file can be fetched."""
 
     remote_artifact: RemoteArtifact
     remote: Any = field(repr=False)
-    """The plugin's own remote, with its downloader; it belongs to one download alone."""
+    """The plugin's remote, which makes the downloader. Not shared between downloads."""
 
     @property
     def saves(self) -> bool:
-        """Whether what comes from it is to be kept."""
+        """Whether files from this remote are saved."""
         return bool(self.remote.policy != Remote.STREAMED)
 
     @property
     def digests(self) -> dict[str, str]:
-        """What it has said of the bytes, by those algorithms that this Pulp trusts."""
+        """Digests announced by the remote, by algorithm; only those that this Pulp allows."""
         named = {name: getattr(self.remote_artifact, name) for name in Artifact.DIGEST_FIELDS}
         return {name: digest for name, digest in named.items() if digest}
 
     @property
     def conditions(self) -> Mapping[str, str]:
-        """Headers of a conditional request (RFC 9110 section 13), for remotes that are asked by
-        HTTP; what they answer with 304 is `NotModified`."""
+        """Headers of a conditional HTTP request (RFC 9110 section 13).
+
+        A 304 response raises `NotModified`.
+        """
         return MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class FetchRequest(ABC):
-    """A file that is to be fetched. Requests for equal ones share a download."""
+    """A file to fetch. Equal requests share a download."""
 
     domain: Domain
     sha256: str | None
     size: int | None
-    """In bytes; None if no remote said so, as for the sha256."""
+    """In bytes; None if no remote announced it. The same holds for `sha256`."""
 
     saves: bool
-    """Whether the remote that is asked first wants its files kept."""
+    """Whether the file is to be saved, by the policy of the first source."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What the log may call it: no secret is in it."""
+        """Name for log lines and errors, free of secrets."""
 
     @property
     def identity(self) -> str:
-        """What it is called among processes."""
+        """Identity for the fetch lock, the same in all processes. May be confidential."""
         return self.name
 
     @abstractmethod
     def check_saved(self) -> None:
-        """Raise AlreadySaved if there is nothing to fetch any more. Blocks."""
+        """Raise AlreadySaved if the file has been saved. Blocks."""
 
     @abstractmethod
     def sources(self) -> list[RemoteSource]:
-        """Return who has the file, in the order to be asked. Raises AlreadySaved. Blocks."""
+        """Return the sources in the order to try them. Raises AlreadySaved. Blocks."""
 
     @abstractmethod
     def save(self, path: str, attributes: Mapping[str, str | int]) -> None:
-        """Keep the file at `path`, of that size and those digests. Blocks, and may come twice."""
+        """Save the file at `path` with its size and digests. Blocks; may be called twice."""
 
     def client_error(self, error: Exception | None) -> Exception | None:
-        """Return what clients are told if no source could send it, of which the last one raised
-        `error`; None for what they are told of all that is wanted."""
+        """Return the exception to raise for clients after the last source raised `error`.
+
+        None stands for the default, `errors.failure_of`.
+        """
         return None
 
 
 def mark_failed(source: RemoteSource) -> None:
-    """Leave `source` out for a while: what it sent is not what it announced. Blocks."""
+    """Exclude `source` for the cooldown period, since it sent a mismatching file. Blocks."""
     RemoteArtifact.objects.filter(pk=source.remote_artifact.pk).update(failed_at=timezone.now())

@@ -1,4 +1,4 @@
-"""The response for a file that has yet to be fetched."""
+"""Responses for files that are fetched from a remote while they are sent."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -18,17 +18,20 @@ from pulpcore.content_star.responses.headers import Disposition
 
 
 class RemoteResponse(ABC):
-    """Sends a file as an ASGI application, while it is fetched.
+    """Send a file while it is fetched, as an ASGI application.
 
     Calling raises RemoteUnavailable, RemoteBroke and StoreUnavailable.
     """
 
     def __init__(self, look_up_again: Callable[[], ASGIApp]) -> None:
-        """`again` looks the file up once more, behind the door: it may have been saved."""
+        """Store `look_up_again`, which returns the response for the file after AlreadySaved.
+
+        It blocks, and runs in the database executor.
+        """
         self.look_up_again = look_up_again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # From the start: whoever leaves while the remote makes us wait is not waited for.
+        # Watch from the start: a disconnect also ends the wait for the remote.
         await until_disconnect(receive, partial(self._respond, scope, send))
 
     async def _respond(self, scope: Scope, send: Send) -> None:
@@ -40,14 +43,14 @@ class RemoteResponse(ABC):
 
     @abstractmethod
     async def _from_remote(self, scope: Scope, send: Send) -> None:
-        """Answer with what the remote has. Raises AlreadySaved before anything is sent."""
+        """Send the response. Raises AlreadySaved before anything is sent."""
 
 
 class OnDemandResponse(RemoteResponse):
-    """Sends a file that Pulp knows as if it were here.
+    """Send an on-demand file with the headers that it would have if it were saved.
 
-    Where no remote has said its size, the headers wait until it is known, at the latest for the
-    whole file. Without a sha256 there is no `ETag`, unless the whole file is there.
+    If no remote announced the size, the headers wait until the size is known, at the latest when
+    the file is complete. Without a sha256 there is no `ETag` unless the file is complete.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class OnDemandResponse(RemoteResponse):
             download.release()
 
     def _has_precondition(self, scope: Scope, sha256: str) -> bool:
-        """Whether 304 or 412 is the answer, whatever the size."""
+        """Whether a precondition alone decides the status (304 or 412), whatever the size."""
         validators = Validators(f'"{sha256}"', self.last_modified)
         return evaluate(scope["method"], Headers(scope=scope), validators) is not None
 

@@ -1,4 +1,4 @@
-"""Turns a fetched file into an artifact of its content. Blocks; runs behind the database door."""
+"""Save a fetched file as the artifact of its content. Blocks; runs in a database executor."""
 
 import os
 import shutil
@@ -17,30 +17,32 @@ from pulpcore.app.models import Artifact, ContentArtifact
 from pulpcore.content_star.remote import temporary_file
 from pulpcore.content_star.remote.errors import ContentRemoved
 
-# How often to try where another process saves the same at the same time.
+# Attempts to save while other processes save the same artifact concurrently.
 TRIES = 3
 
-# Seconds to wait for the removal of a file. One that is still there is nobody's, and used.
+# Seconds to wait for the removal of a file without an artifact; then the file counts as abandoned
+# and is reused.
 REMOVAL_TIMEOUT = 5.0
 
 _T = TypeVar("_T")
 
 
 def save(content_artifact: UUID, path: str, attributes: Mapping[str, str | int]) -> None:
-    """Make the file at `path` the content artifact's artifact, as `store` does. Raises Gone."""
+    """Save the file at `path` as the artifact of a content artifact. Raises ContentRemoved."""
     target = ContentArtifact.objects.filter(pk=content_artifact)
     if not target.exists():
-        raise ContentRemoved("The content has been removed meanwhile.")
-    # Not saved whole: content that has been removed meanwhile must not come back.
+        raise ContentRemoved("The content was removed while its file was fetched.")
+    # An UPDATE, not `save()`: content that has been removed must not be created again.
     store(path, attributes, lambda artifact: target.update(artifact=artifact))
 
 
 def store(path: str, attributes: Mapping[str, str | int], refer: Callable[[Artifact], _T]) -> _T:
-    """Store the file at `path`, in the current domain, as an artifact that `use` refers to, in the
-    same transaction. Returns what `use` does, which may be called several times.
+    """Store the file at `path` as an artifact in the current domain.
 
-    `attributes` are its size and digests. The file at `path` stays: the storage may take away what
-    it is given, and this may be done again when the database connection is lost.
+    `refer` makes objects that refer to the artifact, in the same transaction; its result is
+    returned, and it may be called several times. `attributes` are size and digests. The file at
+    `path` remains: a storage may move the file it is given, and a lost database connection repeats
+    the call.
     """
     for _ in range(TRIES - 1):
         with suppress(IntegrityError):
@@ -53,7 +55,7 @@ def _store_once(
 ) -> _T:
     with _second_name(path) as copy, transaction.atomic():
         artifact = Artifact(**attributes, file=copy)
-        # Locked, so that orphan cleanup has either removed it by now or finds that it is used.
+        # Locked: orphan cleanup has either removed the artifact by now or will find it in use.
         existing = Artifact.objects.filter(artifact.q()).select_for_update(no_key=True).first()
         if existing is None:
             _wait_for_removal(artifact)
@@ -67,8 +69,11 @@ def _store_once(
 
 
 def _wait_for_removal(artifact: Artifact) -> None:
-    """Wait while there is a file of `artifact` and no artifact: orphan cleanup removes it in a
-    moment, and would remove ours. Or another process is about to save the same."""
+    """Wait while the storage has a file for `artifact` but the database has no artifact.
+
+    Either orphan cleanup is about to remove the file, and would remove the new one, or another
+    process is about to save the same artifact. Waits at most REMOVAL_TIMEOUT.
+    """
     storage, name = artifact.file.storage, artifact.storage_path("")
     existing = Artifact.objects.filter(artifact.q())
     deadline = time.monotonic() + REMOVAL_TIMEOUT
@@ -77,9 +82,10 @@ def _wait_for_removal(artifact: Artifact) -> None:
 
 
 def _restore_file(artifact: Artifact, path: str) -> None:
-    """Store the file again if orphan cleanup took ours for the one that it had to remove.
+    """Store the file again if orphan cleanup has removed it.
 
-    It does that after it has removed the artifact of before from the database.
+    Cleanup deletes the file after the artifact row, by name, and may hit the file that was just
+    stored.
     """
     storage = artifact.file.storage
     if not storage.exists(artifact.file.name):
@@ -89,12 +95,12 @@ def _restore_file(artifact: Artifact, path: str) -> None:
 
 @contextmanager
 def _second_name(path: str) -> Iterator[str]:
-    """Give the file another name beside its own, or copy it where the file system has no links."""
+    """Hard-link the file to a second name beside it, or copy it if links are unsupported."""
     copy = f"{path}-{uuid.uuid4().hex[:8]}"
     with ExitStack() as stack:
         stack.callback(_remove, copy)
         try:
-            os.link(path, copy)  # locked as the one file that both are
+            os.link(path, copy)  # one inode, so the lock holds for both names
         except OSError:
             target = stack.enter_context(Path(copy).open("xb"))
             temporary_file.lock(target.fileno())

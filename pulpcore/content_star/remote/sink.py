@@ -1,4 +1,4 @@
-"""What remotes send, one after the other, becomes one verified file."""
+"""Sink that assembles one verified file from the downloaders of one or more remotes."""
 
 import asyncio
 import re
@@ -20,67 +20,76 @@ _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d{1,19})-\d{1,19}/(?P<size>\d{1,1
 
 
 class VerifyingSink:
-    """The `Sink` of the downloaders that are tried for a file; `source` is whose turn it is.
+    """Write and verify the body of a file; the `Sink` of all downloaders that are tried for it.
 
-    The last byte of the file is kept back until all of it has been verified, so nobody ever has the
-    whole of a file that is wrong; of a file that is to be saved, until `release`.
+    `source` is the one that sends now. The last byte is withheld until size and digests have been
+    verified, so no client ever has the whole of a wrong file; for a file that is to be saved it is
+    withheld until `release`.
     """
 
     def __init__(self, request: FetchRequest, notify: Callable[[], None]) -> None:
-        """`announce` is called when there is more for clients."""
+        """`notify` is called when more bytes are available to clients, and on completion."""
         self.size = request.size
-        """In bytes; None as long as nobody knows. It holds once `available` is more than 0."""
+        """In bytes; None while unknown. Final once `available` is more than 0."""
         self.sha256 = request.sha256
         self.response_headers: Mapping[str, str] = {}
-        """Headers that came with the first bytes, if the downloader tells headers."""
+        """Response headers of the first bytes; empty if the downloader reports none."""
         self.available = 0
-        """Bytes from the start on that clients may have."""
+        """Number of leading bytes that clients may read."""
         self.complete = False
-        """Whether all has come and is verified."""
+        """Whether the whole file has arrived and is verified."""
         self.released = False
-        """Whether clients may have all of it, to the end."""
+        """Whether clients may read the file to its end."""
         self.is_wrong = False
-        """Whether what clients may have had is known to be of another file."""
+        """Whether bytes that clients may have read are known to be wrong."""
         self.spool: Spool | None = None
         self.source: RemoteSource | None = None
         self._request = request
         self._notify = notify
-        self._first_source: RemoteSource | None = None  # whose the first bytes are
-        self._position = 0  # of the source that sends now
-        self._encoded_size = 0  # bytes of that source that were decoded
+        self._first_source: RemoteSource | None = None  # the source of the first bytes
+        self._position = 0  # offset of the current source
+        self._encoded_size = 0  # encoded bytes from the current source
         self._decoder: Decoder | None = None
-        self._pending_encoding = ""  # the encoding that might have to be undone
+        self._pending_encoding = ""  # Content-Encoding that may have to be decoded at the end
 
     def cannot_resume(self) -> bool:
-        """Whether no other source can go on."""
+        """Whether no other source can continue the file."""
         return bool(self.available) and (self.is_wrong or not self._expected_digests())
 
     async def restart(self) -> int:
-        """Go on behind the bytes that clients have, if their digest is known in the end."""
+        """Start over, or resume after the available bytes where a digest will verify the whole.
+
+        Returns the offset to resume from. Raises CannotResume.
+        """
         if self.spool is None:
             self.spool = await _new_spool()
         self._position = self._encoded_size = 0
         if self.cannot_resume():
-            raise CannotResume("the file cannot be gone on with")
+            raise CannotResume("no source can resume the bytes that clients already have")
         if not self.available:
             self.size = self._request.size
             self._first_source = self.source
             self.is_wrong = False
             await self.spool.clear()
-        # A part of what was encoded would not do.
+        # A range of an encoded body cannot be decoded.
         return 0 if self._decoder is not None else self.spool.size
 
     async def headers(self, headers: Mapping[str, str], is_decoded: bool) -> None:
-        """Learn the size, where it is the size of the file and not of something encoded."""
+        """Process the response headers: range, Content-Encoding and size.
+
+        Content-Length is the size of the file only if the body is not encoded. Raises Mismatch.
+        """
         assert self.spool is not None
         self._decoder, self._pending_encoding = None, ""
         if not self.available:
             self.response_headers = headers
         part = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         if part is None and "Content-Range" in headers:
-            raise Mismatch("a part that does not say of how much", self.source)
+            raise Mismatch("malformed Content-Range", self.source)
         if part and int(part["first"]) != self.spool.size:
-            raise Mismatch(f"from byte {part['first']} instead of {self.spool.size}", self.source)
+            raise Mismatch(
+                f"range starts at byte {part['first']} instead of {self.spool.size}", self.source
+            )
         if part:
             self._position = self.spool.size
         text = part["size"] if part else headers.get("Content-Length", "")
@@ -99,17 +108,17 @@ class VerifyingSink:
             raise Mismatch(f"{length} bytes instead of {self.size}", self.source)
 
     def _choose_decoding(self, encoding: str, length: int | None, is_part: bool) -> None:
-        """Decide whether the file is what was sent or what comes of undoing its encoding.
+        """Choose between storing the body as it is and decoding it.
 
-        Servers mark a `.gz` file as encoded though it is the compressed file that is known by its
-        digest. Without a digest the encoding is undone, which is what it means. Where only the
-        digest can tell, that waits for the end, and so do clients.
+        Servers label a `.gz` file as encoded although the compressed file is the one with the known
+        digest. Without a digest the body is decoded, as the header says. Where only the digest can
+        decide, the decision waits for the end of the body, and so do clients.
         """
         assert self.spool is not None
         if self._expected_digests() and length is not None and length == self._request.size:
             return
         if is_part:
-            raise CannotDecode("a part of something encoded")
+            raise CannotDecode("range of an encoded body")
         has_both_sizes = length is not None and self._request.size is not None
         if self._expected_digests() and not has_both_sizes and not self.spool.size:
             self._pending_encoding = encoding
@@ -117,7 +126,7 @@ class VerifyingSink:
         self._decoder = Decoder(encoding)
 
     async def write(self, data: bytes) -> None:
-        """Keep what is new, and let clients have what is not the end. Raises Mismatch."""
+        """Write new bytes and make all but the last available to clients. Raises Mismatch."""
         if self._decoder is None:
             return await self._append(data)
         self._encoded_size += len(data)
@@ -148,9 +157,9 @@ class VerifyingSink:
         self._notify()
 
     def _check_size(self, size: int, is_encoded: bool = False) -> None:
-        """Raise Mismatch if `size` bytes are more than there can be of the file.
+        """Raise Mismatch if `size` exceeds the known size or CONTENT_STAR_REMOTE_MAX_SIZE.
 
-        Encoding never makes a file twice as long.
+        An encoded body is allowed twice that, which no encoding exceeds.
         """
         limit = settings.CONTENT_STAR_REMOTE_MAX_SIZE if self.size is None else self.size
         if size > (2 * limit + STEP if is_encoded else limit):
@@ -158,12 +167,12 @@ class VerifyingSink:
             raise Mismatch(f"more than {limit} bytes{hint}", self.source)
 
     def _check_ratio(self, encoded: int, decoded: int) -> None:
-        """Raise CannotDecode for a decompression bomb. A known size is bound enough."""
+        """Raise CannotDecode for a decompression bomb, unless a known size limits the output."""
         if self.size is None:
             check_ratio(encoded, decoded)
 
     async def finish(self) -> None:
-        """Verify the file; let clients have its end unless it is to be saved. Raises Mismatch."""
+        """Verify size and digests; release the file unless it is to be saved. Raises Mismatch."""
         assert self.spool is not None
         try:
             if self._decoder is not None:
@@ -176,7 +185,7 @@ class VerifyingSink:
             raise Mismatch(f"{self._position} bytes instead of {self.size}", self.source)
         if name := self._mismatched_digest():
             self.is_wrong = True
-            raise Mismatch(f"the {name} digest is another", self._first_source)
+            raise Mismatch(f"the {name} digest differs", self._first_source)
         self.size = self.spool.size
         self.sha256 = self.spool.digests()["sha256"]
         self.complete = True
@@ -185,14 +194,14 @@ class VerifyingSink:
         self.release()
 
     def release(self) -> None:
-        """Let clients have all of a complete file; any number of times."""
+        """Make all bytes of a complete file available. Idempotent."""
         if self.complete and not self.released:
             self.available = self.spool.size if self.spool else 0
             self.released = True
             self._notify()
 
     def _expected_digests(self) -> dict[str, str]:
-        """Return what has been announced, by the source that began and by the one that goes on."""
+        """Return the digests announced by the first source, the current one and the request."""
         digests: dict[str, str] = {}
         for source in (self.source, self._first_source):
             digests.update(source.digests if source else {})
@@ -201,14 +210,14 @@ class VerifyingSink:
         return digests
 
     def _mismatched_digest(self) -> str | None:
-        """Return the name of the first digest that is another than announced."""
+        """Return the name of the first digest that differs from the announced one."""
         assert self.spool is not None
         digests = self.spool.digests()
         expected = self._expected_digests().items()
         return next((name for name, digest in expected if digests[name] != digest), None)
 
     async def _resolve_encoding(self) -> None:
-        """Undo the encoding of what has been written, unless it is the file as it is."""
+        """Decode the written body, unless its digest matches without decoding."""
         assert self.spool is not None
         if self._mismatched_digest() is None:
             return
@@ -229,12 +238,12 @@ class VerifyingSink:
         self._position = self.spool.size
 
     def unlink(self) -> None:
-        """Remove the name of the temporary file; who reads it may go on."""
+        """Remove the name of the temporary file; open readers are not affected."""
         if self.spool is not None:
             self.spool.unlink()
 
     def close(self) -> None:
-        """Give back the temporary file; any number of times."""
+        """Close the temporary file. Idempotent."""
         if self.spool is not None:
             self.spool.close()
 
@@ -245,7 +254,7 @@ async def _new_spool() -> Spool:
     try:
         return await asyncio.shield(creation)
     except asyncio.CancelledError:
-        spool = await creation  # its thread goes on, and nobody else would clean up
+        spool = await creation  # the thread finishes regardless: clean up after it
         spool.unlink()
         spool.close()
         raise

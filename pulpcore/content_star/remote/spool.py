@@ -1,4 +1,4 @@
-"""A temporary file that one download writes, off the event loop, while many read it."""
+"""Temporary file that one download writes, off the event loop, while many clients read it."""
 
 import asyncio
 import os
@@ -13,26 +13,27 @@ from pulpcore.content_star.remote import temporary_file
 from pulpcore.content_star.responses.source import StoreUnavailable
 from pulpcore.content_star.storage.disk import LocalFile, Threads, in_thread
 
-# How many threads write and hash, for all downloads of a process. Each takes about 300 MB/s, and
-# more of them take the cores from the event loop and from requests: while ten files were fetched on
-# four cores, a thread for each made the loop answer in 6 ms, two threads in 1 ms.
+# Threads that write and hash, for all downloads of a process. Each takes about 300 MB/s, and more
+# of them take cores from the event loop and from requests: with ten fetches on four cores, a thread
+# for each raised the latency of the loop to 6 ms, two threads to 1 ms.
 WRITERS = 2
 
-# What downloads leave free of the file system of `WORKING_DIRECTORY`: one part of RESERVE_PART, at
-# most RESERVE bytes. Workers and uploads need room there too, and much else fails on a full disk.
+# Free space that downloads leave on the file system of `WORKING_DIRECTORY`: one part of
+# RESERVE_PART, at most RESERVE bytes. Workers and uploads need it too, and much else fails on a
+# full disk.
 RESERVE_PART = 20
 RESERVE = 1024**3
 
 _in_writer_thread = Threads("writer", WRITERS).run
 
-# Whoever closes a file that has no name any more waits until its blocks are free: 230 ms for 1 GB
-# on ext4. Its last write may go on, too. A thread of its own for that and for removing names, since
-# nobody waits for it.
+# Closing an unlinked file waits until its blocks are freed, 230 ms for 1 GB on ext4, and possibly
+# for its last write. Unlinking and closing have a thread of their own, since no caller waits for
+# them.
 _close_executor = ThreadPoolExecutor(1, thread_name_prefix="content-close")
 
 
 class Hasher(Protocol):
-    """What is used of `hashlib`'s objects."""
+    """The part of the interface of `hashlib`'s objects that is used here."""
 
     def update(self, data: bytes, /) -> None: ...
 
@@ -40,18 +41,18 @@ class Hasher(Protocol):
 
 
 class Spool:
-    """A temporary file and the digests of what is in it.
+    """A temporary file and the digests of its content.
 
-    Its descriptor stays open until `close`, whatever becomes of its name: it can be read after it
-    has been moved to the storage or unlinked. Raises StoreUnavailable where the disk fails.
+    The descriptor stays open until `close`: the file can be read after it has been moved to the
+    storage or unlinked. Methods raise StoreUnavailable if the file system fails.
     """
 
     def __init__(self, directory: str, hashers: Mapping[str, Callable[[], Hasher]]) -> None:
-        """Blocks. `hashers` make what computes each digest."""
+        """Create the file in `directory`; `hashers` has a factory for each digest. Blocks."""
         self._new_hashers = hashers
         self._hashers = {name: new() for name, new in hashers.items()}
-        # A write that was cancelled goes on in its thread: it must not meet a descriptor that has
-        # been closed and given to another file.
+        # A cancelled write continues in its thread: it must not use a descriptor that has been
+        # closed and reused.
         self._lock = threading.Lock()
         self.size = 0
         try:
@@ -60,7 +61,6 @@ class Spool:
             raise _unavailable(error) from None
 
     async def write(self, data: bytes) -> None:
-        """Append `data`."""
         await _in_writer_thread(self._write, data)
 
     def _write(self, data: bytes) -> None:
@@ -87,7 +87,7 @@ class Spool:
             )
 
     async def clear(self) -> None:
-        """Begin again with nothing."""
+        """Truncate the file and reset the digests."""
         await _in_writer_thread(self._clear)
 
     def _clear(self) -> None:
@@ -98,20 +98,19 @@ class Spool:
             self.size = 0
 
     async def sync(self) -> None:
-        """Have the bytes on the disk before a database says that they are there."""
+        """Flush the file to disk, before the database refers to it."""
         await in_thread(os.fsync, self._fd)
 
     def digests(self) -> dict[str, str]:
-        """Return the digests of what has been written, by algorithm."""
+        """Return the hex digests of the content, by algorithm."""
         return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
 
     def reader(self) -> LocalFile:
-        """Open the file once more, for someone who reads it at a speed of their own."""
+        """Open the file for an independent reader."""
         return LocalFile.sharing(self._fd, self.path)
 
     def unlink(self) -> None:
-        """Remove the name, soon, so that the file is gone when the last one closes it. It does not
-        block, and may be called any number of times."""
+        """Unlink the file in the background. Does not block; idempotent."""
         _close_executor.submit(self._unlink)
 
     def _unlink(self) -> None:
@@ -119,7 +118,7 @@ class Spool:
             Path(self.path).unlink()
 
     def close(self) -> None:
-        """Give the descriptor back, soon; any number of times. It does not block."""
+        """Close the descriptor in the background. Does not block; idempotent."""
         _close_executor.submit(self._close)
 
     def _close(self) -> None:
@@ -130,9 +129,9 @@ class Spool:
 
 
 async def wait_until_closed() -> None:
-    """Wait until what is to be removed and closed has been, before the process ends."""
+    """Wait for all pending unlinks and closes, before the process ends."""
     await asyncio.wrap_future(_close_executor.submit(int))
 
 
 def _unavailable(error: OSError) -> StoreUnavailable:
-    return StoreUnavailable(f"The working directory failed: {os.strerror(error.errno or 0)}")
+    return StoreUnavailable(f"WORKING_DIRECTORY failed: {os.strerror(error.errno or 0)}")

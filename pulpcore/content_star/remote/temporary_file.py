@@ -1,6 +1,6 @@
-"""Temporary files that are known to be abandoned when their process is gone, however it ended.
+"""Temporary files that are recognized as abandoned once their process has ended, in any way.
 
-Each is locked (`flock`) as long as someone has it open. Everything here blocks.
+Each is locked with `flock` while it is open. Everything here blocks.
 """
 
 import fcntl
@@ -17,24 +17,23 @@ log = logging.getLogger(__name__)
 
 PREFIX = "content-star-"
 
-# Seconds without a change after which a file on a network file system is nobody's. Locks need not
-# be seen by other hosts there, and every fetch writes a few times a minute or is given up.
+# Seconds without a change after which a file on a network file system counts as abandoned. Other
+# hosts may not see its lock, and every fetch writes a few times a minute or is cancelled.
 STALE = 3600.0
 
 
 def create(directory: str) -> tuple[int, str]:
-    """Make a file and return its descriptor and path. Raises OSError."""
+    """Create and lock a file; return its descriptor and path. Raises OSError."""
     while True:
         fd, path = tempfile.mkstemp(prefix=PREFIX, dir=directory)
-        # Another process may have taken it for an abandoned one before it was locked.
+        # Another process may have removed it as abandoned before it was locked.
         if lock(fd) and os.fstat(fd).st_nlink:
             return fd, path
         os.close(fd)
 
 
 def lock(fd: int) -> bool:
-    """Say that the file has an owner. False if another has locked it; true where locks are not to
-    be had."""
+    """Lock the file; False if another process has locked it, True if locks are unsupported."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -45,14 +44,18 @@ def lock(fd: int) -> bool:
 
 
 def remove_abandoned(directory: str) -> None:
-    """Remove what processes that are gone have left. What cannot be removed is logged."""
+    """Remove the abandoned files in `directory`. Logs files that cannot be opened."""
     for path in Path(directory).glob(f"{PREFIX}*"):
         try:
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
         except OSError as error:
-            log.warning("%s cannot be looked at: %s", path, os.strerror(error.errno or 0))
+            log.warning(
+                "Temporary file %s cannot be checked: %s. Remove it if no process uses it.",
+                path,
+                os.strerror(error.errno or 0),
+            )
             continue
         try:
             if _is_abandoned(fd):

@@ -1,20 +1,21 @@
-"""How long a remote may take, so that every fetch ends."""
+"""Timeouts of fetches: every fetch ends in bounded time."""
 
 import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-# Seconds in which the first byte has to come, tries again included. Proxies before us give up after
-# 60, and there may be another remote.
+# Seconds until the first byte, retries included. Proxies in front of Pulp give up after 60, and
+# another remote may have to be tried.
 FIRST_BYTE_TIMEOUT = 30.0
 
-# Seconds in which SLOWEST bytes have to come from then on, tries again included: a kilobyte a
-# second, as dnf wants it.
+# Seconds within which the next MIN_BYTES have to arrive, retries included: about a kilobyte a
+# second, the minimum rate that dnf uses.
 STALL_WINDOW = 60.0
 MIN_BYTES = 60_000
 
-# Seconds for a remote that says nothing itself. Upstream waits 30 for a connection, for ever for an
-# answer, and 300 for the whole of a file, however large: that is what the window is for.
+# Seconds for timeouts that a remote does not set. Upstream waits 30 for a connection, without limit
+# for a response, and 300 for a whole file, however large; here the stall window bounds the transfer
+# instead.
 DEFAULT_TIMEOUTS = {
     "total_timeout": 86400.0,
     "connect_timeout": 20.0,
@@ -25,27 +26,27 @@ DEFAULT_TIMEOUTS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What one remote is given, in seconds."""
+    """Timeouts of a fetch from one remote, in seconds."""
 
     first_byte: float
     stall: float
 
     @classmethod
     def of(cls, remote: Any) -> "Limits":
-        """A remote that was given more time by its settings has it, for one try at least."""
+        """Return the limits for `remote`; longer timeouts of its own cover at least one attempt."""
         connect = remote.connect_timeout or remote.sock_connect_timeout or 0
         read = remote.sock_read_timeout or 0
         return cls(max(FIRST_BYTE_TIMEOUT, connect + read + 1), max(STALL_WINDOW, read + 1))
 
 
 def set_timeouts(remote: Any) -> None:
-    """Give `remote`, in memory, a finite time for everything that it does not limit itself."""
+    """Set the timeouts that `remote` leaves open. Changes the instance only, not the database."""
     for name, seconds in DEFAULT_TIMEOUTS.items():
         setattr(remote, name, getattr(remote, name) or seconds)
 
 
 class StallTimeout:
-    """Puts off the end of `timeout` as long as bytes come quickly enough."""
+    """Postpone the deadline of `timeout` while bytes arrive at the minimum rate."""
 
     def __init__(self, limits: Limits, timeout: asyncio.Timeout) -> None:
         self._stall_seconds = limits.stall
@@ -54,7 +55,7 @@ class StallTimeout:
         self._has_started = False
 
     def add(self, count: int) -> None:
-        """So many bytes have come."""
+        """Record `count` received bytes; start a new stall window after every MIN_BYTES."""
         self._count += count
         if (self._has_started and self._count < MIN_BYTES) or self._timeout.expired():
             return

@@ -1,1 +1,1 @@
-"""Files that a distribution lacks and its remote may have."""
+"""Pull-through: files that a distribution lacks and its remote may have."""

@@ -1,7 +1,7 @@
-"""What remotes sent that is no content, kept for a moment and asked about before it is used again.
+"""Cache of metadata from remotes, revalidated before reuse (RFC 9111).
 
-Package indexes and other metadata cannot be saved, since nobody knows when they change; and each
-client asks for them (pulpcore issue 5144).
+Package indexes and other metadata cannot be saved, since they change at any time, and every client
+requests them (pulpcore issue 5144).
 """
 
 import asyncio
@@ -21,25 +21,25 @@ from pulpcore.content_star.remote.pull_through.models import PullThroughRequest
 from pulpcore.content_star.responses.headers import parse_http_date
 from pulpcore.content_star.responses.source import StoreUnavailable
 
-# How many answers a process keeps: each has an open file.
+# Entries per process: each has an open file.
 MAX_ENTRIES = 128
 
-# The largest answer to be kept, as a part of the room for all.
+# Largest entry: one part in MAX_SHARE of CONTENT_STAR_METADATA_SIZE.
 MAX_SHARE = 4
 
-# Seconds after which what a remote last confirmed is not used any more while the remote fails.
+# Seconds since the last validation for which a stale entry is used while the remote fails.
 STALE_IF_ERROR = 600
 
-# Seconds for which a remote that failed is not asked again, where there is something to use.
+# Seconds for which a failed remote is not requested again, if there is an entry to use.
 COOLDOWN = 5
 
-# Directives by which no shared cache may use what is not fresh (RFC 9111 section 5.2.2).
+# Directives that forbid the use of stale responses in shared caches (RFC 9111 section 5.2.2).
 _NEVER_STALE = frozenset({"no-cache", "must-revalidate", "proxy-revalidate", "s-maxage"})
 
-# What a 304 cannot change, since the body stays; it was asked for by the first of these.
+# Headers that a 304 does not update, since they describe the cached body.
 _BODY_HEADERS = ("ETag", "Content-Length", "Content-Encoding", "Content-Range", "Transfer-Encoding")
 
-# The possessive quantifiers keep a hostile value linear.
+# Possessive quantifiers: matching takes linear time for any value.
 _DIRECTIVE = re.compile(
     r"\s*+(?P<name>[^\s=,]++)\s*+"
     r'(?:=\s*+(?:"(?P<quoted>[^"]*+)"|(?P<token>[^\s",]*+))\s*+)?(?:,|$)'
@@ -47,7 +47,10 @@ _DIRECTIVE = re.compile(
 
 
 class MetadataEntry:
-    """An answer that is kept, in a file without a name, for as long as its download is entered."""
+    """A cached response of a remote.
+
+    Its body is in the unnamed file of a download, which is open while the download is retained.
+    """
 
     def __init__(self, download: Download, size: int) -> None:
         self.download = download
@@ -62,7 +65,7 @@ class MetadataEntry:
 
     @property
     def conditions(self) -> tuple[tuple[str, str], ...]:
-        """Headers that ask whether it still holds (RFC 9110 section 13.1)."""
+        """Headers of a conditional request for revalidation (RFC 9110 section 13.1)."""
         validators = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
         return tuple(
             (condition, self.headers[name])
@@ -72,7 +75,11 @@ class MetadataEntry:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether it may be used without asking (RFC 9111 section 4.2), by our bound too."""
+        """Whether it may be used without revalidation (RFC 9111 section 4.2).
+
+        Bounded by CONTENT_STAR_METADATA_TTL. Also true during the cooldown after a failure of the
+        remote.
+        """
         if time.monotonic() < self._cooldown_until and self.may_be_stale:
             return True
         if "no-cache" in self._directives:
@@ -82,23 +89,24 @@ class MetadataEntry:
 
     @property
     def _lifetime(self) -> float | None:
-        """Seconds for which it is fresh from when it came, if its remote has said so (RFC 9111
-        section 4.2.1)."""
-        SAID = self._directives.get("s-maxage") or self._directives.get("max-age", "")
-        lifetime = _seconds(SAID)
+        """Freshness lifetime in seconds from receipt (RFC 9111 section 4.2.1), or None if
+        unspecified.
+        """
+        argument = self._directives.get("s-maxage") or self._directives.get("max-age", "")
+        lifetime = _seconds(argument)
         if lifetime is not None:
-            # Caches on the way to the remote have added `Age`.
+            # Caches between the remote and Pulp have added `Age`.
             return lifetime - (_seconds(self.headers.get("Age", "")) or 0)
         if "Expires" not in self.headers:
             return None
         expires = parse_http_date(self.headers["Expires"])
         date = parse_http_date(self.headers.get("Date", ""))
-        # What is no date, such as 0, has passed.
+        # An invalid date, such as 0, has expired.
         return (expires - date).total_seconds() if expires and date else 0
 
     @property
     def may_be_stale(self) -> bool:
-        """Whether it may be used when the remote fails (RFC 9111 section 4.2.4)."""
+        """Whether it may be used stale when the remote fails (RFC 9111 section 4.2.4)."""
         if not self._directives.keys().isdisjoint(_NEVER_STALE):
             return False
         return self._age < STALE_IF_ERROR
@@ -107,12 +115,11 @@ class MetadataEntry:
     def _age(self) -> float:
         return time.monotonic() - self._confirmed_at
 
-    def confirm(self, SAID: Mapping[str, str]) -> None:
-        """It still holds, by the remote's word, which may say something new of it (RFC 9111
-        sections 3.2 and 4.3.4)."""
+    def confirm(self, response_headers: Mapping[str, str]) -> None:
+        """Freshen the entry with the headers of a 304 (RFC 9111 sections 3.2 and 4.3.4)."""
         headers = self.headers.copy()
-        headers.popall("Age", None)  # how old it was when it came
-        new = CIMultiDict(SAID)
+        headers.popall("Age", None)  # age of the previous response
+        new = CIMultiDict(response_headers)
         for name in _BODY_HEADERS:
             new.popall(name, None)
         headers.update(new)
@@ -120,26 +127,26 @@ class MetadataEntry:
         self._update(headers)
 
     def back_off(self) -> None:
-        """The remote fails: do not make the next ones wait for it, too."""
+        """Do not request the failed remote again for COOLDOWN seconds."""
         self._cooldown_until = time.monotonic() + COOLDOWN
 
 
 class MetadataCache:
-    """The answers of remotes that a process keeps, the least recently used ones leave first."""
+    """LRU cache of metadata responses, by fetch request; one per process."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[PullThroughRequest, MetadataEntry] = OrderedDict()
         self._finishing: dict[Download, asyncio.Task[None]] = {}
 
     def get(self, request: PullThroughRequest) -> MetadataEntry | None:
-        """Return what is kept of `wanted`, be it fresh or not."""
+        """Return the entry for `request`, fresh or stale, or None."""
         entry = self._entries.get(request)
         if entry is not None:
             self._entries.move_to_end(request)
         return entry
 
     def put(self, request: PullThroughRequest, download: Download) -> None:
-        """Keep what a complete download has brought, if its remote and our bounds allow that."""
+        """Store a complete download, if its headers and the size limits allow that."""
         current = self._entries.get(request)
         if current is not None and current.download is download:
             return
@@ -153,17 +160,21 @@ class MetadataCache:
             self.remove(next(iter(self._entries)))
 
     def confirm(
-        self, request: PullThroughRequest, entry: MetadataEntry, SAID: Mapping[str, str]
+        self, request: PullThroughRequest, entry: MetadataEntry, response_headers: Mapping[str, str]
     ) -> None:
-        """What is kept still holds, as its remote said in an answer with these headers."""
-        entry.confirm(SAID)
+        """Freshen an entry after a 304 with the given headers.
+
+        Removes it if the headers forbid storing it from now on.
+        """
+        entry.confirm(response_headers)
         if self._entries.get(request) is entry and not is_cacheable(entry.headers):
             self.remove(request)
 
     def finish_in_background(self, download: Download) -> None:
-        """Have a download go on to be kept, though its last client may leave now.
+        """Let a cacheable download finish although its last client may disconnect.
 
-        Or clients with a copy of their own, who get 304 and leave, would start it again and again.
+        Otherwise clients with a copy of their own, which get 304 and read no body, would start it
+        again and again.
         """
         if download.complete or download in self._finishing:
             return
@@ -174,7 +185,7 @@ class MetadataCache:
         task.add_done_callback(lambda _: self._finishing.pop(download))
 
     def remove(self, request: PullThroughRequest) -> None:
-        """Keep nothing of `wanted` any more."""
+        """Remove the entry for `request`, if any."""
         entry = self._entries.pop(request, None)
         if entry is not None:
             entry.download.release()
@@ -184,7 +195,7 @@ class MetadataCache:
         return sum(entry.size for entry in self._entries.values())
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Cancel background reads and remove all entries."""
         finishing = list(self._finishing.values())
         for task in finishing:
             task.cancel()
@@ -203,13 +214,13 @@ async def _read_to_end(download: Download) -> None:
         while not download.complete and offset <= _max_entry_size():
             offset = await download.wait_for_more(offset)
     except (RemoteBroke, RemoteUnavailable, StoreUnavailable):
-        pass  # those who still read it are told
+        pass  # clients that read it get the error
     finally:
         download.release()
 
 
 def is_cacheable(headers: Mapping[str, str]) -> bool:
-    """Tell whether an answer with these headers can be asked about, and may be stored."""
+    """Whether a response has a validator and may be stored in a shared cache."""
     headers = CIMultiDict(headers)
     if "ETag" not in headers and "Last-Modified" not in headers:
         return False
@@ -219,12 +230,12 @@ def is_cacheable(headers: Mapping[str, str]) -> bool:
 
 
 def forbids_storing(headers: Mapping[str, str]) -> bool:
-    """Tell whether caches that many share may not have it (RFC 9111 section 5.2.2)."""
+    """Whether the headers forbid storing in shared caches (RFC 9111 section 5.2.2)."""
     return not directives(headers).keys().isdisjoint({"no-store", "private"})
 
 
 def directives(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the directives of `Cache-Control`, with their arguments."""
+    """Return the directives of `Cache-Control` with their arguments, by lower-case name."""
     value = ",".join(CIMultiDict(headers).getall("Cache-Control", []))
     found = {}
     position = 0
@@ -240,9 +251,9 @@ def directives(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _seconds(value: str) -> int | None:
-    """Return delta-seconds (RFC 9111 section 1.2.2), None for anything else.
+    """Parse delta-seconds (RFC 9111 section 1.2.2); None for anything else.
 
-    Ten digits are more than 2^31, which is as good as for ever; `int` refuses thousands of them.
+    Only ten digits are used, since that exceeds 2^31, and `int` rejects thousands of digits.
     """
     return int(value.lstrip("0")[:10] or "0") if value.isdecimal() else None
 
@@ -251,13 +262,16 @@ _current: RunVar[MetadataCache] = RunVar("content_star_metadata")
 
 
 def current_metadata_cache() -> MetadataCache:
-    """Return what is kept in this event loop, within `metadata`."""
+    """Return the metadata cache of this event loop, inside `metadata`."""
     return _current.get()
 
 
 @asynccontextmanager
 async def metadata() -> AsyncIterator[None]:
-    """Keep metadata in this event loop until the block ends; within `downloads`."""
+    """Provide a metadata cache to this event loop for the duration of the block.
+
+    Requires `downloads`.
+    """
     instance = MetadataCache()
     token = _current.set(instance)
     try:

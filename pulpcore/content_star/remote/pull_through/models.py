@@ -1,6 +1,6 @@
-"""ORM work for files that a distribution lacks and asks its remote for (pull-through).
+"""ORM work of pull-through: files that a distribution lacks and its remote may have.
 
-Everything here blocks and runs behind the database door.
+Everything here blocks and runs in the database executor.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ from pulpcore.content_star.remote.pull_through.repository import add_to_reposito
 from pulpcore.content_star.remote.request import AlreadySaved, FetchRequest, RemoteSource
 from pulpcore.content_star.remote.save import store
 
-# What a path below a directory raises when it names no file there.
+# Exceptions for a `file:` path that does not name a file.
 _NO_SUCH_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class RemoteRefused(RemoteUnavailable):
-    """The remote answered, with an HTTP status that says no."""
+    """The remote answered with the HTTP error `status`."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -42,7 +42,7 @@ class RemoteRefused(RemoteUnavailable):
 
 @dataclass(frozen=True)
 class PullThroughSource(RemoteSource):
-    """The one remote that is asked."""
+    """The remote of the distribution, the only source of the request."""
 
     is_saved: bool
     condition_fields: tuple[tuple[str, str], ...]
@@ -58,28 +58,30 @@ class PullThroughSource(RemoteSource):
 
 @dataclass(frozen=True)
 class PullThroughRequest(FetchRequest):
-    """A file that a remote may have. Nothing is known of it but its URL there."""
+    """Request for a file that the remote may have at `url`; neither size nor digest is known."""
 
     remote: UUID
     changed: datetime
-    """When the remote was: what was had with other credentials is something else."""
+    """Last update of the remote: with other credentials it may send another file."""
 
     url: str = field(repr=False)
     path: str
-    """Below the distribution's base path."""
+    """Path below the base path of the distribution."""
 
     content_type: type[Content] | None
-    """What the plugin makes of such a file; None for metadata, which is never saved."""
+    """Content class of the file; None for metadata, which is never saved."""
 
     repository: UUID | None
-    """What gains the content, if its plugin wants that."""
+    """Repository that the content is added to; None if its plugin does not support that."""
 
     request: Any = field(compare=False, repr=False)
-    """For the plugin to make further URLs with; None for metadata, which outlives it: it may have a
-    password of the client that came first."""
+    """HTTP request of the client, from which the plugin builds further URLs; None for metadata.
+
+    Metadata is cached longer than the request lives, and the request may contain a password.
+    """
 
     conditions: tuple[tuple[str, str], ...] = ()
-    """Headers with which the remote is asked whether something has changed."""
+    """Headers of a conditional request (RFC 9110 section 13.1), as pairs."""
 
     @property
     def name(self) -> str:
@@ -90,12 +92,12 @@ class PullThroughRequest(FetchRequest):
         return f"{self.url} at remote {self.remote}"
 
     def check_saved(self) -> None:
-        """As `FetchRequest.check_saved`: there is content for the URL by now."""
+        """Raise AlreadySaved if a content artifact for the URL exists."""
         if find_content_artifact(self.remote, self.url) is not None:
             raise AlreadySaved
 
     def sources(self) -> list[RemoteSource]:
-        """As `FetchRequest.sources`."""
+        """Return the remote of the distribution. Raises AlreadySaved."""
         self.check_saved()
         remote = Remote.objects.get(pk=self.remote).cast()
         unsaved = RemoteArtifact(
@@ -104,7 +106,7 @@ class PullThroughRequest(FetchRequest):
         return [PullThroughSource(unsaved, remote, self.saves, self.conditions)]
 
     def save(self, path: str, attributes: Mapping[str, str | int]) -> None:
-        """Make content of the file, as upstream does, and give it to the repository."""
+        """Save the file as content of the plugin, as upstream, and add it to the repository."""
         files = store(path, attributes, self._store_content)
         if self.repository is not None:
             saved = next((file for file in files if file.relative_path == self.path), None)
@@ -118,7 +120,7 @@ class PullThroughRequest(FetchRequest):
         return files
 
     def _content_artifacts(self, artifact: Artifact) -> list[ContentArtifact]:
-        """Return the files of the content of `artifact`, be it new or there already."""
+        """Return the content artifacts of the content of `artifact`, creating it if needed."""
         assert self.content_type is not None
         initialized = self.content_type.init_from_artifact_and_relative_path(artifact, self.path)
         content, artifacts = (
@@ -129,7 +131,7 @@ class PullThroughRequest(FetchRequest):
                 content.save()
         except IntegrityError:
             content = self.content_type.objects.get(content.q())
-            content.touch()  # or orphan cleanup might take it before the repository has it
+            content.touch()  # protects it from orphan cleanup until the repository has it
         files = list(content.contentartifact_set.select_related("artifact"))
         if not files or any(file.artifact is None for file in files):
             known_paths = {file.relative_path for file in files}
@@ -147,13 +149,13 @@ class PullThroughRequest(FetchRequest):
         return files
 
     def _record_urls(self, files: list[ContentArtifact]) -> None:
-        """Write down where each file came from, so that it is found the next time."""
+        """Record the URL of each content artifact, so that later requests find it."""
         remote = Remote.objects.get(pk=self.remote).cast()
         for file in files:
             is_this = file.relative_path == self.path
             url = self.url if is_this else _artifact_url(remote, file.relative_path, self.request)
             if url:
-                # The remote may have had it elsewhere when it was last asked.
+                # Not `create`: the remote may have had the file at another URL.
                 RemoteArtifact.objects.update_or_create(
                     remote=remote,
                     content_artifact=file,
@@ -162,7 +164,7 @@ class PullThroughRequest(FetchRequest):
                 )
 
     def client_error(self, error: Exception | None) -> Exception | None:
-        """Return what the remote itself said, as upstream does, where it said something."""
+        """Return RemoteRefused with the status of the remote, as upstream; else None."""
         if isinstance(error, _NO_SUCH_FILE):
             return RemoteRefused(404)
         if isinstance(error, ClientHttpProxyError):
@@ -182,7 +184,10 @@ def pull_through_request(
     repository: UUID | None,
     request: Any,
 ) -> PullThroughRequest:
-    """Return the file that `remote` may have at `url`, to be kept if it is content and `saves`."""
+    """Return the fetch request for the file that `remote` may have at `url`.
+
+    It is saved if `saves` and the plugin has a content class for `path`.
+    """
     content_type = content_type_of(remote, path)
     return PullThroughRequest(
         domain=domain,
@@ -200,7 +205,7 @@ def pull_through_request(
 
 
 def find_content_artifact(remote: UUID, url: str) -> ContentArtifact | None:
-    """Return the file that Pulp knows to be at `url` of the remote, with its artifact if saved."""
+    """Return the content artifact, with its artifact, that `url` of the remote is known for."""
     remote_artifact = (
         RemoteArtifact.objects.filter(remote=remote, url=url)
         .select_related("content_artifact__artifact")
@@ -211,28 +216,29 @@ def find_content_artifact(remote: UUID, url: str) -> ContentArtifact | None:
 
 
 def content_type_of(remote: Remote, path: str) -> type[Content] | None:
-    """Return what the plugin makes of the file at `path`; None if it saves nothing."""
+    """Return the content class for the file at `path`; None if the plugin saves no such file."""
     try:
         return remote.get_remote_artifact_content_type(path)
-    except NotImplementedError:  # the plugin has no pull-through
+    except NotImplementedError:  # the plugin does not support pull-through
         return None
 
 
 def remote_url(remote: Remote, path: str, request: Any) -> str | None:
-    """Return where `remote` has `path`, which a client sent; None if it can have no such thing.
+    """Return the URL of the client's `path` at `remote`; None if it cannot have such a path.
 
-    Paths must not lead out of where the remote is, to another folder of the host that knows our
-    credentials or to another directory of this machine.
+    Rejects dot segments: a path must not leave the URL of the remote, to another folder of a host
+    that accepts its credentials or to another directory of this machine.
     """
     if any(segment in (".", "..") for segment in path.replace("\\", "/").split("/")):
         return None
     if remote.url.lower().startswith("file:"):
-        # Upstream's downloader takes these for the begin of a query or a fragment.
+        # Upstream's downloader takes these for the start of a query or a fragment.
         return None if "?" in path or "#" in path else _artifact_url(remote, path, request)
     return _artifact_url(remote, path.translate(_URL_ESCAPES), request)
 
 
-# To whom it was decoded for; everything else that URLs cannot have is encoded when it is sent.
+# Paths are decoded, so these would change their meaning in a URL. The HTTP client encodes all other
+# characters.
 _URL_ESCAPES = str.maketrans({"%": "%25", "?": "%3F", "#": "%23"})
 
 

@@ -1,4 +1,4 @@
-"""Gives what was pulled through to the repository that wants it. Blocks, behind the door."""
+"""Add pulled-through content to a repository. Blocks; runs in a database executor."""
 
 import time
 from collections import OrderedDict
@@ -15,11 +15,11 @@ from asgiref.sync import async_to_sync
 
 from pulpcore.app.models import ContentArtifact, Repository
 
-# Seconds in which a repository is asked to add a file once, however many clients want it: until a
-# worker has done it, each of them would make another task.
+# Seconds between two requests to add a file to a repository, however many clients want it: until a
+# worker has added it, each request would dispatch another task.
 REQUEST_INTERVAL = 30
 
-# How many files are remembered to have been asked for.
+# Maximum number of claims in memory.
 MAX_REQUESTED = 10_000
 
 _requested_at: OrderedDict[tuple[UUID, UUID], float] = OrderedDict()
@@ -27,8 +27,10 @@ _requested_lock = Lock()
 
 
 def claim(repository: UUID, file: ContentArtifact) -> bool:
-    """Tell whether `repository` was not asked lately, by this process, to add the content. Who is
-    told so asks it: the next one is told no."""
+    """Claim the task of adding the content of `file` to `repository`.
+
+    Returns False if this process has claimed it within REQUEST_INTERVAL seconds.
+    """
     now = time.monotonic()
     with _requested_lock:
         requested_at = _requested_at.get((repository, file.content_id))
@@ -47,9 +49,9 @@ def _unclaim(repository: UUID, file: ContentArtifact) -> None:
 
 
 def add_to_repository(repository: UUID, file: ContentArtifact) -> None:
-    """Have the plugin's repository add the content of `file`, which a worker does, after `claim`.
+    """Add the content of `file` to `repository` by the plugin's method, which dispatches a task.
 
-    Asking twice does no harm: what is in the repository stays in it.
+    Requires `claim`, which a failure reverts. Idempotent: a repository has each content once.
     """
     try:
         _add(repository, file)
@@ -62,7 +64,7 @@ def _add(repository: UUID, file: ContentArtifact) -> None:
     target = Repository.objects.get(pk=repository).cast()
     token = _defers_tasks.set(True)
     try:
-        # Upstream awaits this one, and its own does what the other one does too.
+        # Upstream calls the async method, whose default implementation equals the sync one.
         if _overrides(target, "async_pull_through_add_content"):
             async_to_sync(target.async_pull_through_add_content)(file)
         else:
@@ -75,14 +77,15 @@ def _overrides(target: Repository, method: str) -> bool:
     return getattr(type(target), method) is not getattr(Repository, method)
 
 
-# A process of the API runs small tasks itself, in a working directory that it changes to: not while
-# other threads serve content. Upstream's content app leaves them to workers, too.
+# pulpcore runs immediate tasks in the API process itself, in a working directory that it changes
+# to, which would affect other threads that serve content. Upstream's content app leaves such tasks
+# to workers too.
 _defers_tasks: ContextVar[bool] = ContextVar("content_star_leaves_to_workers", default=False)
 
 
 @cache
 def leave_tasks_to_workers() -> None:
-    """Have tasks that content dispatches left to workers; the application calls it at its start.
+    """Make content requests leave their tasks to workers; the application calls it at its start.
 
     Replaces `called_from_content_app` of pulpcore's modules that dispatch tasks (3.115 to 3.123).
     """

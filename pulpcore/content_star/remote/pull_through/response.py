@@ -1,4 +1,4 @@
-"""The response for a file that a distribution's remote may have (pull-through)."""
+"""Response for a file that the remote of a distribution may have (pull-through)."""
 
 import logging
 import re
@@ -31,11 +31,11 @@ from pulpcore.content_star.responses.unsized import UnsizedResponse
 
 log = logging.getLogger(__name__)
 
-# What the remote has begun to send, or what it said of it.
+# A download that has started, or the response headers alone.
 _RemoteResult = Download | CIMultiDict[str]
 
-# What clients are told of what a remote said with metadata, beside its validators. All that it
-# might say of connections, cookies, encodings or origins is not about our answer.
+# Response headers of metadata that are forwarded, beside its validators. Others describe the
+# connection, cookies, encoding or origin of the remote, not this response.
 FORWARDED_HEADERS = (
     "Content-Type",
     "Content-Language",
@@ -52,11 +52,11 @@ _ETAG = re.compile(r'(W/)?"[!#-~]*"')
 
 
 class PullThroughResponse(RemoteResponse):
-    """Sends what the remote has.
+    """Send a file of the remote while it is fetched, as an ASGI application.
 
-    Content has the headers that it will have when it is saved; what is only passed on has the
-    remote's. As long as nobody knows the size there are no ranges. Calling raises RemoteRefused
-    where the remote said no.
+    Content has the headers that it will have when it is saved; metadata has those of the remote.
+    There are no ranges while the size is unknown. Calling raises RemoteRefused for an error status
+    of the remote, and as `RemoteResponse`.
     """
 
     def __init__(
@@ -83,21 +83,21 @@ class PullThroughResponse(RemoteResponse):
                 current_metadata_cache().finish_in_background(found)
             found.release()
 
-    # Which download
+    # Downloads
 
     async def _cached_or(
         self, fetch_new: Callable[[PullThroughRequest], Awaitable[_RemoteResult]]
     ) -> _RemoteResult:
-        """Return what asking the remote brings, or a download that we have entered and is kept.
+        """Return a cached metadata download, retained, or the result of `fetch_new`.
 
-        Kept metadata is used while it is fresh, when the remote says that it still holds, and for
-        a while when the remote fails.
+        A cached entry is used while fresh, after a 304 of the remote, and for STALE_IF_ERROR
+        seconds while the remote fails.
         """
         metadata = current_metadata_cache()
         entry = metadata.get(self.fetch_request)
         if entry is None:
             return await fetch_new(self.fetch_request)
-        entry.download.retain()  # or it might be gone when the remote has answered
+        entry.download.retain()  # keeps it open while the remote is requested
         if entry.is_fresh:
             return entry.download
         try:
@@ -120,11 +120,11 @@ class PullThroughResponse(RemoteResponse):
         return result
 
     async def _start_download(self, fetch_request: PullThroughRequest) -> Download:
-        """Enter the download of `wanted` and wait for its first bytes."""
+        """Join and retain the download of the request, and wait for its first bytes."""
         downloads = current_downloads()
         download = downloads.join(fetch_request)
         if download.complete and not fetch_request.saves:
-            # A slow client still reads it; the remote may say something else by now.
+            # A slow client still reads it; the remote may have a newer version.
             downloads.invalidate(download)
             download = downloads.join(fetch_request)
         if fetch_request.content_type is None:
@@ -137,7 +137,7 @@ class PullThroughResponse(RemoteResponse):
             raise
         return download
 
-    # Which response
+    # Responses
 
     def _response(self, download: Download) -> ASGIApp:
         size, sha256 = download.size, download.sha256
@@ -145,7 +145,7 @@ class PullThroughResponse(RemoteResponse):
         return self._build_response(download.headers, size, sha256, source, _chunks(download))
 
     def _head_response(self, headers: Mapping[str, str]) -> ASGIApp:
-        """What HEAD is answered with, by the headers that the remote told."""
+        """Build the response to HEAD from the headers of the remote."""
         length = headers.get("Content-Length", "")
         is_size = length.isdecimal() and "Content-Encoding" not in headers
         size = int(length) if is_size else None
@@ -182,13 +182,13 @@ class PullThroughResponse(RemoteResponse):
 
 
 def _content_type(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the remote's type, for a file that neither its name nor the plugin gives one."""
-    remote_headers = _valid_fields(headers).get("Content-Type")
-    return {"Content-Type": remote_headers} if remote_headers else {}
+    """Return the Content-Type of the remote, for a file without a known type."""
+    value = _valid_fields(headers).get("Content-Type")
+    return {"Content-Type": value} if value else {}
 
 
 def _valid_fields(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    """Return the headers that can be sent on as they came."""
+    """Return the headers with valid field values."""
     return CIMultiDict(
         (name, value) for name, value in headers.items() if _FIELD_VALUE.fullmatch(value)
     )
@@ -202,13 +202,13 @@ def _forwarded(remote_headers: CIMultiDict[str]) -> dict[str, str]:
 
 
 def _is_final(error: RemoteUnavailable) -> bool:
-    """Whether the remote knows what it says: not so for 408, 429 and what fails on its side."""
+    """Whether a repeated request would get the same refusal: not for 408, 429 and server errors."""
     status = error.status if isinstance(error, RemoteRefused) else 502
     return 400 <= status < 500 and status not in (408, 429)
 
 
 class _DownloadingSource:
-    """A `responses.source.Source`: what a download brings, or what nobody is going to read."""
+    """A `responses.source.Source` for a started download, or for HEAD without one."""
 
     def __init__(self, name: str, size: int, download: Download | None) -> None:
         self.name = name
@@ -216,7 +216,7 @@ class _DownloadingSource:
         self._download = download
 
     async def open(self, parts: Sequence[ByteRange]) -> Readable:
-        """The download has begun, so that nothing is waited for."""
+        """Return a reader. Does not wait: the download has started."""
         if self._download is None or not parts:
             return SizeOnly(self._size)
         self._download.retain()
@@ -228,7 +228,7 @@ class _DownloadingSource:
 
 
 async def _chunks(download: Download) -> AsyncGenerator[bytes, None]:
-    """Read what comes, as it comes. Raises RemoteBroke."""
+    """Yield the bytes of the download as they arrive. Raises RemoteBroke."""
     offset = 0
     with download.open() as file:
         while (available := await download.wait_for_more(offset)) > offset:
@@ -243,11 +243,11 @@ async def _no_chunks() -> AsyncGenerator[bytes, None]:
 
 
 class _HeadersReceived(Exception):
-    """The remote has told the headers, which is all that was asked for."""
+    """The response headers have arrived, and the body is not needed."""
 
 
 class _HeaderSink:
-    """A `Sink` that wants headers only."""
+    """A `Sink` that ends the download after the response headers."""
 
     def __init__(self) -> None:
         self.response_headers: CIMultiDict[str] = CIMultiDict()
@@ -260,16 +260,16 @@ class _HeaderSink:
         raise _HeadersReceived
 
     async def write(self, data: bytes) -> None:
-        raise _HeadersReceived  # by a downloader that tells no headers
+        raise _HeadersReceived  # the downloader reports no headers
 
     async def finish(self) -> None:
         raise _HeadersReceived
 
 
 async def _headers_of(fetch_request: PullThroughRequest) -> CIMultiDict[str]:
-    """Ask the remote, and hang up when it has told the headers.
+    """Request the file from the remote, and disconnect after the response headers.
 
-    Raises RemoteUnavailable, AlreadySaved, NotModified.
+    Returns the headers. Raises RemoteUnavailable, AlreadySaved, NotModified.
     """
     failure: Exception | None = None
     with with_domain(fetch_request.domain):
@@ -282,6 +282,11 @@ async def _headers_of(fetch_request: PullThroughRequest) -> CIMultiDict[str]:
             except NotModified:
                 raise
             except Exception as error:
-                log.warning("Remote '%s': %s", source.remote.name, reason(error))
+                log.warning(
+                    "Remote '%s' failed to send the headers of the %s: %s",
+                    source.remote.name,
+                    fetch_request.name,
+                    reason(error),
+                )
                 failure = error
     raise fetch_request.client_error(failure) or failure_of(failure)
