@@ -165,8 +165,8 @@ def test_response_longer_than_content_length_is_cut_and_the_connection_kept(url,
         assert (status, headers["content-length"], body) == (201, "0", b"")
     wait_until(lambda: caplog.records)
     assert [each.message for each in caplog.records if "tests.functional" in each.message] == [
-        f"A response of {__name__}.longer is longer than its Content-Length, and was cut. "
-        "Report it to the plugin's authors; it is logged once."
+        f"Response of {__name__}.longer is longer than its Content-Length and was truncated. "
+        "Report it to the authors of the plugin; logged once per view."
     ]
 
 

@@ -223,7 +223,7 @@ def test_websockets_are_refused_clearly(server):
         response = http.client.HTTPResponse(connection)
         response.begin()
         assert response.status == 501
-        assert b"no WebSocket" in response.read()
+        assert b"Pulp does not support WebSocket" in response.read()
 
 
 def test_blocking_calls_share_as_many_connections_as_there_are_threads(plugin):

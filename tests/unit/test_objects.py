@@ -10,7 +10,7 @@ from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import (
     STEP,
     ArtifactMissing,
-    StoreBroke,
+    StoreReadError,
     StoreUnavailable,
 )
 from pulpcore.content_star.storage.objects import ObjectSource, Target, object_client
@@ -163,7 +163,7 @@ async def test_a_later_part_that_fails_is_too_late():
         async with source(store, 9) as object:
             with await object.open([ByteRange(0, 1), ByteRange(2, 3)]) as file:
                 assert await file.read(0, 1) == b"a"
-                with pytest.raises(StoreBroke):
+                with pytest.raises(StoreReadError):
                     await file.read(2, 1)
 
 

@@ -14,7 +14,7 @@ from pulpcore.content_star.responses.artifact import ArtifactResponse
 from pulpcore.content_star.responses.source import (
     STEP,
     ArtifactMissing,
-    StoreBroke,
+    StoreReadError,
     StoreUnavailable,
 )
 from pulpcore.content_star.storage import backends as storage
@@ -202,5 +202,5 @@ def test_a_storage_that_fails():
 
 
 def test_a_storage_that_ends_early():
-    with pytest.raises(StoreBroke):
+    with pytest.raises(StoreReadError):
         get(respond(Breaking(), 4 * STEP), "/")

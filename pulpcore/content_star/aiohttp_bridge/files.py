@@ -21,7 +21,7 @@ from pulpcore.content_star.aiohttp_bridge.request import connection_of
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.responses.artifact import ArtifactResponse
-from pulpcore.content_star.responses.body import nothing
+from pulpcore.content_star.responses.body import receive_never
 from pulpcore.content_star.responses.headers import Disposition, parse_http_date
 from pulpcore.content_star.responses.source import ArtifactMissing
 from pulpcore.content_star.storage.delivery import deliver
@@ -109,7 +109,7 @@ async def send_app(app: ASGIApp, response: web.StreamResponse, request: web.Requ
             message = {**message, "headers": [*message["headers"], *cookies]}
         await connection.send(message)
 
-    await app(connection.scope, nothing, send)
+    await app(connection.scope, receive_never, send)
     response._eof_sent = True
 
 

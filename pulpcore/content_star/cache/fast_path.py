@@ -27,7 +27,9 @@ class FastPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry = self._kept(scope) if scope["type"] == "http" else None
-        found = entry.file_for_all.at_once(scope) if entry and entry.file_for_all else None
+        found = (
+            entry.file_for_all.immediate_response(scope) if entry and entry.file_for_all else None
+        )
         if entry is None or found is None:
             return await self.app(scope, receive, send)
         status, plain, body = found

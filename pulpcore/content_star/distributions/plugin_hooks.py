@@ -11,7 +11,7 @@ from pulpcore.app.models import ContentArtifact, Distribution, Domain
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.listings.negotiation import prefers_json
 from pulpcore.content_star.resolve.content import find
-from pulpcore.content_star.responses.defaults import WithDefaults
+from pulpcore.content_star.responses.defaults import DefaultHeadersMiddleware
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
 ResponseAdapter = Callable[[Any, Scope, Domain, str], ASGIApp]
@@ -86,7 +86,7 @@ class HookedApp(DistributionApp):
         found = self.find_content(self.path)
         if isinstance(found, ContentArtifact):
             return self.file(find(found, self.source.version), self.path)
-        return WithDefaults(found, SECURITY_HEADERS) if found else None
+        return DefaultHeadersMiddleware(found, SECURITY_HEADERS) if found else None
 
     def from_plugin(self) -> ASGIApp | None:
         """Ask the plugin's `content_handler`; None if it has none or leaves the path to us.

@@ -29,7 +29,7 @@ from pulpcore.content_star.plugin_host import mounts
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.distribution import ResolvedPath, find_domain
 from pulpcore.content_star.resolve.paths import ContentPath, decoded_path
-from pulpcore.content_star.responses.defaults import WithDefaults
+from pulpcore.content_star.responses.defaults import DefaultHeadersMiddleware
 from pulpcore.content_star.responses.disconnect import DisconnectWatcher
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
@@ -203,7 +203,7 @@ async def _answer(
     scope.update({_KEY: live, "router": router})
     await live.check_password()
     user = SimpleLazyObject(lambda: live.drf_request.user)
-    answer = DisconnectWatcher(WithDefaults(router, DEFAULTS))
+    answer = DisconnectWatcher(DefaultHeadersMiddleware(router, DEFAULTS))
     with with_domain(live.domain), with_user(user):
         async with _asynchronous_orm():
             await answer(scope, receive, send)

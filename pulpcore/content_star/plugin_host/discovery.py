@@ -31,7 +31,7 @@ from pulpcore.content_star.distributions import registry
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.plugin_host import mounts
 from pulpcore.content_star.plugin_host.proxy import Proxy, is_origin
-from pulpcore.content_star.responses.defaults import WithDefaults
+from pulpcore.content_star.responses.defaults import DefaultHeadersMiddleware
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class Refused:
 
 def _instead(plugin: Plugin) -> ASGIApp:
     if plugin.served == "proxied":
-        return WithDefaults(Proxy(settings.CONTENT_STAR_LEGACY_URL), SECURITY_HEADERS)
+        return DefaultHeadersMiddleware(Proxy(settings.CONTENT_STAR_LEGACY_URL), SECURITY_HEADERS)
     return Refused(plugin)
 
 

@@ -87,7 +87,7 @@ class Proxy:
         if _NAME in ", ".join(Headers(scope=scope).getlist("via")):
             raise HTTPException(508, "The server behind this one is this one.")
         # Cancelled, an upload is cut off; it must not end as if it were whole.
-        await DisconnectWatcher(self._exchange, at_once=True)(scope, receive, send)
+        await DisconnectWatcher(self._exchange, immediately=True)(scope, receive, send)
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -1,7 +1,7 @@
 """Exceptions of fetching a file. Their messages may be logged: they contain no secrets."""
 
 from pulpcore.content_star.remote.request import AlreadySaved, RemoteSource
-from pulpcore.content_star.responses.source import StoreBroke
+from pulpcore.content_star.responses.source import StoreReadError
 from pulpcore.exceptions import TimeoutException
 
 
@@ -13,7 +13,7 @@ class RemoteTimeout(RemoteUnavailable):
     """The last remote that was tried exceeded its timeout."""
 
 
-class RemoteBroke(StoreBroke):
+class RemoteBroke(StoreReadError):
     """The remotes stopped in the middle of the body, or its verification failed."""
 
 

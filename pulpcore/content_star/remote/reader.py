@@ -6,7 +6,7 @@ from pulpcore.content_star.remote.download import Download
 from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.request import FetchRequest
 from pulpcore.content_star.responses.ranges import ByteRange
-from pulpcore.content_star.responses.source import STEP, Closing, Readable, StoreBroke
+from pulpcore.content_star.responses.source import STEP, Closing, Readable, StoreReadError
 
 
 class Reader(Closing):
@@ -37,8 +37,8 @@ class SizeOnly(Closing):
         self.size = size
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Raise StoreBroke: there is no body."""
-        raise StoreBroke("Opened without byte ranges to read")
+        """Raise StoreReadError: there is no body."""
+        raise StoreReadError("Opened without byte ranges to read")
 
     def close(self) -> None:
         """Do nothing: no file is open."""

@@ -12,7 +12,7 @@ from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.reader import DownloadSource
 from pulpcore.content_star.remote.request import AlreadySaved, FetchRequest
 from pulpcore.content_star.responses.artifact import ArtifactResponse
-from pulpcore.content_star.responses.body import nothing, until_disconnect
+from pulpcore.content_star.responses.body import receive_never, until_disconnect
 from pulpcore.content_star.responses.conditional import Validators, evaluate
 from pulpcore.content_star.responses.headers import Disposition
 
@@ -39,7 +39,7 @@ class RemoteResponse(ABC):
             await self._from_remote(scope, send)
         except AlreadySaved:
             response = await current_downloads().executor.run(self.look_up_again)
-            await response(scope, nothing, send)
+            await response(scope, receive_never, send)
 
     @abstractmethod
     async def _from_remote(self, scope: Scope, send: Send) -> None:
@@ -73,14 +73,14 @@ class OnDemandResponse(RemoteResponse):
     async def _from_remote(self, scope: Scope, send: Send) -> None:
         size, sha256 = self.fetch_request.size, self.fetch_request.sha256
         if size is not None:
-            return await self._response(size, sha256)(scope, nothing, send)
+            return await self._response(size, sha256)(scope, receive_never, send)
         if sha256 is not None and self._has_precondition(scope, sha256):
-            return await self._response(0, sha256)(scope, nothing, send)
+            return await self._response(0, sha256)(scope, receive_never, send)
         download = current_downloads().join(self.fetch_request)
         download.retain()
         try:
             size = await download.wait_for_size()
-            await self._response(size, download.sha256)(scope, nothing, send)
+            await self._response(size, download.sha256)(scope, receive_never, send)
         finally:
             download.release()
 

@@ -1,4 +1,4 @@
-"""The responses for an artifact: the one place where its HTTP comes together."""
+"""ASGI responses that send an artifact or redirect to it, with validators and byte ranges."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,11 @@ from pulpcore.content_star.responses.source import (
 
 RawHeaders = list[tuple[bytes, bytes]]
 
-# ASGI's extension for servers that send whole files themselves (granian does).
+# ASGI extension of servers that send whole files themselves, such as granian.
 PATHSEND = "http.response.pathsend"
 
-# Most requests carry none of these and are spared the search for each.
-_SPECIAL = frozenset(
+# Headers that ask for a range or set a condition; requests without any skip their evaluation.
+_RANGE_OR_CONDITION = frozenset(
     {
         b"range",
         b"if-match",
@@ -44,12 +44,12 @@ _SPECIAL = frozenset(
     }
 )
 
-_SAFE = frozenset({"GET", "HEAD"})
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
 
-# What follows from the file and from this response's own decisions, whatever a plugin says. A
-# Content-Security-Policy is not among them: browsers enforce a second one beside ours, so a plugin
-# can make the policy stricter and never weaker.
-_RESERVED = frozenset(
+# Headers that a plugin cannot replace: they follow from the file and from this response. A
+# Content-Security-Policy is not among them: browsers enforce a second policy beside the first, so
+# a plugin can only make it stricter.
+_RESERVED_HEADERS = frozenset(
     {
         "accept-ranges",
         "connection",
@@ -64,15 +64,17 @@ _RESERVED = frozenset(
     }
 )
 
-_IN_NOT_MODIFIED = frozenset({b"cache-control", b"content-location", b"etag", b"expires", b"vary"})
+_NOT_MODIFIED_HEADERS = frozenset(
+    {b"cache-control", b"content-location", b"etag", b"expires", b"vary"}
+)
 
-_SECURITY: RawHeaders = [
+_RAW_SECURITY_HEADERS: RawHeaders = [
     (name.encode("latin-1"), value.encode("latin-1")) for name, value in SECURITY_HEADERS.items()
 ]
 
 
 class RepresentationArguments(TypedDict):
-    """What `Representation` is made of."""
+    """Keyword arguments of `Representation`."""
 
     size: int
     sha256: str | None
@@ -84,13 +86,12 @@ class RepresentationArguments(TypedDict):
 
 
 class Representation:
-    """What HTTP says of an artifact, wherever its bytes are: its headers and its validators.
+    """Headers and validators of an artifact, independent of where its bytes are stored.
 
-    `size` in bytes and `sha256` are what the artifact has; `last_modified` is aware, or None when
-    unknown. Where the sha256 is unknown, `etag` may be what else tells one version from another: an
-    entity tag with its quotes, weak ones with `W/`. `headers` adds to the response; Content-Type
-    and Content-Disposition replace the defaults, and headers that follow from the artifact are ours
-    alone.
+    `size` is in bytes; `last_modified` is an aware datetime, or None if unknown. The entity tag is
+    the sha256; where that is None, `etag` may be another one, with its quotes and with `W/` if it
+    is weak. `headers` are added to the response: Content-Type and Content-Disposition replace the
+    defaults, those in `_RESERVED_HEADERS` are ignored.
     """
 
     def __init__(
@@ -115,9 +116,9 @@ class Representation:
         self._headers: RawHeaders = [
             (name.encode("latin-1"), value.encode("latin-1"))
             for name, value in extra.items()
-            if name not in _RESERVED
+            if name not in _RESERVED_HEADERS
         ]
-        self._headers += _SECURITY
+        self._headers += _RAW_SECURITY_HEADERS
         if etag:
             self._headers.append((b"etag", etag.encode("latin-1")))
         if last_modified is not None:
@@ -126,44 +127,43 @@ class Representation:
         if sha256 is not None:
             self._headers.append((b"repr-digest", _repr_digest(sha256)))
         self._etag = self.validators.etag.encode("latin-1")
-        self._not_modified = [item for item in self._headers if item[0] in _IN_NOT_MODIFIED]
+        self._not_modified = [item for item in self._headers if item[0] in _NOT_MODIFIED_HEADERS]
 
     def _precondition(self, scope: Scope, headers: Headers) -> int | None:
-        """The status that preconditions ask for instead of the artifact."""
+        """Return the status that a precondition decides, 304 or 412, or None (13.2)."""
         return evaluate(scope["method"], headers, self.validators)
 
     async def _send_precondition(self, status: int, send: Send) -> None:
-        """304 with what a cache needs to refresh what it has (15.4.5), or 412 (15.5.13)."""
+        """Send 304 with the headers that update a cached response (15.4.5), or 412 (15.5.13)."""
         headers = self._not_modified if status == 304 else [(b"content-length", b"0")]
-        await _send_at_once(status, headers, b"", send)
+        await _send_complete(status, headers, b"", send)
 
 
 class ArtifactResponse(Representation):
-    """Sends an artifact as an ASGI application: 200, 206, 304, 412 or 416.
+    """ASGI application that sends an artifact: 200, 206, 304, 412 or 416.
 
-    `source` is where its bytes are; the other arguments are those of `Representation`. Nothing is
-    kept from one request to the next, so an instance can be called any number of times, even at
-    once.
+    `source` opens its bytes; the other arguments are those of `Representation`. An instance holds
+    no state of a request, so it can be cached and called concurrently.
 
-    Calling raises ArtifactMissing and StoreUnavailable before anything is sent. An error that comes
-    later is raised too (OSError), for the server to cut the connection.
+    Calling raises ArtifactMissing and StoreUnavailable before the response has started, and OSError
+    also after that, for the server to close the connection.
     """
 
     def __init__(self, source: Source, **representation: Unpack[RepresentationArguments]) -> None:
         super().__init__(**representation)
         self.source = source
         self._headers.append((b"accept-ranges", b"bytes"))
-        self._whole_headers: RawHeaders = [
+        self._full_headers: RawHeaders = [
             *self._headers,
             (b"content-type", self.content_type.encode("latin-1")),
             (b"content-length", b"%d" % self.size),
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if found := self.at_once(scope):
-            return await _send_at_once(*found, send)
+        if found := self.immediate_response(scope):
+            return await _send_complete(*found, send)
         ranges = None
-        if not _SPECIAL.isdisjoint([name for name, _ in scope["headers"]]):
+        if not _RANGE_OR_CONDITION.isdisjoint([name for name, _ in scope["headers"]]):
             headers = Headers(raw=scope["headers"])
             status = self._precondition(scope, headers)
             if status is not None:
@@ -185,25 +185,33 @@ class ArtifactResponse(Representation):
     def _can_send_path(self, scope: Scope) -> bool:
         return PATHSEND in (scope.get("extensions") or {}) and isinstance(self.source, OnDisk)
 
-    def at_once(self, scope: Scope) -> tuple[int, RawHeaders, bytes] | None:
-        """Return status, headers and body where nothing has to be opened or weighed.
+    def immediate_response(self, scope: Scope) -> tuple[int, RawHeaders, bytes] | None:
+        """Return status, headers and body of a response that needs no I/O, or None.
 
-        That is the whole of a file in memory, and 304 for most who ask with what they have. None
-        for all else: calling the response knows what to do.
+        These are the whole of an in-memory file, and 304 to an If-None-Match of exactly this
+        entity tag. For anything else call the response.
         """
-        special = [header for header in scope["headers"] if header[0] in _SPECIAL]
+        special = [header for header in scope["headers"] if header[0] in _RANGE_OR_CONDITION]
         if special:
-            asks = special == [(b"if-none-match", self._etag)]
-            return (304, self._not_modified, b"") if asks and scope["method"] in _SAFE else None
+            is_current = special == [(b"if-none-match", self._etag)]
+            return (
+                (304, self._not_modified, b"")
+                if is_current and scope["method"] in _SAFE_METHODS
+                else None
+            )
         if not isinstance(self.source, InMemory):
             return None
         if scope["method"] == "HEAD":
-            return (200, self._whole_headers, b"") if self.source.seen else None
+            return (200, self._full_headers, b"") if self.source.seen else None
         body = self.source.data
-        return None if body is None else (200, self._whole_headers, body)
+        return None if body is None else (200, self._full_headers, body)
 
     def _ranges(self, method: str, headers: Headers) -> list[ByteRange] | None:
-        """Ranges are defined for GET alone (14.2); more than one Range line is no range at all."""
+        """Return the requested ranges, or None to send the whole file.
+
+        Range is defined for GET only (14.2); it is ignored if the request has more than one Range
+        line, or if If-Range does not match (13.1.5). Raises RangeNotSatisfiable.
+        """
         values = headers.getlist("range")
         if method != "GET" or len(values) != 1:
             return None
@@ -214,9 +222,9 @@ class ArtifactResponse(Representation):
     def _representation(
         self, ranges: Sequence[ByteRange] | None
     ) -> tuple[int, RawHeaders, list[Segment]]:
-        """The whole file, one part of it (15.3.7.1) or several (15.3.7.2)."""
+        """Return status, headers and body: the whole, one part (15.3.7.1), several (15.3.7.2)."""
         if ranges is None:
-            return 200, self._whole_headers, [ByteRange(0, self.size)]
+            return 200, self._full_headers, [ByteRange(0, self.size)]
         content_type = self.content_type
         headers = self._headers.copy()
         segments: list[Segment]
@@ -243,34 +251,34 @@ class ArtifactResponse(Representation):
             (b"accept-ranges", b"bytes"),
             (b"content-length", b"0"),
         ]
-        await _send_at_once(416, headers, b"", send)
+        await _send_complete(416, headers, b"", send)
 
 
 class ArtifactRedirect(Representation):
-    """Sends the client to `url` for the artifact: 302, 304 or 412.
+    """ASGI application that redirects to `url`, where the artifact is: 302, 304 or 412.
 
-    `url` is sent as it is, percent-encoded and signed: encoding it again would break the signature
-    (pulpcore issue 2964). Nobody may store an answer whose URL expires.
+    `url` is percent-encoded and may be signed; it is sent unchanged, since encoding it again would
+    break the signature (pulpcore issue 2964). It expires, so the response is `no-store`.
     """
 
     def __init__(self, url: str, **representation: Unpack[RepresentationArguments]) -> None:
         super().__init__(**representation)
-        # The digest is not that of a redirect's own, empty representation.
-        left_out = (b"cache-control", b"expires", b"repr-digest")
-        self._redirect = [header for header in self._headers if header[0] not in left_out]
-        self._redirect.append((b"cache-control", b"no-store"))
-        self._redirect.append((b"location", url.encode("ascii")))
-        self._redirect.append((b"content-length", b"0"))
+        # Repr-Digest would be that of the artifact, not of the redirect's empty representation.
+        excluded = (b"cache-control", b"expires", b"repr-digest")
+        self._redirect_headers = [header for header in self._headers if header[0] not in excluded]
+        self._redirect_headers.append((b"cache-control", b"no-store"))
+        self._redirect_headers.append((b"location", url.encode("ascii")))
+        self._redirect_headers.append((b"content-length", b"0"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = self._precondition(scope, Headers(raw=scope["headers"]))
         if status is not None:
             return await self._send_precondition(status, send)
-        await _send_at_once(302, self._redirect, b"", send)
+        await _send_complete(302, self._redirect_headers, b"", send)
 
 
 def _repr_digest(sha256: str) -> bytes:
-    """Format a digest of the whole representation, also beside a part of it (RFC 9530)."""
+    """Format Repr-Digest, which is of the whole representation in a 206 too (RFC 9530)."""
     return b"sha-256=:%b:" % b64encode(bytes.fromhex(sha256))
 
 
@@ -284,21 +292,21 @@ async def _send_file(
     send: Send,
 ) -> None:
     if scope["method"] == "HEAD":
-        return await _send_at_once(status, headers, b"", send)
+        return await _send_complete(status, headers, b"", send)
     if sum(map(len, segments)) <= STEP:
-        # Read before the first message: what goes wrong can still be answered properly.
+        # Read before the response starts, so that a read error still gets an error response.
         body = await read_whole(file, segments)
-        return await _send_at_once(status, headers, body, send)
+        return await _send_complete(status, headers, body, send)
     await send({"type": "http.response.start", "status": status, "headers": headers.copy()})
     await stream(file, segments, receive, send)
 
 
 async def send_empty(status: int, headers: RawHeaders, send: Send) -> None:
-    """Send an answer without a body."""
-    await _send_at_once(status, headers, b"", send)
+    """Send a response without a body."""
+    await _send_complete(status, headers, b"", send)
 
 
-async def _send_at_once(status: int, headers: RawHeaders, body: bytes, send: Send) -> None:
-    # A copy of what is sent again: middleware adds to it.
+async def _send_complete(status: int, headers: RawHeaders, body: bytes, send: Send) -> None:
+    # Copied because middleware adds to the list, which belongs to all requests.
     await send({"type": "http.response.start", "status": status, "headers": headers.copy()})
     await send({"type": "http.response.body", "body": body})

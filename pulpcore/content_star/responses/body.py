@@ -1,4 +1,4 @@
-"""Bodies made of parts of an artifact and bytes between them, sent as ASGI messages."""
+"""Stream a response body of byte ranges and literal bytes as ASGI messages."""
 
 import asyncio
 import secrets
@@ -12,16 +12,17 @@ from starlette.types import Message, Receive, Send
 from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import Readable
 
-# Bytes as they are, or a range of the artifact.
+# Literal bytes, or a range of the artifact.
 Segment = bytes | ByteRange
 
 
 def multipart(
     ranges: Sequence[ByteRange], size: int, content_type: str
 ) -> tuple[str, list[Segment]]:
-    """Several ranges of a `size` bytes file as multipart/byteranges (14.6): its type, its body.
+    """Return content type and segments of a multipart/byteranges body (14.6).
 
-    The boundary is random, so that no file can contain it on purpose.
+    `size` is that of the whole file in bytes, `content_type` that of each part. The boundary is
+    random, so that no file can be made to contain it.
     """
     boundary = secrets.token_hex(16)
     segments: list[Segment] = []
@@ -35,22 +36,22 @@ def multipart(
 
 
 async def read_whole(file: Readable, segments: Sequence[Segment]) -> bytes:
-    """A body of at most STEP bytes. Raises OSError as reading does."""
-    pieces = [await _load(file, segment) for segment in segments]
+    """Return a body of at most STEP bytes. Raises OSError if reading fails."""
+    pieces = [await _read_segment(file, segment) for segment in segments]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def stream(file: Readable, segments: Sequence[Segment], receive: Receive, send: Send) -> None:
-    """Send the body step by step; return early, with the body incomplete, if the client leaves.
+    """Send the body in chunks of at most STEP bytes; stop early on a client disconnect.
 
-    Raises OSError as reading does: the response has started by then, and a server
-    can only cut the connection, which is how a client learns that it has not got everything.
+    Raises OSError if reading fails: the response has started, so the server has to close the
+    connection for the client to see that the body is incomplete.
     """
-    await until_disconnect(receive, partial(_send_steps, file, segments, send))
+    await until_disconnect(receive, partial(_send_segments, file, segments, send))
 
 
 async def until_disconnect(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
-    """Do `work`, and cancel it if the client leaves."""
+    """Await `work`, and cancel it on a client disconnect."""
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_on_disconnect, receive, tasks.cancel_scope)
@@ -60,13 +61,13 @@ async def until_disconnect(receive: Receive, work: Callable[[], Awaitable[None]]
         raise group.exceptions[0] from None
 
 
-async def nothing() -> Message:
-    """Receive in a response of which someone else sees that the client leaves."""
+async def receive_never() -> Message:
+    """Never return: the `receive` of a response whose caller watches for the client disconnect."""
     await anyio.sleep_forever()
     raise AssertionError
 
 
-async def _send_steps(file: Readable, segments: Sequence[Segment], send: Send) -> None:
+async def _send_segments(file: Readable, segments: Sequence[Segment], send: Send) -> None:
     for segment in segments:
         if isinstance(segment, bytes):
             await send({"type": "http.response.body", "body": segment, "more_body": True})
@@ -81,13 +82,12 @@ async def _send_range(file: Readable, part: ByteRange, send: Send) -> None:
         body = await file.read(offset, part.stop - offset)
         await send({"type": "http.response.body", "body": body, "more_body": True})
         offset += len(body)
-        # To read from memory waits for nothing, and neither does sending to a client that keeps up
-        # or, with uvicorn, to one that has left. Without this no other task would get its turn.
-        # anyio's `checkpoint` does the same and takes a microsecond more.
+        # Neither reading cached pages nor sending to a fast or disconnected client yields to the
+        # event loop. anyio's `checkpoint` would, but takes a microsecond more.
         await asyncio.sleep(0)
 
 
-async def _load(file: Readable, segment: Segment) -> bytes:
+async def _read_segment(file: Readable, segment: Segment) -> bytes:
     if isinstance(segment, bytes):
         return segment
     return await file.read(segment.start, len(segment))

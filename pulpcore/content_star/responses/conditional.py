@@ -1,4 +1,4 @@
-"""Preconditions: what If-Match and its four siblings ask for (RFC 9110, section 13)."""
+"""Evaluate conditional requests: If-Match, If-None-Match, If-Range and dates (RFC 9110, 13)."""
 
 import re
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ from starlette.datastructures import Headers
 
 from pulpcore.content_star.responses.headers import parse_http_date
 
-# Bytes of a list of tags that is read: some hundred. Clients have as many copies at most.
+# Characters of the longest list of entity tags that is parsed, which is some hundred tags.
 MAX_TAGS_LENGTH = 8192
 
-# One list member. The possessive quantifiers keep a hostile value linear: an attempt never reads
-# past the next quote, and never goes back over what it read.
+# One list member. With possessive quantifiers a hostile value takes linear time: an attempt never
+# reads past the next quote and never backtracks.
 _MEMBER = re.compile(r'[ \t]*+(?P<tag>(?:W/)?"[^"]*+")[ \t]*+(?:,|$)')
 
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What tells one version of a resource from another (8.8).
+    """Validators of a representation: entity tag and modification date (8.8).
 
-    `etag` has its quotes, and `W/` if it is weak; it is empty when there is none. `last_modified`
-    is aware, or None when unknown.
+    `etag` includes its quotes, and `W/` if it is weak; it is empty if there is none.
+    `last_modified` is an aware datetime, or None if unknown.
     """
 
     etag: str
@@ -30,10 +30,9 @@ class Validators:
 
 
 def evaluate(method: str, headers: Headers, validators: Validators) -> int | None:
-    """Return 304 or 412 where a precondition decides the answer, None to go on (13.2.2).
+    """Return the status that preconditions decide, 304 or 412, or None to go on (13.2.2).
 
-    A date that cannot be read, or that comes twice, is as good as none. A tag that cannot be read
-    matches nothing.
+    A date that is invalid or sent twice is ignored. An invalid entity tag matches nothing.
     """
     if "if-match" in headers:
         if not _if_match(headers, validators):
@@ -51,47 +50,47 @@ def evaluate(method: str, headers: Headers, validators: Validators) -> int | Non
 
 
 def if_range_matches(headers: Headers, validators: Validators) -> bool:
-    """Whether a Range may be honoured: no If-Range, or one that names this very version (13.1.5).
+    """Return whether Range applies: there is no If-Range, or it matches (13.1.5).
 
-    An entity tag is compared strongly, a date must be the last modification to the second.
+    Entity tags are compared strongly; a date has to equal the modification date to the second.
     """
     values = headers.getlist("if-range")
     if not values:
         return True
     value = ",".join(values).strip(" \t")
-    if value and value == _strong(validators):
+    if value and value == _strong_etag(validators):
         return True
     date = parse_http_date(value)
     return date is not None and date == _last_modified(validators)
 
 
 def _if_match(headers: Headers, validators: Validators) -> bool:
-    """13.1.1, strong comparison: a weak tag is equal to none."""
-    value = _joined(headers, "if-match")
-    return value == "*" or _strong(validators) in _tags(value)
+    """Evaluate If-Match by strong comparison: a weak tag matches nothing (13.1.1)."""
+    value = _joined_lines(headers, "if-match")
+    return value == "*" or _strong_etag(validators) in _tags(value)
 
 
 def _if_none_match(headers: Headers, validators: Validators) -> bool:
-    """13.1.2, weak comparison: W/"x" is "x"."""
-    value = _joined(headers, "if-none-match")
+    """Evaluate If-None-Match by weak comparison: `W/"x"` matches `"x"` (13.1.2)."""
+    value = _joined_lines(headers, "if-none-match")
     etag = validators.etag.removeprefix("W/")
     return value != "*" and all(tag.removeprefix("W/") != etag for tag in _tags(value))
 
 
-def _strong(validators: Validators) -> str:
-    """The tag, if it is equal to any: to none if it is weak (8.8.3.2)."""
+def _strong_etag(validators: Validators) -> str:
+    """Return the entity tag for strong comparison; empty if it is weak (8.8.3.2)."""
     return "" if validators.etag.startswith("W/") else validators.etag
 
 
-def _joined(headers: Headers, name: str) -> str:
-    """Several lines of a list are one list (5.3)."""
+def _joined_lines(headers: Headers, name: str) -> str:
+    """Return the value of a list header, its lines joined with commas (5.3)."""
     return ",".join(headers.getlist(name)).strip(" \t")
 
 
 def _tags(value: str) -> Iterator[str]:
-    """The entity tags of a list; whatever else stands between two commas is skipped.
+    """Yield the entity tags of a list, without its invalid members.
 
-    None of a list that is over `MAX_TAGS_LENGTH`: it matches nothing.
+    A list of over `MAX_TAGS_LENGTH` characters yields none, so that it matches nothing.
     """
     if len(value) > MAX_TAGS_LENGTH:
         return
@@ -109,7 +108,7 @@ def _tags(value: str) -> Iterator[str]:
 
 
 def _modified_after(name: str, headers: Headers, validators: Validators) -> bool | None:
-    """Whether the last modification is later than the date in the header; None if unknown."""
+    """Return whether the modification date is later than the header's; None if one is unknown."""
     values = headers.getlist(name)
     modified = _last_modified(validators)
     if len(values) != 1 or modified is None:
@@ -119,6 +118,6 @@ def _modified_after(name: str, headers: Headers, validators: Validators) -> bool
 
 
 def _last_modified(validators: Validators) -> datetime | None:
-    """In whole seconds, as it was sent: HTTP dates know nothing smaller."""
+    """Return the modification date in whole seconds, as HTTP dates have it."""
     modified = validators.last_modified
     return None if modified is None else modified.replace(microsecond=0)

@@ -1,4 +1,4 @@
-"""Headers that an answer gets unless it has its own."""
+"""Middleware that adds default headers to responses."""
 
 from collections.abc import Mapping
 
@@ -6,8 +6,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class WithDefaults:
-    """ASGI middleware that adds those of `headers` that the answer of `app` does not set."""
+class DefaultHeadersMiddleware:
+    """ASGI middleware that adds each of `headers` that the response of `app` does not set."""
 
     def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
         self.app = app

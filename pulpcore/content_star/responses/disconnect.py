@@ -1,4 +1,4 @@
-"""Notices that a client leaves, without taking the body away from who reads it."""
+"""Middleware that cancels an application on a client disconnect."""
 
 import asyncio
 from contextlib import suppress
@@ -8,50 +8,52 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class DisconnectWatcher:
-    """ASGI middleware that cancels `app` when the client leaves while a stream is sent to it.
+    """ASGI middleware that cancels `app` if the client disconnects from a streamed response.
 
-    Starlette's `StreamingResponse` would do that itself, but by throwing away what `receive` says,
-    even if that is the body which the stream is made of: both would wait for ever. It is told that
-    the server follows ASGI 2.4, where it does not, and `receive` is looked after here. What is not
-    read of a body is noticed to end only if it is a single message.
+    Starlette's `StreamingResponse` listens for a disconnect too, but discards the messages of
+    `receive`: a stream that is made from the request body would wait for ever. It does not listen
+    if the server implements ASGI 2.4, so the scope says so, and `receive` is watched here, with one
+    message read ahead. While the application leaves more than that unread, a disconnect is not
+    noticed.
     """
 
-    def __init__(self, app: ASGIApp, *, at_once: bool = False) -> None:
-        """`at_once` watches from the beginning: for an app that reads every body, or none."""
+    def __init__(self, app: ASGIApp, *, immediately: bool = False) -> None:
+        """`immediately` watches from the start of the request: for an
+        application that reads every request body to its end, or never reads one."""
         self.app = app
-        self.at_once = at_once
+        self.immediately = immediately
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["asgi"] = {**scope.get("asgi", {}), "spec_version": "2.4"}
-        ahead: asyncio.Queue[Message] = asyncio.Queue(maxsize=1)
-        watching: asyncio.Task[None] | None = None
+        messages: asyncio.Queue[Message] = asyncio.Queue(maxsize=1)
+        watcher: asyncio.Task[None] | None = None
 
         async def watch() -> None:
             while (message := await receive())["type"] != "http.disconnect":
-                await ahead.put(message)
-            presence.cancel()
+                await messages.put(message)
+            cancel_scope.cancel()
 
         async def receive_body() -> Message:
-            return await (ahead.get() if watching else receive())
+            return await (messages.get() if watcher else receive())
 
         async def send_watched(message: Message) -> None:
-            nonlocal watching
+            nonlocal watcher
             await send(message)
             if message["type"] != "http.response.body":
                 return
             if not message.get("more_body"):
-                if watching:
-                    watching.cancel()  # what runs in the background goes on without the client
-            elif watching is None:
-                watching = asyncio.create_task(watch())
+                if watcher:
+                    watcher.cancel()  # background tasks go on without the client
+            elif watcher is None:
+                watcher = asyncio.create_task(watch())
 
-        with CancelScope() as presence:
-            if self.at_once:
-                watching = asyncio.create_task(watch())
+        with CancelScope() as cancel_scope:
+            if self.immediately:
+                watcher = asyncio.create_task(watch())
             try:
                 await self.app(scope, receive_body, send_watched)
             finally:
-                if watching:
-                    watching.cancel()
+                if watcher:
+                    watcher.cancel()
                     with suppress(asyncio.CancelledError):
-                        await watching
+                        await watcher

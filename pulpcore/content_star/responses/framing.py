@@ -1,4 +1,4 @@
-"""Holds responses of other people's code to the framing that HTTP/1.1 gives them (RFC 9112 6)."""
+"""Middleware that enforces the message framing of HTTP/1.1 on responses of views (RFC 9112 6)."""
 
 import logging
 from collections.abc import Iterable
@@ -9,18 +9,18 @@ log = logging.getLogger(__name__)
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
-# Endpoints whose responses have been logged: each of their responses is likely to be wrong.
+# Endpoints and faults that have been logged: each response of such a view is likely to be wrong.
 _logged: set[str] = set()
 
 
 class Framing:
-    """ASGI middleware that sends as many bytes as `Content-Length` announces, and no more.
+    """ASGI middleware that truncates a body to its `Content-Length`.
 
-    WSGI servers do so (PEP 3333), and views rely on it. ASGI servers raise an error instead, after
-    the bytes: the connection is closed where a proxy means to use it again. A response that is
-    shorter ends without its end, by which the server closes the connection and the client sees that
-    something is missing. A body where the method or the status allows none is dropped (RFC 9110
-    6.4.1), and so is a length that means nothing, and `Transfer-Encoding`, which is the server's.
+    WSGI servers do so (PEP 3333), and views rely on it. ASGI servers raise an error after the
+    bytes, which closes a connection that a proxy may be about to reuse. A shorter body is left
+    without its last message, so that the server closes the connection and the client sees that it
+    is incomplete. Dropped are a body where method or status allow none (RFC 9110 6.4.1), an invalid
+    `Content-Length`, and `Transfer-Encoding`, which only the server may set.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -34,21 +34,21 @@ class Framing:
 
 
 class _FramedSend:
-    """The `send` of one response."""
+    """`send` callable that enforces the framing of one response."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope
         self._send = send
         self._has_body = True
-        self._left: int | None = None
-        """Bytes that are still to come, where the response announces how many there are."""
+        self._remaining: int | None = None
+        """Bytes of the body that are still to be sent; None if the response has no valid length."""
 
     async def __call__(self, message: Message) -> None:
         match message["type"]:
             case "http.response.start":
                 message = self._start(message)
             case "http.response.body":
-                message = self._cut(message)
+                message = self._truncate(message)
         await self._send(message)
 
     def _start(self, message: Message) -> Message:
@@ -58,7 +58,7 @@ class _FramedSend:
         framing = [(name.lower(), value) for name, value in headers if name.lower() in _FRAMING]
         length = self._length(framing)
         if self._has_body:
-            self._left = length
+            self._remaining = length
         # uvicorn would wait for the body of a 304; a 204 must not have a length (RFC 9110 8.6).
         announced = None if is_bodiless else length
         if framing == ([(b"content-length", b"%d" % announced)] if announced is not None else []):
@@ -69,26 +69,26 @@ class _FramedSend:
         return {**message, "headers": headers}
 
     def _length(self, framing: Iterable[tuple[bytes, bytes]]) -> int | None:
-        """Return the length that is announced, if it is one; RFC 9110 8.6."""
+        """Return the valid `Content-Length`, or None (RFC 9110 8.6)."""
         values = {value.strip() for name, value in framing if name == b"content-length"}
         if len(values) == 1 and (value := values.pop()).isdigit():
             return int(value)
         if values:
-            self._log("announces several lengths or no number")
+            self._log("has several values of Content-Length, or one that is not a number")
         return None
 
-    def _cut(self, message: Message) -> Message:
+    def _truncate(self, message: Message) -> Message:
         body, more = message.get("body", b""), message.get("more_body", False)
         if not self._has_body:
             return {"type": "http.response.body", "more_body": more}
-        if self._left is None:
+        if self._remaining is None:
             return message
-        if len(body) > self._left:
-            self._log("is longer than its Content-Length, and was cut")
-            body = body[: self._left]
-        self._left -= len(body)
-        if self._left and not more:
-            self._log("is shorter than its Content-Length; its connection is closed")
+        if len(body) > self._remaining:
+            self._log("is longer than its Content-Length and was truncated")
+            body = body[: self._remaining]
+        self._remaining -= len(body)
+        if self._remaining and not more:
+            self._log("is shorter than its Content-Length, and the connection was closed")
             more = True
         return {"type": "http.response.body", "body": body, "more_body": more}
 
@@ -97,14 +97,14 @@ class _FramedSend:
         if f"{name} {fault}" not in _logged:
             _logged.add(f"{name} {fault}")
             log.warning(
-                "A response of %s %s. Report it to the plugin's authors; it is logged once.",
+                "Response of %s %s. Report it to the authors of the plugin; logged once per view.",
                 name,
                 fault,
             )
 
 
 def _name(endpoint: object) -> str:
-    """Return where the code of an endpoint is, which Django and Starlette put into the scope."""
+    """Return the dotted name of an endpoint, which Django and Starlette put into the scope."""
     kind = getattr(endpoint, "cls", None) or getattr(endpoint, "view_class", None) or endpoint
     name = getattr(kind, "__qualname__", type(kind).__qualname__)
     return f"{getattr(kind, '__module__', None)}.{name}" if kind else "an unknown view"

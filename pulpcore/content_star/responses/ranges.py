@@ -1,9 +1,9 @@
-"""The Range header: which bytes of a representation are asked for (RFC 9110, section 14)."""
+"""Parse the Range header into byte ranges (RFC 9110, section 14)."""
 
 import re
 from dataclasses import dataclass
 
-# zchunk, which dnf fetches metadata with, asks for 255 ranges at once and for fewer if refused.
+# zchunk, by which dnf downloads metadata, requests 255 ranges at once, and fewer if refused.
 MAX_RANGES = 256
 
 _RANGE = re.compile(r"[ \t]*+(?P<first>[0-9]*+)[ \t]*+-[ \t]*+(?P<last>[0-9]*+)[ \t]*+")
@@ -11,7 +11,7 @@ _RANGE = re.compile(r"[ \t]*+(?P<first>[0-9]*+)[ \t]*+-[ \t]*+(?P<last>[0-9]*+)[
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """Bytes from `start` up to, not including, `stop`."""
+    """Bytes from `start` to `stop`, which is exclusive."""
 
     start: int
     stop: int
@@ -20,12 +20,12 @@ class ByteRange:
         return self.stop - self.start
 
     def content_range(self, size: int) -> str:
-        """The Content-Range of this part of `size` bytes (14.4); there, the end is inclusive."""
+        """Return the Content-Range of this part of `size` bytes; its end is inclusive (14.4)."""
         return f"bytes {self.start}-{self.stop - 1}/{size}"
 
 
 class RangeNotSatisfiable(Exception):
-    """No range asked for lies within the `size` bytes there are; to be answered 416 (15.5.17)."""
+    """No requested range overlaps a representation of `size` bytes; sent as 416 (15.5.17)."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"No satisfiable range within {size} bytes")
@@ -33,19 +33,19 @@ class RangeNotSatisfiable(Exception):
 
     @property
     def content_range(self) -> str:
-        """The Content-Range that tells the client the size (14.4)."""
+        """Content-Range of an unsatisfied range, which has the size alone (14.4)."""
         return f"bytes */{self.size}"
 
 
 def parse_ranges(header: str, size: int) -> list[ByteRange] | None:
-    """Read a Range header against a representation of `size` bytes.
+    """Parse a Range header for a representation of `size` bytes.
 
-    Returns the ranges in the order asked for, never empty and each at least one byte long, or None
-    to send the whole: the unit is not bytes (14.2), the request adds up to more than the whole or
-    to more than MAX_RANGES parts (17.13), or it is a suffix of nothing.
+    Returns the ranges in the requested order, at least one and each at least one byte long, or None
+    to send the whole: the unit is not bytes (14.2), the ranges add up to more than the whole or
+    are more than MAX_RANGES (17.13), or it is a suffix of an empty representation.
 
-    Raises RangeNotSatisfiable if no range overlaps the representation, and also if the header is no
-    valid bytes range: 14.2 allows to ignore or to reject those, and Pulp rejects them.
+    Raises RangeNotSatisfiable if no range overlaps the representation, and also if the header is
+    invalid: 14.2 allows to ignore or to reject such ranges, and Pulp rejects them.
     """
     unit, equals, specifiers = header.partition("=")
     if unit.strip(" \t").lower() != "bytes":
@@ -58,9 +58,9 @@ def parse_ranges(header: str, size: int) -> list[ByteRange] | None:
     ranges: list[ByteRange] = []
     for specifier in specifiers.split(","):
         if specifier.strip(" \t"):
-            asked = _parse_one(specifier, size)
-            if asked is not None:
-                ranges.append(asked)
+            requested = _parse_one(specifier, size)
+            if requested is not None:
+                ranges.append(requested)
     if not ranges:
         raise RangeNotSatisfiable(size)
     if size == 0 or sum(map(len, ranges)) > size:
@@ -69,7 +69,7 @@ def parse_ranges(header: str, size: int) -> list[ByteRange] | None:
 
 
 def _parse_one(specifier: str, size: int) -> ByteRange | None:
-    """One range, clipped to the representation; None if it lies outside (14.1.2)."""
+    """Parse one range and clip it to the representation; None if it lies outside (14.1.2)."""
     found = _RANGE.fullmatch(specifier)
     if found is None:
         raise RangeNotSatisfiable(size)
@@ -84,7 +84,7 @@ def _parse_one(specifier: str, size: int) -> ByteRange | None:
 
 
 def _suffix(length: str, size: int) -> ByteRange | None:
-    """The last `length` bytes: all there are if they are fewer, even none (14.1.2)."""
+    """Return the range of the last `length` bytes, or of all if there are fewer (14.1.2)."""
     if not length:
         raise RangeNotSatisfiable(size)
     count = _position(length)
@@ -92,14 +92,14 @@ def _suffix(length: str, size: int) -> ByteRange | None:
 
 
 def _position(digits: str) -> int:
-    """Twenty digits are more than any file has; int() refuses thousands of them."""
+    """Parse a position; cut to 20 digits, since int() raises for more than 4300."""
     return int(digits.lstrip("0")[:20] or "0")
 
 
 def _coalesce(ranges: list[ByteRange]) -> list[ByteRange]:
-    """Join each range with the one asked for just before it where they touch (15.3.7.2).
+    """Join each range with the one requested just before it where they touch (15.3.7.2).
 
-    The client's order stays: it may have asked for what it needs first.
+    The client's order is preserved: it may request first the part that it needs first.
     """
     joined = ranges[:1]
     for following in ranges[1:]:

@@ -1,4 +1,4 @@
-"""Where the bytes of an artifact come from, as far as a response has to know."""
+"""Interfaces of artifact sources: open and read the bytes of an artifact, and their errors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from typing import Protocol, Self
 
 from pulpcore.content_star.responses.ranges import ByteRange
 
-# The most bytes that are read and sent at a time, and so what a download holds in memory, about
-# twice. Measured on one uvicorn worker and loopback, a warm 1 GiB file, two clients: 64 KiB steps
-# 2.4 GB/s, 128 KiB 3.1, 256 KiB 4.5, 512 KiB 4.3, 1 MiB 4.6. Beside such downloads a small file
-# takes 0.4 ms.
+# Chunk size: the most bytes that are read and sent at a time. A download holds about twice as many
+# in memory. Measured on one uvicorn worker and loopback, a warm 1 GiB file, two clients: 64 KiB
+# chunks 2.4 GB/s, 128 KiB 3.1, 256 KiB 4.5, 512 KiB 4.3, 1 MiB 4.6. Beside such downloads a small
+# file takes 0.4 ms.
 STEP = 256 * 1024
 
 
 class ArtifactMissing(Exception):
-    """An artifact's file is not there, or is not the one: its size is another."""
+    """The file of an artifact does not exist, or has another size than the artifact."""
 
     def __init__(self, path: str) -> None:
         super().__init__(f"Artifact is missing or damaged: {path}")
@@ -23,24 +23,24 @@ class ArtifactMissing(Exception):
 
 
 class StoreUnavailable(Exception):
-    """The store that holds an artifact cannot be asked for it now.
+    """The storage of an artifact cannot be accessed now.
 
-    The message is for the log: neither URLs nor anything else that is confidential is in it.
+    The message is for the log and contains neither URLs nor secrets.
     """
 
 
-class StoreBroke(OSError):
-    """A store stopped in the middle of an artifact: what was promised cannot be sent."""
+class StoreReadError(OSError):
+    """Reading an artifact from its storage failed after the response may have started."""
 
 
 class Closing(ABC):
-    """Is closed at the end of the `with` block in which it is used."""
+    """Context manager that calls `close` at its end."""
 
     __slots__ = ()
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of everything; twice does no harm. Never waits."""
+        """Release all resources without blocking; may be called more than once."""
 
     def __enter__(self) -> Self:
         return self
@@ -55,17 +55,17 @@ class Closing(ABC):
 
 
 class Readable(Protocol):
-    """The bytes of an artifact, open for reading. Use it in a `with` block."""
+    """An artifact that is open for reading. Use it in a `with` block."""
 
     size: int
-    """How many bytes the whole has."""
+    """Bytes of the whole artifact."""
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Return exactly `length` bytes from `offset` on if these are at most STEP; of more, as
-        many as come without waiting again: at least one, at most STEP.
+        """Return `length` bytes from `offset` on.
 
-        What is read comes in the order and within the parts that were announced to `Source.open`.
-        Raises OSError if the bytes do not come.
+        Exactly as many if `length` is at most STEP. Of more, those that are available without
+        waiting again: at least one, at most STEP. Reads have to follow the order of the parts that
+        were given to `Source.open`, and stay within them. Raises OSError if reading fails.
         """
 
     def __enter__(self) -> Self: ...
@@ -79,21 +79,21 @@ class Readable(Protocol):
 
 
 class Source(Protocol):
-    """The place of one artifact. It can be opened any number of times, even at once."""
+    """The stored bytes of one artifact, which can be opened any number of times concurrently."""
 
     @property
     def name(self) -> str:
-        """What the log may call it: no secret is in it."""
+        """Name for the log, without secrets."""
 
     async def open(self, parts: Sequence[ByteRange]) -> Readable:
-        """Open the artifact to read `parts` of it, one after the other; none if only to look.
+        """Open the artifact to read `parts` of it in this order; with none, only check its size.
 
-        Raises ArtifactMissing if it is not there, StoreUnavailable if that cannot be told.
+        Raises ArtifactMissing if it does not exist, StoreUnavailable if that cannot be determined.
         """
 
 
 class OnDisk:
-    """A source that is the file `name` of this machine: a server may send it by itself."""
+    """Base of sources whose `name` is the path of a local file, which a server can send itself."""
 
     __slots__ = ("name",)
 
@@ -101,12 +101,12 @@ class OnDisk:
 
 
 class InMemory:
-    """A source that keeps a small file in memory once it has been read."""
+    """Base of sources that cache a small file in memory once it has been read."""
 
     __slots__ = ("data", "seen")
 
     data: bytes | None
-    """The whole file, if it is kept."""
+    """The whole file, if it is cached."""
 
     seen: bool
-    """Whether the file is known to be there, with the right size."""
+    """Whether the file has been opened and had the right size."""

@@ -1,8 +1,8 @@
-"""Text that Pulp writes itself, listings above all: compressed with gzip, with a weak entity tag.
+"""Responses of generated text, such as listings: gzip content coding and weak entity tags.
 
-Not by Starlette's `GZipMiddleware`, nor by Django's: both send gzip to clients that refuse it
-(`gzip;q=0`), Starlette's leaves out `Vary` where the body is empty (HEAD) and strong tags as they
-are, and either would compress once more what is kept compressed.
+Starlette's `GZipMiddleware` and Django's both send gzip to clients that refuse it (`gzip;q=0`), and
+would compress cached gzip blocks again. Starlette's also omits `Vary` if the body is empty (HEAD),
+and does not weaken strong entity tags.
 """
 
 import gzip
@@ -17,11 +17,11 @@ from starlette.types import Scope
 from pulpcore.content_star.responses.conditional import Validators, evaluate
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
-# Listings become a sixth of their size with it; with 6 a tenth less, for twice the CPU.
+# gzip level: listings shrink to a sixth; level 6 saves another tenth, for twice the CPU time.
 LEVEL = 1
 
-# Bytes of an `Accept-Encoding` that is read; browsers send about 30.
-_LONGEST = 1024
+# Bytes of the longest `Accept-Encoding` that is parsed; browsers send about 30.
+_MAX_ACCEPT_ENCODING_LENGTH = 1024
 
 # RFC 1952 section 2.3: deflate, no flags, no time, the fastest level, an unknown system.
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"
@@ -30,9 +30,9 @@ _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"
 def text_response(
     request: Request, body: bytes, content_type: str, *, may_compress: bool = True
 ) -> Response:
-    """Return the response to GET with `body`: 200, 304 or 412.
+    """Return the response to GET with the text `body`: 200, 304 or 412.
 
-    Text must not be compressed that is secret and repeats what the request says (BREACH).
+    Text that has both secrets and input from the request must not be compressed (BREACH).
     """
     headers = text_headers(request.scope, may_compress)
     headers["ETag"] = weak_etag([hashlib.blake2b(body, digest_size=16).digest()])
@@ -46,7 +46,7 @@ def text_response(
 
 
 def text_headers(scope: Scope, may_compress: bool = True) -> dict[str, str]:
-    """Return the headers that GET and HEAD of a text have in common."""
+    """Return the headers of a text response that GET and HEAD share."""
     headers = dict(SECURITY_HEADERS)
     if may_compress:
         headers["Vary"] = "Accept-Encoding"
@@ -56,14 +56,14 @@ def text_headers(scope: Scope, may_compress: bool = True) -> dict[str, str]:
 
 
 def weak_etag(digests: Iterable[bytes]) -> str:
-    """Make an entity tag that is the same for both encodings, which only a weak one may be."""
+    """Return an entity tag for both content codings, so that it has to be weak (8.8.3.3)."""
     return f'W/"{hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()}"'
 
 
 def accepts_gzip(scope: Scope) -> bool:
-    """Tell whether `Accept-Encoding` allows gzip (RFC 9110 section 12.5.3)."""
+    """Return whether `Accept-Encoding` allows gzip (12.5.3)."""
     value = b",".join(value for name, value in scope["headers"] if name == b"accept-encoding")
-    if not value or len(value) > _LONGEST:
+    if not value or len(value) > _MAX_ACCEPT_ENCODING_LENGTH:
         return False
     weights = dict(map(_weight, value.decode("latin-1").lower().split(",")))
     named = [weights[name] for name in ("gzip", "x-gzip") if name in weights]
@@ -81,12 +81,12 @@ def _weight(member: str) -> tuple[str, float]:
 
 
 def deflate(data: bytes) -> bytes:
-    """Compress `data` so that it can stand anywhere in a gzip stream (RFC 1951, full flush)."""
+    """Compress `data` to a block for any position in a gzip stream (RFC 1951, full flush)."""
     return _deflate(data, zlib.Z_FULL_FLUSH)
 
 
 def inflate(block: bytes) -> bytes:
-    """Undo `deflate`."""
+    """Decompress a block that `deflate` made."""
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(block)
 
 
@@ -96,7 +96,7 @@ def _deflate(data: bytes, flush: int) -> bytes:
 
 
 class PlainText:
-    """A text with deflated blocks in the middle, as it is."""
+    """Identity coding of a text whose middle consists of deflated blocks."""
 
     headers: Mapping[str, str] = {}
 
@@ -105,25 +105,25 @@ class PlainText:
         self.tail = tail
 
     def length(self, size: int, deflated: int) -> int:
-        """Return the bytes of the whole, of whose blocks these are the bytes as text and as is."""
+        """Return the length of the body in bytes, given that of all blocks as text and deflated."""
         return len(self.head) + size + len(self.tail)
 
     def block(self, block: bytes) -> bytes:
-        """Return the next block for sending."""
+        """Return the next block as it is sent."""
         return inflate(block)
 
     def end(self) -> bytes:
-        """Return the rest."""
+        """Return what follows the last block."""
         return self.tail
 
 
 class GzipText(PlainText):
-    """The same as one gzip stream (RFC 1952), to which blocks are passed as they are."""
+    """Gzip coding of such a text (RFC 1952), with the deflated blocks as they are."""
 
     def __init__(self, head: bytes, tail: bytes) -> None:
         super().__init__(_GZIP_HEADER + deflate(head), _deflate(tail, zlib.Z_FINISH))
         self._crc, self._size = zlib.crc32(head), len(head)
-        self._text_of_tail = tail
+        self._plain_tail = tail
 
     def length(self, size: int, deflated: int) -> int:
         return len(self.head) + deflated + len(self.tail) + 8
@@ -133,7 +133,7 @@ class GzipText(PlainText):
         return block
 
     def end(self) -> bytes:
-        self._count(self._text_of_tail)
+        self._count(self._plain_tail)
         trailer = self._crc.to_bytes(4, "little") + (self._size % 2**32).to_bytes(4, "little")
         return self.tail + trailer
 

@@ -1,4 +1,4 @@
-"""The response for a file of which nobody knows yet how long it is."""
+"""The response for a file of unknown size."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -11,11 +11,11 @@ from pulpcore.content_star.responses.artifact import Representation, Representat
 
 
 class UnsizedResponse(Representation):
-    """Sends `chunks` as they come, as an ASGI application: 200, 304 or 412.
+    """ASGI application that streams `chunks` without Content-Length: 200, 304 or 412.
 
-    Without its length: HTTP/1.1 then has chunks of its own (RFC 9112 section 7.1). Ranges are
-    ignored, as a server may (RFC 9110 section 14.2). What iterating raises is raised, before
-    anything is sent or for the server to cut the connection.
+    HTTP/1.1 uses the chunked transfer coding for it (RFC 9112 section 7.1). Range is ignored (RFC
+    9110 section 14.2). Errors of the iterator are raised: before the response has started, or
+    later, for the server to close the connection.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class UnsizedResponse(Representation):
         chunks: AsyncGenerator[bytes, None],
         **representation: Unpack[RepresentationArguments],
     ) -> None:
-        """The other arguments are those of `Representation`, of which `size` is not told."""
+        """The other arguments are those of `Representation`; `size` is not sent."""
         super().__init__(**representation)
         unknown = (b"x-pulp-artifact-size",)
         self._headers = [header for header in self._headers if header[0] not in unknown]

@@ -1,12 +1,12 @@
-"""WebSockets, which nothing in Pulp speaks."""
+"""Refuse WebSocket handshakes, which Pulp does not support."""
 
 from starlette.types import Scope, Send
 
-TEXT = b"501: Pulp speaks no WebSocket."
+TEXT = b"501: Pulp does not support WebSocket."
 
 
 async def refuse(scope: Scope, send: Send) -> None:
-    """Refuse the handshake: with 501 and a line of text where the server can, else with its 403."""
+    """Refuse the handshake: with 501 and text if the server can send a response, else with 403."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close"})
         return

@@ -9,7 +9,7 @@ from pulpcore.content_star.responses.source import (
     STEP,
     ArtifactMissing,
     Closing,
-    StoreBroke,
+    StoreReadError,
     StoreUnavailable,
 )
 from pulpcore.content_star.storage.disk import in_thread
@@ -62,7 +62,7 @@ class OpenedFile(Closing):
         self._position = 0
 
     async def read(self, offset: int, length: int) -> bytes:
-        """As `Readable.read`. Raises StoreBroke if the file ends early or fails."""
+        """As `Readable.read`. Raises StoreReadError if the file ends early or fails."""
         return await in_thread(self._read, offset, min(length, STEP))
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -73,9 +73,9 @@ class OpenedFile(Closing):
             while len(data) < length and (more := self._file.read(length - len(data))):
                 data += more
         except Exception as error:
-            raise StoreBroke(f"Reading {self.name} failed: {type(error).__name__}") from None
+            raise StoreReadError(f"Reading {self.name} failed: {type(error).__name__}") from None
         if len(data) < length:
-            raise StoreBroke(f"{self.name} ended before {self.size} bytes")
+            raise StoreReadError(f"{self.name} ended before {self.size} bytes")
         self._position = offset + length
         return data
 

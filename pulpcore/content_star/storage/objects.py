@@ -18,7 +18,7 @@ from pulpcore.content_star.responses.source import (
     STEP,
     ArtifactMissing,
     Closing,
-    StoreBroke,
+    StoreReadError,
     StoreUnavailable,
 )
 
@@ -189,7 +189,7 @@ class RemoteObject(Closing):
         return StoreUnavailable(f"The store of {self.source.name} failed: {reason}")
 
     async def read(self, offset: int, length: int) -> bytes:
-        """As `Readable.read`. Raises StoreBroke if the store stops early."""
+        """As `Readable.read`. Raises StoreReadError if the store stops early."""
         length = min(length, STEP)
         if not length:
             return b""
@@ -208,12 +208,14 @@ class RemoteObject(Closing):
         try:
             await self.ask(next(self._following))
         except (ArtifactMissing, StoreUnavailable) as error:
-            raise StoreBroke(str(error)) from None
+            raise StoreReadError(str(error)) from None
         if self.size != self.source.size:
             raise self._broke("another size")
 
-    def _broke(self, reason: str) -> StoreBroke:
-        return StoreBroke(f"The store of {self.source.name} stopped at {self._position}: {reason}")
+    def _broke(self, reason: str) -> StoreReadError:
+        return StoreReadError(
+            f"The store of {self.source.name} stopped at {self._position}: {reason}"
+        )
 
     def close(self) -> None:
         """End the connection if the answer is not at its end; it is used again if it is."""

@@ -23,7 +23,7 @@ from pulpcore.content_star.remote.reader import Reader, SizeOnly
 from pulpcore.content_star.remote.request import NotModified
 from pulpcore.content_star.remote.response import RemoteResponse
 from pulpcore.content_star.responses.artifact import ArtifactResponse, RepresentationArguments
-from pulpcore.content_star.responses.body import nothing
+from pulpcore.content_star.responses.body import receive_never
 from pulpcore.content_star.responses.headers import parse_http_date
 from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import STEP, Readable, Source
@@ -75,9 +75,9 @@ class PullThroughResponse(RemoteResponse):
         )
         found = await self._cached_or(_headers_of if is_header_probe else self._start_download)
         if not isinstance(found, Download):
-            return await self._head_response(found)(scope, nothing, send)
+            return await self._head_response(found)(scope, receive_never, send)
         try:
-            await self._response(found)(scope, nothing, send)
+            await self._response(found)(scope, receive_never, send)
         finally:
             if self.fetch_request.content_type is None:
                 current_metadata_cache().finish_in_background(found)
