@@ -41,7 +41,7 @@ from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
 from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.middleware.normalize_path import NormalizePath
 from pulpcore.content_star.resolve.paths import ContentPath
-from pulpcore.content_star.storage.memory import SMALL
+from pulpcore.content_star.storage.memory import MAX_CACHED_SIZE
 from tests.asgi import get, get_raw
 from tests.instance import Instance, stop, wait_until
 from tests.server import free_port, serving
@@ -385,7 +385,7 @@ def test_an_app_of_a_plugin_keeps_nothing_unless_it_says_so(orm, planned, cache,
 
 
 def test_a_small_file_is_read_once_and_a_large_one_each_time(orm, planned):
-    files = {"small": b"s" * 100, "large": b"l" * (SMALL + 1)}
+    files = {"small": b"s" * 100, "large": b"l" * (MAX_CACHED_SIZE + 1)}
     publication = orm.publication(files)
     base = orm.distribution(publication=publication)
     for name, status in (("small", 200), ("large", 404)):

@@ -69,8 +69,8 @@ def test_signing_makes_no_client(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(boto3.Session, "resource", refuse)
     with ThreadPoolExecutor(1) as thread:
-        url = thread.submit(storage.redirect_of, domain, artifact(), {}, "GET").result(30)
-        source = thread.submit(storage.source_of, domain, artifact()).result(30)
+        url = thread.submit(storage.redirect_url, domain, artifact(), {}, "GET").result(30)
+        source = thread.submit(storage.artifact_source, domain, artifact()).result(30)
     assert url is not None
     assert "X-Amz-Signature" in url or "Signature" in url
     assert source.name == "artifact/ab/cd"
@@ -78,15 +78,15 @@ def test_signing_makes_no_client(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_custom_domain_is_for_clients():
     domain = s3_domain(custom_domain="cdn.example.com", endpoint_url="http://127.0.0.1:9")
-    url = storage.redirect_of(domain, artifact(), {}, "GET")
+    url = storage.redirect_url(domain, artifact(), {}, "GET")
     assert url is not None
     assert url.startswith("https://cdn.example.com/artifact/ab/cd")
-    source = storage.source_of(domain, artifact())
+    source = storage.artifact_source(domain, artifact())
     assert source.target.url.startswith("http://127.0.0.1:9/bucket/artifact/ab/cd?")
 
 
 def test_a_public_bucket_is_redirected_to_without_a_signature():
-    url = storage.redirect_of(s3_domain(querystring_auth=False), artifact(), {}, "GET")
+    url = storage.redirect_url(s3_domain(querystring_auth=False), artifact(), {}, "GET")
     assert url is not None
     assert "Signature" not in url
 
@@ -108,23 +108,23 @@ def test_the_size_from_which_on_is_redirected(setting, label, size, redirected):
     if label is not None:
         domain.pulp_labels = {storage.MIN_SIZE_LABEL: label}
     with override_settings(CONTENT_STAR_REDIRECT_MIN_SIZE=setting):
-        assert (storage.redirect_of(domain, artifact(size), {}, "GET") is not None) == redirected
+        assert (storage.redirect_url(domain, artifact(size), {}, "GET") is not None) == redirected
 
 
 @pytest.mark.parametrize(("life", "seconds"), [(60, 30), (3600, 300)])
 def test_signed_urls_are_used_again_for_half_their_life_and_not_long(life, seconds):
-    assert storage.seconds_to_keep(s3_domain(querystring_expire=life)) == seconds
+    assert storage.url_cache_seconds(s3_domain(querystring_expire=life)) == seconds
 
 
 def test_a_domain_may_not_redirect():
     domain = s3_domain()
     domain.redirect_to_object_storage = False
-    assert storage.redirect_of(domain, artifact(), {}, "GET") is None
+    assert storage.redirect_url(domain, artifact(), {}, "GET") is None
 
 
 def test_what_is_wrong_with_the_settings_is_not_told():
     with pytest.raises(StoreUnavailable) as failure:
-        storage.source_of(s3_domain(endpoint_url="very secret"), artifact())
+        storage.artifact_source(s3_domain(endpoint_url="very secret"), artifact())
     assert "ValueError" in str(failure.value)
     assert "very secret" not in str(failure.value)
     assert failure.value.__suppress_context__
@@ -141,14 +141,14 @@ def other(domain_storage: object) -> Domain:
 
 def test_a_storage_of_files_is_read_from_the_disk(tmp_path):
     domain = other(FileSystemStorage(location=tmp_path))
-    source = storage.source_of(domain, artifact())
+    source = storage.artifact_source(domain, artifact())
     assert isinstance(source, LocalSource)
     assert source.name == str(tmp_path / "artifact/ab/cd")
-    assert storage.redirect_of(domain, artifact(), {}, "GET") is None
+    assert storage.redirect_url(domain, artifact(), {}, "GET") is None
 
 
 def respond(entry: object, size: int) -> ArtifactResponse:
-    source = storage.source_of(other(entry), artifact())
+    source = storage.artifact_source(other(entry), artifact())
     assert isinstance(source, FileSource)
     return ArtifactResponse(
         source, size=size, sha256="ab", last_modified=None, filename="cd", headers={}

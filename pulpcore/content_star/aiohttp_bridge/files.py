@@ -69,7 +69,7 @@ def artifact_app(
     headers: Mapping[str, str],
     scope: Scope,
     disposition: Disposition = "inline",
-    by_others: bool = False,
+    offload: bool = False,
 ) -> ASGIApp:
     """Return what sends `artifact`, as `deliver` does. Blocks; raises StoreUnavailable.
 
@@ -79,7 +79,7 @@ def artifact_app(
         domain,
         artifact,
         scope,
-        by_others=by_others,
+        offload=offload,
         size=artifact.size,
         sha256=artifact.sha256,
         last_modified=last_modified_of(headers) or artifact.pulp_created,

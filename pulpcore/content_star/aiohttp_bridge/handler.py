@@ -141,7 +141,7 @@ def _saved(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
     filename = PurePosixPath(content_artifact.relative_path).name
     artifact = content_artifact.artifact
     return artifact_app(
-        get_domain(), artifact, filename, headers, scope, "attachment", by_others=True
+        get_domain(), artifact, filename, headers, scope, "attachment", offload=True
     )
 
 

@@ -30,7 +30,7 @@ from pulpcore.content_star.resolve.content import ContentSource, Found, source_o
 from pulpcore.content_star.resolve.distribution import ResolvedPath
 from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.responses.headers import Disposition, content_disposition
-from pulpcore.content_star.storage.backends import seconds_to_keep
+from pulpcore.content_star.storage.backends import url_cache_seconds
 from pulpcore.content_star.storage.delivery import deliver
 
 
@@ -205,7 +205,7 @@ class DistributionApp(ABC):
             headers={"Content-Disposition": content_disposition(filename, disposition), **headers},
         )
         is_local = request_info(scope).source == "local"
-        seconds = float("inf") if is_local else seconds_to_keep(domain)
+        seconds = float("inf") if is_local else url_cache_seconds(domain)
         self.made_from = Dependencies((artifact.pk,), seconds)
         return response
 

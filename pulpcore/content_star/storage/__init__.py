@@ -1,1 +1,1 @@
-"""Where the bytes of artifacts are, and who sends them."""
+"""Artifact storage: local disk, object stores and other Django storages, and delivery from them."""

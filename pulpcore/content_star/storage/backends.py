@@ -1,7 +1,7 @@
-"""Where a domain keeps its artifacts: which of Django's storages, and how clients get at the bytes.
+"""Storage backends of domains: sources of artifacts, and signed URLs for redirects.
 
-Everything here blocks and runs behind the database door: signing a URL takes up to a millisecond,
-making a storage's client a hundred.
+Everything here blocks and runs in the database executor: signing a URL takes up to a millisecond,
+creating the client of a storage a hundred.
 """
 
 import logging
@@ -32,50 +32,50 @@ log = logging.getLogger(__name__)
 
 MIN_SIZE_LABEL = "content_star_redirect_min_size"
 
-# Seconds for which the URLs that we fetch ourselves are valid. Nobody else sees them, and the last
-# of many ranges may be asked for long after the first one, when the client is slow.
-OWN_URL_SECONDS = 24 * 3600
+# Seconds for which the URLs are valid that this process fetches itself. They are not given to
+# clients, and with a slow client the last of many ranges is requested long after the first.
+INTERNAL_URL_SECONDS = 24 * 3600
 
-# Seconds for which a signed URL is used again at most: temporary credentials (of a role, say) end
-# sooner than what is signed with them, and botocore renews them some ten minutes before.
-KEEP_URL_SECONDS = 300.0
+# Seconds for which a signed URL is cached at most: temporary credentials, such as a role's, may
+# expire before a URL that is signed with them; botocore renews them some ten minutes earlier.
+MAX_URL_CACHE_SECONDS = 300.0
 
 
 class Store:
-    """A storage that Django knows, whatever its class: read through its own `open`."""
+    """Any Django storage, read through its own `open`."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
     @property
     def url_seconds(self) -> float:
-        """For how long its URLs are valid."""
+        """Seconds for which URLs of the storage are valid."""
         return float("inf")
 
     def source(self, name: str, size: int) -> Source:
-        """Return where the bytes of the file `name` come from."""
+        """Return the source of the file `name`, which has `size` bytes."""
         return FileSource(name, partial(self.storage.open, name, "rb"))
 
     def url(self, name: str, headers: Mapping[str, str], method: str) -> str | None:
-        """Return a URL at which the store itself serves the file to a request with `method`.
+        """Return a URL at which the store serves the file to a request with `method`.
 
-        Its answer there has those of `headers` that the store can send. None if it serves nobody.
+        Its response has those of `headers` that the store supports. None if it serves no clients.
         """
         return None
 
 
 class LocalStore(Store):
-    """A storage whose files lie on a file system of this machine."""
+    """A `FileSystemStorage`, whose files are local or mounted and opened by path."""
 
     def source(self, name: str, size: int) -> Source:
         return LocalSource(self.storage.path(name))
 
 
 class ObjectStore(Store, ABC):
-    """An object store with URLs, which are signed for whoever may have an object."""
+    """An object store that serves objects at URLs, signed where access needs it."""
 
     def __init__(self, storage: Storage, names: Mapping[str, str]) -> None:
-        """`names` are the store's own for the response headers that it can be told to send."""
+        """`names` maps response headers to the parameters by which the store overrides them."""
         super().__init__(storage)
         self.names = {header.lower(): name for header, name in names.items()}
 
@@ -92,15 +92,15 @@ class ObjectStore(Store, ABC):
 
     @abstractmethod
     def target(self, name: str) -> Target:
-        """Return how we fetch the object ourselves."""
+        """Return the URL and TLS settings by which this process fetches the object."""
 
     @abstractmethod
     def sign(self, name: str, parameters: dict[str, Any], method: str) -> str:
-        """Return the URL for a client; `parameters` are the store's own."""
+        """Return the URL for a client, signed if needed, with `parameters` of the store."""
 
 
 class S3Store(ObjectStore):
-    """S3. The storage has a client for each thread; this one is shared, which boto3 allows."""
+    """S3, with one boto3 client for all threads; the storage has one per thread."""
 
     def __init__(self, storage: Any, names: Mapping[str, str]) -> None:
         super().__init__(storage, names)
@@ -115,8 +115,8 @@ class S3Store(ObjectStore):
         return float(self.storage.querystring_expire)
 
     def target(self, name: str) -> Target:
-        """From the bucket itself and not the `custom_domain`, which is there for clients."""
-        url = self._presign(self._client, name, {}, "GET", OWN_URL_SECONDS)
+        """Return a URL of the bucket itself; `custom_domain` is for clients only."""
+        url = self._presign(self._client, name, {}, "GET", INTERNAL_URL_SECONDS)
         proxies = self.storage.proxies or {}
         return Target(url, self._ssl, proxies.get(urlsplit(url).scheme))
 
@@ -129,7 +129,7 @@ class S3Store(ObjectStore):
     def _presign(
         self, client: Any, name: str, parameters: dict[str, Any], method: str, seconds: int
     ) -> str:
-        """As the storage's `url`, which would make a client in each thread."""
+        """Sign a URL as the storage's `url` does, which would create a client in each thread."""
         bucket = self.storage.bucket_name
         key = self.storage._normalize_name(name)
         return str(
@@ -143,11 +143,11 @@ class S3Store(ObjectStore):
 
 
 class AzureStore(ObjectStore):
-    """Azure Blob Storage, whose signatures are good for GET and HEAD."""
+    """Azure Blob Storage, whose signatures are valid for both GET and HEAD."""
 
     def __init__(self, storage: Any, names: Mapping[str, str]) -> None:
         super().__init__(storage, names)
-        _ = storage.client  # made here, once
+        _ = storage.client  # created once, and cached by the storage
 
     @property
     def url_seconds(self) -> float:
@@ -155,7 +155,7 @@ class AzureStore(ObjectStore):
 
     def target(self, name: str) -> Target:
         can_sign = self.storage.account_key or self.storage.token_credential
-        return Target(self.storage.url(name, expire=OWN_URL_SECONDS if can_sign else 0))
+        return Target(self.storage.url(name, expire=INTERNAL_URL_SECONDS if can_sign else 0))
 
     def sign(self, name: str, parameters: dict[str, Any], method: str) -> str:
         return str(self.storage.url(name, parameters=parameters))
@@ -166,7 +166,7 @@ class GoogleStore(ObjectStore):
 
     def __init__(self, storage: Any, names: Mapping[str, str]) -> None:
         super().__init__(storage, names)
-        _ = storage.bucket  # made here, once
+        _ = storage.bucket  # created once, and cached by the storage
 
     @property
     def url_seconds(self) -> float:
@@ -174,7 +174,7 @@ class GoogleStore(ObjectStore):
         return float(life.total_seconds() if isinstance(life, timedelta) else life)
 
     def target(self, name: str) -> Target:
-        return Target(self.storage.url(name, parameters={"expiration": OWN_URL_SECONDS}))
+        return Target(self.storage.url(name, parameters={"expiration": INTERNAL_URL_SECONDS}))
 
     def sign(self, name: str, parameters: dict[str, Any], method: str) -> str:
         return str(self.storage.url(name, parameters={**parameters, "method": method}))
@@ -187,13 +187,13 @@ OBJECT_STORES: dict[str, Callable[[Storage, Mapping[str, str]], Store]] = {
     "storages.backends.gcloud.GoogleCloudStorage": GoogleStore,
 }
 
-# By domain, with the time of the change that each was made after.
+# By domain, with its `pulp_last_updated` when the store was created.
 _stores: dict[UUID, tuple[datetime, Store]] = {}
 _lock = threading.Lock()
 
 
 def store_of(domain: Domain) -> Store:
-    """Return the store of `domain`, made once and again when the domain has been changed."""
+    """Return the cached store of `domain`, created again when the domain has been changed."""
     changed, store = _stores.get(domain.pk, (None, None))
     if store is not None and changed == domain.pulp_last_updated:
         return store
@@ -205,52 +205,56 @@ def store_of(domain: Domain) -> Store:
         return store
 
 
-def source_of(domain: Domain, artifact: Artifact) -> Source:
-    """Return where the bytes of `artifact` come from. Raises StoreUnavailable."""
+def artifact_source(domain: Domain, artifact: Artifact) -> Source:
+    """Return the source of `artifact`. Raises StoreUnavailable."""
     name = _name_of(artifact)
-    return _careful(domain, lambda: store_of(domain).source(name, artifact.size))
+    return _hide_details(domain, lambda: store_of(domain).source(name, artifact.size))
 
 
-def redirect_of(
+def redirect_url(
     domain: Domain, artifact: Artifact, headers: Mapping[str, str], method: str
 ) -> str | None:
-    """Return the URL to which clients of `artifact` are sent, or None to send it ourselves.
+    """Return the URL to redirect clients to for `artifact`, or None to send it from this process.
 
-    The store there answers requests with `method`, and with `headers` as far as it can.
-    Raises StoreUnavailable.
+    The URL is for requests with `method`; the response there has those of `headers` that the store
+    supports. Raises StoreUnavailable.
     """
     if not domain.redirect_to_object_storage or artifact.size < redirect_min_size(domain):
         return None
-    return _careful(domain, lambda: store_of(domain).url(_name_of(artifact), headers, method))
+    return _hide_details(domain, lambda: store_of(domain).url(_name_of(artifact), headers, method))
 
 
-def seconds_to_keep(domain: Domain) -> float:
-    """How long URLs of the domain's store may be given out or used again: half their life at most.
+def url_cache_seconds(domain: Domain) -> float:
+    """Return the seconds for which signed URLs may be cached: half their validity at most.
 
     Raises StoreUnavailable.
     """
-    return min(_careful(domain, lambda: store_of(domain).url_seconds) / 2, KEEP_URL_SECONDS)
+    return min(
+        _hide_details(domain, lambda: store_of(domain).url_seconds) / 2, MAX_URL_CACHE_SECONDS
+    )
 
 
 def redirect_min_size(domain: Domain) -> int:
-    """Bytes from which on artifacts are redirected: the domain's label, or else the setting."""
+    """Return the size in bytes from which artifacts are redirected: by label or by setting."""
     default = int(settings.CONTENT_STAR_REDIRECT_MIN_SIZE)
     label = domain.pulp_labels.get(MIN_SIZE_LABEL)
     try:
         return default if label is None else int(label)
     except ValueError:
         log.warning(
-            "The label %s of domain %r is no number of bytes: %r",
+            "Label %s of domain %r is %r, which is not a number of bytes; using the setting"
+            " CONTENT_STAR_REDIRECT_MIN_SIZE (%d). Correct the label.",
             MIN_SIZE_LABEL,
             domain.name,
             label,
+            default,
         )
         return default
 
 
 def _name_of(artifact: Artifact) -> str:
-    """Return `artifact.file.name`, which makes an object that only the garbage collector can drop:
-    artifact and file refer to each other."""
+    """Return `artifact.file.name` without creating the `FieldFile`, which refers back to the
+    artifact, so that only the garbage collector could free both."""
     return str(vars(artifact).get("file") or artifact.file)
 
 
@@ -258,13 +262,13 @@ def _make_store(domain: Domain) -> Store:
     storage = domain.get_storage()
     if object_store := OBJECT_STORES.get(domain.storage_class):
         return object_store(storage, STORAGE_RESPONSE_MAP[domain.storage_class])
-    # Having paths says nothing: Django's storage in memory has them too.
+    # By class, since Django's in-memory storage inherits `path` too.
     return LocalStore(storage) if isinstance(storage, FileSystemStorage) else Store(storage)
 
 
-def _careful(domain: Domain, work: Callable[[], T]) -> T:
-    """Do `work`, whose errors may say more of a domain's settings than a client or a log should
-    know: they become StoreUnavailable, and only their kind is told."""
+def _hide_details(domain: Domain, work: Callable[[], T]) -> T:
+    """Call `work`, and turn any exception into StoreUnavailable with its class alone: messages
+    may contain secrets of the domain's storage settings."""
     try:
         return work()
     except Exception as error:
@@ -274,8 +278,8 @@ def _careful(domain: Domain, work: Callable[[], T]) -> T:
 
 @lru_cache
 def ssl_context(verify: bool | str | None) -> ssl.SSLContext | bool:
-    """What to verify certificates with, of botocore's `verify`: a file, False for nothing at all,
-    or None for the usual, which is what AWS_CA_BUNDLE names where that is set."""
+    """Return how to verify TLS certificates, for the `verify` of botocore: a bundle's path, False
+    for no verification, or None for AWS_CA_BUNDLE if set, else the default."""
     if verify is None:
         verify = os.environ.get("AWS_CA_BUNDLE", True)
     if isinstance(verify, bool):

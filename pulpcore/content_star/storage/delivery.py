@@ -1,6 +1,6 @@
-"""Who sends the bytes of a saved artifact: its object storage, the server in front, or we.
+"""Choose how a saved artifact is sent: by redirect, by the server in front, or by this process.
 
-Everything here blocks and runs behind the database door.
+Everything here blocks and runs in the database executor.
 """
 
 from pathlib import PurePath
@@ -18,7 +18,7 @@ from pulpcore.content_star.responses.artifact import (
     RepresentationArguments,
 )
 from pulpcore.content_star.responses.source import Source
-from pulpcore.content_star.storage.backends import redirect_of, source_of
+from pulpcore.content_star.storage.backends import artifact_source, redirect_url
 from pulpcore.content_star.storage.disk import LocalSource
 from pulpcore.content_star.storage.sendfile import SendfileResponse
 
@@ -31,31 +31,31 @@ def deliver(
     artifact: Artifact,
     scope: Scope,
     *,
-    by_others: bool = True,
+    offload: bool = True,
     **representation: Unpack[RepresentationArguments],
 ) -> ASGIApp:
-    """Return the response for `artifact`, and tell the exchange where its bytes come from.
+    """Return the response for `artifact`, and set `source` of the request info.
 
-    Without `by_others` we send them ourselves, whatever is configured.
+    Without `offload` this process sends the bytes itself, regardless of the settings.
     Raises StoreUnavailable.
     """
     info = request_info(scope)
-    if by_others:
+    if offload:
         headers = representation.get("headers", {})
-        if url := redirect_of(domain, artifact, headers, scope["method"]):
+        if url := redirect_url(domain, artifact, headers, scope["method"]):
             info.source = "redirect"
             return ArtifactRedirect(url, **representation)
-    source = source_of(domain, artifact)
+    source = artifact_source(domain, artifact)
     info.source = "local" if isinstance(source, LocalSource) else "proxied"
-    if by_others and (header := sendfile_of(source)):
+    if offload and (header := sendfile_of(source)):
         return SendfileResponse(source, header, **representation)
     return ArtifactResponse(source, **representation)
 
 
 def sendfile_of(source: Source) -> tuple[str, str] | None:
-    """Return the header that has the server in front send `source`, or None to send it ourselves.
+    """Return the X-Sendfile or X-Accel-Redirect header for `source`, or None to send it here.
 
-    Only what lies below `MEDIA_ROOT` is left to it; that is what it is configured for.
+    None for files outside of `MEDIA_ROOT`, which the server in front is not configured to send.
     """
     setting = settings.CONTENT_STAR_SENDFILE
     if not setting or not isinstance(source, LocalSource):

@@ -1,4 +1,4 @@
-"""Reading a file for many clients at once without making any of them wait for the disk."""
+"""Read local files without blocking the event loop: from the page cache, else in a thread."""
 
 import errno
 import os
@@ -15,36 +15,36 @@ from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import STEP, ArtifactMissing, Closing, OnDisk
 from pulpcore.content_star.storage.filesystem import is_local
 
-# How many reads may wait for disks at once. Not anyio's common limit, so that a network file system
-# that hangs takes its own threads only.
+# Concurrent blocking reads. Not anyio's default limiter, so that a hung network file system
+# occupies these threads only.
 THREADS = 40
 
 _MAX_DIRECTORIES = 16384
 
 _HAS_NOWAIT = hasattr(os, "RWF_NOWAIT")
 
-# Directories whose files were found on a local disk: the file system is only known once a file is
-# open, and opening is what may hang.
+# Directories whose files were found on a local file system: that is only known once a file is open,
+# and opening may hang.
 _local_directories: set[str] = set()
 
-_scratch = threading.local()
+_thread_local = threading.local()
 
 _Result = TypeVar("_Result")
 _Arguments = TypeVarTuple("_Arguments")
 
 
 class Threads:
-    """At most so many threads of an event loop that do one kind of work at once; others queue."""
+    """Thread limiter of an event loop for one kind of work: further calls queue."""
 
     def __init__(self, name: str, count: int) -> None:
-        """`name` tells the kinds apart: to anyio before 4.10, variables of one name are one."""
+        """`name` has to be unique: anyio before 4.10 identifies `RunVar`s by it."""
         self._count = count
         self._limiter: RunVar[anyio.CapacityLimiter] = RunVar(f"content_star_{name}_threads")
 
     async def run(
         self, function: Callable[[*_Arguments], _Result], *arguments: *_Arguments
     ) -> _Result:
-        """Call `function` in one of them."""
+        """Call `function` in a thread."""
         try:
             limiter = self._limiter.get()
         except LookupError:
@@ -53,26 +53,26 @@ class Threads:
         return await anyio.to_thread.run_sync(function, *arguments, limiter=limiter)
 
 
-# For what may wait for a disk, or for what stands behind a file.
+# Runs blocking calls on files, which wait for a disk or a storage.
 in_thread = Threads("disk", THREADS).run
 
 
 class FileTruncated(OSError):
-    """A file ended before the size it had when opened: what was promised cannot be sent."""
+    """A file became shorter while it was sent, so that the response cannot be completed."""
 
 
 class LocalFile(Closing):
-    """A regular file open for reading at any offset. `size` is in bytes, when it was opened.
+    """A regular file open for reading at any offset. `size` is that at opening, in bytes.
 
-    Use it in a `with` block. Being dropped closes it as well, which matters when the request is
-    cancelled while a thread still opens the file.
+    Use it in a `with` block. Deletion closes it too, for requests that are cancelled while a thread
+    opens the file.
     """
 
     __slots__ = ("_fd", "_nowait", "path", "size")
 
     def __init__(self, path: str) -> None:
-        """Open `path` here and now; `open` chooses where. Raises OSError as `os.open` does, and
-        IsADirectoryError for whatever is not a regular file."""
+        """Open `path` in the calling thread, unlike `open`. Raises OSError as `os.open` does, and
+        IsADirectoryError for anything but a regular file."""
         self._fd = -1
         self.path = path
         self._fd = os.open(path, os.O_RDONLY)
@@ -84,8 +84,8 @@ class LocalFile(Closing):
         self._nowait = _HAS_NOWAIT and is_local(self._fd)
 
     @classmethod
-    def sharing(cls, fd: int, path: str) -> Self:
-        """Open what `fd` is open on once more, wherever it has been moved to from `path`.
+    def from_descriptor(cls, fd: int, path: str) -> Self:
+        """Duplicate the descriptor `fd`, whose file may have been moved away from `path`.
 
         Raises OSError if the process has too many files open.
         """
@@ -99,35 +99,34 @@ class LocalFile(Closing):
 
     @classmethod
     async def open(cls, path: str) -> Self:
-        """Open on the event loop where the directory is known to be local, in a thread if not."""
+        """Open on the event loop if the directory is known to be local, else in a thread."""
         directory = path.rpartition("/")[0]
         if directory in _local_directories:
             file = cls(path)
         else:
             file = await in_thread(cls, path)
-        _remember(directory, file._nowait)
+        _record_locality(directory, file._nowait)
         return file
 
     async def read(self, offset: int, length: int) -> bytes:
-        """As `Readable.read`; of more than STEP bytes, as many as memory has.
+        """As `Readable.read`; of more than STEP bytes, those that the page cache has.
 
-        Other tasks do not get a turn when memory holds it all: a loop that reads and sends has to
-        let them. Raises FileTruncated if the file ends before, OSError as `os.pread` does.
+        Does not yield to the event loop if the page cache has them all: a loop that reads and sends
+        has to. Raises FileTruncated if the file ends earlier, OSError as `os.pread` does.
         """
         if length > STEP:
-            return self._read_cached(offset, STEP) or await self._wait_for(offset, STEP)
+            return self._read_cached(offset, STEP) or await self._read_in_thread(offset, STEP)
         data = self._read_cached(offset, length)
         if len(data) < length:
-            data += await self._wait_for(offset + len(data), length - len(data))
+            data += await self._read_in_thread(offset + len(data), length - len(data))
         return data
 
-    async def _wait_for(self, offset: int, length: int) -> bytes:
-        """Read in a thread what the disk may have to be asked for."""
+    async def _read_in_thread(self, offset: int, length: int) -> bytes:
+        """Read exactly `length` bytes in a thread, which may wait for the disk."""
         data = b""
         while len(data) < length:
-            # Cancelled from outside anyio, this may go on in its thread with a descriptor that was
-            # closed and given to another file: harmless, pread moves nothing and nobody gets what
-            # it read.
+            # Cancelled by other means than anyio's, the thread may read from a descriptor that is
+            # closed and reused. This is harmless: pread moves no offset, and its result is dropped.
             rest = (length - len(data), offset + len(data))
             more = await in_thread(os.pread, self._fd, *rest)
             if not more:
@@ -136,7 +135,7 @@ class LocalFile(Closing):
         return data
 
     def _read_cached(self, offset: int, length: int) -> bytes:
-        """What memory holds from `offset` on, or nothing where only a thread can tell."""
+        """Return the bytes from `offset` on that the page cache has; empty if unknown."""
         if not self._nowait:
             return b""
         buffer = _scratch_buffer()[:length]
@@ -145,15 +144,15 @@ class LocalFile(Closing):
         except BlockingIOError:
             return b""
         except OSError:
-            # The file system (or a container's system call filter) does not do this. Or the disk
-            # is broken, which the thread will find out as well.
+            # RWF_NOWAIT is not supported by the file system or by a container's system call filter.
+            # Errors of the disk are raised in the thread as well.
             self._nowait = False
             return b""
-        # ASGI bodies are bytes, and nothing reads into new bytes without waiting for the disk.
+        # ASGI bodies are bytes, and Python has no non-blocking read that returns bytes.
         return bytes(buffer[:count])
 
     def close(self) -> None:
-        """Give the descriptor back; any number of times."""
+        """Close the descriptor, if it is open."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -163,7 +162,7 @@ class LocalFile(Closing):
 
 
 class LocalSource(OnDisk):
-    """An artifact in the file at `path`."""
+    """Source of an artifact in the local file `path`."""
 
     __slots__ = ()
 
@@ -171,8 +170,8 @@ class LocalSource(OnDisk):
         self.name = path
 
     async def open(self, parts: Sequence[ByteRange]) -> LocalFile:
-        """Only what says that this artifact is not here is taken for that: a disk that fails, or
-        a file we may not read, is an error of the server's (OSError)."""
+        """As `Source.open`. Raises ArtifactMissing only if the file does not exist: a failing disk
+        or missing permissions are errors of the server (OSError)."""
         try:
             return await LocalFile.open(self.name)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -180,15 +179,15 @@ class LocalSource(OnDisk):
 
 
 def _scratch_buffer() -> memoryview:
-    """One STEP of memory a thread reads into: it is never held across an await."""
+    """Return the read buffer of this thread, STEP bytes; not to be used across an await."""
     try:
-        buffer: memoryview = _scratch.buffer
+        buffer: memoryview = _thread_local.buffer
     except AttributeError:
-        buffer = _scratch.buffer = memoryview(bytearray(STEP))
+        buffer = _thread_local.buffer = memoryview(bytearray(STEP))
     return buffer
 
 
-def _remember(directory: str, local: bool) -> None:
+def _record_locality(directory: str, local: bool) -> None:
     if not local:
         _local_directories.discard(directory)
         return

@@ -1,4 +1,4 @@
-"""Artifacts behind a file object of some library, read in threads."""
+"""Read artifacts through the file objects of a Django storage, in threads."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from pulpcore.content_star.storage.disk import in_thread
 
 
 class FileLike(Protocol):
-    """What is used of a file: Django's `File` has it."""
+    """Protocol of the file objects that can be read; Django's `File` follows it."""
 
     @property
     def size(self) -> int: ...
@@ -29,7 +29,7 @@ class FileLike(Protocol):
 
 
 class FileSource:
-    """An artifact that `opener` opens, known as `name` in the log."""
+    """Source of an artifact that `opener` opens; `name` is for the log."""
 
     __slots__ = ("_opener", "name")
 
@@ -47,13 +47,13 @@ class FileSource:
         except FileNotFoundError:
             raise ArtifactMissing(self.name) from None
         except Exception as error:
-            # Whatever the library raises: what it says may be more than a log should know.
+            # A library may raise anything, and its message may contain secrets.
             kind = type(error).__name__
             raise StoreUnavailable(f"The storage of {self.name} failed: {kind}") from None
 
 
 class OpenedFile(Closing):
-    """An open file. How much of it is in memory is for its library to say; here it is one STEP."""
+    """An open file object, of which at most STEP bytes are read at a time."""
 
     def __init__(self, name: str, file: FileLike, size: int) -> None:
         self.name = name
@@ -80,6 +80,5 @@ class OpenedFile(Closing):
         return data
 
     def close(self) -> None:
-        """Close it in a thread."""
-        # It may wait, and who leaves the block may have been cancelled: nobody waits for it.
+        """Close the file in a thread, without waiting: the caller may have been cancelled."""
         asyncio.get_running_loop().run_in_executor(None, self._file.close)

@@ -1,11 +1,11 @@
-"""Whether a file lies on a file system of this machine, where opening and reading seldom wait."""
+"""Detect local file systems, where opening and reading a file seldom blocks."""
 
 import ctypes
 import sys
 
-# Linux, <linux/magic.h> and the file systems' own headers. A list of the local ones rather than of
-# the remote ones: to take a local one for remote costs a thread, the other way round a hung server
-# would stop every request of the process. FUSE is not here, since anything may be behind it.
+# Magic numbers of Linux, from <linux/magic.h> and headers of file systems, of the local ones only:
+# to take a local one for remote costs a thread, to take a remote one for local lets a hung server
+# block the process. FUSE is not included, since it may be remote.
 _LOCAL = frozenset(
     {
         0xEF53,  # ext2, ext3, ext4
@@ -22,23 +22,23 @@ _LOCAL = frozenset(
     }
 )
 
-# Larger than struct statfs is anywhere.
+# Bytes; more than struct statfs has on any architecture.
 _STATFS_SIZE = 512
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def is_local(fd: int) -> bool:
-    """Whether the open file `fd` is known to lie on a local file system; False off Linux.
+    """Return whether the open file `fd` is on a known local file system; False if not on Linux.
 
-    Asks the kernel about this very file. /proc/self/mountinfo would have to be matched by device
-    number, which btrfs and overlayfs make up per file, and read again whenever a mount changes.
+    Calls fstatfs. /proc/self/mountinfo would have to be matched by device number, which btrfs and
+    overlayfs make up per file, and to be read again after each change of a mount.
     """
     if _libc is None:
         return False
     buffer = ctypes.create_string_buffer(_STATFS_SIZE)
     if _libc.fstatfs(fd, buffer) != 0:
         return False
-    # f_type comes first. It is a long on most machines and an int on some; its low half is in the
-    # first four bytes on all that Pulp runs on, and elsewhere the answer would be "not known".
+    # f_type is the first member, a long or an int. Its low half is in the first four bytes on all
+    # architectures that Pulp runs on; elsewhere the result is False.
     return int.from_bytes(buffer.raw[:4], sys.byteorder) in _LOCAL

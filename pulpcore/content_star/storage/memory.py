@@ -1,9 +1,8 @@
-"""Small files in memory: to open, read and close one costs more than all else of a warm answer.
+"""In-memory files: cache small artifacts, since opening and reading a file dominates a cache hit.
 
-An artifact never changes, and its bytes are kept only if they have its sha256: what is sent from
-memory is right whatever happens to the file, also where Pulp's repair task has to replace it. That
-a file has gone from the disk without Pulp's knowledge is noticed when it is read next: at once for
-large ones, and for small ones when memory does not hold them any more.
+Artifacts are immutable, and bytes are cached only if they match the sha256, so that they remain
+valid even if the file is damaged or repaired. A file that was deleted without Pulp is noticed at
+the next read: immediately if it is large, after eviction from memory if it is small.
 """
 
 import hashlib
@@ -12,12 +11,12 @@ from collections.abc import Callable, Sequence
 from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import Closing, InMemory, Readable, Source
 
-# Bytes of the largest files that are kept in memory.
-SMALL = 64 * 1024
+# Bytes of the largest file that is cached in memory.
+MAX_CACHED_SIZE = 64 * 1024
 
 
-class Bytes(Closing):
-    """A file in memory, or only its size where nobody wants to read."""
+class BytesReader(Closing):
+    """Reader of an in-memory file, or of its size alone, with empty `data`."""
 
     __slots__ = ("data", "size")
 
@@ -30,22 +29,22 @@ class Bytes(Closing):
         return self.data[offset : offset + length]
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: memory needs no release."""
 
 
 class InMemoryFile(InMemory):
-    """An artifact of `size` bytes in `source`, which is a file; opened once, it is remembered."""
+    """Source that caches the file of `source`, an artifact of `size` bytes, when first read."""
 
-    __slots__ = ("hold", "sha256", "size", "source")
+    __slots__ = ("sha256", "share", "size", "source")
 
     def __init__(
-        self, source: Source, size: int, sha256: str, hold: Callable[[bytes], bytes | None]
+        self, source: Source, size: int, sha256: str, share: Callable[[bytes], bytes | None]
     ) -> None:
-        """`hold` is given the bytes, and returns the copy to hold, or None if it must not be."""
+        """`share` takes the bytes and returns those to cache, or None to cache nothing."""
         self.source = source
         self.size = size
         self.sha256 = sha256
-        self.hold = hold
+        self.share = share
         self.data: bytes | None = None
         self.seen = False
 
@@ -56,17 +55,17 @@ class InMemoryFile(InMemory):
     async def open(self, parts: Sequence[ByteRange]) -> Readable:
         """As `Source.open`."""
         if self.data is not None:
-            return Bytes(self.data, self.size)
+            return BytesReader(self.data, self.size)
         if self.seen and not parts:
-            return Bytes(b"", self.size)
+            return BytesReader(b"", self.size)
         file = await self.source.open(parts)
         if file.size != self.size:
             return file
         self.seen = True
-        if self.size > SMALL or not parts:
+        if self.size > MAX_CACHED_SIZE or not parts:
             return file
         with file:
             data = await file.read(0, self.size)
         if self.data is None and hashlib.sha256(data).hexdigest() == self.sha256:
-            self.data = self.hold(data)
-        return Bytes(data, self.size)
+            self.data = self.share(data)
+        return BytesReader(data, self.size)

@@ -1,4 +1,4 @@
-"""Artifacts in an object store, fetched over HTTP while they are sent."""
+"""Stream artifacts from an object store over HTTP (proxied delivery)."""
 
 import asyncio
 import logging
@@ -24,40 +24,40 @@ from pulpcore.content_star.responses.source import (
 
 log = logging.getLogger(__name__)
 
-# Seconds for a connection to the store, and for the next bytes from it. While a slow client makes
-# us read nothing, the latter does not run.
+# Timeouts in seconds: of connecting to the store, and of waiting for its next bytes. The latter
+# does not run while a slow client pauses reading.
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
 
-# Seconds to wait before a store that refused is asked again: large stores do that now and then, and
-# their own clients ask again as well.
+# Seconds before each retry of a request that failed or got one of RETRY_STATUSES, which large
+# stores occasionally send; their own clients retry too.
 RETRY_PAUSES = (0.1, 0.4)
 RETRY_STATUSES = frozenset({500, 502, 503, 504})
 
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d{1,19})-\d{1,19}/(?P<size>\d{1,19})")
 
-# Errors of the client say the URL, some of them with its signature: only their kind is passed on.
+# Messages of these may contain the URL with its signature, so that only the class is passed on.
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """How an object is fetched with GET."""
+    """URL and connection settings to GET an object."""
 
     url: str = field(repr=False)
-    """Opens the object to whoever has it: percent-encoded, and signed where that is needed."""
+    """Percent-encoded, and signed if needed: a secret, since it grants access to the object."""
 
     verify: SSLContext | bool = True
-    """Which certificates to believe; False for any."""
+    """TLS context, True for default verification, or False for none."""
 
     proxy: str | None = field(default=None, repr=False)
-    """The store's own proxy; the environment's if it has none."""
+    """Proxy of the storage's settings; None for that of the environment."""
 
 
 class _Client:
-    """Connections to stores, for all requests of a process."""
+    """HTTP client of an event loop for all object stores."""
 
     def __init__(self) -> None:
-        # No limit of our own: each download is one of the server's connections already.
+        # Without a limit, since each download belongs to a connection of a client.
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -65,7 +65,7 @@ class _Client:
             auto_decompress=False,
             read_bufsize=STEP,
         )
-        # aiohttp's `trust_env` would also send what a ~/.netrc has, beside the signature.
+        # Not aiohttp's `trust_env`, which also sends credentials from ~/.netrc.
         self.proxies = getproxies()
 
     def proxy_for(self, url: URL) -> str | None:
@@ -78,7 +78,7 @@ _client: RunVar[_Client] = RunVar("content_star_object_client")
 
 @asynccontextmanager
 async def object_client() -> AsyncIterator[None]:
-    """Have connections to object stores, in this event loop, until the block ends."""
+    """Open the HTTP client for object stores of this event loop, until the block ends."""
     client = _Client()
     async with client.session:
         token = _client.set(client)
@@ -89,9 +89,9 @@ async def object_client() -> AsyncIterator[None]:
 
 
 class ObjectSource:
-    """An artifact of `size` bytes in an object store, known as `name` in the log.
+    """Source of an artifact of `size` bytes in an object store; `name` is for the log.
 
-    It can be opened within `object_client`.
+    It can be opened within `object_client` only.
     """
 
     __slots__ = ("name", "size", "target")
@@ -102,36 +102,36 @@ class ObjectSource:
         self.size = size
 
     async def open(self, parts: Sequence[ByteRange]) -> "RemoteObject":
-        """Ask for the first part, or for one byte if there is none: a URL signed for GET opens
-        nothing to HEAD."""
+        """Request the first part, or one byte if there is none: a URL that is signed for GET cannot
+        be used with HEAD."""
         file = RemoteObject(self, iter(parts[1:]))
-        await file.ask(parts[0] if parts else ByteRange(0, min(1, self.size)))
+        await file.request(parts[0] if parts else ByteRange(0, min(1, self.size)))
         return file
 
 
 class RemoteObject(Closing):
-    """An object of which parts are read in order, each with a request of its own.
+    """An open object whose parts are read in order, each with one range request.
 
-    No more than about two STEPs are in memory: when they are not read, the store has to wait.
+    About two STEPs are buffered at most; then the connection is not read (backpressure).
     """
 
-    def __init__(self, source: ObjectSource, following: Iterator[ByteRange]) -> None:
+    def __init__(self, source: ObjectSource, remaining_parts: Iterator[ByteRange]) -> None:
         self.source = source
         self.size = source.size
-        self._following = following
+        self._remaining_parts = remaining_parts
         self._position = 0
         self._stop = 0
         self._response: aiohttp.ClientResponse | None = None
 
-    async def ask(self, part: ByteRange) -> None:
-        """Begin to read `part`. Raises ArtifactMissing, StoreUnavailable."""
+    async def request(self, part: ByteRange) -> None:
+        """Send the request for `part`. Raises ArtifactMissing, StoreUnavailable."""
         whole = len(part) == self.source.size
         headers = {"Accept-Encoding": "identity"}
         if not whole:
             headers["Range"] = f"bytes={part.start}-{part.stop - 1}"
         response = self._response = await self._get(headers)
         try:
-            self.size = self._size_of(response, part)
+            self.size = self._size_from(response, part)
         except BaseException:
             self.close()
             raise
@@ -168,57 +168,57 @@ class RemoteObject(Closing):
             proxy=target.proxy or client.proxy_for(url),
         )
 
-    def _size_of(self, response: aiohttp.ClientResponse, part: ByteRange) -> int:
-        """The size of the whole object, from the answer to a request for `part`."""
+    def _size_from(self, response: aiohttp.ClientResponse, part: ByteRange) -> int:
+        """Return the size of the whole object, from the response to a request for `part`."""
         match response.status:
             case 200 if part.start == 0:
                 if response.content_length is None:
-                    raise self._unavailable("an answer without Content-Length")
+                    raise self._unavailable("a response without Content-Length")
                 return response.content_length
             case 206:
-                found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-                if found is None or int(found["first"]) != part.start:
-                    raise self._unavailable("an answer with another range")
-                return int(found["size"])
-            # It has fewer bytes than it should have.
+                content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+                if content_range is None or int(content_range["first"]) != part.start:
+                    raise self._unavailable("a response with another Content-Range")
+                return int(content_range["size"])
+            # 416 because the object has fewer bytes than the artifact.
             case 404 | 416:
                 raise ArtifactMissing(self.source.name)
         raise self._unavailable(f"status {response.status}")
 
     def _unavailable(self, reason: str) -> StoreUnavailable:
-        return StoreUnavailable(f"The store of {self.source.name} failed: {reason}")
+        return StoreUnavailable(f"Object store of {self.source.name} failed: {reason}")
 
     async def read(self, offset: int, length: int) -> bytes:
-        """As `Readable.read`. Raises StoreReadError if the store stops early."""
+        """As `Readable.read`. Raises StoreReadError if the connection fails or ends early."""
         length = min(length, STEP)
         if not length:
             return b""
         if self._position == self._stop:
-            await self._ask_for_next()
+            await self._request_next()
         if offset != self._position or self._response is None:
-            raise ValueError("Read in another order than announced")
+            raise ValueError("Read does not follow the parts given to `open`")
         try:
             data = await self._response.content.readexactly(length)
         except (*_FAILURES, asyncio.IncompleteReadError) as error:
-            raise self._broke(type(error).__name__) from None
+            raise self._read_error(type(error).__name__) from None
         self._position += length
         return data
 
-    async def _ask_for_next(self) -> None:
+    async def _request_next(self) -> None:
         try:
-            await self.ask(next(self._following))
+            await self.request(next(self._remaining_parts))
         except (ArtifactMissing, StoreUnavailable) as error:
             raise StoreReadError(str(error)) from None
         if self.size != self.source.size:
-            raise self._broke("another size")
+            raise self._read_error("the object has another size now")
 
-    def _broke(self, reason: str) -> StoreReadError:
+    def _read_error(self, reason: str) -> StoreReadError:
         return StoreReadError(
             f"The store of {self.source.name} stopped at {self._position}: {reason}"
         )
 
     def close(self) -> None:
-        """End the connection if the answer is not at its end; it is used again if it is."""
+        """Release the response: its connection is reused only if the body was read to the end."""
         if self._response is not None:
             self._response.close()
             self._response = None

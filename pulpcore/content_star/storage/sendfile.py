@@ -1,4 +1,4 @@
-"""Leaving the bytes of an artifact to the server in front of us."""
+"""X-Accel-Redirect and X-Sendfile responses: the server in front sends the file."""
 
 from typing import Unpack
 
@@ -12,15 +12,16 @@ from pulpcore.content_star.responses.artifact import (
 )
 from pulpcore.content_star.responses.source import Source
 
-# Conditions that nginx would judge by validators of its own, and answer 412 to.
-_OURS = frozenset({b"if-match", b"if-unmodified-since"})
+# Conditions that nginx evaluates with validators of its own, and wrongly answers 412 to.
+_EVALUATED_HERE = frozenset({b"if-match", b"if-unmodified-since"})
 
 
 class SendfileResponse(ArtifactResponse):
-    """Sends headers and no body: `header` tells the server in front which file to send.
+    """ASGI application that sends headers and no body; `header` names the file to send.
 
-    That server answers ranges (and If-Range by our ETag, if it is configured to keep it). We answer
-    what needs no bytes, HEAD and 304, and what it would get wrong. Raises as `ArtifactResponse`.
+    The server in front handles Range, and If-Range by the ETag of this response if it is configured
+    to pass that. Sent here are responses without a body (HEAD, 304), and those to conditions that
+    it evaluates wrongly. Raises as `ArtifactResponse`.
     """
 
     def __init__(
@@ -29,24 +30,24 @@ class SendfileResponse(ArtifactResponse):
         header: tuple[str, str],
         **representation: Unpack[RepresentationArguments],
     ) -> None:
-        """`header` is the name and the value of a header that the server takes out."""
+        """`header` is name and value of a header that the server in front removes."""
         super().__init__(source, **representation)
         name, value = header
-        self._handover = (name.lower().encode("ascii"), value.encode("ascii"))
+        self._offload_header = (name.lower().encode("ascii"), value.encode("ascii"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "GET" or any(name in _OURS for name, _ in scope["headers"]):
+        if scope["method"] != "GET" or any(name in _EVALUATED_HERE for name, _ in scope["headers"]):
             return await super().__call__(scope, receive, send)
         status = self._precondition(scope, Headers(raw=scope["headers"]))
         if status is not None:
             return await self._send_precondition(status, send)
-        with await self._open([]):  # it is there, and has its size
+        with await self._open([]):  # raises ArtifactMissing
             pass
-        # It is for the server in front to say which ranges it takes.
+        # The server in front sets Accept-Ranges itself.
         headers = [header for header in self._headers if header[0] != b"accept-ranges"]
         headers += [
             (b"content-type", self.content_type.encode("latin-1")),
             (b"content-length", b"0"),
-            self._handover,
+            self._offload_header,
         ]
         await send_empty(200, headers, send)
