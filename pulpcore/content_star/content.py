@@ -24,7 +24,7 @@ from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.registry import has_routes
 from pulpcore.content_star.listings.base_paths import has_base_paths, next_segments
 from pulpcore.content_star.listings.directory import DirectoryEntry
-from pulpcore.content_star.listings.negotiation import Varying, prefers_json
+from pulpcore.content_star.listings.negotiation import VaryOnAccept, prefers_json
 from pulpcore.content_star.listings.pagination import page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for
 from pulpcore.content_star.plugin_host.context import DistributionRoutes, matching_route
@@ -272,6 +272,6 @@ def browse(request: Request, content_path: ContentPath) -> ASGIApp:
         return with_slash(request)
     page = page_query(request)
     if request.method == "HEAD":
-        return Varying(head_for(request))
+        return VaryOnAccept(head_for(request))
     entries = [DirectoryEntry(name) for name in next_segments(domain, prefix, page)]
-    return Varying(listing_for(request, entries, is_root=is_root))
+    return VaryOnAccept(listing_for(request, entries, is_root=is_root))

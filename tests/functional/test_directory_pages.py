@@ -176,7 +176,7 @@ def test_pages_are_those_of_a_listing_in_python(request, trees, database, paths,
             patch.object(directory, "ROWS", rows),
             patch.object(directory, "PATHS", paths_in_a_row),
             patch.object(directory, "SPARSE_PART", 3),
-            patch.object(directory, "known_entries", directory.KnownEntries(0)),
+            patch.object(directory, "entry_cache", directory.EntryCache(0)),
         ):
             for (kind, path), listing in expected.items():
                 source = trees.sources[kind]

@@ -93,7 +93,7 @@ def test_page_behind_the_end_reads_next_to_nothing(sources, database, name, kind
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_page_of_large_subdirectories_is_read_as_a_whole_once(sources, database, kind, monkeypatch):
-    monkeypatch.setattr(directory, "known_entries", directory.KnownEntries(1000))
+    monkeypatch.setattr(directory, "entry_cache", directory.EntryCache(1000))
     source = sources[f"tree {kind}"]
     page = directory.entries(source, "Trees/", PageQuery(None, 1001))
     assert [entry.name for entry in page] == sorted(f"{number}/" for number in range(100))
@@ -123,7 +123,7 @@ def test_paths_of_other_repositories_are_not_all_looked_at(sources, tree, monkey
         assert len(directory.entries(source, "Trees/", PageQuery(after, 1001))) == (
             0 if after else 10
         )
-        monkeypatch.setattr(directory, "known_entries", directory.KnownEntries(0))
+        monkeypatch.setattr(directory, "entry_cache", directory.EntryCache(0))
         _, plans = rows_touched(source, "Trees/", after)
         read = [dict(rows_of(plan)) for plan in plans]
         assert sum(rows.get("core_repositorycontent", 0) for rows in read) < 1100, plans

@@ -203,7 +203,7 @@ def test_walking_the_pages_is_the_sorted_set_of_names(
     with (
         patch.object(window, "PAGE_SIZE", size),
         patch.object(directory, "ROWS", rows),
-        patch.object(directory, "known_entries", directory.KnownEntries(0)),
+        patch.object(directory, "entry_cache", directory.EntryCache(0)),
         patch.object(
             FileDistribution, "content_handler_list_directory", lambda self, path: extra, create=1
         ),
@@ -295,7 +295,7 @@ def ask(path: str, query: str = "", method: str = "GET", accept: str = "applicat
 @pytest.mark.parametrize("cursor", [None, "a", "f5"])
 def test_a_page_reads_one_row_more_than_it_shows(publication, replaceable, monkeypatch, cursor):
     monkeypatch.setattr(window, "PAGE_SIZE", 10)
-    monkeypatch.setattr(listing_page, "kept_rows", listing_page.RowCache(0))
+    monkeypatch.setattr(listing_page, "row_cache", listing_page.RowCache(0))
     directory.path_order()
     publish_at(publication, MANY)
     query = f"cursor={make_cursor(cursor)}" if cursor else ""

@@ -17,8 +17,8 @@ from pulpcore.app.models import ContentArtifact
 from pulpcore.content_star.listings import directory
 from pulpcore.content_star.listings import stream as listing_page
 from pulpcore.content_star.listings.html import html_listing
-from pulpcore.content_star.listings.pagination import EVERYTHING
-from pulpcore.content_star.listings.stream import Level, RowCache, Rows
+from pulpcore.content_star.listings.pagination import ALL_ENTRIES
+from pulpcore.content_star.listings.stream import ListedDirectory, RowCache, Rows
 from pulpcore.content_star.resolve.content import ContentSource
 from tests.asgi import get
 from tests.bulk import Bulk
@@ -59,7 +59,7 @@ def base(module_orm, bulk) -> str:
 @pytest.fixture(scope="module")
 def whole(source, base) -> str:
     """The page, made of what one query brings."""
-    entries = directory.entries(source, "p/", EVERYTHING)
+    entries = directory.entries(source, "p/", ALL_ENTRIES)
     assert len(entries) == COUNT + 100
     return html_listing(f"/pulp/content/{base}/p/", entries)
 
@@ -74,8 +74,8 @@ def fresh(orm, bulk) -> Iterator[str]:
 
 @pytest.fixture
 def nothing_kept(monkeypatch) -> RowCache:
-    entry = RowCache(listing_page.KEPT_BYTES)
-    monkeypatch.setattr(listing_page, "kept_rows", entry)
+    entry = RowCache(listing_page.MAX_CACHE_BYTES)
+    monkeypatch.setattr(listing_page, "row_cache", entry)
     return entry
 
 
@@ -142,18 +142,18 @@ def test_no_connection_waits_for_a_slow_reader_of_a_listing(instance, fresh):
 def test_what_a_client_does_not_take_is_not_read(source, nothing_kept, monkeypatch):
     """Nor is what another client has had read."""
     read: list[str | None] = []
-    part = directory.part
+    part = directory.read_part
 
     def counted(source, path, after, *rest):
         read.append(after)
         return part(source, path, after, *rest)
 
-    monkeypatch.setattr(directory, "part", counted)
-    level = Level(source, "p/", ())
+    monkeypatch.setattr(directory, "read_part", counted)
+    level = ListedDirectory(source, "p/", ())
     rows = level.read()
     assert len(read) == 1
     second = level.block(rows, 1, rows.blocks[0])
-    again = Level(source, "p/", ()).read()
+    again = ListedDirectory(source, "p/", ()).read()
     assert again.blocks[:2] == [rows.blocks[0], second]
     assert len(read) == 2
 
@@ -178,14 +178,14 @@ def test_many_clients_that_read_nothing_keep_no_other_waiting(instance, base, cr
 def test_a_failure_while_reading_cuts_the_connection(instance, base, monkeypatch, nothing_kept):
     from pulpcore.content_star.application import create_application
 
-    part = directory.part
+    part = directory.read_part
 
     def failing(source, path, after):
         if after is not None:
             raise RuntimeError("broken")
         return part(source, path, after)
 
-    monkeypatch.setattr(directory, "part", failing)
+    monkeypatch.setattr(directory, "read_part", failing)
     with pytest.raises(RuntimeError, match="broken"):
         get(create_application("content"), f"/pulp/content/{base}/p/", TEXT)
 
@@ -258,8 +258,8 @@ def test_memory_does_not_grow_with_the_listing(instance, base, crowded):
         second = _most_resident(pid) - before
     assert size > _MANY * 150
     # As much as may be kept of it, compressed, and as much again while that is done or undone.
-    assert first < 2 * listing_page.MOST_KEPT
-    assert second < 2 * listing_page.MOST_KEPT
+    assert first < 2 * listing_page.MAX_DIRECTORY_BYTES
+    assert second < 2 * listing_page.MAX_DIRECTORY_BYTES
 
 
 def rows_of(*sizes: int) -> list[Rows]:
@@ -274,7 +274,7 @@ def rows_of(*sizes: int) -> list[Rows]:
 def test_what_is_used_least_goes_first():
     entry = RowCache(100)
     for key, rows in zip("abc", rows_of(40, 40, 40), strict=True):
-        entry.keep(key, rows)
+        entry.put(key, rows)
         assert entry.get("a")
     assert entry.get("b") is None
     assert entry.get("c")
@@ -283,20 +283,20 @@ def test_what_is_used_least_goes_first():
 def test_rows_that_grew_are_counted_anew():
     entry = RowCache(100)
     first, second = rows_of(40, 40)
-    entry.keep("a", first)
-    entry.keep("b", second)
+    entry.put("a", first)
+    entry.put("b", second)
     second.deflated += 40
-    entry.keep("b", second)
+    entry.put("b", second)
     assert entry.get("a") is None
     assert entry.get("b") is second
 
 
 def test_what_would_change_is_not_kept(module_orm, nothing_kept):
     version = module_orm.version({"d/a": b"1"})
-    level = Level(ContentSource(None, version), "d/", ())
+    level = ListedDirectory(ContentSource(None, version), "d/", ())
     assert level.read() is level.read()
     version.complete = False
-    level = Level(ContentSource(None, version), "", ())
+    level = ListedDirectory(ContentSource(None, version), "", ())
     assert level.read() is not level.read()
 
 
@@ -308,7 +308,7 @@ def test_a_listing_with_a_file_of_unknown_size_is_kept_for_a_while(
     file = ContentArtifact.objects.get(content__in=version.content, relative_path="d/a")
     artifact, file.artifact = file.artifact, None
     file.save()
-    level = Level(ContentSource(None, version), "d/", ())
+    level = ListedDirectory(ContentSource(None, version), "d/", ())
     rows = level.read()
     assert level.read() is rows
     file.artifact = artifact

@@ -23,7 +23,7 @@ from pulpcore.content_star.cache.entries import (
     own,
 )
 from pulpcore.content_star.cache.store import ResponseCache
-from pulpcore.content_star.listings.negotiation import Varying
+from pulpcore.content_star.listings.negotiation import VaryOnAccept
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import ContentSource
 from pulpcore.content_star.resolve.distribution import ResolvedPath
@@ -178,4 +178,4 @@ def _answer_of(result: ASGIApp | HTTPException) -> Answer | None:
 
 
 def _inside(response: ASGIApp) -> ASGIApp:
-    return response.response if isinstance(response, Varying) else response
+    return response.response if isinstance(response, VaryOnAccept) else response

@@ -11,7 +11,7 @@ from pulpcore.constants import CHECKPOINT_TS_FORMAT
 from pulpcore.content_star.distributions.publication import PublicationApp
 from pulpcore.content_star.distributions.registry import serves
 from pulpcore.content_star.listings.directory import DirectoryEntry
-from pulpcore.content_star.listings.negotiation import Varying
+from pulpcore.content_star.listings.negotiation import VaryOnAccept
 from pulpcore.content_star.listings.pagination import page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for
 from pulpcore.content_star.resolve.content import ContentSource
@@ -51,12 +51,12 @@ class CheckpointApp(PublicationApp):
         """List the checkpoints, oldest first."""
         page = page_query(self.request)
         if self.request.method == "HEAD":
-            return Varying(head_for(self.request))
+            return VaryOnAccept(head_for(self.request))
         created = self.checkpoints().values_list("pulp_created", flat=True)
         # Several within one second are one entry, of the latest.
         moments = {f"{_format(moment)}/": moment for moment in created.order_by("pulp_created")}
         entries = [DirectoryEntry(name, moments[name]) for name in page.select(moments)]
-        return Varying(listing_for(self.request, entries, usage=self.usage_here()))
+        return VaryOnAccept(listing_for(self.request, entries, usage=self.usage_here()))
 
     def at(self, moment: datetime) -> Publication:
         """Return the checkpoint at `moment`; raises `HTTPException` 404 if there was none yet."""

@@ -13,10 +13,10 @@ from pulpcore.content_star.distributions.pull_through import pull_through
 from pulpcore.content_star.distributions.registry import serves
 from pulpcore.content_star.listings import directory
 from pulpcore.content_star.listings.directory import DirectoryEntry
-from pulpcore.content_star.listings.negotiation import Varying, prefers_json
-from pulpcore.content_star.listings.pagination import EVERYTHING, PageQuery, page_query
+from pulpcore.content_star.listings.negotiation import VaryOnAccept, prefers_json
+from pulpcore.content_star.listings.pagination import ALL_ENTRIES, PageQuery, page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for
-from pulpcore.content_star.listings.stream import Level, ListingPage
+from pulpcore.content_star.listings.stream import ListedDirectory, ListingPage
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import (
     ContentSource,
@@ -48,7 +48,7 @@ class PublicationApp(HookedApp):
             return with_slash(self.request)
         from_plugin = self.json_from_plugin() or self.from_steps()
         response = from_plugin or self.again() or self.from_what_is_served()
-        return Varying(response) if self.json_handler else response
+        return VaryOnAccept(response) if self.json_handler else response
 
     @property
     def serves_publications(self) -> bool:
@@ -87,7 +87,7 @@ class PublicationApp(HookedApp):
             response = self.listing(source)
         else:
             response = self.index(source) or self.listing(source)
-        return Varying(response) if response else None
+        return VaryOnAccept(response) if response else None
 
     def index(self, source: ContentSource) -> ASGIApp | None:
         """Answer with the directory's `index.html`, as a page and not as a download."""
@@ -115,9 +115,9 @@ class PublicationApp(HookedApp):
     def page(self, source: ContentSource) -> ASGIApp | None:
         """Answer with all entries as HTML, of which the first are kept or read now."""
         added = set(self.extra_entries(self.path))
-        level = Level(source, self.path, tuple(EVERYTHING.select(added)))
+        level = ListedDirectory(source, self.path, tuple(ALL_ENTRIES.select(added)))
         # A hit looks nothing up.
-        is_hit = level.entry() is not None and self.known_source is not None
+        is_hit = level.cached_rows() is not None and self.known_source is not None
         request_info(self.request.scope).cache = "HIT" if is_hit else "MISS"
         rows = level.read()
         if rows is None:

@@ -1,24 +1,24 @@
-"""Indexes of the base paths of distributions. Everything here blocks."""
+"""Index of base paths: list the distributions of a domain by path segment. Blocks."""
 
 from django.conf import settings
 from django.db.models import Func, Q, QuerySet, TextField, Value
 from django.db.models.functions import Collate, Concat, Substr
 
 from pulpcore.app.models import ArtifactDistribution, Distribution, Domain
-from pulpcore.content_star.listings.pagination import EVERYTHING, PageQuery
+from pulpcore.content_star.listings.pagination import ALL_ENTRIES, PageQuery
 
 
 def has_base_paths(domain: Domain, prefix: str) -> bool:
-    """Tell whether any visible base path begins with `prefix`; reads the first one."""
+    """Return whether a visible base path begins with `prefix`, by reading the first one."""
     return _visible(domain).filter(base_path__startswith=prefix).exists()
 
 
-def next_segments(domain: Domain, prefix: str, page: PageQuery = EVERYTHING) -> list[str]:
-    """List what follows `prefix` in the base paths of a domain, one path segment deep.
+def next_segments(domain: Domain, prefix: str, page: PageQuery = ALL_ENTRIES) -> list[str]:
+    """List the path segments that follow `prefix` in the base paths of a domain.
 
-    They end in a slash and are sorted; `prefix` is empty or ends in a slash too. Hidden
-    distributions, the one that serves artifacts by id, and guarded ones where the domain or the
-    settings say so, do not show.
+    They end in a slash and are sorted; `prefix` is empty or ends in a slash too. Not listed are
+    hidden distributions, the one of artifacts by id, and guarded ones if the domain or
+    `HIDE_GUARDED_DISTRIBUTIONS` says so.
     """
     below, slash = Substr("base_path", len(prefix) + 1), Value("/", TextField())
     segment = Func(below, slash, Value(1), function="split_part", output_field=TextField())

@@ -1,11 +1,12 @@
-"""One level of a directory of a publication or repository version, read page by page in SQL.
+"""Keyset pagination of a directory of a publication or repository version, in SQL.
 
-Upstream loads every row below the directory, and every membership of the version, to make the same
-list in Python. Here a page begins where the one before it ended: the next rows are read in the
-order of an index on paths and grouped by the next path segment. Where large subdirectories leave
-few entries in many rows, names are found by an index skip scan, which jumps over all below each.
+Upstream loads every row below the directory, and every membership of the version, and lists them
+in Python. Here a page starts after the last entry of the page before: the next rows are read in the
+order of an index on paths and grouped by the next path segment. Where large subdirectories make
+few entries of many rows, names are found by an index skip scan, which jumps over all rows below
+each.
 
-Everything here blocks and runs behind the database door.
+Everything here blocks and runs in the database executor.
 """
 
 import re
@@ -20,60 +21,60 @@ from uuid import UUID
 
 from django.db import connection
 
-from pulpcore.content_star.listings.pagination import EVERYTHING, PageQuery
+from pulpcore.content_star.listings.pagination import ALL_ENTRIES, PageQuery
 from pulpcore.content_star.resolve.content import ContentSource
 
 
 class DirectoryEntry(NamedTuple):
-    """A line of a directory listing."""
+    """An entry of a directory listing."""
 
     name: str
-    """Ends in a slash if it is a directory."""
+    """Name, which ends in a slash if the entry is a directory."""
 
     modified: datetime | None = None
-    """When the newest content at or below the entry was added to the repository."""
+    """Time at which the newest content at or below the entry was added to the repository."""
 
     size: int | None = None
     """Bytes; None for directories and for remote files of unknown size."""
 
     @property
     def may_change(self) -> bool:
-        """Whether this is a file of unknown size, which will be known once it is saved."""
+        """Whether this is a file of unknown size, which is known once the file is saved."""
         return self.size is None and not self.name.endswith("/")
 
 
-# Rows that are read in one query at most, which takes PostgreSQL some 20 ms.
+# Rows that one query reads at most, which takes PostgreSQL some 20 ms.
 ROWS = 2000
 
-# Entries that make up a part of a listing at least; where so many rows hold fewer, a skip scan
-# costs less than to read on.
-PART = ROWS // 4
+# Minimum of entries of a part of a listing; if ROWS rows have fewer, a skip scan is cheaper than
+# reading on.
+MIN_PART_ENTRIES = ROWS // 4
 
-# Seconds for which a file of unknown size is listed without it although it may have been saved.
+# Seconds for which an entry without a size is cached, although the file may have been saved.
 UNSIZED_SECONDS = 60
 
-# Entries of levels with large subdirectories that a process keeps: some 6 MB.
-KEPT_ENTRIES = 20_000
+# Entries of directories with large subdirectories that a process caches: some 6 MB.
+CACHED_ENTRIES = 20_000
 
-# Paths that are looked at for those rows at most, where the others are of other repositories: there
-# is no index on the paths of a repository version.
+# Paths that one query examines at most to find those rows: the index on paths is of all
+# repositories, since there is none on those of a repository version.
 PATHS = 10 * ROWS
 
-# Entries in a part of a version that is read as a whole for each part.
+# Entries of a part of a version all of whose rows are read for each part.
 SPARSE_PART = 10 * ROWS
 
-# Metacharacters of LIKE. LIKE it is, because PostgreSQL before 15 does not look for `starts_with`
-# in indexes, and is slower at it without them.
-_LIKE_ITSELF, _ESCAPED = re.compile(r"[\\%_]"), r"\\\g<0>"
+# LIKE instead of `starts_with`, for which PostgreSQL before 15 uses no index and which it evaluates
+# more slowly.
+_LIKE_METACHARACTERS, _ESCAPED = re.compile(r"[\\%_]"), r"\\\g<0>"
 
-# Versions up to ours. In place of joins with a version and its number, of which the planner expects
-# that a single content unit is left, and then does for each what it had better do for all at once.
+# Versions up to the listed one. Not joins with a version and its number: the planner expects a
+# single content unit from these, and then plans a nested loop.
 _VERSIONS = """
     SELECT pulp_id FROM core_repositoryversion
     WHERE repository_id = %(repository)s AND number <= %(number)s
 """
 
-# Content of the version, with the time at which it was added.
+# Content of the version, with the time of its addition.
 _MEMBERS = f"""
     SELECT rc.content_id, rc.pulp_created
     FROM core_repositorycontent rc
@@ -82,7 +83,7 @@ _MEMBERS = f"""
       AND (rc.version_removed_id IS NULL OR rc.version_removed_id NOT IN ({_VERSIONS}))
 """  # noqa: S608 - only text of this module
 
-# The same for one content unit: two rows, however many versions and members there are.
+# The same for one content unit, which reads two rows regardless of the number of versions.
 _ONE_MEMBER = """(
     SELECT rc.pulp_created FROM core_repositorycontent rc
     WHERE rc.repository_id = %(repository)s AND rc.content_id = ca.content_id
@@ -109,9 +110,9 @@ _CONTAINED = f"""
     WHERE {{in_range}}
 """  # noqa: S608
 
-# The same, one after the other in the order of the index on paths. The planner cannot turn such
-# joins around. Limits are subselects for it not to know them and to expect a part of all rows: to
-# look for the members of all rows and then sort them would cost much more.
+# The same in the order of the index on paths: the planner cannot reorder lateral joins. Limits are
+# subselects so that it does not know them and expects a fraction of all rows; joining all rows and
+# sorting them would cost much more.
 _FIRST_PUBLISHED = f"""
     SELECT pa.relative_path, ca.pulp_id, ca.artifact_id,
            coalesce(member.pulp_created, pa.pulp_created) AS modified
@@ -150,15 +151,15 @@ _FIRST_OF_EACH = """
     SELECT * FROM ({each}) AS row ORDER BY relative_path COLLATE "C" LIMIT %(rows)s
 """
 
-# A name that goes on after its segment is a directory. Names sort by code point, as Python sorts,
-# whatever the collation of the database.
+# A path that continues after its segment makes a directory. Names sort by code point, as Python
+# sorts, regardless of the collation of the database.
 _NAME = """
     (CASE strpos({rest}, '/') WHEN 0 THEN {rest} ELSE left({rest}, strpos({rest}, '/')) END)
 """
 
-# Dates come as seconds: Python's own of those with microseconds take half the time of a large
-# listing. Sizes are looked up only for files on the page; that of a file which is still remote is
-# the one its remotes announce.
+# Dates are selected in seconds: converting timestamps with microseconds to Python takes half the
+# time of a large listing. Sizes are looked up only for files on the page; a file that is not saved
+# has the size that its remotes announce.
 _GROUPED = f"""
     SELECT name, floor(extract(epoch FROM modified))::bigint, coalesce(
         (SELECT max(size) FROM core_artifact WHERE pulp_id = ANY(artifacts)),
@@ -180,8 +181,8 @@ _GROUPED = f"""
 
 _BOUNDS = 'SELECT count(*), max(relative_path COLLATE "C") FROM entry'
 
-# Index skip scan (a "loose index scan") of a publication: each step looks for the first path after
-# all that are at or below the entry before it. `0` is the character after the slash.
+# Index skip scan ("loose index scan") of a publication: each step finds the first path after all
+# that are at or below the previous entry. `0` is the character after the slash.
 _SKIP_SCAN = """
     WITH RECURSIVE level (name) AS (
         {first}
@@ -201,8 +202,8 @@ _FIRST_NAME = f"""
           AS below)
 """  # noqa: S608
 
-# Whether `ROWS` files of the version, of all files between them, are more than the whole version.
-# Its size is that of the array of ids, which is not read for it: 16 bytes each.
+# Whether finding `ROWS` files of the version among all files would examine more rows than the whole
+# version has. Its size is that of the array of content ids, 16 bytes each, which is not read.
 _IS_SPARSE = """
     SELECT coalesce(pg_column_size(content_ids) / 16, 0)::float ^ 2 < %(rows)s * (
         SELECT reltuples FROM pg_class WHERE oid = 'core_contentartifact'::regclass
@@ -210,9 +211,9 @@ _IS_SPARSE = """
     FROM core_repositoryversion WHERE pulp_id = %(version)s
 """
 
-# Whether the order of `relative_path` is that of code points, for core's index to be in that order.
-# That is so with all locales of the built-in provider of PostgreSQL 17, which `pulp-star up` has;
-# before 15 there was none but that of the C library.
+# Whether `relative_path`, and so core's index on it, is in the order of code points. All locales of
+# the built-in provider of PostgreSQL 17 are, which `pulp-star up` uses; before 15 the C library was
+# the only provider.
 _IS_ORDERED = """
     SELECT attcollation = 'pg_catalog."default"'::regcollation
        AND CASE to_jsonb(pg_database) ->> 'datlocprovider'
@@ -222,28 +223,28 @@ _IS_ORDERED = """
       AND datname = current_database()
 """
 
-# Unlike a listing these look for no dates, and stop at the first row. The indexes are those that
-# migration 0002 is about: core's own where the collation of the database is C, else ours.
-_ANYTHING_PUBLISHED = """
+# Unlike a listing these read no dates and stop at the first row. They use core's index if the
+# collation of the database is C, else that of migration 0002.
+_EXISTS_PUBLISHED = """
     EXISTS (
         SELECT FROM core_publishedartifact
         WHERE publication_id = %(publication)s AND relative_path LIKE %(below)s
     )
 """
 
-_ANYTHING_CONTAINED = f"EXISTS ({_CONTAINED.format(in_range='ca.relative_path LIKE %(below)s')})"
+_EXISTS_CONTAINED = f"EXISTS ({_CONTAINED.format(in_range='ca.relative_path LIKE %(below)s')})"
 
 
 class Order(NamedTuple):
-    """Operators of the order of code points that an index on paths has."""
+    """Comparison operators and ORDER BY clause for the code point order of an index on paths."""
 
     from_on: str
     before: str
     using: str
 
 
-class KnownEntries:
-    """Entries of directories of immutable sources: at most `capacity`, least recently used go."""
+class EntryCache:
+    """LRU cache of at most `capacity` entries of directories of immutable sources."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -252,7 +253,7 @@ class KnownEntries:
         self._lock = threading.Lock()
 
     def get(self, key: object, names: Iterable[str] | None = None) -> list[DirectoryEntry] | None:
-        """Return the entries of `names`, or all; None if one of them is not known."""
+        """Return the cached entries of `names`, or of all; None if one of them is not cached."""
         with self._lock:
             expires, known = self._levels.get(key, (0.0, {}))
             if expires < time.monotonic():
@@ -262,7 +263,7 @@ class KnownEntries:
         return None if None in entries else entries  # type: ignore[return-value]
 
     def add(self, key: object, entries: list[DirectoryEntry]) -> None:
-        """Keep `entries`, for `UNSIZED_SECONDS` if a size is missing."""
+        """Cache `entries`, for `UNSIZED_SECONDS` if one has no size."""
         may_change = any(entry.may_change for entry in entries)
         until = time.monotonic() + UNSIZED_SECONDS if may_change else float("inf")
         with self._lock:
@@ -274,77 +275,77 @@ class KnownEntries:
             self._levels[key] = min(expires, until), known
             self._count += len(known)
             while self._count > self._capacity:
-                _, (_, gone) = self._levels.popitem(last=False)
-                self._count -= len(gone)
+                _, (_, evicted) = self._levels.popitem(last=False)
+                self._count -= len(evicted)
 
 
-known_entries = KnownEntries(KEPT_ENTRIES)
+entry_cache = EntryCache(CACHED_ENTRIES)
 
 
 def entries(
-    source: ContentSource, directory: str, page: PageQuery = EVERYTHING
+    source: ContentSource, directory: str, page: PageQuery = ALL_ENTRIES
 ) -> list[DirectoryEntry]:
-    """List the entries of `directory` that are in the window, sorted.
+    """List the entries of `directory` that are on the page, sorted.
 
     `directory` is empty for the root or ends in a slash.
     """
     if page.limit is not None:
-        return part(source, directory, page.after, page.limit, page.limit)[0]
+        return read_part(source, directory, page.after, page.limit, page.limit)[0]
     listed: list[DirectoryEntry] = []
     after, is_last = page.after, False
     while not is_last:
-        more, is_last = part(source, directory, after)
+        more, is_last = read_part(source, directory, after)
         listed += more
         after = listed[-1].name if listed else None
     return listed
 
 
-def part(
+def read_part(
     source: ContentSource,
     directory: str,
     after: str | None,
-    at_least: int = PART,
+    at_least: int = MIN_PART_ENTRIES,
     at_most: int | None = None,
 ) -> tuple[list[DirectoryEntry], bool]:
-    """List entries of `directory` that sort after a name, and tell whether they are the last.
+    """Return entries of `directory` after the name `after`, and whether they are the last.
 
-    They are at least `at_least` where so many follow.
+    They are at least `at_least`, unless fewer follow, and at most `at_most`.
     """
-    start = _start(directory, after)
+    start = _start_path(directory, after)
     if not _is_sparse(source):
         listed, is_last = _next_rows(source, directory, start, at_most)
         if is_last or len(listed) >= at_least:
             return listed, is_last
     if _lists_contained(source):
-        return _rest(source, directory, start, at_most)
+        return _read_all_from(source, directory, start, at_most)
     names = _next_names(source, directory, start, at_least)
-    return _named(source, directory, start, names), len(names) < at_least
+    return _entries_named(source, directory, start, names), len(names) < at_least
 
 
 def exists(source: ContentSource, directory: str) -> bool:
-    """Tell whether anything is at or below `directory`, without listing it."""
-    query = " OR ".join(_anything(source))
+    """Return whether there is a file below `directory`, without listing it."""
+    query = " OR ".join(_exists_conditions(source))
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {query}", _parameters(source, directory))
         return bool(cursor.fetchone()[0])
 
 
 def is_immutable(source: ContentSource) -> bool:
-    """Tell whether nothing can be added to `source` any more."""
+    """Return whether `source` is complete, so that its content cannot change."""
     assert source.version is not None
     publication = source.publication
     return bool(source.version.complete and (publication is None or publication.complete))
 
 
 def key_of(source: ContentSource, directory: str) -> tuple[UUID | None, UUID, str]:
-    """Identify a directory of an immutable source."""
+    """Return the cache key of a directory of an immutable source."""
     assert source.version is not None
     return source.publication and source.publication.pk, source.version.pk, directory
 
 
 @lru_cache(1)
 def path_order() -> Order:
-    """Return the operators by which the database finds paths in the order of code points."""
+    """Return the operators that use the index on paths in the order of code points."""
     with connection.cursor() as cursor:
         cursor.execute(_IS_ORDERED)
         is_ordered = cursor.fetchone()[0]
@@ -354,10 +355,10 @@ def path_order() -> Order:
 def _next_rows(
     source: ContentSource, directory: str, start: str, limit: int | None
 ) -> tuple[list[DirectoryEntry], bool]:
-    """Group the next `ROWS` rows at most; also tell whether there are no more.
+    """Return the entries of the next `ROWS` rows, and whether they are the last.
 
-    Left out is an entry that may have more rows. It may be none, if the next `PATHS` paths have
-    fewer rows.
+    Excludes the last entry if it may have more rows. Empty if the next `PATHS` paths, of all
+    repositories, have fewer rows of this one.
     """
     parameters = _parameters(source, directory, start) | {"limit": limit}
     parameters |= {"rows": ROWS + 1, "paths": PATHS}
@@ -373,13 +374,13 @@ def _next_rows(
         if _lists_contained(source) and _is_crowded(parameters):
             return [], False
         return listed, limit is None or len(listed) < limit
-    if listed[-1].name == _name_in(directory, last_path):
+    if listed[-1].name == _entry_name(directory, last_path):
         listed.pop()
     return listed, False
 
 
 def _is_crowded(parameters: dict[str, Any]) -> bool:
-    """Tell whether a range has `PATHS` paths, of whatever repositories."""
+    """Return whether a range has `PATHS` paths of all repositories."""
     in_range = _in_range(parameters).format(path="relative_path")
     with connection.cursor() as cursor:
         cursor.execute(_COUNT_PATHS.format(in_range=in_range), parameters)
@@ -387,7 +388,7 @@ def _is_crowded(parameters: dict[str, Any]) -> bool:
 
 
 def _next_names(source: ContentSource, directory: str, start: str, limit: int) -> list[str]:
-    """Find the next names of a publication by an index skip scan."""
+    """Return the next names of a publication, by an index skip scan."""
     parameters = _parameters(source, directory, start) | {"limit": limit}
     first, following = (
         _FIRST_NAME.format(path=_fill(_FIRST_PATH, _in_range(parameters, at), "relative_path"))
@@ -398,44 +399,45 @@ def _next_names(source: ContentSource, directory: str, start: str, limit: int) -
         return [name for (name,) in cursor]
 
 
-def _named(
+def _entries_named(
     source: ContentSource, directory: str, start: str, names: list[str]
 ) -> list[DirectoryEntry]:
-    """Return the entries of consecutive `names`, which begin at the path `start`.
+    """Return the entries of consecutive `names`, of which the first is at or after `start`.
 
-    The date of a directory is that of the newest file below it: all rows have to be read, once.
+    The date of a directory is that of the newest file below it, so that all rows are read, and the
+    entries are cached.
     """
     if not names:
         return []
     key = key_of(source, directory)
-    listed = known_entries.get(key, names)
+    listed = entry_cache.get(key, names)
     if listed is None:
-        listed = _between(source, directory, start, _start(directory, names[-1]), None)
+        listed = _between(source, directory, start, _start_path(directory, names[-1]), None)
         if is_immutable(source):
-            known_entries.add(key, listed)
+            entry_cache.add(key, listed)
     return listed
 
 
-def _rest(
+def _read_all_from(
     source: ContentSource, directory: str, start: str, limit: int | None
 ) -> tuple[list[DirectoryEntry], bool]:
-    """List entries from the path `start` on, for which all rows have to be read.
+    """Return entries from the path `start` on, reading all rows, and whether they are the last.
 
-    What has a limit is kept; parts of HTML pages are kept with those.
+    Caches those with a limit; parts of HTML listings are cached as HTML.
     """
     key = (*key_of(source, directory), start, limit)
-    listed = known_entries.get(key)
+    listed = entry_cache.get(key)
     if listed is None:
         listed = _between(source, directory, start, None, limit or SPARSE_PART)
         if limit is not None and is_immutable(source):
-            known_entries.add(key, listed)
+            entry_cache.add(key, listed)
     return listed, len(listed) < (limit or SPARSE_PART)
 
 
 def _between(
     source: ContentSource, directory: str, start: str, end: str | None, limit: int | None
 ) -> list[DirectoryEntry]:
-    """Group all rows whose paths are from `start` on and before `end`, or in the directory."""
+    """Return the entries of all rows from `start` to before `end`, or the end of the directory."""
     parameters = _parameters(source, directory, start) | {"limit": limit}
     parameters["end"] = end or parameters["end"]
     found = _select(source, _PUBLISHED, _CONTAINED, _in_range(parameters))
@@ -445,33 +447,33 @@ def _between(
         return [_entry(*row[:3]) for row in cursor]
 
 
-def _start(directory: str, after: str | None) -> str:
-    """Return the least path that can be of an entry after the name `after`."""
+def _start_path(directory: str, after: str | None) -> str:
+    """Return the lower bound of paths of entries after the name `after`."""
     if after is None:
         return directory
     segment, slash, _ = after.partition("/")
     return f"{directory}{segment}0" if slash else f"{directory}{segment}\x01"
 
 
-def _name_in(directory: str, path: str) -> str:
+def _entry_name(directory: str, path: str) -> str:
     segment, slash, _ = path[len(directory) :].partition("/")
     return segment + slash
 
 
 def _entry(name: str, modified: int | None, size: int | None) -> DirectoryEntry:
-    return DirectoryEntry(name, None if modified is None else _moment(modified), size)
+    return DirectoryEntry(name, None if modified is None else _datetime(modified), size)
 
 
 @lru_cache(4096)
-def _moment(seconds: int) -> datetime:
+def _datetime(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _anything(source: ContentSource) -> Iterator[str]:
+def _exists_conditions(source: ContentSource) -> Iterator[str]:
     if source.publication is not None:
-        yield _ANYTHING_PUBLISHED
+        yield _EXISTS_PUBLISHED
     if _lists_contained(source):
-        yield _ANYTHING_CONTAINED
+        yield _EXISTS_CONTAINED
 
 
 def _lists_contained(source: ContentSource) -> bool:
@@ -479,7 +481,7 @@ def _lists_contained(source: ContentSource) -> bool:
 
 
 def _is_sparse(source: ContentSource) -> bool:
-    """Tell whether the version is so few of all files that it is quicker to read it as a whole."""
+    """Return whether the version has so few of all files that reading all of it is faster."""
     if not _lists_contained(source):
         return False
     assert source.version is not None
@@ -489,7 +491,7 @@ def _is_sparse(source: ContentSource) -> bool:
 
 
 def _in_range(parameters: dict[str, Any], start: str = "%(start)s") -> str:
-    """Return the condition that `{path}` is from `start` on and before the end, if there is one."""
+    """Return the SQL condition that `{path}` is from `start` to before `end`, if there is one."""
     order = path_order()
     from_start = f"{{path}} {order.from_on} {start}"
     if parameters["end"] is None:
@@ -498,7 +500,7 @@ def _in_range(parameters: dict[str, Any], start: str = "%(start)s") -> str:
 
 
 def _select(source: ContentSource, published: str, contained: str, in_range: str) -> list[str]:
-    """Return the queries of what `source` lists in a range."""
+    """Return the queries for the rows of `source` in a range."""
     found = []
     if source.publication is not None:
         found.append(_fill(published, in_range, "pa.relative_path"))
@@ -515,7 +517,7 @@ def _parameters(source: ContentSource, directory: str, start: str = "") -> dict[
     assert source.version is not None
     return {
         "prefix": directory,
-        "below": f"{_LIKE_ITSELF.sub(_ESCAPED, directory)}%",
+        "below": f"{_LIKE_METACHARACTERS.sub(_ESCAPED, directory)}%",
         "start": start,
         "end": f"{directory[:-1]}0" if directory else None,
         "publication": source.publication and source.publication.pk,

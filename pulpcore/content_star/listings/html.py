@@ -1,4 +1,4 @@
-"""Directory listings as HTML, in the look that web servers have always had."""
+"""Render directory listings as HTML, in the style of web servers' autoindex pages."""
 
 import re
 from collections.abc import Iterable
@@ -14,32 +14,32 @@ from jinja2.filters import do_filesizeformat
 
 from pulpcore.content_star.listings.directory import DirectoryEntry
 
-# Characters of the widest column, that of the names; as upstream.
+# Characters of the column of names, as upstream.
 NAME_WIDTH = 100
 
 DATE_FORMAT = "%d-%b-%Y %H:%M"
 
-# Stands in the page for its rows until they are there; no path contains it.
+# Placeholder for the rows in the rendered template; no path contains NUL.
 _ROWS = "\0"
 
-# A name that is the same as a reference and in HTML, as nearly all are.
+# Names that need neither percent-encoding nor escaping, as nearly all.
 _PLAIN = re.compile(r"[\w.~-][\w.~/-]*", re.ASCII)
 
 
 def html_listing(
     path: str, entries: Iterable[DirectoryEntry], *, is_root: bool = False, usage: str = ""
 ) -> str:
-    """Return the page of `entries` below `path`, the decoded path of the URL.
+    """Return the HTML page of `entries` below `path`, the decoded path of the URL.
 
-    The root of the content app shows no link to its parent. `usage` is shown above them: escaped
-    and preformatted, or as markup if it is a `SafeString`.
+    With `is_root` it has no link to a parent. `usage` is shown above the entries: escaped and
+    preformatted, or as markup if it is a `SafeString`.
     """
     head, tail = frame(path, is_root=is_root, usage=usage)
     return head + rows(sorted(entries, key=lambda entry: entry.name)) + tail
 
 
 def frame(path: str, *, is_root: bool = False, usage: str = "") -> tuple[str, str]:
-    """Return what stands before and after the rows; `usage` as `html_listing` takes it."""
+    """Return the HTML before and after the rows; `usage` as in `html_listing`."""
     if usage and not isinstance(usage, SafeString):
         usage = format_html("<pre>{}</pre>", usage)
     html = render_to_string(
@@ -51,15 +51,15 @@ def frame(path: str, *, is_root: bool = False, usage: str = "") -> tuple[str, st
 
 
 def rows(entries: Iterable[DirectoryEntry]) -> str:
-    """Return the lines of `entries`; not by the template, which takes five times as long."""
+    """Return the HTML of `entries`. Rendering them by the template takes five times as long."""
     return "".join(map(_row, entries))
 
 
 def link(name: str) -> str:
-    """Return the relative, percent-encoded reference to the entry `name` of a listing.
+    """Return the percent-encoded relative reference to the entry `name` (RFC 3986 section 4.2).
 
-    It begins with `./` where a colon in the first segment could be read as the end of a scheme (RFC
-    3986 section 4.2, pulpcore issue 6955), and where the first segment is empty.
+    It begins with `./` if the first segment contains a colon, which would end a scheme (pulpcore
+    issue 6955), or is empty.
     """
     segment = name.partition("/")[0]
     return quote(name) if segment and ":" not in segment else f"./{quote(name)}"

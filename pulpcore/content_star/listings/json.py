@@ -1,4 +1,4 @@
-"""Directory listings as JSON, page by page; docs/listings.md describes the form to clients."""
+"""Render pages of directory listings as JSON, in the format of docs/listings.md."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from pulpcore.content_star.responses.text import text_response
 
 
 def json_listing(request: Request, entries: Sequence[DirectoryEntry]) -> Response:
-    """List what of the sorted `entries` fits on a page; link to the next one if more follow."""
+    """Return the first page of the sorted `entries`, with a link to the next if there are more."""
     page = entries[: pagination.PAGE_SIZE]
     has_next = len(entries) > len(page)
     listing = {
@@ -30,12 +30,12 @@ def json_listing(request: Request, entries: Sequence[DirectoryEntry]) -> Respons
 
 
 def may_compress(request: Request) -> bool:
-    """Tell whether the page repeats nothing of the request that a stranger may choose freely.
+    """Return whether the page reflects no query parameters, so that it can be compressed.
 
-    `next` has the query: with that and a guarded directory in one compressed body, who sees its
-    length could guess the names in it (BREACH).
+    `next` contains the query: compressed together with the names of a guarded directory, the
+    length of the body would leak those (BREACH).
     """
-    return not pagination.kept_query(request)
+    return not pagination.query_without_cursor(request)
 
 
 def _as_json(entry: DirectoryEntry) -> dict[str, Any]:
@@ -49,5 +49,5 @@ def _as_json(entry: DirectoryEntry) -> dict[str, Any]:
 
 
 def _rfc_3339(moment: datetime) -> str:
-    """In UTC and whole seconds, as `Last-Modified` of the file has it."""
+    """Format in UTC and whole seconds, as in `Last-Modified` of the file."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

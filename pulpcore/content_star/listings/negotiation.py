@@ -1,4 +1,4 @@
-"""Which form of a resource a client prefers, and what caches are told about it."""
+"""Content negotiation of listings by `Accept`, and `Vary` for it."""
 
 from functools import lru_cache
 
@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 JSON_TYPE = "application/json"
 
-# Bytes, and media types and parameters, of an `Accept` that is read. Browsers and package managers
-# send up to 350 bytes and a dozen; the time grows with their square, and what is read is kept.
+# Limits of an `Accept` that is parsed: bytes, and media types and parameters. Browsers and package
+# managers send up to 350 bytes and a dozen; parsing takes quadratic time, and results are cached.
 MAX_BYTES = 1024
 MAX_PARTS = 32
 
@@ -18,9 +18,9 @@ _KEY = "content_star.prefers_json"
 
 
 def prefers_json(request: Request | Scope) -> bool:
-    """Tell whether the request's `Accept` ranks JSON above text (RFC 9110 section 12.5.1).
+    """Return whether the request's `Accept` prefers JSON to text (RFC 9110 section 12.5.1).
 
-    A header of over `MAX_BYTES` or `MAX_PARTS` is no preference. Decided once a request.
+    False for a header of over `MAX_BYTES` or `MAX_PARTS`. The result is cached in the scope.
     """
     scope = request.scope if isinstance(request, Request) else request
     preferred: bool | None = scope.get(_KEY)
@@ -30,14 +30,14 @@ def prefers_json(request: Request | Scope) -> bool:
 
 
 def is_json_preferred(scope: Scope) -> bool:
-    """As `prefers_json`, and leave the scope as it is."""
+    """As `prefers_json`, without caching the result in the scope."""
     for name, value in scope["headers"]:
         if name == b"accept":
             return len(value) <= MAX_BYTES and _prefers_json(value)
     return False
 
 
-@lru_cache(256)  # there are few, and to parse one takes longer than to send a file
+@lru_cache(256)  # few distinct values; parsing takes longer than sending a file
 def _prefers_json(accept: bytes) -> bool:
     if accept.count(b",") + accept.count(b";") >= MAX_PARTS:
         return False
@@ -45,16 +45,15 @@ def _prefers_json(accept: bytes) -> bool:
     negotiation.META["HTTP_ACCEPT"] = accept.decode("latin-1")
     try:
         preferred = negotiation.get_preferred_type(["text/html", "text/plain", JSON_TYPE])
-    except (ValueError, LookupError):  # a parameter in an encoding that does not exist
+    except (ValueError, LookupError):  # a parameter in an unknown encoding
         return False
     return bool(preferred == JSON_TYPE)
 
 
-class Varying:
-    """A response that would have been another one for another `Accept`.
+class VaryOnAccept:
+    """ASGI application that adds `Accept` to the `Vary` of a response, in every status.
 
-    It says so with `Vary: Accept`, beside what else it varies by, in every status: a cache that was
-    told with a 200 has to be told with a 304 too (RFC 9110 section 15.4.5).
+    A 304 has to have the same `Vary` as the 200 (RFC 9110 section 15.4.5).
     """
 
     def __init__(self, response: ASGIApp) -> None:

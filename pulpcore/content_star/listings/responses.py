@@ -1,4 +1,4 @@
-"""Listings in the form that a client prefers."""
+"""Responses of directory listings, as HTML or JSON by content negotiation."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from pulpcore.content_star.responses.text import text_headers, text_response
 def listing_for(
     request: Request, entries: Sequence[DirectoryEntry], *, is_root: bool = False, usage: str = ""
 ) -> ASGIApp:
-    """List the sorted `entries` at the URL of `request`, as HTML or as a page of JSON."""
+    """Return the listing of the sorted `entries`, as HTML or as a page of JSON."""
     if prefers_json(request):
         return json_listing(request, entries)
     html = html_listing(decoded_path(request.scope), entries, is_root=is_root, usage=usage)
@@ -25,9 +25,9 @@ def listing_for(
 
 
 def head_for(request: Request) -> ASGIApp:
-    """Answer HEAD where GET would list: the list is not made just to be counted (issue 3774).
+    """Return the response to HEAD of a listing, without reading its entries (pulpcore issue 3774).
 
-    What follows from the list is left out: its length and its entity tag (RFC 9110 section 9.3.2).
+    It omits Content-Length and ETag, which depend on the entries (RFC 9110 section 9.3.2).
     """
     is_json = prefers_json(request)
     headers = text_headers(request.scope, not is_json or may_compress(request))

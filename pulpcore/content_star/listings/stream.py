@@ -1,13 +1,12 @@
-"""HTML listings of directories whose content never changes: read in parts, kept, and shared.
+"""Streamed HTML listings of large directories, with a cache of their compressed rows.
 
-What a publication or a complete repository version holds at a path stays the same for as long as
-it exists, so rows are kept by their ids and need no invalidation: what replaces it has other ids,
-and requests for something deleted do not get this far.
+A publication or a complete repository version is immutable, so rows are cached by its id and need
+no invalidation: its successor has another id, and requests for a deleted one do not get here.
 
-Rows are kept as they are sent with gzip, at some 20 bytes an entry. A large directory is read while
-it is sent, a part at a time and no part before the client has taken those before it: a client that
-reads nothing keeps neither a thread nor a database connection, and no other listing waiting. What
-was read for one client is there for all.
+Rows are cached deflated, as gzip responses send them, at some 20 bytes an entry. A large directory
+is read while it is sent, one part at a time, and the next one only when the client has received
+those before (backpressure): a slow client occupies neither a thread nor a database connection, and
+does not delay other listings. Parts are shared by all clients.
 """
 
 import hashlib
@@ -41,43 +40,42 @@ from pulpcore.content_star.responses.text import (
     weak_etag,
 )
 
-# Compressed bytes of rows that a process keeps: about a million entries. What is used least goes.
-KEPT_BYTES = 24 * 1024 * 1024
+# Bytes of compressed rows that a process caches, least recently used first out: about a million
+# entries.
+MAX_CACHE_BYTES = 24 * 1024 * 1024
 
-# Of one directory.
-MOST_KEPT = KEPT_BYTES // 4
+# Bytes of compressed rows of one directory that are cached.
+MAX_DIRECTORY_BYTES = MAX_CACHE_BYTES // 4
 
-_reading: RunVar[CapacityLimiter] = RunVar("content_star_listing")
+_read_limiter: RunVar[CapacityLimiter] = RunVar("content_star_listing")
 
 Key = tuple[UUID | None, UUID, str, tuple[str, ...]]
 
 
 class Block(NamedTuple):
-    """Rows of consecutive entries."""
+    """Deflated HTML rows of consecutive entries."""
 
     html: bytes
-    """Deflated."""
-
     last_name: str
     is_last: bool
 
 
 class Rows:
-    """The first blocks of a directory, or all of them."""
+    """The blocks of a directory that have been read: the first ones, or all."""
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
         self.size = 0
-        """Bytes of the HTML."""
+        """Bytes of the HTML, uncompressed."""
         self.deflated = 0
-        """Bytes of the blocks."""
+        """Bytes of the deflated blocks."""
         self.expires = float("inf")
-        """On the monotonic clock: when the size of a file may have become known."""
+        """Expiry on the monotonic clock, for files whose size may be known later."""
         self._digest = hashlib.blake2b(digest_size=16)
 
     @property
     def cost(self) -> int:
-        """Bytes of memory, about."""
+        """Approximate bytes of memory."""
         return 1000 + self.deflated + 200 * len(self.blocks)
 
     @property
@@ -93,15 +91,15 @@ class Rows:
     def add(
         self, entries: Sequence[DirectoryEntry], is_last: bool, previous: Block | None
     ) -> Block:
-        """Return the block of `entries`, added if it follows on what there is and is not too much.
+        """Return the block of `entries`; append it if it is the next one and within the limit.
 
-        Called by one thread at a time.
+        Not thread-safe: called by one thread at a time.
         """
         html = rows_of(entries).encode()
         last_name = entries[-1].name if entries else previous.last_name if previous else ""
         block = Block(deflate(html), last_name, is_last)
         last = self.blocks[-1] if self.blocks else None
-        if previous is last and self.cost + len(block.html) <= MOST_KEPT:
+        if previous is last and self.cost + len(block.html) <= MAX_DIRECTORY_BYTES:
             if any(entry.may_change for entry in entries):
                 self.expires = min(self.expires, time.monotonic() + directory.UNSIZED_SECONDS)
             self.size += len(html)
@@ -112,7 +110,7 @@ class Rows:
 
 
 class RowCache:
-    """Rows by their directory, as many as fit into `capacity` bytes; least recently used go."""
+    """LRU cache of the rows of directories, of `capacity` bytes."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -121,7 +119,7 @@ class RowCache:
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Rows | None:
-        """Return the rows of `key`, which are the last to go now."""
+        """Return the cached rows of `key` and mark them as used, or None."""
         with self._lock:
             rows, _ = self._rows.get(key, (None, 0))
             if rows is None or rows.expires < time.monotonic():
@@ -129,8 +127,8 @@ class RowCache:
             self._rows.move_to_end(key)
             return rows
 
-    def keep(self, key: Key, rows: Rows) -> None:
-        """Keep `rows`, or count them again when they have grown."""
+    def put(self, key: Key, rows: Rows) -> None:
+        """Cache `rows`, or update their cost if they have grown."""
         with self._lock:
             _, cost = self._rows.pop(key, (None, 0))
             self._rows[key] = rows, rows.cost
@@ -140,11 +138,11 @@ class RowCache:
                 self._cost -= cost
 
 
-kept_rows = RowCache(KEPT_BYTES)
+row_cache = RowCache(MAX_CACHE_BYTES)
 
 
-class Level:
-    """A directory of `source`, with the names that a plugin adds to it, sorted."""
+class ListedDirectory:
+    """A directory of `source` to be listed, with the sorted names that a plugin adds to it."""
 
     def __init__(self, source: ContentSource, path: str, added: Sequence[str]) -> None:
         """`path` is empty for the root or ends in a slash."""
@@ -152,15 +150,15 @@ class Level:
         self.path = path
         self.added = added
         self._key: Key = (*directory.key_of(source, path), tuple(added))
-        self._may_keep = directory.is_immutable(source)
+        self._is_cacheable = directory.is_immutable(source)
 
-    def entry(self) -> Rows | None:
-        """Return the rows that are kept, if they are."""
-        return kept_rows.get(self._key) if self._may_keep else None
+    def cached_rows(self) -> Rows | None:
+        """Return the cached rows, or None."""
+        return row_cache.get(self._key) if self._is_cacheable else None
 
     def read(self) -> Rows | None:
-        """Return the rows that are kept, or read the first; None if there are none. Blocks."""
-        rows = self.entry()
+        """Return the cached rows, or read the first block; None if it is empty. Blocks."""
+        rows = self.cached_rows()
         if rows is None:
             rows = Rows()
             self.block(rows, 0, None)
@@ -171,12 +169,12 @@ class Level:
         if index < len(rows.blocks):
             return rows.blocks[index]
         after = previous.last_name if previous else None
-        entries, is_last = directory.part(self.source, self.path, after)
+        entries, is_last = directory.read_part(self.source, self.path, after)
         if self.added:
             entries = self._with_added(entries, after, is_last)
         block = rows.add(entries, is_last, previous)
-        if self._may_keep and rows.size:
-            kept_rows.keep(self._key, rows)
+        if self._is_cacheable and rows.size:
+            row_cache.put(self._key, rows)
         return block
 
     def _with_added(
@@ -192,13 +190,13 @@ class Level:
 
 
 class ListingPage:
-    """ASGI application that sends the page of a level: 200, and 304 or 412 where it is complete.
+    """ASGI application that streams an HTML listing: 200, and 304 or 412 if all rows are cached.
 
-    `rows` has the first of its blocks at least; the others are read as the client takes them.
+    `rows` has at least the first block; others are read as the client receives them.
     """
 
-    def __init__(self, path: str, level: Level, rows: Rows, usage: str = "") -> None:
-        """`path` is the decoded one of the URL; `usage` as `html_listing` takes it."""
+    def __init__(self, path: str, level: ListedDirectory, rows: Rows, usage: str = "") -> None:
+        """`path` is the decoded path of the URL; `usage` as in `html_listing`."""
         self.head, self.tail = (part.encode() for part in frame(path, usage=usage))
         self.level = level
         self.rows = rows
@@ -237,9 +235,9 @@ class ListingPage:
         if index < len(self.rows.blocks):
             return self.rows.blocks[index]
         assert self.executor is not None
-        # One part at a time in a process: files do not wait for database threads, and what another
-        # client is reading is not read twice.
-        async with _one_at_a_time():
+        # One part at a time, so that listings do not occupy the database threads of files, and a
+        # part is not read twice for two clients.
+        async with _limiter():
             return await self.executor.run(self.level.block, self.rows, index, previous)
 
 
@@ -247,10 +245,10 @@ def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
 
 
-def _one_at_a_time() -> CapacityLimiter:
+def _limiter() -> CapacityLimiter:
     try:
-        return _reading.get()
+        return _read_limiter.get()
     except LookupError:
         limiter = CapacityLimiter(1)
-        _reading.set(limiter)
+        _read_limiter.set(limiter)
         return limiter
