@@ -1,4 +1,4 @@
-"""The content endpoint: locate, authorize, and let the distribution's app respond."""
+"""The content endpoint: find the distribution, authorize, and let its app respond."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,9 +31,9 @@ from pulpcore.content_star.plugin_host.context import DistributionRoutes, matchi
 from pulpcore.content_star.plugin_host.discovery import app_for
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import files
-from pulpcore.content_star.resolve.distribution import ResolvedPath, find_domain, locate
+from pulpcore.content_star.resolve.distribution import ResolvedPath, find_distribution, find_domain
 from pulpcore.content_star.resolve.paths import ContentPath, decoded_path, parse_content_path
-from pulpcore.content_star.resolve.redirect import with_slash
+from pulpcore.content_star.resolve.redirect import redirect_with_slash
 from pulpcore.content_star.responses.websockets import refuse
 
 READS = ("GET", "HEAD")
@@ -72,7 +72,7 @@ class Content:
                 return refusal(request)
             return await self._run(request, respond_with_route, path.removeprefix(prefix))
         if f"{path}/" == prefix:
-            return with_slash(request)
+            return redirect_with_slash(request)
         if not path.startswith(prefix):
             raise HTTPException(404, f"Content is below '{prefix}'.")
         key = CacheKey(path.removeprefix(prefix), method, prefers_json(request))
@@ -124,7 +124,7 @@ def respond(
     cache_write = cache_write or CacheWrite(
         ResponseCache(0, 0), CacheKey(content_path.path, request.method, json=False)
     )
-    resolved = cache_write.resolve(content_path) or locate(content_path)
+    resolved = cache_write.resolve(content_path) or find_distribution(content_path)
     if resolved is None:
         return browse(request, content_path)
     return _respond_at(request, content_path, resolved, cache_write)
@@ -200,7 +200,7 @@ def respond_with_route(request: Request, path: str) -> ASGIApp:
     `path` is below the content prefix.
     """
     content_path = parse_content_path(path)
-    resolved = locate(content_path)
+    resolved = find_distribution(content_path)
     if resolved is None:
         return refusal(request)
     app = app_for(resolved.distribution)
@@ -269,7 +269,7 @@ def browse(request: Request, content_path: ContentPath) -> ASGIApp:
     if not is_root and not has_base_paths(domain, prefix):
         raise HTTPException(404, f"No distribution has the base path of '{content_path.path}'.")
     if not path.endswith("/"):
-        return with_slash(request)
+        return redirect_with_slash(request)
     page = page_query(request)
     if request.method == "HEAD":
         return VaryOnAccept(head_for(request))

@@ -375,7 +375,7 @@ def test_an_app_of_a_plugin_keeps_nothing_unless_it_says_so(orm, planned, cache,
         pass
 
     class Sure(PublicationApp):
-        keeps_answers = True
+        cacheable = True
 
     base = orm.distribution(publication=orm.publication({"a": b"a"}))
     for app, entry in ((Silent, False), (Sure, True)):

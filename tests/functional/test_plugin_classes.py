@@ -26,7 +26,7 @@ def serve(monkeypatch):
     """Have the distributions of a model served by a class until the end of the test."""
 
     def serve(app: type, model: type = FileDistribution) -> None:
-        monkeypatch.setitem(registry._claims, (model, False), app)
+        monkeypatch.setitem(registry._registered, (model, False), app)
 
     return serve
 

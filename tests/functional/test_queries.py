@@ -246,9 +246,9 @@ def test_each_version_has_what_was_at_the_path_then(orm):
 
 
 def test_the_columns_of_a_plugin_are_there_when_it_looks(sample):
-    from pulpcore.content_star.resolve.distribution import locate
+    from pulpcore.content_star.resolve.distribution import find_distribution
 
-    place = locate(ContentPath("default", sample["publication"]))
+    place = find_distribution(ContentPath("default", sample["publication"]))
     whole = type(place.distribution).objects.get(pk=place.distribution.pk)
     for field in whole._meta.concrete_fields:
         assert getattr(place.distribution, field.attname) == getattr(whole, field.attname)

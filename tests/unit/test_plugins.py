@@ -133,7 +133,7 @@ def test_only_distributions_are_served_and_only_by_their_apps():
     class App(PublicationApp):
         routes = (StarletteRoute("/x", coroutine), Route("/y", blocking))
 
-    with pytest.raises(TypeError, match="no distribution"):
+    with pytest.raises(TypeError, match="not a distribution model"):
         serves(PublicationApp)(App)
-    with pytest.raises(TypeError, match="no DistributionApp"):
+    with pytest.raises(TypeError, match="not a DistributionApp"):
         serves(Distribution)(HTTPEndpoint)

@@ -16,7 +16,7 @@ from pulpcore.app.models import Distribution
 from pulpcore.content_star.request_info import AnswerSource, RequestInfo
 from pulpcore.content_star.resolve.content import ContentSource
 from pulpcore.content_star.resolve.distribution import ResolvedPath
-from pulpcore.content_star.resolve.redirect import with_slash
+from pulpcore.content_star.resolve.redirect import redirect_with_slash
 from pulpcore.content_star.responses.artifact import ArtifactResponse
 
 
@@ -35,7 +35,7 @@ class RedirectEntry:
     """The answer to a client that forgot the slash at the end: its query goes along."""
 
     def again(self, request: Request) -> ASGIApp:
-        return with_slash(request)
+        return redirect_with_slash(request)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class DistributionEntry:
     """What is known of a distribution."""
 
     distribution: Distribution
-    """The detail object, with the detail object of its guard and what else `locate` loads."""
+    """The detail object, with that of its guard and others that `find_distribution` loads."""
 
     source: ContentSource | None
     """What it serves; None if that cannot be kept, and has to be looked up each time."""
@@ -95,7 +95,7 @@ class DistributionEntry:
     """True while it is kept, which it is until one of its rows changes. Its answers end with it."""
 
     def resolve(self, path: str) -> ResolvedPath:
-        """Return what `locate` would; `path` is below the domain.
+        """Return what `find_distribution` would; `path` is below the domain.
 
         With objects of its own, since plugins' code may change them.
         """

@@ -38,14 +38,14 @@ class ServingApp(Protocol):
 
     request: Request
     distribution: Distribution
-    keeps_answers: ClassVar[bool]
-    made_from: Dependencies | None
+    cacheable: ClassVar[bool]
+    dependencies: Dependencies | None
 
     @property
     def asks_plugin(self) -> bool: ...
 
     @property
-    def finds_content(self) -> bool: ...
+    def overrides_find_content(self) -> bool: ...
 
 
 class CacheWrite:
@@ -99,12 +99,12 @@ class CacheWrite:
         if asked and self.distribution_entry.source is None:
             return
         answer = _answer_of(result)
-        if answer and app.keeps_answers and app.made_from:
+        if answer and app.cacheable and app.dependencies:
             request_info(app.request.scope).cache = "MISS"
             self._keep(app, answer)
 
     def _keep(self, app: ServingApp, answer: Answer) -> None:
-        assert self.distribution_entry is not None and app.made_from is not None
+        assert self.distribution_entry is not None and app.dependencies is not None
         info = request_info(app.request.scope)
         entry = CacheEntry(
             answer,
@@ -113,8 +113,8 @@ class CacheWrite:
             info.source,
             info.tags,
             info.vary,
-            app.made_from.ids,
-            time.monotonic() + app.made_from.seconds,
+            app.dependencies.ids,
+            time.monotonic() + app.dependencies.seconds,
         )
         self.cache.keep(self.key, entry, self.generation)
         if isinstance(answer, ResponseEntry):
@@ -150,12 +150,12 @@ def _is_nested(distribution: Distribution) -> bool:
 
 
 def _is_shared(app: ServingApp, source: ContentSource) -> bool:
-    if not app.keeps_answers or source.version is None:
+    if not app.cacheable or source.version is None:
         return False
     if app.distribution.content_guard_id is not None:
         return False
     has_handler = type(app.distribution).content_handler is not Distribution.content_handler
-    return not (has_handler or app.finds_content)
+    return not (has_handler or app.overrides_find_content)
 
 
 def _may_keep(distribution: Distribution, source: ContentSource) -> bool:

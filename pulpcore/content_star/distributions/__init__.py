@@ -1,4 +1,4 @@
-"""What answers below a distribution's base path."""
+"""Distribution apps: classes that serve requests below the base path of a distribution."""
 
 from pulpcore.app.models import Distribution
 from pulpcore.content_star.distributions import (  # noqa: F401

@@ -1,4 +1,4 @@
-"""Distributions of artifacts as such: at any path a plugin finds one for, or by their id."""
+"""Distribution apps of artifacts, at paths that a plugin resolves or by artifact id."""
 
 import uuid
 from abc import abstractmethod
@@ -13,32 +13,32 @@ from pulpcore.content_star.distributions.registry import serves
 
 
 class ArtifactApp(DistributionApp):
-    """Serves the artifact that `find_artifact` finds for a path. There are no directories."""
+    """Serve the artifact that `find_artifact` returns for a path, without directories."""
 
     @abstractmethod
     def find_artifact(self, path: str) -> Artifact | None:
-        """Return the artifact at `path`, of the distribution's domain; None is a 404.
+        """Return the artifact at `path`, of the distribution's domain, or None for 404.
 
-        Nothing else says who may have it: an artifact of another repository is as good as this
-        one's own.
+        The artifact is sent without a further check, even if it is of another repository: this
+        method has to decide which artifacts the distribution serves.
         """
 
     def respond(self) -> ASGIApp:
         artifact = self.find_artifact(self.path)
         if artifact is None:
-            raise HTTPException(404, f"There is no artifact '{self.path}'.")
+            raise HTTPException(404, f"Artifact '{self.path}' does not exist.")
         name = PurePosixPath(self.path).name
         return self.artifact(artifact, name, artifact.pulp_created, self.headers_for(self.path))
 
 
 @serves(ArtifactDistribution)
 class ArtifactByIdApp(ArtifactApp):
-    """Serves `<id of an artifact>`, which the REST API links to.
+    """Serve `<artifact id>`, to which the REST API links.
 
-    Its guard lets only links pass that Pulp signed.
+    The guard of this distribution permits only URLs that Pulp has signed.
     """
 
-    keeps_answers = True
+    cacheable = True
 
     def find_artifact(self, path: str) -> Artifact | None:
         name = path.rstrip("/")

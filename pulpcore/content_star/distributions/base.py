@@ -1,4 +1,4 @@
-"""What all distribution apps share: the request, a plugin's steps, and how a file is answered."""
+"""Base class of distribution apps: steps that plugins override, and responses for files."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ from pulpcore.content_star.cache.entries import CacheEntry, Dependencies
 from pulpcore.content_star.remote.on_demand import NoRemote, on_demand_request
 from pulpcore.content_star.remote.response import OnDemandResponse
 from pulpcore.content_star.request_info import request_info
-from pulpcore.content_star.resolve.content import ContentSource, Found, source_of
+from pulpcore.content_star.resolve.content import ContentSource, ResolvedFile, served_source
 from pulpcore.content_star.resolve.distribution import ResolvedPath
 from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.responses.headers import Disposition, content_disposition
@@ -35,26 +35,27 @@ from pulpcore.content_star.storage.delivery import deliver
 
 
 class DistributionApp(ABC):
-    """Answers one authorized request to one distribution.
+    """Create the response to one authorized request to a distribution.
 
-    Everything here blocks and runs behind the database door, in one trip. What `respond` returns is
-    sent afterwards, when the connection has been given back.
+    All methods block and run in one call of the database executor. The response is sent after its
+    connection has been released.
 
-    Classes of plugins override the steps `find_content`, `json_for`, `extra_headers`,
-    `extra_entries` and `usage`, which may look at `self.request`. A step that is not overridden
-    asks the hook of the distribution's model, if it has one.
+    Plugins override the steps `find_content`, `json_for`, `extra_headers`, `extra_entries` and
+    `usage`, which may use `self.request`. The default of a step is the hook of the distribution's
+    model, if that has one.
     """
 
     routes: ClassVar[Sequence[BaseRoute]] = ()
-    """A live API below the base path: matched before files, for any method, after the guard."""
+    """Plugin routes below the base path: matched before files, for any method, after the guard."""
 
-    keeps_answers: ClassVar[bool] = False
-    """Whether an answer that `made_from` is set for may be given again until one of its rows
-    changes. It is not inherited: what a class adds may depend on anything, so each class says for
-    itself that its answers depend on the path, the distribution, and what that serves alone."""
+    cacheable: ClassVar[bool] = False
+    """Whether responses with `dependencies` may be cached until one of those rows changes.
+
+    Not inherited, since a subclass may depend on more: each class declares for itself that its
+    responses depend only on the path, the distribution, and the source that it serves."""
 
     def __init_subclass__(cls) -> None:
-        cls.keeps_answers = vars(cls).get("keeps_answers", False)
+        cls.cacheable = vars(cls).get("cacheable", False)
 
     def __init__(self, request: Request, resolved: ResolvedPath) -> None:
         self.request = request
@@ -62,54 +63,54 @@ class DistributionApp(ABC):
         self.distribution = resolved.distribution
         self.path = resolved.path
         self.known_source = resolved.source
-        self.made_from: Dependencies | None = None
-        """By which rows the answer may change, beside those of `source`; None if nobody knows."""
+        self.dependencies: Dependencies | None = None
+        """Rows, beside `source`, whose change invalidates the response; None if not cacheable."""
         self.entry: CacheEntry | None = None
-        """The answer to give unless the plugin has another one."""
+        """Cache hit, to be used unless the plugin returns a response of its own."""
 
     @abstractmethod
     def respond(self) -> ASGIApp:
-        """Return the response; raises `HTTPException`, or what else `errors` translates."""
+        """Return the response; raises `HTTPException` or other errors that `errors` translates."""
 
     def find_content(self, path: str) -> ContentArtifact | ASGIApp | None:
-        """Find what is at `path` before anything is looked up: content, or a response.
+        """Return content or a response for `path`, before the distribution's source is looked up.
 
-        None leaves the path to what the distribution serves. Overridden, it is asked in place of
-        the model's `content_handler`.
+        With None the path is served from that source. Overriding it replaces the model's
+        `content_handler`.
         """
         return None
 
     def json_for(self, path: str) -> object:
-        """Return what `path` is in JSON, for clients that prefer it; None if it is nothing special.
+        """Return an object to send as JSON to clients that prefer it, or None for the default.
 
-        Overridden, it is asked in place of the model's `content_handler_json`.
+        Overriding it replaces the model's `content_handler_json`.
         """
         return None
 
     def extra_headers(self, path: str) -> Mapping[str, str]:
-        """Return headers of the file at `path`: they add to ours, or replace type and caching."""
+        """Return headers for the file at `path`, which may replace Content-Type, Cache-Control."""
         headers: Mapping[str, str] = self.distribution.content_headers_for(path)
         return headers
 
     def extra_entries(self, path: str) -> Iterable[str]:
-        """Return names to list in the directory `path`, beside what is served there.
+        """Return names to add to the listing of the directory `path`.
 
-        `path` ends in a slash or is empty for the root, names of directories end in a slash.
+        `path` ends in a slash, or is empty for the root; names of directories end in a slash.
         """
         names: Iterable[str] = self.distribution.content_handler_list_directory(path)
         return names
 
     def usage(self) -> str:
-        """Tell people how to use the repository; shown where the distribution's root is listed.
+        """Return instructions for users, shown in the HTML listing of the distribution's root.
 
-        A plain string is shown as it is, preformatted. Markup has to say that it is some: a
-        `SafeString`, from Django's `format_html` or `render_to_string`. Scripts do not run in it.
+        A plain string is escaped and preformatted. Markup has to be a `SafeString`, as Django's
+        `format_html` and `render_to_string` return. Scripts in it do not run.
         """
         return ""
 
     @property
     def root_url(self) -> str:
-        """The distribution's URL as clients know it, with a slash at the end."""
+        """External URL of the distribution, with a trailing slash."""
         path = decoded_path(self.request.scope)
         root = path[: len(path) - len(self.resolved.path)].rstrip("/")
         url = self.request.url
@@ -118,33 +119,35 @@ class DistributionApp(ABC):
 
     @cached_property
     def source(self) -> ContentSource:
-        """What the distribution serves now; caches are told, since the answer depends on it."""
-        source = self.known_source or source_of(self.distribution)
+        """Source that the distribution serves now; also sets the surrogate keys of the response."""
+        source = self.known_source or served_source(self.distribution)
         request_info(self.request.scope).tags = surrogate_keys(self.distribution, source)
         return source
 
     @property
-    def finds_content(self) -> bool:
-        """Whether the class has a step of its own before anything is looked up."""
+    def overrides_find_content(self) -> bool:
+        """Whether the class overrides `find_content`."""
         return type(self).find_content is not DistributionApp.find_content
 
     @property
     def asks_plugin(self) -> bool:
-        """Whether the plugin's own code decides about the request before all else, each time."""
+        """Whether code of the plugin has to run for each request, even on a cache hit."""
         return False
 
-    def again(self) -> ASGIApp | None:
-        """Answer as before, where that has been kept."""
+    def cached_response(self) -> ASGIApp | None:
+        """Return the response of the cache entry, if there is one."""
         if self.entry is None:
             return None
         self.entry.fill_permitted(request_info(self.request.scope))
         return self.entry.answer.again(self.request)
 
-    def file(self, found: Found, path: str, disposition: Disposition = "attachment") -> ASGIApp:
-        """Answer with the file `found` at `path`, which decides its type.
+    def file(
+        self, found: ResolvedFile, path: str, disposition: Disposition = "attachment"
+    ) -> ASGIApp:
+        """Return the response for the file `found`; its Content-Type is that of `path`.
 
-        Raises `HTTPException` 404 if its bytes are neither in Pulp nor at a remote,
-        `StoreUnavailable` if its domain's storage cannot be had.
+        Raises `HTTPException` 404 if it is neither saved nor at a remote, and `StoreUnavailable`
+        if the domain's storage cannot be accessed.
         """
         artifact = found.content_artifact.artifact
         if artifact is None:
@@ -155,21 +158,26 @@ class DistributionApp(ABC):
         self._depend_on(found.content_artifact.pk)
         return response
 
-    def on_demand(self, found: Found, path: str, disposition: Disposition) -> ASGIApp:
-        """Answer with a file that a remote has and Pulp has not saved."""
+    def on_demand(self, found: ResolvedFile, path: str, disposition: Disposition) -> ASGIApp:
+        """Return the response for a file on demand, which is downloaded from a remote.
+
+        Raises `HTTPException` 404 if no remote has it.
+        """
         domain = self.distribution.pulp_domain
         filename = PurePosixPath(found.content_artifact.relative_path).name
         try:
             fetch_request = on_demand_request(found.content_artifact, domain)
         except NoRemote:
-            raise HTTPException(404, "No remote has this file any more.") from None
+            raise HTTPException(
+                404, "The file is not saved, and no remote has it any more."
+            ) from None
 
         request_info(self.request.scope).source = "remote"
 
-        def again() -> ASGIApp:
+        def respond_again() -> ASGIApp:
             current = get_object_or_404(ContentArtifact, pk=found.content_artifact.pk)
             with with_domain(domain):
-                return self.file(Found(current, found.last_modified), path, disposition)
+                return self.file(ResolvedFile(current, found.last_modified), path, disposition)
 
         return OnDemandResponse(
             fetch_request,
@@ -188,9 +196,9 @@ class DistributionApp(ABC):
         headers: Mapping[str, str] = MappingProxyType({}),
         disposition: Disposition = "attachment",
     ) -> ASGIApp:
-        """Answer with the bytes of `artifact`, to be saved as `filename`, or say where they are.
+        """Return the response that sends `artifact` as `filename`, or redirects to it.
 
-        Raises `StoreUnavailable` if its domain's storage cannot be had.
+        Raises `StoreUnavailable` if the domain's storage cannot be accessed.
         """
         domain, scope = self.distribution.pulp_domain, self.request.scope
         response = deliver(
@@ -201,20 +209,20 @@ class DistributionApp(ABC):
             sha256=artifact.sha256,
             last_modified=last_modified,
             filename=filename,
-            # Among the headers, since an object storage is told them too.
+            # Among the headers, since these become parameters of signed URLs too.
             headers={"Content-Disposition": content_disposition(filename, disposition), **headers},
         )
         is_local = request_info(scope).source == "local"
         seconds = float("inf") if is_local else url_cache_seconds(domain)
-        self.made_from = Dependencies((artifact.pk,), seconds)
+        self.dependencies = Dependencies((artifact.pk,), seconds)
         return response
 
     def _depend_on(self, row: UUID) -> None:
-        if self.made_from:
-            self.made_from = replace(self.made_from, ids=(*self.made_from.ids, row))
+        if self.dependencies:
+            self.dependencies = replace(self.dependencies, ids=(*self.dependencies.ids, row))
 
     def headers_for(self, path: str) -> dict[str, str]:
-        """Return type and caching of the file at `path`, and what the plugin adds or replaces."""
+        """Return Content-Type and Cache-Control for `path`, updated with the plugin's headers."""
         headers = {"Cache-Control": CACHE_CONTROL}
         if content_type := mime_types.get_type(path):
             headers["Content-Type"] = content_type

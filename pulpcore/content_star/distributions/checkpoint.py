@@ -1,4 +1,4 @@
-"""Checkpoint distributions: the publications of a repository as they were at points in time."""
+"""Distribution app of checkpoints: publications of a repository by time."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,50 +16,50 @@ from pulpcore.content_star.listings.pagination import page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for
 from pulpcore.content_star.resolve.content import ContentSource
 from pulpcore.content_star.resolve.paths import decoded_path
-from pulpcore.content_star.resolve.redirect import moved, with_slash
+from pulpcore.content_star.resolve.redirect import permanent_redirect, redirect_with_slash
 
 
 @serves(Distribution, checkpoint=True)
 class CheckpointApp(PublicationApp):
-    """Serves `<timestamp>/<path>` from the checkpoint that was the latest at that time.
+    """Serve `<timestamp>/<path>` from the latest checkpoint at that time.
 
-    A time between two checkpoints redirects to the earlier one, so that every checkpoint has one
-    URL. Replaced publications do not step in here: what is asked for is one point in time.
+    A timestamp between two checkpoints redirects to that of the earlier one, so that each
+    checkpoint has one URL. There is no fallback to superseded publications.
     """
 
-    keeps_answers = True
+    cacheable = True
 
-    def from_what_is_served(self) -> ASGIApp:
-        """Answer with the checkpoints there are, or from the one that is named."""
+    def from_distribution(self) -> ASGIApp:
+        """Return the list of checkpoints, or a response from the checkpoint of the path."""
         return self.from_checkpoint() if self.path else self.timestamps()
 
     def from_checkpoint(self) -> ASGIApp:
-        """Answer with `<path>` of the checkpoint that `<timestamp>` names."""
+        """Return the response for `<path>` of the checkpoint at `<timestamp>`."""
         url = decoded_path(self.request.scope)
         base = url.removesuffix(self.path)
         timestamp, slash, self.path = self.path.partition("/")
         publication = self.at(_parse(timestamp))
         name = _format(publication.pulp_created)
         if name != timestamp:
-            return moved(self.request, f"{base}{name}/{self.path}")
+            return permanent_redirect(self.request, f"{base}{name}/{self.path}")
         if not slash:
-            return with_slash(self.request)
+            return redirect_with_slash(self.request)
         source = ContentSource(publication, publication.repository_version)
-        return self.from_source(source) or self.nothing(source)
+        return self.from_source(source) or self.pull_through_or_404(source)
 
     def timestamps(self) -> ASGIApp:
-        """List the checkpoints, oldest first."""
+        """Return the listing of the checkpoints, oldest first."""
         page = page_query(self.request)
         if self.request.method == "HEAD":
             return VaryOnAccept(head_for(self.request))
         created = self.checkpoints().values_list("pulp_created", flat=True)
-        # Several within one second are one entry, of the latest.
+        # Of several checkpoints within one second the latest is listed.
         moments = {f"{_format(moment)}/": moment for moment in created.order_by("pulp_created")}
         entries = [DirectoryEntry(name, moments[name]) for name in page.select(moments)]
-        return VaryOnAccept(listing_for(self.request, entries, usage=self.usage_here()))
+        return VaryOnAccept(listing_for(self.request, entries, usage=self.listing_usage()))
 
     def at(self, moment: datetime) -> Publication:
-        """Return the checkpoint at `moment`; raises `HTTPException` 404 if there was none yet."""
+        """Return the latest checkpoint at `moment`; raises `HTTPException` 404 if there is none."""
         end_of_second = moment + timedelta(seconds=1)
         publication = (
             self.checkpoints()
@@ -70,7 +70,7 @@ class CheckpointApp(PublicationApp):
             .first()
         )
         if publication is None:
-            raise HTTPException(404, "There is no checkpoint that early.")
+            raise HTTPException(404, "The first checkpoint is later than this time.")
         return publication
 
     def checkpoints(self) -> QuerySet[Publication]:
@@ -87,11 +87,11 @@ def _parse(timestamp: str) -> datetime:
         moment = datetime.strptime(timestamp, CHECKPOINT_TS_FORMAT).replace(tzinfo=UTC)
     except ValueError:
         raise HTTPException(404, f"'{timestamp}' is not the time of a checkpoint.") from None
-    # strptime also takes fewer digits: one checkpoint would have several URLs.
+    # strptime accepts fewer digits, so that a checkpoint would have several URLs.
     if _format(moment) != timestamp:
         raise HTTPException(404, f"'{timestamp}' is not the time of a checkpoint.")
     if moment > datetime.now(UTC):
-        raise HTTPException(404, f"'{timestamp}' has not come yet.")
+        raise HTTPException(404, f"'{timestamp}' is in the future.")
     return moment
 
 

@@ -1,4 +1,4 @@
-"""Pulpcore's own distribution of OpenPGP keys."""
+"""Distribution app of OpenPGP keys."""
 
 from starlette.types import ASGIApp
 
@@ -9,10 +9,10 @@ from pulpcore.content_star.distributions.registry import serves
 
 @serves(OpenPGPDistribution)
 class OpenPGPApp(PublicationApp):
-    """Serves `<key id>.pub`, a file that the model makes of the keys in the repository."""
+    """Serve `<key id>.pub`, which the model generates from the keys in the repository."""
 
     def from_plugin(self) -> ASGIApp | None:
         distribution = self.distribution
         if distribution.repository is None and distribution.repository_version is None:
-            return None  # the model expects one
+            return None  # the hook of the model requires one
         return super().from_plugin()

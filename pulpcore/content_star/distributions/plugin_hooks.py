@@ -1,4 +1,4 @@
-"""What a plugin answers by itself: by the steps of its class, or else the hooks of its model."""
+"""Call the hooks of plugins: steps of their distribution apps, or hooks of their models."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,50 +10,50 @@ from starlette.types import ASGIApp, Scope
 from pulpcore.app.models import ContentArtifact, Distribution, Domain
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.listings.negotiation import prefers_json
-from pulpcore.content_star.resolve.content import find
+from pulpcore.content_star.resolve.content import file_of_content
 from pulpcore.content_star.responses.defaults import DefaultHeadersMiddleware
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
 ResponseAdapter = Callable[[Any, Scope, Domain, str], ASGIApp]
-"""Makes an ASGI application of a plugin's response, for a request's scope, domain and path."""
+"""Converts a plugin's response to an ASGI application, given scope, domain and path."""
 
 _adapters: dict[type, ResponseAdapter] = {}
 
 Responder = Callable[[Any], ASGIApp]
-"""Makes an ASGI application of an exception that a plugin's code raised as its response."""
+"""Converts an exception that a plugin raised as its response to an ASGI application."""
 
 _responders: dict[type[Exception], Responder] = {}
 
-NOT_SERVED = "The plugin answers this path with something that is no response."
+INVALID_RESPONSE = "The plugin's content_handler returned an object that is not a response."
 
 
 def register_adapter(kind: type, adapter: ResponseAdapter) -> None:
-    """Have hooks return responses of the class `kind`: `adapter` translates them."""
+    """Register `adapter` for responses of the class `kind` that hooks return."""
     _adapters[kind] = adapter
 
 
 def register_responder(kind: type[Exception], responder: Responder) -> None:
-    """Have plugins' code raise exceptions of the class `kind` as its response."""
+    """Register `responder` for exceptions of the class `kind` that plugins raise as responses."""
     _responders[kind] = responder
 
 
 def responder_of(error: Exception) -> Responder | None:
-    """Return the responder for an exception, if its class or one above it has one."""
+    """Return the responder of an exception's class or a base class, or None."""
     return next((_responders[kind] for kind in type(error).__mro__ if kind in _responders), None)
 
 
 class HookedApp(DistributionApp):
-    """Knows how to ask the plugin, which may have an answer before anything is looked up."""
+    """Base class of apps that call hooks of the plugin before looking up the source."""
 
     @property
     def asks_plugin(self) -> bool:
-        asks_for_json = self.json_handler is not None and prefers_json(self.request)
+        asks_for_json = self.json_hook is not None and prefers_json(self.request)
         own_handler = type(self.distribution).content_handler is not Distribution.content_handler
         return own_handler or asks_for_json
 
     @property
-    def json_handler(self) -> Callable[[str], object] | None:
-        """The class's `json_for`, or the model's `content_handler_json`, if there is one.
+    def json_hook(self) -> Callable[[str], object] | None:
+        """Overridden `json_for` of the class or `content_handler_json` of the model, or None.
 
         Pulpcore has the latter since 3.123.
         """
@@ -66,33 +66,33 @@ class HookedApp(DistributionApp):
         return handler
 
     def json_from_plugin(self) -> ASGIApp | None:
-        """Ask the plugin for JSON, where the client prefers it; None if it has none for the path.
+        """Return the plugin's JSON for the path, if the client prefers JSON, or None.
 
-        It may answer with anything that can be JSON, or with a response of aiohttp's.
+        The hook may return any object that can be serialized, or a response with an adapter.
         """
-        if self.json_handler is None or not prefers_json(self.request):
+        if self.json_hook is None or not prefers_json(self.request):
             return None
-        result = self.json_handler(self.path)
+        result = self.json_hook(self.path)
         if result is None:
             return None
         if adapter := _adapter_for(result):
             return self._adapted(adapter, result)
         return JSONResponse(result, headers=dict(SECURITY_HEADERS))
 
-    def from_steps(self) -> ASGIApp | None:
-        """Ask the class's `find_content`, or the model's hook where the class has none."""
+    def from_find_content(self) -> ASGIApp | None:
+        """Return the response of `find_content`, or of the model's hook if it is not overridden."""
         if type(self).find_content is DistributionApp.find_content:
             return self.from_plugin()
         found = self.find_content(self.path)
         if isinstance(found, ContentArtifact):
-            return self.file(find(found, self.source.version), self.path)
+            return self.file(file_of_content(found, self.source.version), self.path)
         return DefaultHeadersMiddleware(found, SECURITY_HEADERS) if found else None
 
     def from_plugin(self) -> ASGIApp | None:
-        """Ask the plugin's `content_handler`; None if it has none or leaves the path to us.
+        """Return the response of the model's `content_handler`; None if it has none for the path.
 
-        Raises `HTTPException` 501 if it answers with anything but a content artifact or a response
-        of aiohttp's.
+        Raises `HTTPException` 501 if it returns anything but a content artifact or a response with
+        an adapter.
         """
         if type(self.distribution).content_handler is Distribution.content_handler:
             return None
@@ -100,12 +100,12 @@ class HookedApp(DistributionApp):
         if result is None:
             return None
         if isinstance(result, ContentArtifact):
-            response = self.file(find(result, self.source.version), self.path)
-            self.made_from = None  # who knows what the plugin looked at
+            response = self.file(file_of_content(result, self.source.version), self.path)
+            self.dependencies = None  # the hook may depend on anything
             return response
         if adapter := _adapter_for(result):
             return self._adapted(adapter, result)
-        raise HTTPException(501, NOT_SERVED)
+        raise HTTPException(501, INVALID_RESPONSE)
 
     def _adapted(self, adapter: ResponseAdapter, response: object) -> ASGIApp:
         """Return the plugin's response as an ASGI application."""

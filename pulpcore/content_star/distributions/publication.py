@@ -1,4 +1,4 @@
-"""Distributions of publications, repository versions and repositories: files and directories."""
+"""Distribution apps of publications, repository versions and pull-through caches."""
 
 from dataclasses import replace
 from functools import cached_property
@@ -20,12 +20,12 @@ from pulpcore.content_star.listings.stream import ListedDirectory, ListingPage
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import (
     ContentSource,
-    Found,
-    file_superseded,
+    ResolvedFile,
     files,
+    superseded_file,
 )
 from pulpcore.content_star.resolve.paths import decoded_path
-from pulpcore.content_star.resolve.redirect import with_slash
+from pulpcore.content_star.resolve.redirect import redirect_with_slash
 
 NOTHING_CONFIGURED = (
     "Distribution is not pointing to a publication, repository, repository version, or remote."
@@ -35,33 +35,37 @@ NOT_PUBLISHED = "Distribution is pointing to a repository that has no publicatio
 
 @serves(Distribution)
 class PublicationApp(HookedApp):
-    """Serves the exact file first, then the directory's `index.html`, then its listing.
+    """Serve the exact file, else the directory's `index.html`, else its listing.
 
-    A client that prefers JSON gets what the plugin has for it before all that, and a listing where
-    others get an `index.html`.
+    For clients that prefer JSON the plugin's JSON hook comes first, and a directory's listing
+    instead of its `index.html`.
     """
 
-    keeps_answers = True
+    cacheable = True
 
     def respond(self) -> ASGIApp:
         if not self.path and not self.request.scope["path"].endswith("/"):
-            return with_slash(self.request)
-        from_plugin = self.json_from_plugin() or self.from_steps()
-        response = from_plugin or self.again() or self.from_what_is_served()
-        return VaryOnAccept(response) if self.json_handler else response
+            return redirect_with_slash(self.request)
+        from_plugin = self.json_from_plugin() or self.from_find_content()
+        response = from_plugin or self.cached_response() or self.from_distribution()
+        return VaryOnAccept(response) if self.json_hook else response
 
     @property
     def serves_publications(self) -> bool:
-        """Whether files are taken from publications, or from repository versions as they are."""
+        """Whether files are served from publications, not directly from repository versions."""
         return bool(self.distribution.SERVE_FROM_PUBLICATION)
 
-    def from_what_is_served(self) -> ASGIApp:
-        """Answer with the file or directory that the distribution serves at the path, or a 404."""
+    def from_distribution(self) -> ASGIApp:
+        """Return the response for the path from the source, or raise `HTTPException` 404."""
         source = self.source
-        return self.from_source(source) or self.from_superseded(source) or self.nothing(source)
+        return (
+            self.from_source(source)
+            or self.from_superseded(source)
+            or self.pull_through_or_404(source)
+        )
 
     def from_source(self, source: ContentSource) -> ASGIApp | None:
-        """Answer from what the distribution serves now."""
+        """Return the response for the file or directory at the path in `source`, or None."""
         if source.publication is None and self.serves_publications:
             return None
         if source.version is None:
@@ -69,20 +73,20 @@ class PublicationApp(HookedApp):
         return self.exact_file(source) or self.directory(source)
 
     def exact_file(self, source: ContentSource) -> ASGIApp | None:
-        """Answer with the file at the path. Directories are not looked for yet."""
+        """Return the response for the file at the path, or None."""
         if not self.path or self.path.endswith("/"):
             return None
         found = self.resolved.file or files(source, [self.path]).get(self.path)
         return self.file(found, self.path) if found else None
 
     def directory(self, source: ContentSource) -> ASGIApp | None:
-        """Answer with the directory at the path, or send a client that forgot the slash there."""
+        """Return the response for the directory at the path, a redirect if the slash is missing."""
         if self.path and not self.path.endswith("/"):
             below = f"{self.path}/"
             if not self.is_directory(source, below):
                 return None
-            self.made_from = None if self.lists_more else Dependencies()
-            return with_slash(self.request)
+            self.dependencies = None if self.plugin_adds_entries else Dependencies()
+            return redirect_with_slash(self.request)
         if prefers_json(self.request):
             response = self.listing(source)
         else:
@@ -90,13 +94,13 @@ class PublicationApp(HookedApp):
         return VaryOnAccept(response) if response else None
 
     def index(self, source: ContentSource) -> ASGIApp | None:
-        """Answer with the directory's `index.html`, as a page and not as a download."""
+        """Return the response for the directory's `index.html`, with disposition `inline`."""
         path = f"{self.path}index.html"
         found = _index(source, path)
         return self.file(found, path, disposition="inline") if found else None
 
     def listing(self, source: ContentSource) -> ASGIApp | None:
-        """Answer with the entries of the directory and those that the plugin adds."""
+        """Return the listing of the directory, with the names that the plugin adds, or None."""
         page = page_query(self.request)
         if self.request.method == "HEAD":
             return head_for(self.request) if self.is_directory(source, self.path) else None
@@ -107,74 +111,74 @@ class PublicationApp(HookedApp):
             return None
         return listing_for(self.request, entries)
 
-    def usage_here(self) -> str:
-        """Return what the page of the directory says about the use of the repository."""
+    def listing_usage(self) -> str:
+        """Return `usage` for the HTML listing of the root, else an empty string."""
         is_page = not self.resolved.path and not prefers_json(self.request)
         return self.usage() if is_page else ""
 
     def page(self, source: ContentSource) -> ASGIApp | None:
-        """Answer with all entries as HTML, of which the first are kept or read now."""
+        """Return the streamed HTML listing, whose first rows are cached or read now, or None."""
         added = set(self.extra_entries(self.path))
         level = ListedDirectory(source, self.path, tuple(ALL_ENTRIES.select(added)))
-        # A hit looks nothing up.
+        # On a hit nothing is looked up in the database.
         is_hit = level.cached_rows() is not None and self.known_source is not None
         request_info(self.request.scope).cache = "HIT" if is_hit else "MISS"
         rows = level.read()
         if rows is None:
             return None
-        return ListingPage(decoded_path(self.request.scope), level, rows, self.usage_here())
+        return ListingPage(decoded_path(self.request.scope), level, rows, self.listing_usage())
 
     def entries(self, source: ContentSource, page: PageQuery) -> list[DirectoryEntry]:
-        """Read what of the directory, and of what the plugin adds to it, is in the window."""
+        """Return the entries of the directory, and those that the plugin adds, on the page."""
         added = set(self.extra_entries(self.path))
         entries = {name: DirectoryEntry(name) for name in page.select(added)}
         entries |= {entry.name: entry for entry in directory.entries(source, self.path, page)}
         return [entries[name] for name in page.select(entries)]
 
     def is_directory(self, source: ContentSource, path: str) -> bool:
-        """Tell whether `path`, which ends in a slash, can be listed."""
+        """Return whether `path`, which ends in a slash, is a directory with entries."""
         return directory.exists(source, path) or any(True for _ in self.extra_entries(path))
 
     def from_superseded(self, source: ContentSource) -> ASGIApp | None:
-        """Answer from publications that were replaced within the grace period."""
+        """Return the response for the file of a superseded publication in its grace period."""
         if not self.path or not self.serves_publications:
             return None
-        found = file_superseded(self.distribution, self.path, source.publication)
+        found = superseded_file(self.distribution, self.path, source.publication)
         response = self.file(found, self.path) if found else None
-        self.made_from = None  # the grace period ends by itself
+        self.dependencies = None  # the end of the grace period changes no row
         return response
 
     @property
-    def lists_more(self) -> bool:
-        """Whether the plugin adds to directories, which may depend on anything."""
+    def plugin_adds_entries(self) -> bool:
+        """Whether the model has a hook that adds entries, which may depend on anything."""
         hook = type(self.distribution).content_handler_list_directory
         return hook is not Distribution.content_handler_list_directory
 
-    def nothing(self, source: ContentSource) -> ASGIApp:
-        """Answer with what the distribution's remote has, or say why there is nothing."""
+    def pull_through_or_404(self, source: ContentSource) -> ASGIApp:
+        """Return the pull-through response, or raise `HTTPException` 404 if there is no remote."""
         distribution = self.distribution
         if distribution.remote_id is not None:
             return pull_through(self)
         if source.publication is None and source.version is None:
             raise HTTPException(404, NOTHING_CONFIGURED)
         fallback = type(distribution).get_fallback_ca is not Distribution.get_fallback_ca
-        if not (fallback or self.lists_more):
-            self.made_from = Dependencies()
+        if not (fallback or self.plugin_adds_entries):
+            self.dependencies = Dependencies()
         if source.publication is None and self.serves_publications:
             raise HTTPException(404, NOT_PUBLISHED)
         raise HTTPException(404, f"Distribution '{distribution.name}' has no '{self.path}'.")
 
 
 class RepositoryVersionApp(PublicationApp):
-    """Serves what is in a repository version, at the paths its content has, published or not.
+    """Serve the content of a repository version at its own paths, whether published or not.
 
-    The version is the one that the distribution names, the latest of its repository, or the one
-    that its publication was made of.
+    The version is that of the distribution, the latest of its repository, or that of its
+    publication.
     """
 
     @cached_property
     def source(self) -> ContentSource:
-        """What the distribution serves now, without publications."""
+        """Source that the distribution serves now, without the publication."""
         return replace(super().source, publication=None)
 
     @property
@@ -183,22 +187,22 @@ class RepositoryVersionApp(PublicationApp):
 
 
 class PullThroughApp(PublicationApp):
-    """Serves what the distribution's remote has: a cache, and nothing more.
+    """Serve files of the distribution's remote only: a pull-through cache.
 
-    What is content to the remote's plugin is saved. What is published or in the repository is not
-    looked for, so that it hides nothing of the remote's, and no directories are listed.
+    Files that are content to the remote's plugin are saved. Publications and the repository are not
+    looked up, so that they do not shadow files of the remote, and directories are not listed.
     """
 
-    def from_what_is_served(self) -> ASGIApp:
-        """Answer with what the remote has at the path, from Pulp if that has saved it."""
+    def from_distribution(self) -> ASGIApp:
+        """Return the pull-through response; raises `HTTPException` 404 if there is no remote."""
         if self.distribution.remote_id is None:
             raise HTTPException(404, f"Distribution '{self.distribution.name}' has no remote.")
         return pull_through(self)
 
 
-def _index(source: ContentSource, path: str) -> Found | None:
+def _index(source: ContentSource, path: str) -> ResolvedFile | None:
     found = files(source, [path]).get(path)
     if found and found.is_published and source.publication:
-        # A page made by publishing changes with each publication, whatever its content is named by.
+        # A published page is generated anew by each publication, so its date is that of publishing.
         return replace(found, last_modified=source.publication.pulp_created)
     return found

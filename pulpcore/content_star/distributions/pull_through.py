@@ -1,4 +1,4 @@
-"""What a distribution does not have, asked of its remote."""
+"""Pull-through: serve files from the remote of a distribution."""
 
 import asyncio
 import logging
@@ -21,16 +21,16 @@ from pulpcore.content_star.remote.pull_through.models import (
 from pulpcore.content_star.remote.pull_through.repository import add_to_repository, claim
 from pulpcore.content_star.remote.pull_through.response import PullThroughResponse
 from pulpcore.content_star.request_info import request_info
-from pulpcore.content_star.resolve.content import Found
+from pulpcore.content_star.resolve.content import ResolvedFile
 
 log = logging.getLogger(__name__)
 
 
 def pull_through(app: DistributionApp) -> ASGIApp:
-    """Answer with what the distribution's remote has at the path of `app`.
+    """Return the pull-through response for the path of `app`.
 
-    A file that Pulp knows to be there is content on demand, or saved. Raises `HTTPException` 404
-    for a path that the remote can have nothing at.
+    A file of the remote that is already content of Pulp is served as such, saved or on demand.
+    Raises `HTTPException` 404 for a path that the remote has no URL for.
     """
     distribution, path = app.distribution, app.path
     remote = distribution.remote.cast()
@@ -41,18 +41,18 @@ def pull_through(app: DistributionApp) -> ASGIApp:
     repository = _repository_of(app)
     known = find_content_artifact(remote.pk, url)
     if known is not None:
-        response = app.file(Found(known, None), path)
-        app.made_from = None  # what the remote's plugin makes of path and query may be another file
+        response = app.file(ResolvedFile(known, None), path)
+        app.dependencies = None  # the plugin may map path and query to another file next time
         return (
             response
             if repository is None
-            else _Adding(response, repository, known, distribution.pulp_domain)
+            else _AddToRepository(response, repository, known, distribution.pulp_domain)
         )
     request_info(app.request.scope).source = "remote"
     saves = remote.policy != Remote.STREAMED
     domain = distribution.pulp_domain
 
-    def again() -> ASGIApp:
+    def respond_again() -> ASGIApp:
         with with_domain(domain):
             return pull_through(app)
 
@@ -63,10 +63,10 @@ def pull_through(app: DistributionApp) -> ASGIApp:
 
 
 def _repository_of(app: DistributionApp) -> UUID | None:
-    """Return the repository that gains what is pulled through, if its plugin wants that."""
+    """Return the repository to add files to, if its plugin supports pull-through, or None."""
     distribution = app.distribution
     if distribution.checkpoint:
-        return None  # it shows what was
+        return None  # checkpoints are immutable
     version = app.source.version
     repository = distribution.repository or (version and version.repository)
     if repository is None:
@@ -75,10 +75,10 @@ def _repository_of(app: DistributionApp) -> UUID | None:
     return repository.pk if kind.PULL_THROUGH_SUPPORTED else None
 
 
-class _Adding:
-    """A response that first has its file added to a repository, as upstream does.
+class _AddToRepository:
+    """ASGI application that adds a file to a repository before it sends the response, as upstream.
 
-    That takes a moment; after SAVE_TIMEOUT the response does not wait for it any longer.
+    Waits for SAVE_TIMEOUT seconds at most, and then sends the response first.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class _Adding:
             _, late = await asyncio.wait([adding], timeout=SAVE_TIMEOUT)
             if late:
                 log.warning(
-                    "Asking repository %s to add content %s takes more than %d s; the client gets"
-                    " the file before. Check the load of the database.",
-                    self.repository,
+                    "Adding content %s to repository %s takes over %d s; sending the file first."
+                    " Check the load of the database.",
                     self.file.content_id,
+                    self.repository,
                     SAVE_TIMEOUT,
                 )
         await self.response(scope, receive, send)

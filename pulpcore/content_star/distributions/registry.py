@@ -1,45 +1,50 @@
-"""Which class serves the distributions of which model."""
+"""Registry of distribution apps by model of distribution."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 from pulpcore.app.models import Distribution
 from pulpcore.content_star.distributions.base import DistributionApp
-from pulpcore.content_star.distributions.routes import check
+from pulpcore.content_star.distributions.routes import check_routes
 
 App = TypeVar("App", bound=type[DistributionApp])
 
-Claims = dict[tuple[type[Distribution], bool], type[DistributionApp]]
+Registrations = dict[tuple[type[Distribution], bool], type[DistributionApp]]
 
-# By model, and by whether its checkpoint distributions are meant or the others.
-_claims: Claims = {}
+# Registered classes, by model and by whether they serve its checkpoint distributions.
+_registered: Registrations = {}
 
 
 class AlreadyServed(ValueError):
-    """Two want to serve the same: nobody can tell which is right, so that Pulp does not start."""
+    """A second class or application was registered for the same distributions or path.
+
+    It stops the start of Pulp, since either may be the intended one.
+    """
 
 
 def serves(model: type[Distribution], *, checkpoint: bool = False) -> Callable[[App], App]:
-    """Have the decorated class serve the distributions of `model`, and of models derived from it.
+    """Register the decorated class for distributions of `model` and of models derived from it.
 
-    Those that serve checkpoints are served by a class that was claimed with `checkpoint`, such as
-    one derived from `CheckpointApp`, which serves them where no plugin claims them.
-    Raises `AlreadyServed` if another class does already, naming both, and TypeError if the class
-    is none, or for routes that block.
+    With `checkpoint` it is registered for their checkpoint distributions instead, for which
+    `CheckpointApp` is the default.
+    Raises `AlreadyServed` if another class is registered, and TypeError if `model` is not a
+    distribution, the class is not a `DistributionApp`, or one of its routes blocks.
     """
 
     def register(app: App) -> App:
         if not (isinstance(model, type) and issubclass(model, Distribution)):
-            raise TypeError(f"{name_of(app)} is to serve {model!r}, which is no distribution.")
+            raise TypeError(
+                f"{name_of(app)} is registered for {model!r}, which is not a distribution model."
+            )
         if not (isinstance(app, type) and issubclass(app, DistributionApp)):
-            raise TypeError(f"{app!r} is to serve {name_of(model)}, and is no DistributionApp.")
-        check(app.routes, name_of(app))
-        other = _claims.setdefault((model, checkpoint), app)
+            raise TypeError(f"{app!r}, registered for {name_of(model)}, is not a DistributionApp.")
+        check_routes(app.routes, name_of(app))
+        other = _registered.setdefault((model, checkpoint), app)
         if other is not app:
             kind = "checkpoint distributions" if checkpoint else "distributions"
             raise AlreadyServed(
-                f"Both {name_of(other)} and {name_of(app)} want to serve the {kind} of "
-                f"{name_of(model)}."
+                f"Both {name_of(other)} and {name_of(app)} are registered for the {kind} of "
+                f"{name_of(model)}. Remove one of them."
             )
         return app
 
@@ -47,29 +52,29 @@ def serves(model: type[Distribution], *, checkpoint: bool = False) -> Callable[[
 
 
 def app_of(model: type[Distribution], *, checkpoint: bool = False) -> type[DistributionApp]:
-    """Return the class that serves `model`: its own, or that of the nearest model above it."""
-    return _claims[claimed(model, checkpoint=checkpoint), checkpoint]
+    """Return the class registered for `model` or for the nearest of its base models."""
+    return _registered[registered_model(model, checkpoint=checkpoint), checkpoint]
 
 
-def claimed(model: type[Distribution], *, checkpoint: bool = False) -> type[Distribution]:
-    """Return `model`, or the nearest model above it, for which a class was registered."""
-    return next(kind for kind in model.__mro__ if (kind, checkpoint) in _claims)
+def registered_model(model: type[Distribution], *, checkpoint: bool = False) -> type[Distribution]:
+    """Return `model` or the nearest of its base models for which a class is registered."""
+    return next(kind for kind in model.__mro__ if (kind, checkpoint) in _registered)
 
 
 def has_routes() -> bool:
-    """Tell whether any class has routes, without which no method but GET and HEAD is taken."""
-    return any(app.routes for app in _claims.values())
+    """Return whether any class has routes; if not, only GET and HEAD are accepted."""
+    return any(app.routes for app in _registered.values())
 
 
-def claims() -> Claims:
-    """Return what is claimed now, for `restore`."""
-    return dict(_claims)
+def registered() -> Registrations:
+    """Return a copy of the registry, for `restore`."""
+    return dict(_registered)
 
 
-def restore(earlier: Claims) -> None:
-    """Take back what was claimed since: by a module that then failed to import."""
-    _claims.clear()
-    _claims.update(earlier)
+def restore(earlier: Registrations) -> None:
+    """Restore the registry after a module that registered classes failed to import."""
+    _registered.clear()
+    _registered.update(earlier)
 
 
 def name_of(thing: object) -> str:

@@ -1,4 +1,4 @@
-"""Routes of live APIs: Starlette's, with blocking handlers in threads that may use the database."""
+"""Plugin routes: Starlette's, with blocking handlers run in a database executor."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import wraps
@@ -14,22 +14,23 @@ from starlette.types import Scope
 
 from pulpcore.content_star.database.executor import DatabaseExecutor
 
-EXECUTOR = "content_star.door"
-"""Where the scope of a request has the door that live APIs use."""
+EXECUTOR = "content_star.executor"
+"""Key of the scope for the database executor of plugin routes."""
 
 Blocking = Callable[[Request], Response]
 Coroutine = Callable[[Request], Awaitable[Response]]
 
 
 class Route(routing.Route):
-    """Starlette's `Route`, but a function that is no coroutine runs behind the database door.
+    """Starlette's `Route`, but blocking functions run in the database executor.
 
-    Starlette would run it in a thread whose database connection nobody looks after. Such a handler
-    is called once, even if its connection dies. Methods of an `HTTPEndpoint` have to be coroutines.
+    Starlette would run them in threads whose database connections are never closed or checked. A
+    handler is not called again if its connection dies. Methods of an `HTTPEndpoint` have to be
+    coroutines.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        """`options` are those of Starlette's `Route`: `methods`, `name` and others."""
+        """`options` are keyword arguments of Starlette's `Route`, such as `methods` and `name`."""
         is_function = not isclass(endpoint)
         if is_function and _blocks(endpoint):
             endpoint = in_executor(endpoint)
@@ -37,7 +38,7 @@ class Route(routing.Route):
 
 
 def in_executor(handler: Blocking) -> Coroutine:
-    """Return a coroutine function that runs `handler` behind the database door."""
+    """Return a coroutine function that runs `handler` in the database executor."""
 
     @wraps(handler)
     async def threaded(request: Request) -> Response:
@@ -47,29 +48,29 @@ def in_executor(handler: Blocking) -> Coroutine:
 
 
 def executor_of(request: Request) -> DatabaseExecutor:
-    """Return the door between the event loop and what blocks; it is the live APIs' own.
+    """Return the database executor of plugin routes, for blocking calls.
 
-    Files have another one, so that a slow API keeps no file waiting.
+    Files have an executor of their own, so that slow plugin routes do not delay them.
     """
     executor: DatabaseExecutor = request.scope[EXECUTOR]
     return executor
 
 
-def check(routes: Iterable[BaseRoute], owner: str) -> None:
-    """Raise TypeError if handlers would run in threads whose connections nobody looks after."""
+def check_routes(routes: Iterable[BaseRoute], owner: str) -> None:
+    """Raise TypeError if a handler blocks and is not run in the database executor."""
     for route in routes:
         match route:
             case Mount():
-                check(route.routes, owner)
+                check_routes(route.routes, owner)
             case routing.Route() if _blocks(route.endpoint):
                 raise TypeError(
-                    f"The handler of {route.path!r} in {owner} blocks: make it a coroutine, or a "
-                    f"function in a Route of pulpcore.content_star.plugin."
+                    f"The handler of route {route.path!r} of {owner} blocks: make it a coroutine, "
+                    f"or use Route of pulpcore.content_star.plugin."
                 )
 
 
 def matching(routes: Sequence[BaseRoute], scope: Scope) -> tuple[bool, set[str]]:
-    """Tell whether a route takes the request, and which methods those at its path would take."""
+    """Return whether a route matches, and else the methods of routes that match the path."""
     methods: set[str] = set()
     for route in routes:
         match, _ = route.matches(scope)
@@ -85,7 +86,7 @@ def _blocks(endpoint: Any) -> bool:
         call = getattr(endpoint, "func", endpoint)  # of a functools.partial
         return not (iscoroutinefunction(call) or iscoroutinefunction(call.__call__))
     if not issubclass(endpoint, HTTPEndpoint):
-        return False  # an ASGI app, which looks after itself
+        return False  # an ASGI application
     verbs = ("get", "head", "post", "put", "patch", "delete", "options")
     handlers = [getattr(endpoint, verb) for verb in verbs if hasattr(endpoint, verb)]
     return not all(map(iscoroutinefunction, handlers))

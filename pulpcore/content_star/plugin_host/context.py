@@ -24,7 +24,7 @@ from pulpcore.app.models import Domain
 from pulpcore.content_star.auth.authentication import authenticate, challenge
 from pulpcore.content_star.auth.password_checks import with_passwords
 from pulpcore.content_star.distributions.base import DistributionApp
-from pulpcore.content_star.distributions.routes import check, executor_of, matching
+from pulpcore.content_star.distributions.routes import check_routes, executor_of, matching
 from pulpcore.content_star.plugin_host import mounts
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.distribution import ResolvedPath, find_domain
@@ -159,7 +159,7 @@ def mount(prefix: str, routes: Sequence[BaseRoute]) -> None:
     the content prefix. Paths of routes begin after it. No guard is asked.
     Raises ValueError for a prefix that is Pulp's own or taken, TypeError for routes that block.
     """
-    check(routes, f"what is mounted at {prefix!r}")
+    check_routes(routes, f"what is mounted at {prefix!r}")
     mounts.mount(prefix, MountedRoutes(prefix, routes))
 
 

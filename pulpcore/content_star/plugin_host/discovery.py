@@ -218,7 +218,7 @@ def _register(config: PulpPluginAppConfig) -> str | None:
     _, module = declared(config)
     if module is None:
         return None
-    claims, mounted, loaded = registry.claims(), mounts.all_mounted(), set(sys.modules)
+    claims, mounted, loaded = registry.registered(), mounts.all_mounted(), set(sys.modules)
     try:
         import_module(module)
     except registry.AlreadyServed as error:
@@ -238,7 +238,7 @@ def _register(config: PulpPluginAppConfig) -> str | None:
 def _needs_of_bridge(config: PulpPluginAppConfig) -> Iterator[str]:
     """Name what of a plugin is written for aiohttp."""
     for model in _distributions(config):
-        above = registry.claimed(model)
+        above = registry.registered_model(model)
         for hook in AIOHTTP_HOOKS:
             if getattr(model, hook, None) is not getattr(above, hook, None):
                 yield f"{model.__name__}.{hook}"
@@ -254,7 +254,7 @@ def _plainness(config: PulpPluginAppConfig) -> str:
     models = list(_distributions(config))
     if not models:
         return "it has no distributions"
-    claimed = [model for model in models if registry.claimed(model) is model]
+    claimed = [model for model in models if registry.registered_model(model) is model]
     if claimed:
         names = sorted({registry.name_of(registry.app_of(model)) for model in claimed})
         return f"its distributions are served by {' and '.join(names)}"

@@ -1,1 +1,1 @@
-"""From the path of a URL to a distribution and a file."""
+"""Resolve the path of a URL to a distribution and a file."""

@@ -1,10 +1,10 @@
-"""What a publication or a repository version holds at a path; the SQL is in `queries.py`.
+"""Look up files of publications and repository versions by path; the SQL is in `queries.py`.
 
-Whether a version contains a content unit is asked of `RepositoryContent`, whose rows are indexed
-by repository and content. Upstream unnests the version's array of all its content ids instead,
-which costs more the larger the repository is (pulpcore issue 8081).
+Whether a version contains a content unit is decided by `RepositoryContent`, which is indexed by
+repository and content. Upstream unnests the version's array of content ids, at a cost that grows
+with the repository (pulpcore issue 8081).
 
-Everything here blocks and runs behind the database door.
+Everything here blocks and runs in the database executor.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,30 +29,30 @@ from pulpcore.content_star.database.prepared import Query, Row
 
 @dataclass(frozen=True)
 class ContentSource:
-    """Where a distribution takes its files from."""
+    """Publication and repository version that a distribution serves files from."""
 
     publication: Publication | None
     version: RepositoryVersion | None
 
 
 @dataclass(frozen=True)
-class Found:
+class ResolvedFile:
     """A file of a publication or repository version."""
 
     content_artifact: ContentArtifact
-    """With its `artifact` loaded, which is None if it is only known of (on demand)."""
+    """With its `artifact` loaded, which is None for a file on demand."""
 
     last_modified: datetime | None
-    """When the content came into the repository, which is what clients see change at this path."""
+    """Time at which the content was added to the repository, for `Last-Modified`."""
 
     is_published: bool = False
-    """Whether publishing put it at the path, rather than the repository's own content."""
+    """Whether it was published at the path, rather than passed through from the repository."""
 
 
-def source_of(distribution: Distribution) -> ContentSource:
-    """Return what `distribution` serves now: an explicit publication or version, else the latest.
+def served_source(distribution: Distribution) -> ContentSource:
+    """Return the source of `distribution`: its publication or version, or the latest.
 
-    A plugin's own `get_repository_publication_and_version` is asked if it has one.
+    Calls `get_repository_publication_and_version` if the plugin overrides it.
     """
     resolve = type(distribution).get_repository_publication_and_version
     if resolve is not Distribution.get_repository_publication_and_version:
@@ -71,40 +71,42 @@ def source_of(distribution: Distribution) -> ContentSource:
     return ContentSource(None, None)
 
 
-def files(source: ContentSource, paths: Sequence[str]) -> dict[str, Found]:
-    """Return the files that `source` serves at those of `paths` where there is one.
+def files(source: ContentSource, paths: Sequence[str]) -> dict[str, ResolvedFile]:
+    """Return the files that `source` serves, by path, for those of `paths` that exist.
 
-    That is what is published there, or the repository's own in a publication that passes them
-    through; without a publication what the version contains, the newest if several claim a path.
+    With a publication these are the published files, and the repository's own if it has
+    `pass_through`; else the files of the version, the newest if several have the same path.
     """
     if source.publication is not None:
         return files_in_publication(source.publication, paths)
     return _files(queries.FILES_CONTAINED, source.version, paths)
 
 
-def files_in_publication(publication: Publication, paths: Sequence[str]) -> dict[str, Found]:
-    """Return the files of `publication` at those of `paths` where there is one."""
+def files_in_publication(publication: Publication, paths: Sequence[str]) -> dict[str, ResolvedFile]:
+    """Return the files of `publication`, by path, for those of `paths` that exist."""
     query = queries.FILES_PASSED_THROUGH if publication.pass_through else queries.FILES_PUBLISHED
     return _files(query, publication.repository_version, paths, publication)
 
 
-def find(content_artifact: ContentArtifact, version: RepositoryVersion | None) -> Found:
-    """Complete a content artifact that a plugin found itself, most likely in `version`."""
+def file_of_content(
+    content_artifact: ContentArtifact, version: RepositoryVersion | None
+) -> ResolvedFile:
+    """Return the file of a content artifact that a plugin returned, dated by `version` if given."""
     if version is None:
-        return Found(content_artifact, None)
+        return ResolvedFile(content_artifact, None)
     added = _members(version).filter(content_id=content_artifact.content_id)
     date = added.values_list("pulp_created", flat=True).first()
-    return Found(content_artifact, date or version.pulp_created)
+    return ResolvedFile(content_artifact, date or version.pulp_created)
 
 
-def file_superseded(
+def superseded_file(
     distribution: Distribution, path: str, current: Publication | None
-) -> Found | None:
-    """Return the file at `path` of a publication that was replaced within the grace period.
+) -> ResolvedFile | None:
+    """Return the file at `path` of a publication that was superseded within the grace period.
 
-    `current` is the one that is served now and was looked into already. A client that read the old
-    metadata still gets the packages it names (pulpcore issue 7514). A plugin's own
-    `get_fallback_ca` is asked if it has one.
+    A client with old metadata can still download the packages it names (pulpcore issue 7514).
+    `current`, the publication served now, is excluded. Calls `get_fallback_ca` if the plugin
+    overrides it.
     """
     if type(distribution).get_fallback_ca is not Distribution.get_fallback_ca:
         return _plugin_fallback(distribution, path)
@@ -114,13 +116,13 @@ def file_superseded(
     return None
 
 
-def _plugin_fallback(distribution: Distribution, path: str) -> Found | None:
+def _plugin_fallback(distribution: Distribution, path: str) -> ResolvedFile | None:
     fallback = distribution.get_fallback_ca(path)
     if fallback is None:
         return None
     # Before pulpcore 3.121 the hook returned the content artifact alone.
     content_artifact, version = fallback if isinstance(fallback, tuple) else (fallback, None)
-    return find(content_artifact, version)
+    return file_of_content(content_artifact, version)
 
 
 def _superseded(distribution: Distribution, current: Publication | None) -> Iterator[Publication]:
@@ -143,7 +145,7 @@ def _files(
     version: RepositoryVersion,
     paths: Sequence[str],
     publication: Publication | None = None,
-) -> dict[str, Found]:
+) -> dict[str, ResolvedFile]:
     parameters = {
         "paths": paths,
         "repository": version.repository_id,
@@ -154,13 +156,13 @@ def _files(
     return {row.value(): _found(row, version) for row in query.all(parameters)}
 
 
-def _found(row: Row, version: RepositoryVersion) -> Found:
+def _found(row: Row, version: RepositoryVersion) -> ResolvedFile:
     is_published, added = row.value(), row.value()
     content_artifact = row.instance(ContentArtifact)
     content_artifact.artifact = row.instance(Artifact)
-    # Metadata is no content of the version: it is as old as that.
+    # Published metadata is not content of the version, and so has the date of the version.
     date = added or (version.pulp_created if is_published else None)
-    return Found(content_artifact, date, is_published)
+    return ResolvedFile(content_artifact, date, is_published)
 
 
 def _latest_publication_of_version(

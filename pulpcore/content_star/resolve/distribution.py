@@ -1,6 +1,6 @@
-"""From the path of a URL to the distribution that answers for it.
+"""Find the distribution of a content path, by its longest base path.
 
-Everything here blocks and runs behind the database door.
+Everything here blocks and runs in the database executor.
 """
 
 from dataclasses import dataclass
@@ -17,32 +17,32 @@ from pulpcore.app.models import (
 )
 from pulpcore.content_star.database.prepared import Row, make
 from pulpcore.content_star.database.queries import DISTRIBUTION
-from pulpcore.content_star.resolve.content import ContentSource, Found
+from pulpcore.content_star.resolve.content import ContentSource, ResolvedFile
 from pulpcore.content_star.resolve.paths import BASE_PATH_SEGMENTS, ContentPath, prefixes
 
 
 @dataclass(frozen=True)
 class ResolvedPath:
-    """A distribution, and the path below it that a request asks for."""
+    """A distribution, and the requested path below its base path."""
 
     distribution: Distribution
-    """The detail object of the plugin's own model."""
+    """Detail object: an instance of the plugin's model."""
 
     path: str
     """Relative to the base path, without leading slashes; empty for the distribution's root."""
 
     source: ContentSource | None = None
-    """What the distribution serves, if that is known already."""
+    """Source that the distribution serves, if it has been looked up already."""
 
-    file: Found | None = None
+    file: ResolvedFile | None = None
     """The file that `source` serves at the path, if it has been looked up already."""
 
 
-def locate(content_path: ContentPath) -> ResolvedPath | None:
-    """Find the distribution whose base path is a prefix of the address, or None.
+def find_distribution(content_path: ContentPath) -> ResolvedPath | None:
+    """Return the distribution with the longest base path that is a prefix of the path, or None.
 
-    Newer pulpcore lets no base path nest in another; where they do, the longest one wins.
-    Raises `HTTPException` 501 if the plugin that the distribution belongs to is not installed.
+    Newer pulpcore rejects base paths that nest in another one.
+    Raises `HTTPException` 501 if the plugin of the distribution is not installed.
     """
     row = DISTRIBUTION.one({"domain": content_path.domain, "prefixes": prefixes(content_path.path)})
     if deeper := _deeper_base_paths(content_path):
@@ -54,7 +54,7 @@ def locate(content_path: ContentPath) -> ResolvedPath | None:
 
 
 def find_domain(content_path: ContentPath) -> Domain:
-    """Return the domain of the address; raises `HTTPException` 404 if there is none."""
+    """Return the domain of the path; raises `HTTPException` 404 if it does not exist."""
     try:
         return Domain.objects.get(name=content_path.domain)
     except Domain.DoesNotExist:
@@ -62,7 +62,7 @@ def find_domain(content_path: ContentPath) -> Domain:
 
 
 def _deeper_base_paths(content_path: ContentPath) -> list[str]:
-    """Return the base paths of over `BASE_PATH_SEGMENTS` segments that `address` is below."""
+    """Return the base paths of over `BASE_PATH_SEGMENTS` segments that are prefixes of the path."""
     if content_path.path.count("/") < BASE_PATH_SEGMENTS:
         return []
     longest = prefixes(content_path.path)[-1]
@@ -73,10 +73,10 @@ def _deeper_base_paths(content_path: ContentPath) -> list[str]:
 
 
 def _distribution(row: Row) -> Distribution:
-    """Return the detail object of the plugin's own model.
+    """Return the detail object: an instance of the plugin's model.
 
-    The plugin's columns are deferred: it is asked for them only when it looks at them, which the
-    most do not to serve a file.
+    Columns of that model are deferred and loaded on access; most plugins do not use them to serve a
+    file.
     """
     columns = row.columns_of(Distribution)
     assert columns is not None
@@ -84,7 +84,7 @@ def _distribution(row: Row) -> Distribution:
         model = Distribution.get_model_for_pulp_type(columns["pulp_type"])
     except KeyError:
         raise HTTPException(
-            501, f"The plugin that serves '{columns['pulp_type']}' is not installed."
+            501, f"The plugin for distributions of type '{columns['pulp_type']}' is not installed."
         ) from None
     distribution = make(model, {**columns, model._meta.pk.attname: columns["pulp_id"]})
     distribution.pulp_domain = row.instance(Domain)

@@ -1,4 +1,4 @@
-"""The path of a content URL: decoded, bounded, and split into its parts."""
+"""Decode the path of a content URL, limit its length, and split it into domain and path."""
 
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
@@ -7,49 +7,49 @@ from django.conf import settings
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-# Bytes of a URL's path, as sent. Longer ones are no paths of anything: PostgreSQL cannot index
-# them, and what splits or compares paths stays cheap.
+# Bytes of the longest path of a URL, percent-encoded. PostgreSQL cannot index longer ones, and the
+# limit bounds the cost of splitting and comparing paths.
 MAX_PATH_BYTES = 8190
 
 
-# Characters of a base path: PostgreSQL's b-tree, which keeps them unique, takes no longer entry.
+# Characters of the longest base path: the limit of an entry of PostgreSQL's unique b-tree index.
 MAX_BASE_PATH_LENGTH = 2704
 
 
-# Segments of a base path that are looked for in one query. Hardly one has more than five, and a
-# path may have thousands.
+# Segments of the base paths that one query looks for. Few have more than five, but a requested path
+# may have thousands.
 BASE_PATH_SEGMENTS = 32
 
 
 @dataclass(frozen=True)
 class ContentPath:
-    """What a content URL names, before anything is looked up."""
+    """Domain and path that a content URL names, before any lookup."""
 
     domain: str
-    """Name of the domain; `default` where domains are off."""
+    """Name of the domain; `default` if domains are disabled."""
 
     path: str
-    """Path below the content prefix and the domain, decoded, without a leading slash of its own."""
+    """Decoded path below the content prefix and the domain, without the slash between them."""
 
 
 def raw_path(scope: Scope) -> bytes:
     """Return the path of the URL as the client sent it, percent-encoded."""
-    return scope.get("raw_path") or quote(scope["path"]).encode()  # ASGI leaves it to the server
+    return scope.get("raw_path") or quote(scope["path"]).encode()  # optional in ASGI
 
 
 def raw_path_below(scope: Scope) -> bytes:
-    """Return `raw_path` without the root path, which a proxy in front has stripped."""
+    """Return `raw_path` without the root path (ASGI `root_path`, the mount point)."""
     return raw_path(scope).removeprefix(quote(scope.get("root_path", "")).encode())
 
 
 def decoded_path(scope: Scope) -> str:
     """Return the percent-decoded path of the request, as the client sent it.
 
-    `scope["path"]` cannot be used: servers replace what is not UTF-8. `%2F` becomes a slash, which
+    Not `scope["path"]`, in which servers replace invalid UTF-8. `%2F` is decoded to a slash, which
     scoped npm packages rely on.
 
     Raises `HTTPException`: 414 for a path of over `MAX_PATH_BYTES`, 400 for one that is not UTF-8
-    or contains NUL, which no stored path can.
+    or contains NUL, which PostgreSQL cannot store.
     """
     raw = raw_path(scope)
     if len(raw) > MAX_PATH_BYTES:
@@ -66,7 +66,7 @@ def decoded_path(scope: Scope) -> str:
 def parse_content_path(path: str) -> ContentPath:
     """Split `path`, the part of the URL below the content prefix, into domain and path.
 
-    Raises `HTTPException` 404 where domains are on and `path` names none.
+    Raises `HTTPException` 404 if domains are enabled and `path` names none.
     """
     if not settings.DOMAIN_ENABLED:
         return ContentPath("default", path)
@@ -77,9 +77,9 @@ def parse_content_path(path: str) -> ContentPath:
 
 
 def prefixes(path: str) -> list[str]:
-    """Return the prefixes of `path` that end where a segment does, shortest first.
+    """Return the prefixes of `path` that are whole segments, shortest first.
 
-    At most `BASE_PATH_SEGMENTS`, and none that is too long for a base path.
+    At most `BASE_PATH_SEGMENTS`, and none longer than `MAX_BASE_PATH_LENGTH`.
     """
     head, end = f"{path}/"[: MAX_BASE_PATH_LENGTH + 1], 0
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""Redirects within the content app."""
+"""Permanent redirects within the content app."""
 
 from urllib.parse import quote
 
@@ -8,13 +8,13 @@ from starlette.responses import RedirectResponse
 from pulpcore.content_star.resolve.paths import decoded_path
 
 
-def with_slash(request: Request) -> RedirectResponse:
-    """Redirect to the URL of `request` with a slash added to its path, its query kept."""
-    return moved(request, f"{decoded_path(request.scope)}/")
+def redirect_with_slash(request: Request) -> RedirectResponse:
+    """Return a redirect to the URL of `request` with a slash appended to its path."""
+    return permanent_redirect(request, f"{decoded_path(request.scope)}/")
 
 
-def moved(request: Request, path: str) -> RedirectResponse:
-    """Redirect for good to a decoded `path` of this server, the query of `request` kept."""
+def permanent_redirect(request: Request, path: str) -> RedirectResponse:
+    """Return a 301 redirect to the decoded `path`, with the query string of `request`."""
     location = quote(path, safe="/:@!$&'()*+,;=~")
     if query := request.scope["query_string"]:
         location += "?" + query.decode("latin-1")
