@@ -181,7 +181,7 @@ class DistributionApp(ABC):
 
         return OnDemandResponse(
             fetch_request,
-            again,
+            respond_again,
             filename=filename,
             last_modified=found.last_modified,
             headers=self.headers_for(path),

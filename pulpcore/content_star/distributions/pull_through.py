@@ -59,7 +59,7 @@ def pull_through(app: DistributionApp) -> ASGIApp:
     fetch_request = pull_through_request(
         domain, remote, url, path, saves=saves, repository=repository, request=request
     )
-    return PullThroughResponse(fetch_request, again, app.headers_for(path))
+    return PullThroughResponse(fetch_request, respond_again, app.headers_for(path))
 
 
 def _repository_of(app: DistributionApp) -> UUID | None:

@@ -107,7 +107,7 @@ class Spool:
 
     def reader(self) -> LocalFile:
         """Open the file for an independent reader."""
-        return LocalFile.sharing(self._fd, self.path)
+        return LocalFile.from_descriptor(self._fd, self.path)
 
     def unlink(self) -> None:
         """Unlink the file in the background. Does not block; idempotent."""
