@@ -241,7 +241,7 @@ def test_no_download_fails_while_all_connections_are_cut_off(instance, orm):
     files = {f"{n}.bin": f"file {n}".encode() * 1000 for n in range(8)}
     base = orm.distribution(publication=orm.publication(files))
     # Else all but the first of them would be answered from memory.
-    options = {"PULP_CONTENT_STAR_PLANS": "0", "PGAPPNAME": "unplugged"}
+    options = {"PULP_CONTENT_STAR_CACHE_ENTRIES": "0", "PGAPPNAME": "unplugged"}
     done = threading.Event()
     answers: list[int] = []
     failures: list[str] = []

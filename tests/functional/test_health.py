@@ -67,7 +67,7 @@ def test_a_database_that_does_not_answer(instance, tmp_path):
     databases = instance.environ["PULP_DATABASES"].replace(instance.address.socket_dir, str(road))
     app = "pulpcore.routing:content_application"
     # Nobody but the probe is to connect: without plans, nobody listens.
-    environ = {"PULP_DATABASES": databases, "PULP_CONTENT_STAR_PLANS": "0"}
+    environ = {"PULP_DATABASES": databases, "PULP_CONTENT_STAR_CACHE_ENTRIES": "0"}
     with (
         serving(instance, app=app, **environ) as server,
         closing(socket.socket(socket.AF_UNIX)) as database,

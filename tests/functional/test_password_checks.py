@@ -61,7 +61,7 @@ def server(instance, tmp_path_factory) -> Iterator[Site]:
     open_path = pulp.distribute(publication=publication)
     # Nothing is kept: each request for the open file is looked up.
     environ = {
-        "PULP_CONTENT_STAR_PLANS": "0",
+        "PULP_CONTENT_STAR_CACHE_ENTRIES": "0",
         "PULP_CONTENT_STAR_BASIC_AUTH_TTL": "0",
         "PULP_AUTHENTICATION_BACKENDS": BACKENDS,
         HOLD: str(folder),

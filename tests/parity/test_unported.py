@@ -25,7 +25,7 @@ def notes(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def ours(instance: Instance, theirs: Server, notes: Path) -> Iterator[Server]:
     chosen = {
-        "PULP_CONTENT_STAR_UNPORTED": "proxy",
+        "PULP_CONTENT_STAR_LEGACY_PLUGINS": "proxy",
         "PULP_CONTENT_STAR_LEGACY_URL": f"{theirs.url}/",
     }
     with serving(instance, **installed(notes, **chosen)) as server:
@@ -156,7 +156,7 @@ def test_routes_that_nobody_knows_are_told_and_the_distributions_still_passed_on
     """The plugin's module cannot be imported here, as where a dependency is missing."""
     shutil.copytree(FOLDER, tmp_path / "site", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "site/pulp_bridged/app/content.py").write_text("import no_such_module\n")
-    proxy = {"PULP_CONTENT_STAR_UNPORTED": "proxy", "PULP_CONTENT_STAR_LEGACY_URL": theirs.url}
+    proxy = {"PULP_CONTENT_STAR_LEGACY_PLUGINS": "proxy", "PULP_CONTENT_STAR_LEGACY_URL": theirs.url}
     environ = installed(tmp_path, **proxy) | {"PYTHONPATH": str(tmp_path / "site")}
     with serving(instance, **environ) as server:
         url = f"{server.content_url}{base}/json"
@@ -176,7 +176,7 @@ def test_routes_that_nobody_knows_are_told_and_the_distributions_still_passed_on
 
 
 def test_nothing_of_a_refused_plugin_is_served(instance, tmp_path, base):
-    refuse = {"PULP_CONTENT_STAR_UNPORTED": "refuse"}
+    refuse = {"PULP_CONTENT_STAR_LEGACY_PLUGINS": "refuse"}
     with serving(instance, **installed(tmp_path, **refuse)) as server:
         assert served(server)["bridged"] == "refused"
         for method in ("GET", "POST", "OPTIONS"):
@@ -194,7 +194,7 @@ def test_nothing_of_a_refused_plugin_is_served(instance, tmp_path, base):
 
 def test_a_server_to_pass_requests_on_to_that_is_none_stops_the_start(instance, tmp_path):
     url = "http://admin:hunter2@127.0.0.1/pulp/content/"
-    chosen = {"PULP_CONTENT_STAR_UNPORTED": "proxy", "PULP_CONTENT_STAR_LEGACY_URL": url}
+    chosen = {"PULP_CONTENT_STAR_LEGACY_PLUGINS": "proxy", "PULP_CONTENT_STAR_LEGACY_URL": url}
     command = ["uvicorn", "pulpcore.routing:application", "--port", "0"]
     result = instance.run(command, check=False, **installed(tmp_path, **chosen))
     assert result.returncode != 0

@@ -106,7 +106,7 @@ def test_what_is_not_ported_can_be_refused(plugged, base, plain, variant):
         "",
     )
     variant("__init__.py", '{"aiohttp", "star"}', '{"aiohttp"}')
-    with serving(plugged, PULP_CONTENT_STAR_UNPORTED="refuse", **serving_mode) as server:
+    with serving(plugged, PULP_CONTENT_STAR_LEGACY_PLUGINS="refuse", **serving_mode) as server:
         refused = httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False)
         assert refused.status_code == 501
         assert "it reports aiohttp, and has ExampleDistribution.content_handler" in refused.text

@@ -106,7 +106,7 @@ def ours(instance: Instance, **environ: str) -> AbstractContextManager[Server]:
 @pytest.fixture(scope="session")
 def redirecting(instance: Instance) -> Iterator[Server]:
     """One that leaves redirects of the API's to the client."""
-    with ours(instance, PULP_CONTENT_STAR_SERVE_IN_PLACE="false") as server:
+    with ours(instance, PULP_CONTENT_STAR_INTERNAL_REDIRECT="false") as server:
         yield server
 
 

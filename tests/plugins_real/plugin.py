@@ -208,7 +208,7 @@ def asking(origin: str, **arguments: Any) -> httpx.Client:
 def serving_mode(chosen: str, legacy_url: str = "") -> dict[str, str]:
     """The environment in which what is written for aiohttp is passed on to a server, or refused."""
     url = {"PULP_CONTENT_STAR_LEGACY_URL": legacy_url} if legacy_url else {}
-    return {"PULP_CONTENT_STAR_UNPORTED": chosen, **url}
+    return {"PULP_CONTENT_STAR_LEGACY_PLUGINS": chosen, **url}
 
 
 def reported(instance: Any, server: Any, environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
