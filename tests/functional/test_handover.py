@@ -19,7 +19,7 @@ from tests.server import Server, free_port, running, serving
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="no nginx here")
 
-# As docs/operating.md has it.
+# As docs/storage.md has it.
 LOCATIONS = """
     location / {{
         proxy_pass {pulp};

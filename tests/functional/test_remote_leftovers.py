@@ -22,7 +22,7 @@ from tests.upstream import Held, Upstream
 
 BIG = 3_000_000
 
-# What docs/operating.md says: four threads for content, a heartbeat, two for saving. Those that
+# What docs/database.md says: four threads for content, a heartbeat, two for saving. Those that
 # listen and elect have names of their own.
 DATABASE_CONNECTIONS = 7
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,60 @@
+"""The units in deploy/systemd: valid, and their command serves and reloads."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.functional.test_restart import workers
+from tests.instance import wait_until
+from tests.server import running
+
+UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+ANALYZE = shutil.which("systemd-analyze")
+
+
+def command_of_unit() -> list[str]:
+    """Return the words of `ExecStart`."""
+    text = (UNITS / "pulp.service").read_text().replace("\\\n", " ")
+    match = re.search(r"^ExecStart=(.*)$", text, flags=re.M)
+    assert match
+    return shlex.split(match[1])
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="no systemd here")
+def test_units_are_valid(tmp_path):
+    for name in ("pulp.service", "pulp.socket"):
+        # The program of the unit is not here.
+        text = re.sub(r"/usr/local/lib/pulp/bin/uvicorn", "/bin/true", (UNITS / name).read_text())
+        (tmp_path / name).write_text(text)
+    units = [str(tmp_path / name) for name in ("pulp.service", "pulp.socket")]
+    completed = subprocess.run(
+        [str(ANALYZE), "verify", "--man=no", *units],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+    )
+    assert not [line for line in completed.stderr.splitlines() if "pulp." in line], completed.stderr
+
+
+def test_command_of_the_service_serves_on_its_socket_and_reloads(instance):
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        program, *arguments = command_of_unit()
+        arguments[arguments.index("--fd") + 1] = str(listener.fileno())
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        command = [Path(program).name, *arguments]
+        with running(instance, command, url, pass_fds=[listener.fileno()]) as server:
+            wait_until(lambda: len(workers(server)) == 2, explain=server.said)
+            old = workers(server)
+            os.kill(server.process.pid, signal.SIGHUP)
+            wait_until(lambda: len(workers(server) - old) == 2, explain=server.said)
+            wait_until(lambda: not workers(server) & old, explain=server.said)
+            assert httpx.get(f"{server.content_url}livez", trust_env=False).status_code == 200
