@@ -75,26 +75,26 @@ DIFFERENCES = {
     "HEAD of a listing": _difference(
         "cache-control content-length vary x-content-type-options content-security-policy"
         " content-encoding",
-        "Makes the whole listing to tell its length; at the root, tells a wrong one.",
-        "Tells whether the directory is there, without `Content-Length`.",
+        "Makes the whole listing to get its length; at the root, sends a wrong one.",
+        "Answers whether the directory exists, without `Content-Length`.",
         "HEAD of a directory with a million files timed out (issue 3774).",
     ),
     "empty partial path": _difference(
         "status",
         "A partial base path whose distributions are all hidden is an empty listing.",
         "404.",
-        "A hidden distribution should not be given away by its neighbourhood.",
+        "The existence of a hidden distribution must not be disclosed.",
     ),
     "redirect body": _difference(
         "cache-control body content-length content-type",
         "Redirects carry a line of text.",
         "Redirects have no body.",
-        "Nobody reads it.",
+        "Clients do not read it.",
     ),
     "redirect query": _difference(
         "location",
         "The redirect to the missing slash drops the query.",
-        "The query is kept.",
+        "The query is preserved.",
         "Signed URLs carry their signature in the query.",
     ),
     "index.html passed through": _difference(
@@ -193,7 +193,7 @@ DIFFERENCES = {
     ),
     "nonsense for a checkpoint": _difference(
         "status",
-        "What is no time gets a redirect to a slash first.",
+        "A path that is not a timestamp is redirected to a slash first.",
         "404.",
         "There is nothing behind the slash either.",
     ),
@@ -221,24 +221,24 @@ DIFFERENCES = {
         " x-pulp-artifact-size",
         "All headers of the remote are passed on, and the body is sent in chunks.",
         "Content has the headers that it will have when it is saved. Metadata has the remote's"
-        " type, validators and what package managers read; the length is told where it is known.",
+        " type, validators and what package managers read; the length is sent where it is known.",
         "Cookies, encodings and redirects of a remote are not about Pulp's answer.",
     ),
     "416 of what is pulled through": _difference(
         "content-range",
         "`Content-Range: bytes */*`.",
-        "The size, if the remote told it.",
+        "The size, if the remote sent it.",
         "RFC 9110 section 14.4 has no second asterisk.",
     ),
     "remotes that cannot be reached": _difference(
         "status",
         "500.",
         "502.",
-        "It is not Pulp that is broken.",
+        "The fault is not in Pulp.",
     ),
     "plugins without pull-through": _difference(
         "status",
-        "500, where a plugin does not tell what content a path is.",
+        "500, where a plugin does not map a path to content.",
         "The remote's answer is passed on and not saved.",
         "As for metadata.",
     ),
@@ -246,7 +246,7 @@ DIFFERENCES = {
         "status",
         "404.",
         "502.",
-        "The file is there, by all that Pulp knows; a client may try again.",
+        "The file exists according to the database; a client may retry.",
     ),
     "NUL": _difference(
         "status",
@@ -264,24 +264,24 @@ DIFFERENCES = {
         "status",
         "400 by the server, or 404.",
         "414 from 8,191 bytes on.",
-        "A clear limit, and prefixes of the path stay few.",
+        "A clear limit, which bounds the number of prefixes that are looked up.",
     ),
     "repeated slashes": _difference(
         "status",
         "404, but for those after the base path.",
         "They are merged: the file or directory is sent, from one cache entry.",
         "Every web server merges them, and clients rely on it. No name has any: Pulp's API refuses"
-        " such names, and what a sync took over with one is not served.",
+        " such names, and synced content with such a name is not served.",
     ),
     "credentials missing": _difference(
         "status",
-        "403 where a guard wants to know the user and no credentials were sent.",
+        "403 where a guard asks for the user and no credentials were sent.",
         "401 with the `WWW-Authenticate` of the first authentication class; 403 for refused ones.",
         "Browsers and pip send a password only when they are asked for it.",
     ),
     "odd keys": _difference(
         "status",
-        "500 where a header guard cannot decode what was sent.",
+        "500 where a header guard cannot decode the header.",
         "403, as for other wrong values.",
         "It is the client's mistake.",
     ),
@@ -293,21 +293,21 @@ DIFFERENCES = {
     ),
     "host": _difference(
         "status",
-        "A `Host` header that is no host is used as it is, or is 500.",
-        "400, as where HTTP/1.1 has none, or any version two.",
+        "An invalid `Host` header is used as it is, or is 500.",
+        "400, as for HTTP/1.1 without one, or any version with two.",
         "RFC 9112 section 3.2.",
     ),
     "probes": _difference(
         "status",
         "`livez` and `readyz` below the prefix are not there.",
-        "They tell whether the process lives, and whether it can serve.",
+        "They report whether the process is alive, and whether it can serve.",
         "Probes that list the root cost a query and a page each time.",
     ),
     "security of answers": _difference(
         "x-content-type-options content-security-policy cache-control",
-        "As the plugin made them.",
+        "Those of the plugin.",
         "With the same security headers as everything else, unless the plugin sets its own.",
-        "They share an origin with the API. All else of them is kept.",
+        "They share an origin with the API. All other headers are preserved.",
     ),
     "files of plugins": _difference(
         "etag last-modified x-pulp-artifact-size content-disposition cache-control"
@@ -320,7 +320,7 @@ DIFFERENCES = {
     "middlewares of plugins": _difference(
         "x-middleware x-signal",
         "Middlewares and signals that a plugin adds to the content app see every request.",
-        "They see those that a plugin's own routes answer.",
+        "They see requests to routes of plugins only.",
         "Files would have to go through aiohttp, and each plugin could break all others.",
     ),
     "prefix without a slash": _difference(
@@ -333,11 +333,11 @@ DIFFERENCES = {
         "x-pulp-cache",
         "With `CACHE_ENABLED`, `X-PULP-CACHE` is `MISS` or `HIT` on all that its cache in Redis"
         " takes.",
-        "So it is for the cache of each process, which has files, listings, redirects to a storage"
-        " and 404s. None on HEAD of a listing, files of replaced publications and answers of"
-        " plugins, which it does not keep. A file that was on demand is a `MISS` before it is a"
+        "The same for the cache of each process, which has files, listings, redirects to a storage"
+        " and 404s. None on HEAD of a listing, files of replaced publications and responses of"
+        " plugins, which are not cached. A file that was on demand is a `MISS` before it is a"
         " `HIT`.",
-        "It tells of the cache that is used.",
+        "It describes the cache that is used.",
     ),
 }
 
@@ -346,45 +346,50 @@ FURTHER = {
     "digest of a file": (
         "None in its headers.",
         "`Repr-Digest: sha-256=:...:` (RFC 9530) where the sha256 is known.",
-        "Clients can verify what they got, parts put together included.",
+        "Clients can verify downloads, resumed ones included.",
     ),
     "many clients of one file on demand": (
         "Each has it fetched from the remote.",
-        "They share one fetch, those of several processes too if it is to be saved.",
-        "Remotes limit how much is asked of them, and one fetch is quicker.",
+        "They share one fetch, also among processes if the file is to be saved.",
+        "Remotes limit request rates, and one fetch is faster.",
     ),
     "wrong bytes of a remote": (
         "The end is sent before it is verified, and the connection reset.",
+<<<<<<< HEAD
         "The end is kept back until all is verified. What is small enough is asked for of other"
         " remotes, and answered with 502 if none has it.",
         "Nobody should have the whole of a file that is wrong.",
+=======
+        "The end is held back until all is verified. Small files get 502.",
+        "A client must not get a complete file with wrong bytes.",
+>>>>>>> 2fd09a1 (Describe plugins, guards and differences in the field's words)
     ),
     "a remote that breaks in the middle": (
         "The connection is cut.",
-        "The rest is asked for again, then of other remotes, if the sha256 is known.",
+        "The rest is requested again, then from other remotes, if the sha256 is known.",
         "The client sees no interruption.",
     ),
     "a remote that is slow": (
         "A try may take 300 seconds, the file included, unless the remote has timeouts.",
         "The first byte has to come within 30 seconds, tries included, and 60 kB in each 60 seconds"
         " then; a remote's own longer timeouts are respected. 504 if the last remote is too slow.",
-        "Nobody waits for 20 minutes, and large files may take longer than 5.",
+        "Clients do not wait for 20 minutes, and large files may take longer than 5.",
     ),
     "a remote that does not end": (
-        "Written to the disk until that is full, as is all that compressed bytes expand to.",
+        "Written to the disk until it is full, decompressed bytes too.",
         "Cut at 100 times the compressed size, at `CONTENT_STAR_REMOTE_MAX_SIZE` bytes of a file"
         " whose size Pulp does not know, and where the disk has no room for others.",
         "A remote's mistake must not end the service.",
     ),
     "a storage that is slow to save": (
         "The answer ends when the file is saved, however long that takes.",
-        "It ends after 5 seconds at the latest, and the log tells.",
-        "The client has nothing to gain from waiting longer.",
+        "It ends after 5 seconds at the latest, with a warning in the log.",
+        "The client gains nothing by waiting longer.",
     ),
-    "a Content-Encoding that nobody asked for": (
+    "an unsolicited Content-Encoding": (
         "Undone; a `.gz` file that a server calls encoded fails its digest.",
-        "Undone or not, as the digest says.",
-        "The file is what its digest is of.",
+        "Undone or not, depending on the digest.",
+        "The file is the bytes that match its digest.",
     ),
     "ranges of files on demand": (
         "Wrong for suffixes and beyond the end.",
@@ -393,26 +398,26 @@ FURTHER = {
     ),
     "many clients of what is pulled through": (
         "Each has it fetched from the remote, metadata too.",
-        "Those of a process share one fetch. Metadata is kept for `CONTENT_STAR_METADATA_TTL`"
-        " seconds, asked about before it is used again, and used while the remote fails.",
+        "Those of a process share one fetch. Metadata is cached for `CONTENT_STAR_METADATA_TTL`"
+        " seconds, then revalidated, and used while the remote fails.",
         "Issue 5144: each client asks for the same large indexes.",
     ),
     "HEAD of what is pulled through": (
         "Fetches the whole file, and saves it.",
         "Asks the remote for its headers.",
-        "Nobody has asked for the bytes.",
+        "The client does not want the bytes.",
     ),
     "dots in paths to remotes": (
         "`..` in a path leads to other folders of the remote's host, with its credentials.",
         "It leads to another path of Pulp, as everywhere, or is 404.",
-        "What a remote is for is below its URL.",
+        "A remote is limited to the paths below its URL.",
     ),
     "dot segments": (
         "Part of the name: `flat/./Packages` is 404.",
         "Removed (RFC 3986 section 5.2.4), after repeated slashes are merged; guards see the path"
         " that is served. 400 for those that leave the content prefix or the domain, and for those"
         " beside `%2F`.",
-        "apt's flat repositories (`deb URL/flat/ ./`) ask so, and any other web server answers.",
+        "apt's flat repositories (`deb URL/flat/ ./`) use them, and other web servers support it.",
     ),
     "dot segments in paths of the API": (
         "404, or whatever a plugin's URL pattern makes of them.",
@@ -423,73 +428,74 @@ FURTHER = {
     "long queries": (
         "400 by the server for path and query of over 8,190 bytes.",
         "414 for a query of over 8,190 bytes.",
-        "What guards and listings parse has a limit.",
+        "The input of guards and listings is bounded.",
     ),
     "long lists in headers": (
         "Read at any length.",
         "`Accept` of over 1,024 bytes, or 32 types and parameters, is no preference; lists of tags"
         " of over 8,192 bytes match nothing; a correlation id of over 64 characters is replaced.",
-        "They are read on the event loop, while others wait.",
+        "They are parsed on the event loop, which blocks other requests.",
     ),
     "special characters in paths to remotes": (
         "`%3F` begins a query at the remote, `%2541` is decoded twice.",
         "They are part of the path.",
-        "Clients ask for a path; the remote is asked for the same one.",
+        "The remote gets the path that the client requested.",
     ),
     "errors of remotes": (
-        "The reason phrase has the URL that was asked for at the remote.",
+        "The reason phrase has the URL that was requested from the remote.",
         "The body has the status that the remote answered with.",
         "URLs may be signed or have secrets in them.",
     ),
     "files of remotes whose URL changed": (
         "A saved file is fetched again for every client.",
         "It is fetched once from the new URL.",
-        "Where a file came from is written down anew.",
+        "The new URL is recorded.",
     ),
     "file and directory of one name": (
         "The directory wins.",
         "The file wins, with no listing query.",
-        "Clients ask for files; a listing that is never shown need not be made.",
+        "Clients request files; no listing has to be made for that.",
     ),
     "one path claimed twice": (
         "500 when two content units of a repository version have one path.",
         "The one added last is served.",
-        "The content is there; the newest is what was meant.",
+        "The content exists; the newest is most likely the intended one.",
     ),
     "replaced publications that pass through": (
         "Only the repository's files are served in the grace period, not the metadata.",
         "Both are.",
-        "The metadata is what clients hold on to (issue 7514).",
+        "Clients have the metadata of that publication (issue 7514).",
     ),
     "unfinished checkpoints": (
         "A checkpoint is served while it is being published.",
         "It is served when it is complete.",
-        "Half a publication is not what there was at that time.",
+        "An incomplete publication is not the state at that time.",
     ),
     "replaced publications and checkpoints": (
-        "A path that a checkpoint lacks is looked for in replaced publications.",
+        "A path that a checkpoint lacks is looked up in replaced publications.",
         "404.",
-        "It was not there at that time.",
+        "It did not exist at that time.",
     ),
     "hidden guarded distributions": (
         "Only the setting `HIDE_GUARDED_DISTRIBUTIONS` hides them.",
         "The domain's own `hide_guarded_distributions` does as well.",
-        "It is documented, and not done.",
+        "Upstream documents it, but does not do it.",
     ),
     "sessions of browsers": (
-        "Not known to content: RBAC guards answer 403.",
-        "Who is logged in at `/auth/login/` may browse what the guard allows.",
+        "Ignored by content: RBAC guards answer 403.",
+        "Users logged in at `/auth/login/` may browse the content that the guard allows.",
         "Content has the origin of the API, so browsers send the cookie.",
     ),
     "checking passwords": (
         "The password's hash is computed for every request, also where no guard asks.",
         "Once a minute (`CONTENT_STAR_BASIC_AUTH_TTL`), and only if a guard asks.",
-        "It takes 100 to 250 ms of CPU. Changes of the user still count at once.",
+        "It takes 100 to 250 ms of CPU. Changes of the user still take effect at once.",
     ),
     "wrong passwords": (
-        "Checked in the threads of all requests, as many as there come.",
-        "Checked in turns by source in two threads; failures are answered late, too many with 429.",
-        "Wrong passwords made others wait for most of a minute.",
+        "Checked in the threads of all requests, without a limit.",
+        "Checked in two threads, one at a time for each source; failures are delayed, too many get"
+        " 429.",
+        "Wrong passwords delayed other requests by most of a minute.",
     ),
     "large headers": (
         "16 KiB for one header.",
@@ -497,63 +503,63 @@ FURTHER = {
         "Client certificates can be larger.",
     ),
     "half-closed connections": (
-        "A client that has closed its half after a request gets no answer.",
-        "It gets its answer. One that has left is noticed within two minutes.",
+        "A client that has closed its half after a request gets no response.",
+        "It gets its response. A client that is gone is detected within two minutes.",
         "As nginx. Both look the same to a server.",
     ),
     "silent connections": (
-        "Half a head is waited for without end.",
+        "There is no timeout for an incomplete head.",
         "With our protocol class, 408 after `CONTENT_STAR_HEAD_TIMEOUT`; the oldest make room.",
-        "Nobody can fill a process with connections.",
+        "A client cannot use up the connections of a process.",
     ),
     "database connections": (
         "A connection that died makes requests fail with 500.",
-        "The read is done again on a fresh connection; 503 with `Retry-After` if there is none.",
+        "The read is repeated on a new connection; 503 with `Retry-After` if there is none.",
         "Issues 1698, 2293, 2294, 3371.",
     ),
     "cache tags": (
         "None.",
-        "`Surrogate-Key` and `Cache-Tag` on all that a distribution answers.",
-        "An edge cache can purge what a new publication replaces.",
+        "`Surrogate-Key` and `Cache-Tag` on all responses of a distribution.",
+        "A CDN can purge responses that a new publication replaces.",
     ),
     "metrics": (
-        "`artifacts.size.counter` counts what was to be sent, and only where domains are on.",
-        "It counts what was sent, with domains and without.",
-        "Ranges, HEAD, 304 and clients that leave are counted as what they cost.",
+        "`artifacts.size.counter` counts the sizes of files, and only where domains are on.",
+        "It counts the bytes sent, with domains and without.",
+        "Ranges, HEAD, 304 and disconnects are counted by the bytes sent.",
     ),
     "caching": (
         "Listings, redirects and errors have no `Cache-Control`.",
-        "All that a distribution answers has the one that files have.",
-        "Caches keep such answers by rules of their own otherwise, guarded ones too.",
+        "All responses of a distribution have the one that files have.",
+        "Otherwise caches store them by heuristics, guarded ones too.",
     ),
     "heartbeats": (
         "The process ends when a heartbeat fails.",
-        "It is logged and tried again; a row that was removed is made anew.",
+        "It is logged and repeated; a row that was removed is created again.",
         "A database that is away for a minute should not end downloads.",
     ),
     "working directory": (
         "The process changes to `WORKING_DIRECTORY`.",
-        "It stays where it was started. Pulpcore's downloaders write there all the same, and so do"
-        " plugins in threads, where [Linux allows it](bridge.md).",
+        "It stays where it was started. Pulpcore's downloaders use `WORKING_DIRECTORY` anyway,"
+        " and so do plugins in threads, where [Linux allows it](bridge.md).",
         "The REST API lives in the same process.",
     ),
     "objects that are streamed through": (
         "Without the redirect, an object of S3 is read into memory before it is sent.",
-        "It is sent as it comes, in pieces of 256 KiB, at the speed of the client.",
+        "It is streamed in pieces of 256 KiB, at the speed of the client.",
         "Issue 7806: large files end the process.",
     ),
     "stores that fail": (
         "500 for objects that are missing, and for stores that are down.",
         "404 with an error in the log, and 503 with `Retry-After`.",
-        "Clients try again or elsewhere; nobody sees credentials or signed URLs.",
+        "Clients can retry; responses contain neither credentials nor signed URLs.",
     ),
-    "clients that leave": (
-        "Handlers of plugins go on.",
-        "They are cancelled; see [the bridge](bridge.md) for more that plugins may notice.",
-        "Nobody is there for their answer.",
+    "client disconnects": (
+        "Handlers of plugins continue.",
+        "They are cancelled; [the bridge](bridge.md) lists other effects on plugins.",
+        "Their response has no receiver.",
     ),
     "WebSockets": (
-        "A handler of a plugin could speak one.",
+        "A handler of a plugin could use them.",
         "Refused with 501.",
         "No plugin does.",
     ),

@@ -9,6 +9,6 @@ class PulpExamplePluginAppConfig(PulpPluginAppConfig):
     domain_compatible = True
 
     # `pulpcore-content` serves our distributions by the hooks of their model, content-star by the
-    # classes in this module. Whoever installs us may run either, or both while moving over.
+    # classes in this module. Operators may run either, or both during a migration.
     content_implementations = {"aiohttp", "star"}  # noqa: RUF012
     content_star = "pulp_example.app.content_star"

@@ -1,4 +1,4 @@
-"""What content-star serves below our distributions: files, and a live API at `api/`."""
+"""What content-star serves below our distributions: files, and routes at `api/`."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ MAX_NOTE_BYTES = 10_000
 
 
 def files(request: Request) -> Response:
-    """`GET api/files`. Not a coroutine, so it has a thread and may ask the database."""
+    """`GET api/files`. Not a coroutine, so it runs in a thread and may use the database."""
     return JSONResponse({"files": resolved_path_of(request).distribution.files()})
 
 
@@ -80,7 +80,7 @@ def _require_editor(request: Request) -> object:
 
 @serves(ExampleDistribution)
 class ExampleApp(RepositoryVersionApp):
-    """Files of the repository version, a listing with a word on how to use it, and the API."""
+    """Files of the repository version, a listing with usage instructions, and the API."""
 
     routes = (
         Route("/api/files", files),
@@ -91,10 +91,10 @@ class ExampleApp(RepositoryVersionApp):
     )
 
     def find_content(self, path: str) -> None:
-        """Nothing special: what the model's `content_handler` answers, a route does here."""
+        """Return None: a route serves the path of the model's `content_handler`."""
 
     def extra_headers(self, path: str) -> Mapping[str, str]:
-        """Say who served a file to whom, for which the model's hook would lack the request."""
+        """Name distribution and user agent; the model's hook has no request to read it from."""
         agent = self.request.headers.get("user-agent", "nobody")
         return {"X-Example": self.distribution.name, "X-Example-For": agent.split("/")[0]}
 

@@ -33,7 +33,7 @@ class ExampleDistribution(Distribution):
 
 
 class Note(BaseModel):
-    """What somebody wrote about a file of a distribution."""
+    """A user's note about a file of a distribution."""
 
     distribution = models.ForeignKey(
         ExampleDistribution, on_delete=models.CASCADE, related_name="notes"
