@@ -25,7 +25,7 @@ CONTENT_STAR_REDIRECT_MIN_SIZE = 0
 
 # Seconds for which content requests remember that a user name and password sent with Basic
 # authentication were right, because checking them takes 100 to 250 ms of CPU. Changes of the user
-# count at once all the same; 0 checks every request. See `basic_auth.py`.
+# count at once all the same; 0 checks every request. See `auth/basic_auth_cache.py`.
 CONTENT_STAR_BASIC_AUTH_TTL = 60
 
 # Seconds for which metadata that a remote sent for a distribution without the file (pull-through)
@@ -42,8 +42,9 @@ CONTENT_STAR_METADATA_SIZE = 256 * 1024 * 1024
 # end or has decompressed counts. The largest files of public registries have about 50 GB.
 CONTENT_STAR_REMOTE_MAX_SIZE = 64 * 1024**3
 
-# Whether content that the API redirects to is sent in the same answer (see in_place.py), which
-# spares clients a second request. Off where redirects have to be seen, by a proxy's rules or a CDN.
+# Whether content that the API redirects to is sent in the same response, which spares clients a
+# second request (`middleware/internal_redirect.py`). Off where redirects have to be seen, by a
+# proxy's rules or a CDN.
 CONTENT_STAR_INTERNAL_REDIRECT = True
 
 # What becomes of plugins whose content is written for aiohttp only: "bridge" runs it here, "refuse"
@@ -67,7 +68,7 @@ CONTENT_STAR_CORS = False
 CONTENT_STAR_REDIRECT_ROOT = False
 
 # Answers that each process keeps in memory until something changes that they were made from, about
-# 4 KiB each. 0 looks everything up with each request. See `cache/plans.py`.
+# 4 KiB each. 0 looks everything up with each request. See `cache/store.py`.
 CONTENT_STAR_CACHE_ENTRIES = 10_000
 
 # Bytes of small files (64 KiB and less) that each process keeps with them.
@@ -86,9 +87,10 @@ CONTENT_STAR_BODY_TIMEOUT = 60
 # get 503.
 CONTENT_STAR_CONNECTIONS = 0
 
-# The access log of content (see access_log.py) is off, as `pulpcore-content` has it: one log of
-# requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is that
-# of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts first.
+# The access log of content (`middleware/access_log.py`) is off, as `pulpcore-content` has it: one
+# log of requests, uvicorn's, is on already. The level INFO for its logger turns it on. Its form is
+# that of `pulpcore-api`, without the logger's name that Pulp's own form for everything else puts
+# first.
 LOGGING = {
     "dynaconf_merge": True,
     "formatters": {"content_star_access": {"format": "pulp [%(correlation_id)s]: %(message)s"}},
