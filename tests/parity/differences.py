@@ -355,14 +355,9 @@ FURTHER = {
     ),
     "wrong bytes of a remote": (
         "The end is sent before it is verified, and the connection reset.",
-<<<<<<< HEAD
-        "The end is kept back until all is verified. What is small enough is asked for of other"
-        " remotes, and answered with 502 if none has it.",
-        "Nobody should have the whole of a file that is wrong.",
-=======
-        "The end is held back until all is verified. Small files get 502.",
+        "The end is held back until all is verified. Small files are requested from other remotes,"
+        " and answered with 502 if none has them.",
         "A client must not get a complete file with wrong bytes.",
->>>>>>> 2fd09a1 (Describe plugins, guards and differences in the field's words)
     ),
     "a remote that breaks in the middle": (
         "The connection is cut.",
