@@ -1,7 +1,7 @@
-"""AppStatus rows: how `/pulp/api/v3/status/` and the workers know that a process is alive.
+"""Heartbeat of the process: its AppStatus rows, read by `/pulp/api/v3/status/` and by workers.
 
-A process that serves both the API and content needs two rows. Upstream's manager allows one a
-process and calls it `current()`: tasks that the process runs itself are locked under that row.
+A process that serves both the API and content has two rows. Upstream's manager allows one per
+process, `current()`, under which tasks that the process runs itself are locked.
 """
 
 import asyncio
@@ -23,46 +23,45 @@ log = logging.getLogger(__name__)
 
 AppType = Literal["api", "content"]
 
-# Seconds to wait before another try at registering or beating.
+# Seconds before a failed write is retried.
 RETRY_PAUSE = 2.0
 
 
 class Heartbeat:
-    """Keeps the AppStatus rows of this process alive, in a thread of their own.
+    """Writes the heartbeats of this process, from a database executor of its own.
 
-    A heartbeat must not wait behind slow content requests (pulpcore issue 7315), so it does not
-    share their threads. A failing heartbeat ends nothing: it is logged and tried again, and a row
-    that somebody removed meanwhile is registered anew.
+    With the executor of content, heartbeats would wait behind slow requests (pulpcore issue 7315).
+    A failed heartbeat is logged and retried; a row that was deleted is inserted again.
     """
 
     def __init__(self, *app_types: AppType) -> None:
-        """`app_types`: what the process is; the first one becomes the process's `current()`."""
+        """`app_types` get a row each; the first one becomes `current()`."""
         self._rows = [_Row(app_type, current=not i) for i, app_type in enumerate(app_types)]
-        self._door = DatabaseExecutor(threads=1, name="heartbeat-db")
-        self._beating: asyncio.Task[None] | None = None
+        self._executor = DatabaseExecutor(threads=1, name="heartbeat-db")
+        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Register the rows and go on beating in the background.
+        """Insert the rows and start the background task that writes heartbeats.
 
-        Returns when all rows are in, or at the first failure: then the background keeps trying.
+        A failure to insert a row is logged, and the background task retries it.
         """
         await self._beat()
-        self._beating = asyncio.create_task(self._beat_forever(), name="heartbeat")
+        self._task = asyncio.create_task(self._beat_forever(), name="heartbeat")
 
     async def stop(self) -> None:
-        """Stop beating and remove the rows; a database that is away is logged, not waited for."""
-        if self._beating is not None:
-            self._beating.cancel()
+        """Stop the background task and delete the rows, each with a timeout (`CLOSE_TIMEOUT`)."""
+        if self._task is not None:
+            self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._beating
+                await self._task
         await asyncio.gather(*map(self._remove, self._rows))
-        await self._door.close()
+        await self._executor.close()
 
     async def _remove(self, row: "_Row") -> None:
         try:
-            await asyncio.wait_for(self._door.run(row.remove), CLOSE_TIMEOUT)
+            await asyncio.wait_for(self._executor.run(row.remove), CLOSE_TIMEOUT)
         except Exception as error:
-            log.warning("%s could not be removed: %r", row, error)
+            log.warning("%s: cannot delete its row, which expires after its TTL: %r", row, error)
 
     async def _beat_forever(self) -> None:
         interval = min(row.interval for row in self._rows)
@@ -74,15 +73,17 @@ class Heartbeat:
     async def _beat(self) -> None:
         for row in self._rows:
             try:
-                await self._door.run(row.beat)
+                await self._executor.run(row.beat)
                 row.healthy = True
             except Exception as error:
                 row.healthy = False
-                log.error("%s could not be written, trying again: %s", row, error)
+                log.error(
+                    "%s: cannot write its row, retrying in %.0f s: %s", row, RETRY_PAUSE, error
+                )
 
 
 class _Row:
-    """One AppStatus row; its methods block and run in the heartbeat's thread."""
+    """One AppStatus row. Methods block and run in the executor."""
 
     def __init__(self, app_type: AppType, current: bool) -> None:
         ttl = settings.API_APP_TTL if app_type == "api" else settings.CONTENT_APP_TTL
@@ -101,20 +102,20 @@ class _Row:
         return f"Heartbeat of the {self._status.app_type} app {self._status.name}"
 
     def beat(self) -> None:
-        if self._mine().update(last_heartbeat=timezone.now()):
+        if self._queryset().update(last_heartbeat=timezone.now()):
             return
         if self._registered:
-            log.warning("%s: its row is gone, registering again", self)
-        # Not `create()`, which refuses a process's second row; done twice, the second does nothing.
+            log.warning("%s: its row was deleted, inserting it again", self)
+        # Not `create()`, which refuses a second row per process. Idempotent, as a retry needs.
         AppStatus.objects.bulk_create([self._status], ignore_conflicts=True)
         self._registered = True
         if self._current:
             AppStatus.objects._current_app_status = self._status
 
     def remove(self) -> None:
-        self._mine().delete()
+        self._queryset().delete()
         if self._current:
             AppStatus.objects._current_app_status = None
 
-    def _mine(self) -> QuerySet[AppStatus]:
+    def _queryset(self) -> QuerySet[AppStatus]:
         return AppStatus.objects.filter(pk=self._status.pk)

@@ -1,11 +1,11 @@
-"""The public API for plugin writers; nothing else of `pulpcore.content_star` is public.
+"""Public API for plugin writers; nothing else in `pulpcore.content_star` is public.
 
-What is listed in `__all__`, with the documented methods and attributes of the classes, follows
-semantic versioning with the version of `pulp-content-star`: what a plugin was written for works
-until the next major version, and what is to go is deprecated for a minor version before. New names,
-new steps with defaults, and new keyword arguments with defaults may come with any minor version.
-Until 1.0 the second number counts as the major one. Names that begin with an underscore, modules
-other than this one, and methods that docs/plugins_writing.md does not name are not part of it.
+The names in `__all__`, with the documented methods and attributes of the classes, follow semantic
+versioning with the version of `pulp-content-star`: they are compatible until the next major
+version, and deprecated in a minor version before they are removed. Any minor version may add names,
+methods with defaults, and keyword arguments with defaults. Until 1.0 the second number counts as
+the major one. Names that begin with an underscore, other modules, and methods that
+docs/plugins_writing.md does not name are not part of the API.
 """
 
 from starlette.routing import Mount

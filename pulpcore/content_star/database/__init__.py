@@ -1,1 +1,1 @@
-"""Blocking ORM work, and the SQL of the request path."""
+"""Database access: the executor for blocking ORM work, and the SQL of the request path."""

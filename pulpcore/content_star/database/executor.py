@@ -1,12 +1,12 @@
-"""The only door between the event loop and blocking ORM work.
+"""Database executor: runs blocking ORM work in a pool of threads with persistent connections.
 
-Django keeps one database connection per thread, so a bounded pool of threads is a bounded pool of
-connections. A trip through the door takes a thread, does everything blocking that a request needs,
-and gives the thread back before any byte of a body is sent: no connection waits for a slow client
-(pulpcore issue 2816).
+Django has one database connection per thread, so a bounded pool of threads is a bounded pool of
+connections. A request does all its blocking work in one call and returns the thread before the
+first byte of the body is sent: no connection waits for a slow client (pulpcore issue 2816).
 
-Django's own request handler looks after connections when it sends `request_started` and
-`request_finished`. Content requests send neither; the care that is due is taken here instead.
+Django's request handler checks connections on the signals `request_started` and
+`request_finished`. Content requests send neither, so the executor does: it resets queries, closes
+and replaces lost connections, and retries work.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Seconds to wait before work is done again: at once for a connection that died while it was
-# idle, then long enough for a server that restarts or fails over to accept connections again.
+# Seconds before each retry: none for a connection that was lost while it was idle, then long enough
+# for a server that restarts or fails over to accept connections again.
 RETRY_PAUSES = (0.0, 0.1, 0.5, 1.0)
 
-# Seconds after which work that nobody has got to yet is not worth those pauses any more: while the
-# database is away, everybody who queues for a thread would wait through those of all before.
-PATIENCE = sum(RETRY_PAUSES)
+# Seconds after the call until which work is retried after a pause. Time in the queue counts: while
+# the database is away, each call would otherwise wait for the retries of all calls ahead of it.
+RETRY_TIMEOUT = sum(RETRY_PAUSES)
 
-# Seconds that closing waits for trips still under way: a query may hang for as long as it likes.
+# Seconds that `close` waits for running calls: a query may hang.
 CLOSE_TIMEOUT = 2.0
 
 
@@ -46,7 +46,7 @@ _current: contextvars.ContextVar["DatabaseExecutor"] = contextvars.ContextVar(
 
 
 class ConnectionLost(OperationalError):
-    """The database cannot be reached, or left while it was asked; the cause is the first error."""
+    """The database is unreachable, or closed the connection; `__cause__` is the database error."""
 
 
 class DatabaseExecutor:
@@ -57,88 +57,92 @@ class DatabaseExecutor:
         self._executor = ThreadPoolExecutor(threads, name, enter_working_directory)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do `work` in a pool thread, in a copy of the caller's context variables.
+        """Run `work` in a pool thread, in a copy of the caller's context variables.
 
-        If its connection dies, `work` is done again on a fresh one, so it has to be idempotent: to
-        read, or to write what may be written twice.
-        Raises what `work` raises, and `ConnectionLost` only if the database stayed away through
-        all of `RETRY_PAUSES`, of which the time that was spent waiting for a thread is a part.
+        If the connection is lost, `work` is retried on a new one, so it must be idempotent.
+        Raises the exceptions of `work`, and `ConnectionLost` if the database stays away through
+        `RETRY_PAUSES`, less the time spent waiting for a thread.
         """
-        return await self._travel(_insist, partial(work, *args, **kwargs), time.monotonic())
+        return await self._submit(
+            _run_with_retries, partial(work, *args, **kwargs), time.monotonic()
+        )
 
-    async def once(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do `work` as `run` does, but never again: for what must not happen twice.
+    async def run_once(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work` as `run` does, but without retries: for work that is not idempotent.
 
-        A connection that died while it was idle is replaced before; `ConnectionLost` is raised if
-        it dies during the work, which may have been done or not.
+        A connection that was lost while it was idle is replaced first. Raises `ConnectionLost` if
+        it is lost during the work, which may or may not be committed then.
         """
-        return await self._travel(_afresh, partial(work, *args, **kwargs))
+        return await self._submit(_run_checked, partial(work, *args, **kwargs))
 
-    async def _travel(self, way: Callable[..., T], *args: object) -> T:
-        trip = partial(self.context().run, way, *args)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, trip)
+    async def _submit(self, runner: Callable[..., T], *args: object) -> T:
+        call = partial(self.context().run, runner, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     def context(self) -> contextvars.Context:
-        """Return a copy of the caller's context variables for work behind this door."""
+        """Return a copy of the caller's context variables, with this as the current executor."""
         context = contextvars.copy_context()
         context.run(_current.set, self)
         return context
 
     def executor(self) -> Executor:
-        """Return the threads as an executor, for calls of code that is not ours.
+        """Return the threads as a `concurrent.futures.Executor`, for third-party code.
 
-        Nothing is done again: nobody knows what a call has done before its connection died.
+        Its calls are not retried, as for `run_once`.
         """
-        return _Calls(self._executor)
+        return _ThreadsExecutor(self._executor)
 
     async def close(self) -> None:
-        """Close the connections and end the threads, once the trips under way are done.
+        """Wait for running calls, close the connections and stop the threads.
 
-        Trips that are not done after `CLOSE_TIMEOUT` are left to themselves.
+        Calls that are not finished after `CLOSE_TIMEOUT` are abandoned.
         """
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        # Only its own thread can close a connection. As many jobs as threads, each waiting for the
-        # others and for us, reach every thread once.
-        everyone = threading.Barrier(self._threads + 1)
+        # A connection can only be closed by its own thread. The barrier makes each thread take
+        # exactly one of the jobs.
+        barrier = threading.Barrier(self._threads + 1)
 
-        def leave() -> None:
+        def close_connection() -> None:
             connection.close()
-            everyone.wait()
+            barrier.wait()
 
         for _ in range(self._threads):
-            self._executor.submit(leave)
+            self._executor.submit(close_connection)
         try:
-            everyone.wait(CLOSE_TIMEOUT)
+            barrier.wait(CLOSE_TIMEOUT)
         except threading.BrokenBarrierError:
-            log.warning("Closing without waiting for queries that take too long.")
+            log.warning(
+                "Database executor: queries still running after %.0f s, closing without them.",
+                CLOSE_TIMEOUT,
+            )
             self._executor.shutdown(wait=False, cancel_futures=True)
         else:
             self._executor.shutdown(wait=True)
 
 
-class _Calls(Executor):
-    """Whoever shuts it down leaves the door open."""
+class _ThreadsExecutor(Executor):
+    """Its `shutdown` leaves the threads running, which belong to the `DatabaseExecutor`."""
 
     def __init__(self, threads: Executor) -> None:
         self._threads = threads
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return self._threads.submit(_afresh, partial(fn, *args, **kwargs))
+        return self._threads.submit(_run_checked, partial(fn, *args, **kwargs))
 
 
 def current_executor() -> DatabaseExecutor | None:
-    """Return the door that this trip went through; for what has to be read while it is sent."""
+    """Return the executor of the current request, for reads while the response is sent."""
     return _current.get(None)
 
 
 def _attempt(work: Callable[[], T]) -> T:
-    reset_queries()  # with DEBUG on, Django records every query of a connection for ever
+    reset_queries()  # with DEBUG on, Django records all queries of a connection
     try:
         return work()
     except Error as error:
-        if _alive():
+        if _is_connected():
             raise
         connection.close()
         raise ConnectionLost(str(error)) from error
@@ -146,32 +150,32 @@ def _attempt(work: Callable[[], T]) -> T:
         _return_to_pool()
 
 
-def _insist(work: Callable[[], T], asked_at: float) -> T:
+def _run_with_retries(work: Callable[[], T], called_at: float) -> T:
     for pause in RETRY_PAUSES:
         try:
             return _attempt(work)
         except ConnectionLost as lost:
-            if pause and time.monotonic() - asked_at > PATIENCE:
+            if pause and time.monotonic() - called_at > RETRY_TIMEOUT:
                 raise
-            log.info("The database connection was lost, trying again: %s", lost)
+            log.info("Database connection lost, retrying in %.1f s: %s", pause, lost)
             time.sleep(pause)
     return _attempt(work)
 
 
-def _afresh(work: Callable[[], T]) -> T:
+def _run_checked(work: Callable[[], T]) -> T:
     if connection.connection is not None and not connection.is_usable():
         connection.close()
     return _attempt(work)
 
 
-def _alive() -> bool:
+def _is_connected() -> bool:
     return connection.connection is not None and connection.is_usable()
 
 
 def _return_to_pool() -> None:
-    """Hand the connection back where psycopg's own pool is configured (`OPTIONS["pool"]`).
+    """Close the connection if psycopg's pool is configured (`OPTIONS["pool"]`), which returns it.
 
-    The API takes its connections from that pool too; a thread that kept one would starve it.
+    The REST API uses the same pool and would starve if idle threads held its connections.
     """
     if connection.settings_dict["OPTIONS"].get("pool"):
         connection.close()

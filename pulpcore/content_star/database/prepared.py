@@ -1,6 +1,7 @@
-"""Queries in SQL of ours, and model instances from their rows: the ORM without its compiler.
+"""Prepared statements for hand-written SQL, and model instances from their rows.
 
-Everything here blocks and runs behind the database door.
+Replaces the ORM's compiler on the request path. Everything here blocks and runs in the database
+executor.
 """
 
 import hashlib
@@ -23,25 +24,25 @@ from pulpcore.app.models import Artifact, ContentArtifact, RepositoryVersion
 
 log = logging.getLogger(__name__)
 
-# What running a prepared statement raises that running its query would not: a pooler gave us
-# another session, or a migration changed the type of a column.
+# Errors of EXECUTE that the plain query would not raise: a pooler assigned another session, or a
+# migration changed the type of a column.
 _NOT_PREPARED = (InvalidSqlStatementName, FeatureNotSupported)
 
-# Not read until somebody asks for it: a version's `content_ids` holds the id of every content unit
-# in it (pulpcore issue 7867), and digests other than SHA-256 are never sent. Times of a file's rows
-# are not sent either, and psycopg takes longer to read one than all else of its row.
-_TIMES = frozenset({"pulp_created", "pulp_last_updated", "timestamp_of_interest"})
+# Deferred fields: a version's `content_ids` has the primary key of every content unit in it
+# (pulpcore issue 7867), and digests other than SHA-256 are never sent. Nor are the timestamps of a
+# file's rows, and psycopg takes longer to parse one than the rest of the row.
+_TIMESTAMPS = frozenset({"pulp_created", "pulp_last_updated", "timestamp_of_interest"})
 _DEFERRED: Mapping[type[models.Model], frozenset[str]] = {
     RepositoryVersion: frozenset({"content_ids"}),
-    Artifact: frozenset({"md5", "sha1", "sha224", "sha384", "sha512"}) | _TIMES,
-    ContentArtifact: _TIMES,
+    Artifact: frozenset({"md5", "sha1", "sha224", "sha384", "sha512"}) | _TIMESTAMPS,
+    ContentArtifact: _TIMESTAMPS,
 }
 
-_known_fields: dict[type[models.Model], tuple[tuple[str, Any], ...]] = {}
+_loaded_fields: dict[type[models.Model], tuple[tuple[str, Any], ...]] = {}
 
 
 class Row:
-    """A row of a query, read from left to right."""
+    """A row of a query result, read column by column from left to right."""
 
     def __init__(self, values: Sequence[Any]) -> None:
         self._values: Iterator[Any] = iter(values)
@@ -51,7 +52,7 @@ class Row:
         return next(self._values)
 
     def columns_of(self, model: type[models.Model]) -> dict[str, Any] | None:
-        """Return the columns of `model` as its fields have them; None for an outer join's void."""
+        """Return the columns of `model` as field values; None for an outer join without a match."""
         values = {
             name: next(self._values) if convert is None else convert(next(self._values))
             for name, convert in _fields(model)
@@ -59,28 +60,28 @@ class Row:
         return None if values[model._meta.pk.attname] is None else values
 
     def instance(self, model: type[models.Model]) -> Any:
-        """Return the instance of `model` in the next columns, or None."""
+        """Return an instance of `model` from the next columns; None as `columns_of`."""
         columns = self.columns_of(model)
         return None if columns is None else make(model, columns)
 
 
 def make(model: type[models.Model], columns: Mapping[str, Any]) -> Any:
-    """Return an instance of `model` as the database has it, what is not in `columns` deferred."""
+    """Return a saved instance of `model`; fields that are not in `columns` are deferred."""
     values = [columns.get(field.attname, DEFERRED) for field in model._meta.concrete_fields]
     return model.from_db(connection.alias, (), values)
 
 
 class Query:
-    """A query that each connection prepares once: to plan one takes ten times as long as to run it.
+    """A query that each connection prepares once, as planning takes ten times as long as execution.
 
-    Statements are prepared in SQL, under names made of their text. Whatever a pooler between us
-    and PostgreSQL does with sessions (PgBouncer's `pool_mode = transaction`), a name stands for one
-    query or for none. If for none, all queries are sent plainly from then on, as they are where
-    `OPTIONS` of the database say `"prepare_threshold": None`.
+    Statements are prepared in SQL, under a name that is a digest of their text. So behind a pooler
+    that assigns sessions by transaction (PgBouncer's `pool_mode = transaction`), a name refers to
+    the right query or does not exist. If it does not, all queries are sent unprepared from then on,
+    as with `"prepare_threshold": None` in the database's `OPTIONS`.
     """
 
     prepares: ClassVar[bool] = True
-    """Whether that works here, as far as is known."""
+    """Whether queries are prepared: until the first failure, in the whole process."""
 
     _prepared: ClassVar[WeakKeyDictionary[Any, set[str]]] = WeakKeyDictionary()
 
@@ -90,9 +91,10 @@ class Query:
         tables: Mapping[str, type[models.Model]],
         parameters: Mapping[str, str],
     ) -> None:
-        """`$columns` in `text` become those of `tables`, models by their aliases.
+        """Define a query.
 
-        `parameters` are types by the names that `text` has as `%(name)s`.
+        `$columns` in `text` is replaced by the columns of `tables`, models by their aliases, less
+        deferred ones. `parameters` are SQL types by name; `text` refers to them as `%(name)s`.
         """
         self._template = Template(text)
         self.tables = tables
@@ -100,7 +102,7 @@ class Query:
 
     @cached_property
     def text(self) -> str:
-        """The query, with `%(name)s` for its parameters."""
+        """The SQL, with `%(name)s` for parameters."""
         columns = [
             f'{alias}."{field.column}"'
             for alias, model in self.tables.items()
@@ -114,18 +116,18 @@ class Query:
         return f"content_star_{hashlib.sha256(self.text.encode()).hexdigest()[:32]}"
 
     def one(self, parameters: Mapping[str, Any]) -> Row | None:
-        """Return the first row, or None."""
+        """Execute the query; return the first row, or None."""
         return next(iter(self.all(parameters)), None)
 
     def all(self, parameters: Mapping[str, Any]) -> list[Row]:
-        """Return the rows."""
+        """Execute the query; return all rows."""
         with connection.cursor() as cursor:
             try:
                 cursor.execute(self._statement(), parameters)
             except DatabaseError as error:
                 if not isinstance(error.__cause__, _NOT_PREPARED):
                     raise
-                log.info("Queries are not prepared any more: %s", error)
+                log.info("Prepared statement failed, queries are sent unprepared now: %s", error)
                 Query.prepares = False
                 cursor.execute(self.text, parameters)
             return [Row(values) for values in cursor.fetchall()]
@@ -134,7 +136,7 @@ class Query:
         options = connection.settings_dict["OPTIONS"]
         if not self.prepares or options.get("prepare_threshold", 0) is None:
             return self.text
-        if connection.in_atomic_block:  # an error would cost the transaction
+        if connection.in_atomic_block:  # a failed EXECUTE would abort the transaction
             return self.text
         prepared = self._prepared.setdefault(connection.connection, set())
         if self.name not in prepared:
@@ -164,10 +166,12 @@ def _loaded(model: type[models.Model]) -> list[Any]:
 
 
 def _fields(model: type[models.Model]) -> tuple[tuple[str, Any], ...]:
-    """Names of the loaded fields, with what makes a value of the database one of Python's."""
-    if model not in _known_fields:
-        _known_fields[model] = tuple((field.attname, _converter(field)) for field in _loaded(model))
-    return _known_fields[model]
+    """Return names and `from_db_value` converters of the loaded fields, in column order."""
+    if model not in _loaded_fields:
+        _loaded_fields[model] = tuple(
+            (field.attname, _converter(field)) for field in _loaded(model)
+        )
+    return _loaded_fields[model]
 
 
 def _converter(field: Any) -> Any:

@@ -1,10 +1,10 @@
-"""The SQL of the cold path: from a path to a distribution, what it serves, and a file of that.
+"""SQL for uncached requests: look up a distribution, its publication or version, and files.
 
-Each query reads a row or two through the indexes that its comment names, whatever the size of the
-repository; `tests/functional/test_queries.py` asks the planner. They are text because the ORM takes
-longer to write such a query than PostgreSQL to answer it: 1 to 2 ms of Python each.
+Each query reads a row or two by the indexes that its comment names, for repositories of any size;
+`tests/functional/test_queries.py` checks the query plans. They are text because the ORM takes
+longer to compile such a query than PostgreSQL to execute it: 1 to 2 ms of Python each.
 
-`$columns` are those of models, which `rows.py` knows; `%(names)s` are parameters.
+`$columns` and the parameters `%(name)s` are described in `prepared.Query`.
 """
 
 from pulpcore.app.models import (
@@ -19,7 +19,7 @@ from pulpcore.app.models import (
 )
 from pulpcore.content_star.database.prepared import Query
 
-# Unique index (base_path, pulp_domain_id), once for each prefix of the path that a slash ends.
+# Unique index (base_path, pulp_domain_id), once for each prefix of the path that ends at a slash.
 DISTRIBUTION = Query(
     """
     SELECT $columns
@@ -47,7 +47,7 @@ DISTRIBUTION = Query(
     parameters={"domain": "text", "prefixes": "text[]"},
 )
 
-# Unique index (repository_id, number) of versions from the newest on, until one has a publication:
+# Unique index (repository_id, number), from the newest version down to one that has a publication:
 # index on repository_version_id.
 LATEST_PUBLICATION = Query(
     """
@@ -106,8 +106,8 @@ _PUBLISHED = """
     WHERE published.publication_id = %(publication)s AND published.relative_path = wanted.path
 """
 
-# Index on relative_path of content artifacts: those of the path in whatever repository. For each,
-# one look into the unique index (repository_id, content_id, version_added_id) of memberships.
+# Index on relative_path of content artifacts, for all repositories; for each row found, the unique
+# index (repository_id, content_id, version_added_id) of memberships.
 _CONTAINED = """
     SELECT file.pulp_id, FALSE AS is_published, member.pulp_created AS added
     FROM core_contentartifact file
@@ -120,8 +120,8 @@ _CONTAINED = """
       AND (removed.number IS NULL OR removed.number > %(number)s)
 """
 
-# What is published at the path, or else contained there: memberships are not looked at if there is
-# something.
+# A pass-through publication: the published file, else the one in the repository version.
+# Memberships are not read if there is a published one.
 _EITHER = """
     WITH at_path AS MATERIALIZED ({published})
     SELECT * FROM at_path
@@ -129,8 +129,8 @@ _EITHER = """
     ({contained} AND NOT EXISTS (SELECT FROM at_path))
 """
 
-# Primary keys. Of several files in a version that claim a path, the newest is taken. Behind a CTE
-# the planner cannot see how many paths there are, and so plans once for any number of them.
+# Primary keys. The newest of several files at one path of a version wins. The CTE hides the number
+# of paths from the planner, so that one generic plan fits any number.
 _FILES = """
     WITH asked AS MATERIALIZED (SELECT %(paths)s::text[] AS paths)
     SELECT wanted.path, found.is_published, found.added, $columns

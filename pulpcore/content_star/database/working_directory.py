@@ -1,9 +1,9 @@
-"""Current directories of threads.
+"""Current directories per thread, for plugins and tasks that write to their working directory.
 
-Linux has the current directory and the umask in one structure (`fs_struct`) that all threads of a
-process share, unless one takes a copy: unshare(CLONE_FS). Upstream's services have one thread each
-and change both as they like. Here the API and content share a process: each thread that runs
-plugins' code, or Django's views, takes a copy. Threads that it starts share that copy with it.
+On Linux, all threads of a process share the current directory and the umask (`fs_struct`), unless a
+thread unshares them: unshare(CLONE_FS). Upstream's services change both, as each has one thread.
+Here the API and content share a process, so each thread that runs plugins' code or Django's views
+unshares them. Threads that it starts share its directory.
 """
 
 import ctypes
@@ -26,40 +26,40 @@ log = logging.getLogger(__name__)
 
 _CLONE_FS = 0x200  # sched.h; `os.CLONE_FS` since Python 3.12
 
-# Seconds for which a directory that the whole process was in is kept: other threads may have made
-# files by relative paths in it that they still use.
-KEEP = 3600.0
+# Seconds before a temporary directory that the whole process was in is removed: other threads may
+# still use files that they created in it by relative paths.
+REMOVAL_DELAY = 3600.0
 
-# Seconds to wait for another thread to leave its directory, where threads cannot have their own. An
-# immediate task takes 5 at most. Waiting for ever could be a deadlock: the other thread may need a
-# row that this one's transaction has locked.
-TURN_TIMEOUT = 60.0
+# Seconds to wait for the lock on the process's directory, where threads cannot have their own. An
+# immediate task takes 5 at most. Without a timeout there could be a deadlock: the other thread may
+# need a row that this one's transaction has locked.
+LOCK_TIMEOUT = 60.0
 
 _thread = threading.local()
-_turn = threading.RLock()  # a task may run another one in its own thread
-_kept: deque[tuple[float, str]] = deque()
+_lock = threading.RLock()  # reentrant: a task may run another one in its own thread
+_shared_directories: deque[tuple[float, str]] = deque()
 
 
 def enter_working_directory() -> None:
-    """Make `WORKING_DIRECTORY` the current directory of this thread, and of no other.
+    """Make `WORKING_DIRECTORY` the current directory of this thread only.
 
-    pulp_gem and pulp_python make a file in `.` for each one that they save. Where threads cannot
-    have directories of their own, or there is no such directory, the thread stays where it is.
+    pulp_gem and pulp_python create a file in `.` for each file that they save. Does nothing where
+    threads cannot have directories of their own; logs an error if the directory cannot be entered.
     """
     if not has_own_directory():
-        _warn()
+        _warn_if_not_writable()
         return
     try:
         os.chdir(settings.WORKING_DIRECTORY)
     except OSError as error:
-        log.error("WORKING_DIRECTORY cannot be entered, create it or give access to it: %s", error)
+        log.error("Cannot enter WORKING_DIRECTORY, create it or grant access to it: %s", error)
 
 
 def has_own_directory() -> bool:
-    """Give this thread a current directory and a umask of its own, unless it has them already.
+    """Unshare the current directory and the umask of this thread; return whether it has its own.
 
-    Returns False where that is refused: on other systems than Linux, and in containers whose
-    seccomp profile has no `unshare` (Docker's default).
+    False on other systems than Linux, and in containers whose seccomp profile denies `unshare`
+    (Docker's default).
     """
     if not getattr(_thread, "has_own_directory", False):
         try:
@@ -71,7 +71,7 @@ def has_own_directory() -> bool:
 
 
 def _unshare() -> None:
-    """Call unshare(2). Raises AttributeError where there is none, OSError where it is refused."""
+    """Call unshare(2). Raises AttributeError where it is missing, OSError where it is denied."""
     if _libc().unshare(_CLONE_FS):
         raise OSError(ctypes.get_errno(), "unshare")
 
@@ -82,50 +82,49 @@ def _libc() -> ctypes.CDLL:
 
 
 @cache
-def _warn() -> None:
-    """Log once which code cannot work, where the current directory is shared and not writable."""
+def _warn_if_not_writable() -> None:
+    """Log once that plugins cannot write to the shared current directory, if that is so."""
     if not os.access(os.curdir, os.W_OK):
         log.warning(
-            "Plugins that write to the current directory cannot save what is pulled through: start "
-            "this process in WORKING_DIRECTORY, or in any directory that it can write to."
+            "The current directory is not writable, so plugins that write to it cannot save files "
+            "of pull-through: start this process in WORKING_DIRECTORY or in a writable directory."
         )
 
 
 @contextmanager
 def temporary_directory() -> Iterator[None]:
-    """Make a new directory below `WORKING_DIRECTORY` the current one for a `with` block.
+    """Run a `with` block in a new directory below `WORKING_DIRECTORY`.
 
-    Where threads cannot have directories of their own, the whole process enters it, for one thread
-    after the other. Raises OSError if it cannot be made.
+    Where threads cannot have directories of their own, the whole process enters it; a lock lets one
+    thread at a time do so. Raises OSError if the directory cannot be created.
     """
     if has_own_directory():
         with (
             TemporaryDirectory(
                 dir=settings.WORKING_DIRECTORY, ignore_cleanup_errors=True
             ) as directory,
-            _inside(directory),
+            _changed_directory(directory),
         ):
             yield
-    elif _turn.acquire(timeout=TURN_TIMEOUT):
+    elif _lock.acquire(timeout=LOCK_TIMEOUT):
         try:
-            with _inside(_make_kept_directory()):
+            with _changed_directory(_make_shared_directory()):
                 yield
         finally:
-            _turn.release()
+            _lock.release()
     else:
         log.warning(
-            "Another thread has kept the process in its directory for over %d s; running a task "
+            "Working directory: locked by a task in another thread for over %d s; running a task "
             "without a directory of its own.",
-            TURN_TIMEOUT,
+            LOCK_TIMEOUT,
         )
         yield
 
 
 def working_directory_problem() -> str | None:
-    """Return why no task can run in this process, or None. Blocks.
+    """Return why this process cannot run tasks, or None. Blocks.
 
-    A process whose current directory has been removed changes to `WORKING_DIRECTORY`. Threads that
-    took a copy of it are not concerned.
+    Changes to `WORKING_DIRECTORY` if the current directory of the calling thread has been removed.
     """
     if not os.access(settings.WORKING_DIRECTORY, os.W_OK | os.X_OK):
         return "WORKING_DIRECTORY is missing or cannot be written to: no task can run."
@@ -134,43 +133,43 @@ def working_directory_problem() -> str | None:
 
 
 def make_import_path_absolute() -> None:
-    """Resolve relative entries of `sys.path`, as gunicorn does.
+    """Make the entries of `sys.path` absolute, as gunicorn does.
 
-    uvicorn inserts "", which is the current directory of the thread that imports: what a task or
-    plugin writes to its own must not be imported.
+    uvicorn inserts "", the current directory of the thread that imports: files that a task or
+    plugin writes there must not be imported.
     """
     sys.path[:] = map(os.path.abspath, sys.path)
 
 
-def remove_kept_directories(older_than: float = 0) -> None:
-    """Remove the directories that the process has been in, but for those of the last seconds."""
-    while _kept and time.monotonic() - _kept[0][0] >= older_than:
-        shutil.rmtree(_kept.popleft()[1], ignore_errors=True)
+def remove_shared_directories(older_than: float = 0) -> None:
+    """Remove temporary directories that the whole process was in over `older_than` seconds ago."""
+    while _shared_directories and time.monotonic() - _shared_directories[0][0] >= older_than:
+        shutil.rmtree(_shared_directories.popleft()[1], ignore_errors=True)
 
 
-def _make_kept_directory() -> str:
-    remove_kept_directories(KEEP)
+def _make_shared_directory() -> str:
+    remove_shared_directories(REMOVAL_DELAY)
     directory = mkdtemp(dir=settings.WORKING_DIRECTORY)
-    _kept.append((time.monotonic(), directory))
+    _shared_directories.append((time.monotonic(), directory))
     return directory
 
 
 @contextmanager
-def _inside(directory: str) -> Iterator[None]:
+def _changed_directory(directory: str) -> Iterator[None]:
     _leave_removed_directory()
-    before = Path.cwd()
+    previous = Path.cwd()
     os.chdir(directory)
     try:
         yield
     finally:
-        _return_to(before)
+        _return_to(previous)
 
 
 def _return_to(directory: Path | str) -> None:
-    """Leave a directory that is going to be removed, for one that is still there."""
-    for each in (directory, settings.WORKING_DIRECTORY, "/"):
+    """Change to `directory` or, if it has been removed, to one that exists."""
+    for path in (directory, settings.WORKING_DIRECTORY, "/"):
         with suppress(OSError):
-            return os.chdir(each)
+            return os.chdir(path)
 
 
 def _leave_removed_directory() -> None:
@@ -178,8 +177,7 @@ def _leave_removed_directory() -> None:
         Path.cwd()
     except FileNotFoundError:
         log.warning(
-            "The current directory has been removed, which an operator or a plugin did; changing to"
-            " %s.",
+            "Current directory was removed, by an operator or a plugin; changing to %s.",
             settings.WORKING_DIRECTORY,
         )
         os.chdir(settings.WORKING_DIRECTORY)

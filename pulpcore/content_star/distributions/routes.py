@@ -42,7 +42,7 @@ def in_executor(handler: Blocking) -> Coroutine:
 
     @wraps(handler)
     async def threaded(request: Request) -> Response:
-        return await executor_of(request).once(handler, request)
+        return await executor_of(request).run_once(handler, request)
 
     return threaded
 

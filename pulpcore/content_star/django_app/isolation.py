@@ -18,7 +18,7 @@ from asgiref.sync import SyncToAsync
 from pulpcore.content_star.database.working_directory import (
     enter_working_directory,
     make_import_path_absolute,
-    remove_kept_directories,
+    remove_shared_directories,
     temporary_directory,
 )
 
@@ -59,7 +59,7 @@ async def isolated_tasks() -> AsyncIterator[None]:
     finally:
         for module, original in zip(modules, originals, strict=True):
             _replace(module, "using_workdir", original)
-        remove_kept_directories()
+        remove_shared_directories()
 
 
 @asynccontextmanager

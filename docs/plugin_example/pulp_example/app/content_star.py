@@ -44,7 +44,7 @@ async def write_note(request: Request) -> Response:
         text += chunk
         if len(text) > MAX_NOTE_BYTES:
             raise HTTPException(413, f"A note has at most {MAX_NOTE_BYTES} bytes.")
-    return await executor_of(request).once(_save, request, text.decode(errors="replace"))
+    return await executor_of(request).run_once(_save, request, text.decode(errors="replace"))
 
 
 async def sha256(request: Request) -> Response:
