@@ -57,7 +57,7 @@ def view(instance, monkeypatch) -> Iterator[Callable[..., ASGIApp]]:
 
 def ask(app, content, *, method="GET", headers=None, in_place=True, path="/api/x?y=1"):
     """Send a request to a process that has `app` for its API."""
-    router = Router(content, app, "/pulp/content/", in_place=in_place)
+    router = Router(content, app, "/pulp/content/", internal_redirect=in_place)
 
     async def request() -> httpx.Response:
         transport = httpx.ASGITransport(router)

@@ -94,10 +94,10 @@ def test_views_of_django_at_the_root_stay():
     urls = ModuleType("urls")
     urls.urlpatterns = [path("", lambda request: None), path("favicon.ico", lambda request: None)]
     set_urlconf(urls)
-    routing._is_view.cache_clear()
+    routing._has_view.cache_clear()
     try:
         assert get(BROWSABLE, "/").text == "django"
         assert get(BROWSABLE, "/favicon.ico").text == "django"
     finally:
         set_urlconf(None)
-        routing._is_view.cache_clear()
+        routing._has_view.cache_clear()
