@@ -2,7 +2,8 @@
 
 Content apps answer from memory until they hear of a change, some milliseconds after its commit and
 a second at most. Tests that change something and look at once ask all of them whether they have
-heard (`sync`, see `cache/listener.py`). Django's connections in this process do so after a write.
+heard (`sync`, see `cache/invalidation/listener.py`). Django's connections in this process do so
+after a write.
 """
 
 import threading
@@ -27,7 +28,7 @@ def watch() -> None:
 def settle() -> None:
     """Return when everything committed before is heard of by all who listen.
 
-    Who does not answer within `BOUND` does not use by then what may be out of date.
+    Who does not answer within `MAX_STALENESS` does not use by then what may be out of date.
     """
     from django.db import connection
 
@@ -52,19 +53,19 @@ def invalidate() -> None:
 
 
 def _connect(parameters: dict[str, Any]) -> psycopg.Connection:
-    from pulpcore.content_star.cache.invalidation.listener import SYNCED
+    from pulpcore.content_star.cache.invalidation.listener import SYNCED_CHANNEL
 
     names = ("host", "port", "dbname", "user", "password")
     known = {name: parameters[name] for name in names if name in parameters}
     own = psycopg.connect(**known, autocommit=True, connect_timeout=5)
-    own.execute(f"LISTEN {SYNCED}")
+    own.execute(f"LISTEN {SYNCED_CHANNEL}")
     return own
 
 
 def _sync(own: psycopg.Connection) -> None:
-    from pulpcore.content_star.cache.invalidation.listener import APPLICATION_NAME, SYNC
+    from pulpcore.content_star.cache.invalidation.listener import APPLICATION_NAME, SYNC_PREFIX
     from pulpcore.content_star.cache.invalidation.triggers import CHANNEL
-    from pulpcore.content_star.cache.store import BOUND
+    from pulpcore.content_star.cache.store import MAX_STALENESS
 
     token = uuid.uuid4().hex
     rows = own.execute(
@@ -76,8 +77,8 @@ def _sync(own: psycopg.Connection) -> None:
     missing = {pid for (pid,) in rows}
     if not missing:
         return
-    own.execute("SELECT pg_notify(%s, %s)", [CHANNEL, SYNC + token])
-    for notification in own.notifies(timeout=BOUND):
+    own.execute("SELECT pg_notify(%s, %s)", [CHANNEL, SYNC_PREFIX + token])
+    for notification in own.notifies(timeout=MAX_STALENESS):
         if notification.payload == token:
             missing.discard(notification.pid)
         if not missing:

@@ -1,4 +1,4 @@
-"""The content endpoint: find the distribution, authorize, and let its app respond."""
+"""The content endpoint: resolve the path, authorize, and call the distribution's app."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,10 +36,10 @@ from pulpcore.content_star.resolve.paths import ContentPath, decoded_path, parse
 from pulpcore.content_star.resolve.redirect import redirect_with_slash
 from pulpcore.content_star.responses.websockets import refuse
 
-READS = ("GET", "HEAD")
+READ_METHODS = ("GET", "HEAD")
 
-# Requests that are answered in one trip at most: the last of them waits for all.
-GROUP = 32
+# Maximum number of requests in a batch: the first response has to wait for the last.
+MAX_BATCH = 32
 
 
 class Content:
@@ -48,12 +48,11 @@ class Content:
     def __init__(
         self, executor: DatabaseExecutor, prefix: str, cache: ResponseCache | None = None
     ) -> None:
-        """`prefix` of the URLs' paths begins and ends with a slash. Without `cache` nothing is
-        kept."""
+        """`prefix` of the URLs' paths begins and ends with a slash. Default: no cache."""
         self.executor = executor
         self.prefix = prefix
         self.cache = cache or ResponseCache(0, 0)
-        self.together = Batcher(self._respond_batch, GROUP)
+        self._batcher = Batcher(self._respond_batch, MAX_BATCH)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -63,13 +62,16 @@ class Content:
         await response(scope, receive, send)
 
     async def respond(self, request: Request) -> ASGIApp:
-        """Choose the response; everything that blocks is one trip through the door."""
+        """Return the response, from the cache or from one call in the database executor.
+
+        Raises `HTTPException`.
+        """
         scope, method = request.scope, request.method
         path = decoded_path(scope)
         prefix = scope.get("root_path", "") + self.prefix
-        if method not in READS:
+        if method not in READ_METHODS:
             if not (path.startswith(prefix) and has_routes()):
-                return refusal(request)
+                return options_response(request)
             return await self._run(request, respond_with_route, path.removeprefix(prefix))
         if f"{path}/" == prefix:
             return redirect_with_slash(request)
@@ -83,16 +85,16 @@ class Content:
             info.route = "stream_content" if content_path.path else "list_distributions"
             return await self._respond_uncached(request, content_path, key)
         info.route = "stream_content"
-        entry.tell(info)
-        if entry.is_open:
+        entry.fill(info)
+        if entry.is_public:
             entry.fill_permitted(info)
-            return entry.answer.again(request)
+            return entry.result.respond(request)
         return await self._run(request, respond_from_cache, parse_content_path(key.path), entry)
 
     async def _run(self, request: Request, work: Callable[..., ASGIApp], *args: object) -> ASGIApp:
-        """Do `work` for the request behind the door; its guard may need a password checked."""
-        trip = partial(self.executor.run, work, request, *args)
-        return await with_passwords(request.scope, trip)
+        """Run `work` in the executor, again after a password check if the guard needs one."""
+        run = partial(self.executor.run, work, request, *args)
+        return await with_passwords(request.scope, run)
 
     async def _respond_uncached(
         self, request: Request, content_path: ContentPath, key: CacheKey
@@ -102,19 +104,19 @@ class Content:
         is_directory = key.path.endswith("/")
         if (
             distribution_entry is not None
-            and distribution_entry.is_shared
+            and distribution_entry.can_batch
             and not (is_directory or key.json)
         ):
-            asked = BatchedRequest(request, content_path, cache_write, self.executor.context())
-            response = await self.together.ask(distribution_entry, asked)
+            batched = BatchedRequest(request, content_path, cache_write, self.executor.context())
+            response = await self._batcher.submit(distribution_entry, batched)
             if response is not None:
                 return response
         return await self._run(request, respond, content_path, cache_write)
 
     async def _respond_batch(
-        self, distribution_entry: DistributionEntry, group: Sequence["BatchedRequest"]
+        self, distribution_entry: DistributionEntry, batch: Sequence["BatchedRequest"]
     ) -> list[ASGIApp | None]:
-        return await self.executor.run(respond_batch, distribution_entry, group)
+        return await self.executor.run(respond_batch, distribution_entry, batch)
 
 
 def respond(
@@ -126,50 +128,49 @@ def respond(
     )
     resolved = cache_write.resolve(content_path) or find_distribution(content_path)
     if resolved is None:
-        return browse(request, content_path)
+        return list_base_paths(request, content_path)
     return _respond_at(request, content_path, resolved, cache_write)
 
 
 @dataclass(frozen=True)
 class BatchedRequest:
-    """A request that is answered together with others."""
+    """A request that is handled in a batch."""
 
     request: Request
     content_path: ContentPath
     cache_write: CacheWrite
     context: Context
-    """In which it is answered, and what goes wrong is logged."""
+    """Context variables of the request, such as the correlation id for the log."""
 
 
 def respond_batch(
-    distribution_entry: DistributionEntry, group: Sequence[BatchedRequest]
+    distribution_entry: DistributionEntry, batch: Sequence[BatchedRequest]
 ) -> list[ASGIApp | None]:
-    """Answer requests to one distribution with one query for all their files. Blocks.
+    """Return the responses to requests for files of one distribution, with one query. Blocks.
 
-    None for those that are better asked alone, by `respond`: there is no such file, or something
-    went wrong, which then is that request's alone.
+    None for a request that `respond` has to handle by itself: there is no such file, or its
+    response failed.
     """
-    for each in group:
-        each.cache_write.resume(distribution_entry)
-    if not distribution_entry.alive or distribution_entry.source is None:  # forgotten meanwhile
-        return [None] * len(group)
-    resolved = distribution_entry.resolve(
-        distribution_entry.distribution.base_path
-    )  # one for all: only this thread has it
-    paths = [distribution_entry.path_below(each.content_path.path) for each in group]
+    for batched in batch:
+        batched.cache_write.begin(distribution_entry)
+    if not distribution_entry.is_cached or distribution_entry.source is None:  # just invalidated
+        return [None] * len(batch)
+    # One copy for the whole batch: only this thread uses it.
+    resolved = distribution_entry.resolve(distribution_entry.distribution.base_path)
+    paths = [distribution_entry.path_below(batched.content_path.path) for batched in batch]
     found = files(distribution_entry.source, list(set(paths)))
     return [
-        _respond_with(each, replace(resolved, path=path, file=found[path]))
+        _respond_with(batched, replace(resolved, path=path, file=found[path]))
         if path in found
         else None
-        for each, path in zip(group, paths, strict=True)
+        for batched, path in zip(batch, paths, strict=True)
     ]
 
 
-def _respond_with(asked: BatchedRequest, resolved: ResolvedPath) -> ASGIApp | None:
+def _respond_with(batched: BatchedRequest, resolved: ResolvedPath) -> ASGIApp | None:
     try:
-        return asked.context.run(
-            _respond_at, asked.request, asked.content_path, resolved, asked.cache_write
+        return batched.context.run(
+            _respond_at, batched.request, batched.content_path, resolved, batched.cache_write
         )
     except Exception:
         return None
@@ -179,88 +180,92 @@ def _respond_at(
     request: Request, content_path: ContentPath, resolved: ResolvedPath, cache_write: CacheWrite
 ) -> ASGIApp:
     app = app_for(resolved.distribution)
-    is_live, _ = matching_route(app, request, resolved)
-    with permitted(request, content_path, resolved):
-        cache_write.begin(resolved.distribution)
+    is_plugin_route, _ = matching_route(app, request, resolved)
+    with authorized(request, content_path, resolved):
+        cache_write.snapshot(resolved.distribution)
         serving = app(request, resolved)
-        if is_live:
+        if is_plugin_route:
             return DistributionRoutes(serving)
         try:
             response = serving.respond()
         except HTTPException as error:
-            cache_write.keep(serving, error)
+            cache_write.store(serving, error)
             raise
-        cache_write.keep(serving, response)
+        cache_write.store(serving, response)
         return response
 
 
 def respond_with_route(request: Request, path: str) -> ASGIApp:
-    """Return the response to another method than GET or HEAD, which only routes take. Blocks.
+    """Return the response of a plugin route to a method other than GET and HEAD. Blocks.
 
-    `path` is below the content prefix.
+    `path` is below the content prefix. Raises `HTTPException` 405 if no route has the method.
     """
     content_path = parse_content_path(path)
     resolved = find_distribution(content_path)
     if resolved is None:
-        return refusal(request)
+        return options_response(request)
     app = app_for(resolved.distribution)
-    is_live, methods = matching_route(app, request, resolved)
-    if not is_live:
-        return refusal(request, methods)
-    with permitted(request, content_path, resolved):
+    is_plugin_route, methods = matching_route(app, request, resolved)
+    if not is_plugin_route:
+        return options_response(request, methods)
+    with authorized(request, content_path, resolved):
         return DistributionRoutes(app(request, resolved))
 
 
-def refusal(request: Request, methods: Iterable[str] = ()) -> Response:
-    """Tell which methods there are, `methods` of routes beside those that every path has.
+def options_response(request: Request, methods: Iterable[str] = ()) -> Response:
+    """Return the response to OPTIONS: the allowed methods, including `methods` of plugin routes.
 
-    Raises `HTTPException` 405 if another one was tried.
+    Raises `HTTPException` 405, with the same `Allow` header, for any other method.
     """
-    allow = {"Allow": ", ".join(sorted({*READS, "OPTIONS", *methods}))}
+    allow = {"Allow": ", ".join(sorted({*READ_METHODS, "OPTIONS", *methods}))}
     if request.method == "OPTIONS":
-        # For every path alike, which tells nothing: the headers of GET decide.
+        # The same for every path, so it discloses nothing; browsers check the headers of the GET.
         return Response(headers=allow | PREFLIGHT if settings.CONTENT_STAR_CORS else allow)
     raise HTTPException(405, f"Method {request.method} is not allowed.", allow)
 
 
 @contextmanager
-def permitted(
+def authorized(
     request: Request, content_path: ContentPath, resolved: ResolvedPath
 ) -> Iterator[None]:
-    """Ask the guard of what was found, and be in its domain meanwhile. Blocks."""
+    """Authorize the request, then run the block in the distribution's domain. Blocks.
+
+    Raises as `authorize` where the content guard denies the request.
+    """
     distribution = resolved.distribution
     info = request_info(request.scope)
     info.domain, info.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
     info.vary = vary_headers(distribution.content_guard)
     with with_domain(distribution.pulp_domain):
         authorize(request, distribution, content_path.path)
-        info.tags = surrogate_keys(distribution)
+        info.surrogate_keys = surrogate_keys(distribution)
         yield
 
 
 def respond_from_cache(request: Request, content_path: ContentPath, entry: CacheEntry) -> ASGIApp:
-    """Return the kept response, if the guard lets the request pass and the plugin has no other.
+    """Return the cached response once the content guard permits it. Blocks.
 
-    Blocks.
+    The plugin's app may replace it if `asks_plugin`.
     """
     info = request_info(request.scope)
     domain = entry.distribution_entry.distribution.pulp_domain
     with with_domain(domain):
-        authorize(request, entry.distribution_entry.guarded(), content_path.path)
+        distribution = entry.distribution_entry.distribution_for_guard()
+        authorize(request, distribution, content_path.path)
         if not entry.asks_plugin:
             entry.fill_permitted(info)
-            return entry.answer.again(request)
+            return entry.result.respond(request)
         resolved = entry.distribution_entry.resolve(content_path.path)
-        info.tags = surrogate_keys(resolved.distribution)
+        info.surrogate_keys = surrogate_keys(resolved.distribution)
         app = app_for(resolved.distribution)(request, resolved)
         app.entry = entry
         return app.respond()
 
 
-def browse(request: Request, content_path: ContentPath) -> ASGIApp:
-    """List the base paths that go on from `address`.
+def list_base_paths(request: Request, content_path: ContentPath) -> ASGIApp:
+    """Return a listing of the base paths below `content_path`, which is above all distributions.
 
-    Raises `HTTPException` 404 if none does, but for the root, which is there when it is empty.
+    Raises `HTTPException` 404 if there are none, except for the root, which may be empty.
     """
     path = decoded_path(request.scope)
     domain = find_domain(content_path)

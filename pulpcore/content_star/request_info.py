@@ -1,9 +1,8 @@
-"""What is known about one request and its answer, for the log, the metrics and edge caches.
+"""Facts about one request and its response, for the access log, the metrics and the CDN headers.
 
-The layers fill in a `RequestInfo` as they learn things, and logs and metrics are made from it.
-It stays in the request's ASGI scope, which the response is called with too, and knows neither
-Django nor Pulp. Work behind the database door may be done twice, so that layers set its fields and
-never add to them.
+Each layer sets the fields that it knows, on one `RequestInfo` in the request's ASGI scope. Work in
+the database executor may run twice, so layers assign to fields and never append to them. Nothing
+here depends on Django or Pulp.
 """
 
 import time
@@ -14,90 +13,94 @@ from typing import Literal, Protocol
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-AnswerSource = Literal["local", "redirect", "proxied", "remote"]
-"""Where the bytes of a file come from: the file system, the object storage that the client is sent
-to, the object storage through this process, or a remote."""
+BodySource = Literal["local", "redirect", "proxied", "remote"]
+"""Where the bytes of a file come from: the file system, an object storage that the client is
+redirected to, an object storage through this process, or a remote."""
 
 _KEY = "content_star"
 
 
 @dataclass(slots=True)
 class RequestInfo:
-    """One request and its answer."""
+    """Facts about one request and its response."""
 
-    # Filled in by the layers.
+    # Set by the layers.
     route: str = "unknown"
-    """What kind of URL was asked for, by the name of upstream's handler of it."""
+    """Label of the route in metrics: the name of upstream's handler for the URL where it has one.
+    For reporting only; code decides by other attributes."""
+
+    is_plugin_route: bool = False
+    """Whether a route that a plugin added handles the request."""
 
     domain: str = "default"
-    """The domain's name, once a distribution of it was found."""
+    """Name of the domain; set once the domain or a distribution in it was found."""
 
     pulp_type: str | None = None
-    """The kind of distribution that was found, such as `file.file`."""
+    """Type of the distribution that was found, such as `file.file`."""
 
-    source: AnswerSource | None = None
-    """None for all that is no file: listings, redirects within the content app, errors."""
+    source: BodySource | None = None
+    """None for listings, redirects within the content app, and errors."""
 
-    tags: tuple[str, ...] = ()
-    """What an edge can purge the answer by; nothing is told before a guard has permitted it."""
+    surrogate_keys: tuple[str, ...] = ()
+    """Keys by which a CDN can purge the response; empty until the content guard permitted it."""
 
     vary: tuple[str, ...] = ()
-    """Request headers by which a guard may have decided; `*` stands for anything."""
+    """Request headers that the content guard may decide by; `*` stands for any property."""
 
     cache: Literal["HIT", "MISS"] | None = None
-    """Whether the answer was kept, or could be from now on; None if it is never kept."""
+    """HIT for a response from the cache, MISS for a cacheable one; None if it cannot be cached."""
 
     # Measured by `Telemetry`.
     status: int = 500
-    """Status of the answer; what servers answer if there was none."""
+    """Status of the response; 500 if none was sent, as servers answer then."""
 
     bytes_sent: int = 0
-    """Bytes of the body that the server took; none for HEAD."""
+    """Bytes of the body that the server accepted; 0 for HEAD."""
 
     seconds_to_start: float = 0.0
-    """Seconds until the answer began, which is what Pulp is to blame for."""
+    """Seconds until the response started, which does not depend on the client's bandwidth."""
 
     seconds: float = 0.0
-    """Seconds until the answer ended, which a slow client prolongs."""
+    """Seconds until the response ended, which a slow client prolongs."""
 
 
 def request_info(scope: Scope) -> RequestInfo:
-    """Return the exchange of a request, the same one each time."""
+    """Return the request's `RequestInfo`; the first call for a scope creates it."""
     info: RequestInfo | None = scope.get(_KEY)
     if info is None:
         info = scope[_KEY] = RequestInfo()
     return info
 
 
-def is_observed(scope: Scope) -> bool:
-    """Tell whether anything has been noted of the request, or somebody waits for it."""
+def has_request_info(scope: Scope) -> bool:
+    """Return whether the request has a `RequestInfo`, as all have that an `Observer` records."""
     return _KEY in scope
 
 
 class Observer(Protocol):
-    """Wants to be told of every exchange when it has ended, in whatever way."""
+    """Records finished requests, as the access log and the metrics do."""
 
     def record(self, scope: Scope, info: RequestInfo) -> None:
-        """Take notice of an exchange; runs on the event loop, so it must not block."""
+        """Record a request, also one that failed. Runs on the event loop, so it must not block."""
 
 
 class Telemetry:
-    """ASGI middleware that measures exchanges; without observers it stays out of the way."""
+    """ASGI middleware that measures requests and passes them to observers."""
 
     def __init__(self, app: ASGIApp, observers: Sequence[Observer]) -> None:
-        """`observers` may become others while the process starts and stops."""
+        """`observers` is read on each request: its owner may change it."""
         self.app = app
         self.observers = observers
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        # No coroutine of its own: that would be one more for every request to go through.
+        # Not a coroutine function: without observers, that would add one to every request.
         observed = scope["type"] == "http" and self.observers
         return (self._observe if observed else self.app)(scope, receive, send)
 
     async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
         info = request_info(scope)
-        is_head = scope["method"] == "HEAD"  # servers drop the body of what answers HEAD
-        began = time.perf_counter()
+        is_head = scope["method"] == "HEAD"  # servers drop the body of a response to HEAD
+        started_at = time.perf_counter()
 
         length = 0
 
@@ -106,10 +109,10 @@ class Telemetry:
             if message["type"] == "http.response.start":
                 length = int(Headers(raw=message["headers"]).get("content-length", 0))
                 info.status = message["status"]
-                info.seconds_to_start = time.perf_counter() - began
+                info.seconds_to_start = time.perf_counter() - started_at
             await send(message)
-            # After sending: while the server waits for a slow client that then leaves, the
-            # response is cancelled, and this part has not been sent.
+            # Counted after sending: a client disconnect while the server waits for the client
+            # cancels `send`, and this part was not sent.
             if message["type"] == "http.response.body" and not is_head:
                 info.bytes_sent += len(message.get("body", b""))
             elif message["type"] == "http.response.pathsend":
@@ -118,6 +121,6 @@ class Telemetry:
         try:
             await self.app(scope, receive, measured_send)
         finally:
-            info.seconds = time.perf_counter() - began
+            info.seconds = time.perf_counter() - started_at
             for observer in self.observers:
                 observer.record(scope, info)

@@ -27,14 +27,14 @@ from pulpcore.content_star.cache.invalidation.listener import (
     NO_CONNECTION,
     NO_LISTEN,
     NO_TRIGGERS,
-    SYNC,
+    SYNC_PREFIX,
 )
-from pulpcore.content_star.cache.invalidation.signals import following
+from pulpcore.content_star.cache.invalidation.signals import signal_invalidation
 from pulpcore.content_star.cache.invalidation.triggers import CHANNEL
 from pulpcore.content_star.cache.policy import CacheWrite
 from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.cli.postgres import _as_account
-from pulpcore.content_star.content import GROUP, Content, respond
+from pulpcore.content_star.content import MAX_BATCH, Content, respond
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.publication import PublicationApp
 from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
@@ -48,7 +48,7 @@ from tests.server import free_port, serving
 
 pytestmark = pytest.mark.usefixtures("orm")
 
-WORKING = "is kept in memory"
+WORKING = "Response cache enabled"
 
 
 def current(cache: ResponseCache) -> ResponseCache:
@@ -66,7 +66,7 @@ def cache():
 def planned(cache):
     """The content app in this process, with plans that only this process's own changes reach."""
     executor = DatabaseExecutor(threads=2)
-    with following(cache):
+    with signal_invalidation(cache):
         prefix = settings.CONTENT_PATH_PREFIX
         content = NormalizePath(Content(executor, prefix, cache), prefix)
         yield FastPath(CDNHeaders(Errors(content)), cache, prefix)
@@ -133,7 +133,7 @@ def crowd(cache):
 
 @pytest.mark.parametrize("kind", ["publication", "version"])
 def test_who_asks_at_the_same_time_shares_a_query(orm, cache, crowd, monkeypatch, kind):
-    names = [f"{number}.bin" for number in range(GROUP + 8)]
+    names = [f"{number}.bin" for number in range(MAX_BATCH + 8)]
     version = orm.version({name: name.encode() for name in names})
     if kind == "version":
         monkeypatch.setattr(FileDistribution, "SERVE_FROM_PUBLICATION", False)
@@ -195,7 +195,7 @@ def test_a_warm_answer_costs_no_query(orm, planned, cache, path):
     base = orm.distribution(publication=orm.publication(files))
     cold = get(planned, f"/pulp/content/{base}/{path}")
     entry = cache.get(CacheKey(f"{base}/{path}", "GET", json=False))
-    assert entry is not None and entry.is_open, "the database is not asked"
+    assert entry is not None and entry.is_public, "the database is not asked"
     warm = get(planned, f"/pulp/content/{base}/{path}")
     assert (warm.status_code, warm.content) == (cold.status_code, cold.content)
     assert warm.headers == cold.headers
@@ -236,7 +236,7 @@ def test_a_warm_answer_is_the_cold_one(orm, planned, app, method, accept, asked)
 def test_spellings_of_one_path_have_one_cache_entry(orm, planned, cache, path):
     base = orm.distribution(publication=orm.publication({"sub/a.bin": b"a" * 1000}))
     first = get(planned, f"/pulp/content/{base}/{path}")
-    entries, size = set(cache._answers), cache.size
+    entries, size = set(cache._entries), cache.size
     for spelling in (
         "{0}//{1}",
         "{0}///{1}",
@@ -250,7 +250,7 @@ def test_spellings_of_one_path_have_one_cache_entry(orm, planned, cache, path):
             again = get_raw(planned, target)
             assert (again.status_code, again.headers) == (first.status_code, first.headers)
             assert again.content == first.content
-    assert (set(cache._answers), cache.size) == (entries, size)
+    assert (set(cache._entries), cache.size) == (entries, size)
 
 
 def test_bytes_of_a_file_are_held_once_for_all_paths_and_accepts(orm, planned, cache):
@@ -440,7 +440,7 @@ def test_a_change_that_is_told_together_with_a_question_is_heard_of(orm, content
         content.get(f"{base}/a")
         # A transaction's notifications come together, in their order.
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"{SYNC}question"])
+            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"{SYNC_PREFIX}question"])
             distribution.update(publication=publication)
         assert content.get(f"{base}/a").content == expected
 
@@ -451,7 +451,7 @@ def test_questions_do_not_keep_a_process_from_listening(instance):
     def ask() -> None:
         with connection.cursor() as cursor:
             while not done.is_set():
-                cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"{SYNC}question"])
+                cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"{SYNC_PREFIX}question"])
         connection.close()
 
     with ThreadPoolExecutor(1) as asking:

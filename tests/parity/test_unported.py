@@ -156,7 +156,10 @@ def test_routes_that_nobody_knows_are_told_and_the_distributions_still_passed_on
     """The plugin's module cannot be imported here, as where a dependency is missing."""
     shutil.copytree(FOLDER, tmp_path / "site", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "site/pulp_bridged/app/content.py").write_text("import no_such_module\n")
-    proxy = {"PULP_CONTENT_STAR_LEGACY_PLUGINS": "proxy", "PULP_CONTENT_STAR_LEGACY_URL": theirs.url}
+    proxy = {
+        "PULP_CONTENT_STAR_LEGACY_PLUGINS": "proxy",
+        "PULP_CONTENT_STAR_LEGACY_URL": theirs.url,
+    }
     environ = installed(tmp_path, **proxy) | {"PYTHONPATH": str(tmp_path / "site")}
     with serving(instance, **environ) as server:
         url = f"{server.content_url}{base}/json"

@@ -230,8 +230,8 @@ def test_sessions_need_a_token_where_something_may_change(live, admin):
 
 def test_blocking_handlers_have_threads_and_connections_of_their_own(plugged, live):
     first, second = live.get("backend").json(), live.get("backend").json()
-    assert first["thread"].startswith("live-db")
-    assert second["thread"].startswith("live-db")
+    assert first["thread"].startswith("plugin-db")
+    assert second["thread"].startswith("plugin-db")
 
 
 def test_a_blocking_handler_gets_another_connection_where_its_own_has_died(plugged, live):

@@ -53,8 +53,8 @@ def key(path: str) -> CacheKey:
 
 def test_an_answer_goes_with_its_distribution(cache):
     distribution_entry, other = known(cache, "base"), known(cache, "other")
-    cache.keep(key("base/a"), kept_by(distribution_entry), cache.generation)
-    cache.keep(key("other/a"), kept_by(other), cache.generation)
+    cache.add(key("base/a"), kept_by(distribution_entry), cache.generation)
+    cache.add(key("other/a"), kept_by(other), cache.generation)
     assert cache.get(key("base/a")) and cache.get(key("other/a"))
     cache.invalidate([distribution_entry.distribution.pk])
     assert cache.get(key("base/a")) is None
@@ -65,8 +65,8 @@ def test_an_answer_goes_with_its_distribution(cache):
 
 def test_an_answer_goes_with_a_row_of_its_own(cache):
     distribution_entry, row = known(cache, "base"), uuid.uuid4()
-    cache.keep(key("base/a"), kept_by(distribution_entry, row), cache.generation)
-    cache.keep(key("base/b"), kept_by(distribution_entry, uuid.uuid4()), cache.generation)
+    cache.add(key("base/a"), kept_by(distribution_entry, row), cache.generation)
+    cache.add(key("base/b"), kept_by(distribution_entry, uuid.uuid4()), cache.generation)
     cache.invalidate([row])
     assert cache.get(key("base/a")) is None
     assert cache.get(key("base/b"))
@@ -79,7 +79,7 @@ def test_what_was_begun_before_a_change_is_not_kept(cache, change):
     arguments = {"invalidate": [[uuid.uuid4()]], "invalidate_above": [uuid.uuid4(), "x"]}
     getattr(cache, change)(*arguments.get(change, []))
     cache.add_distribution(distribution_entry, generation)
-    cache.keep(key("base/a"), kept_by(distribution_entry), generation)
+    cache.add(key("base/a"), kept_by(distribution_entry), generation)
     assert cache.find(ContentPath("default", "base/a")) is None
     assert cache.get(key("base/a")) is None
 
@@ -87,7 +87,7 @@ def test_what_was_begun_before_a_change_is_not_kept(cache, change):
 def test_an_answer_of_a_distribution_that_has_changed_meanwhile_is_not_kept(cache):
     distribution_entry = known(cache, "base")
     cache.invalidate([distribution_entry.distribution.pk])
-    cache.keep(key("base/a"), kept_by(distribution_entry), cache.generation)
+    cache.add(key("base/a"), kept_by(distribution_entry), cache.generation)
     assert cache.get(key("base/a")) is None
 
 
@@ -96,33 +96,33 @@ def test_an_answer_of_a_distribution_that_could_not_be_kept_is_not_kept(cache):
     cache.confirm(float("-inf"))
     distribution_entry = known(cache, "base")
     cache.confirm(FOR_EVER)
-    cache.keep(key("base/a"), kept_by(distribution_entry), cache.generation)
+    cache.add(key("base/a"), kept_by(distribution_entry), cache.generation)
     assert cache.get(key("base/a")) is None
 
 
 def test_nothing_is_used_or_kept_while_changes_may_be_missed(cache):
     distribution_entry = known(cache, "base")
-    cache.keep(key("base/a"), kept_by(distribution_entry), cache.generation)
+    cache.add(key("base/a"), kept_by(distribution_entry), cache.generation)
     cache.confirm(float("-inf"))
     assert cache.get(key("base/a")) is None
     assert cache.find(ContentPath("default", "base/a")) is None
-    cache.keep(key("base/b"), kept_by(distribution_entry), cache.generation)
+    cache.add(key("base/b"), kept_by(distribution_entry), cache.generation)
     cache.confirm(FOR_EVER)
     assert cache.get(key("base/a"))
     assert cache.get(key("base/b")) is None
 
 
 def test_an_answer_ends_in_time(cache):
-    cache.keep(key("base/a"), kept_by(known(cache, "base"), expires=0), cache.generation)
+    cache.add(key("base/a"), kept_by(known(cache, "base"), expires=0), cache.generation)
     assert cache.get(key("base/a")) is None
 
 
 def test_what_was_used_longest_ago_goes_first(cache):
     distribution_entry = known(cache, "base")
     for path in "abc":
-        cache.keep(key(path), kept_by(distribution_entry), cache.generation)
+        cache.add(key(path), kept_by(distribution_entry), cache.generation)
     assert cache.get(key("a"))
-    cache.keep(key("d"), kept_by(distribution_entry), cache.generation)
+    cache.add(key("d"), kept_by(distribution_entry), cache.generation)
     assert [path for path in "abcd" if cache.get(key(path))] == ["a", "c", "d"]
 
 
@@ -130,7 +130,7 @@ def test_bytes_are_bounded(cache):
     distribution_entry = known(cache, "base")
     entry = {path: kept_by(distribution_entry) for path in "abc"}
     for path, each in entry.items():
-        cache.keep(key(path), each, cache.generation)
+        cache.add(key(path), each, cache.generation)
     assert cache.share(key("a"), entry["a"], "sha256 of a", bytes(60))
     assert cache.share(key("b"), entry["b"], "sha256 of b", bytes(60))
     assert cache.get(key("a")) is None
@@ -145,7 +145,7 @@ def test_bytes_of_a_file_at_several_paths_are_held_and_counted_once(cache):
     distribution_entry = known(cache, "base")
     entry = {path: kept_by(distribution_entry, uuid.uuid4()) for path in "abc"}
     for path, each in entry.items():
-        cache.keep(key(path), each, cache.generation)
+        cache.add(key(path), each, cache.generation)
     copies = {path: cache.share(key(path), entry[path], "sha256", bytes(60)) for path in "abc"}
     assert copies["a"] is not None
     assert copies["b"] is copies["a"] and copies["c"] is copies["a"]
@@ -162,9 +162,9 @@ def test_not_found_entries_take_no_place_from_files():
     cache.confirm(FOR_EVER)
     distribution_entry = known(cache, "base")
     for number in range(50):
-        cache.keep(key(f"file {number}"), kept_by(distribution_entry), cache.generation)
+        cache.add(key(f"file {number}"), kept_by(distribution_entry), cache.generation)
     for number in range(1000):
-        cache.keep(key(f"no {number}"), not_found(distribution_entry), cache.generation)
+        cache.add(key(f"no {number}"), not_found(distribution_entry), cache.generation)
     assert all(cache.get(key(f"file {number}")) for number in range(50))
     assert [n for n in range(1000) if cache.get(key(f"no {n}"))] == list(range(990, 1000))
     cache.invalidate([distribution_entry.distribution.pk])
@@ -172,12 +172,12 @@ def test_not_found_entries_take_no_place_from_files():
 
 
 def test_not_found_entries_that_are_used_stay_longest(monkeypatch):
-    monkeypatch.setattr("pulpcore.content_star.cache.store.ORDER", 0)
+    monkeypatch.setattr("pulpcore.content_star.cache.store.LRU_PRECISION", 0)
     cache = ResponseCache(20, 0)
     cache.confirm(FOR_EVER)
     distribution_entry = known(cache, "base")
     for path in ("used", "not used", "new"):
-        cache.keep(key(path), not_found(distribution_entry), cache.generation)
+        cache.add(key(path), not_found(distribution_entry), cache.generation)
         cache.get(key("used"))
     assert cache.get(key("used")) and cache.get(key("new"))
     assert cache.get(key("not used")) is None
@@ -187,7 +187,7 @@ def test_not_found_entries_of_long_paths_are_not_kept():
     cache = ResponseCache(100, 0)
     cache.confirm(FOR_EVER)
     distribution_entry, path = known(cache, "base"), "x" * 8000
-    cache.keep(key(path), not_found(distribution_entry), cache.generation)
+    cache.add(key(path), not_found(distribution_entry), cache.generation)
     assert cache.get(key(path)) is None
 
 
@@ -209,7 +209,7 @@ def test_without_capacity_nothing_is_kept():
     cache = ResponseCache(0, 0)
     cache.confirm(FOR_EVER)
     distribution_entry = known(cache, "base")
-    cache.keep(key("base/a"), kept_by(distribution_entry), cache.generation)
+    cache.add(key("base/a"), kept_by(distribution_entry), cache.generation)
     assert cache.find(ContentPath("default", "base/a")) is None
     assert cache.get(key("base/a")) is None
 

@@ -32,7 +32,7 @@ class Work:
 
 
 def asking(together: Batcher, items: list[int], key: str = "key") -> list[asyncio.Task[int]]:
-    return [asyncio.create_task(together.ask(key, item)) for item in items]
+    return [asyncio.create_task(together.submit(key, item)) for item in items]
 
 
 async def results(tasks: list[asyncio.Task[int]]) -> list[object]:

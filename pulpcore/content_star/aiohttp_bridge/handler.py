@@ -180,4 +180,4 @@ def _describe(scope: Scope, distribution: Any) -> None:
     info = request_info(scope)
     info.domain, info.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
     info.vary = vary_headers(distribution.content_guard)
-    info.tags = surrogate_keys(distribution)
+    info.surrogate_keys = surrogate_keys(distribution)

@@ -1,6 +1,6 @@
-"""What paths resolve to, kept in memory until something is committed that changes it.
+"""Response cache in memory, invalidated by changes that are committed to the database.
 
-`cache` holds it, `answers` is what it holds, `cache_write` decides what may be kept,
-`warm` sends what needs nobody else. `triggers` has the database tell of changes,
-`listener` hears of them, `signals` spares changes of this very process the way.
+`store` is the cache, `entries` its entries, `policy` decides which responses are cached.
+`fast_path` sends cached responses before other middleware runs, `cdn_headers` makes the headers for
+caches in front of Pulp. `invalidation` drops entries when rows change.
 """

@@ -1,4 +1,4 @@
-"""What caches in front of Pulp are told: to ask each time, names to purge by, and `Vary`."""
+"""Headers for CDNs and other caches: Cache-Control, surrogate keys, `Vary`, CORS, X-PULP-CACHE."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -12,23 +12,23 @@ from pulpcore.content_star.resolve.content import ContentSource
 
 RawHeader = tuple[bytes, bytes]
 
-# Caches may keep what they get, but ask each time whether it still holds: with the headers of the
-# client that wants it, so that the guard decides about that one.
+# Caches store responses but revalidate each with the headers of the current request, so that the
+# content guard decides about that client.
 CACHE_CONTROL = "public, max-age=0, must-revalidate"
 
-# Guards that decide by who the user is, by the client's certificate, or by the URL itself.
-_GUARDS_OF_CREDENTIALS = frozenset(
+# Content guards that decide by the user, by the client certificate, or by the URL itself.
+_CREDENTIAL_GUARDS = frozenset(
     {"core.rbac", "core.content_redirect", "certguard.x509", "certguard.rhsm"}
 )
-_TAGS = frozenset({b"surrogate-key", b"cache-tag"})
+_KEY_HEADERS = frozenset({b"surrogate-key", b"cache-tag"})
 
-# Statuses of answers that upstream's cache takes.
+# Statuses of responses that upstream's cache stores.
 _CACHEABLE = frozenset({200, 206, 302, 304, 404})
 
-_CREDENTIALS = ("Authorization", "Cookie", "X-CLIENT-CERT")
+_CREDENTIAL_HEADERS = ("Authorization", "Cookie", "X-CLIENT-CERT")
 
-# Any origin may read: what is sent to everyone is no secret, and no credentials come along. The
-# headers are those that programs need to read on, to verify and to ask again (Fetch 3.3.2).
+# Any origin may read public content, without credentials. Scripts see the headers that they need to
+# resume, verify and revalidate a download (Fetch section 3.3.2).
 _CORS: list[RawHeader] = [
     (b"access-control-allow-origin", b"*"),
     (
@@ -47,56 +47,61 @@ PREFLIGHT = {
 def surrogate_keys(
     distribution: Distribution, source: ContentSource | None = None
 ) -> tuple[str, ...]:
-    """Name everything whose change may change an answer of `distribution`, which took `source`."""
-    tags = [f"distribution-{distribution.pk}"]
+    """Return the surrogate keys of a response of `distribution`, made from `source`.
+
+    They name the objects whose change may change the response.
+    """
+    keys = [f"distribution-{distribution.pk}"]
     repository = distribution.repository_id
     if source and source.version:
         repository = source.version.repository_id
     if repository:
-        tags.append(f"repository-{repository}")
+        keys.append(f"repository-{repository}")
     if source and source.version:
-        tags.append(f"version-{source.version.pk}")
+        keys.append(f"version-{source.version.pk}")
     if source and source.publication:
-        tags.append(f"publication-{source.publication.pk}")
-    return tuple(tags)
+        keys.append(f"publication-{source.publication.pk}")
+    return tuple(keys)
 
 
 def vary_headers(guard: ContentGuard | None) -> tuple[str, ...]:
-    """Name the request headers that `guard` may decide by, for answers that caches may reuse.
+    """Return the names of the request headers that `guard` may decide by, for `Vary`.
 
-    `*` if that cannot be known without asking: another request may always get another answer then
-    (RFC 9110 section 12.5.5).
+    `*` for guards of other types, which may decide by anything (RFC 9110 section 12.5.5).
     """
     if guard is None:
         return ()
-    if guard.pulp_type not in _GUARDS_OF_CREDENTIALS:
+    if guard.pulp_type not in _CREDENTIAL_GUARDS:
         return ("*",)
     environ = (settings.REMOTE_USER_ENVIRON_NAME, settings.AUTHENTICATION_JSON_HEADER)
     configured = (name[5:].replace("_", "-") for name in environ if name.startswith("HTTP_"))
-    return (*_CREDENTIALS, *configured)
+    return (*_CREDENTIAL_HEADERS, *configured)
 
 
 def add_cdn_headers(headers: Iterable[RawHeader], info: RequestInfo) -> list[RawHeader]:
-    """Return `headers` of an answer and what the exchange adds to them, in a list of its own."""
-    raw = list(headers)  # a response may send its headers again
-    if info.pulp_type is None:  # not below a distribution
+    """Return a new list of `headers` and the headers for caches that `info` calls for.
+
+    Responses of no distribution get none.
+    """
+    raw = list(headers)  # a copy: cached responses send their headers again
+    if info.pulp_type is None:  # no distribution
         return raw
     known = dict(raw)
-    # `vary_headers` names nothing only where there is no guard.
+    # `info.vary` is empty only without a content guard: the content is public.
     if settings.CONTENT_STAR_CORS and not info.vary and _CORS[0][0] not in known:
         raw += _CORS
     cache_control = known.get(b"cache-control")
     if cache_control is None:
         cache_control = CACHE_CONTROL.encode()
         raw.append((b"cache-control", cache_control))
-    if info.tags:
-        if _TAGS.isdisjoint(known):
-            raw += _named(info.tags)
+    if info.surrogate_keys:
+        if _KEY_HEADERS.isdisjoint(known):
+            raw += _key_headers(info.surrogate_keys)
         else:
             mutable = MutableHeaders(raw=raw)
-            _join(mutable, "Surrogate-Key", " ", info.tags)
-            _join(mutable, "Cache-Tag", ",", info.tags)
-    if info.vary and not _is_asked_for_each_time(cache_control):
+            _join(mutable, "Surrogate-Key", " ", info.surrogate_keys)
+            _join(mutable, "Cache-Tag", ",", info.surrogate_keys)
+    if info.vary and not _requires_revalidation(cache_control):
         mutable = MutableHeaders(raw=raw)
         for name in info.vary:
             mutable.add_vary_header(name)
@@ -106,8 +111,8 @@ def add_cdn_headers(headers: Iterable[RawHeader], info: RequestInfo) -> list[Raw
 def cache_header(info: RequestInfo, status: int) -> list[RawHeader]:
     """Return `X-PULP-CACHE` where Pulp's cache is on, `HIT` or `MISS` as upstream sends it.
 
-    On files, listings, redirects to a storage and 404s that are kept or could be; a 304 is a HIT
-    or has none.
+    On files, listings, storage redirects and 404s that are cached or cacheable. A 304 has it only
+    for a HIT.
     """
     is_miss = info.cache == "MISS"
     if info.cache is None or status not in _CACHEABLE or (is_miss and status == 304):
@@ -123,27 +128,26 @@ def _is_cache_enabled() -> bool:
 
 
 @lru_cache(4096)
-def _named(tags: tuple[str, ...]) -> list[RawHeader]:
-    """Return the headers for `tags` as Fastly and Varnish read them, and as Cloudflare and Akamai
-    do."""
+def _key_headers(keys: tuple[str, ...]) -> list[RawHeader]:
+    """Return Surrogate-Key, for Fastly and Varnish, and Cache-Tag, for Cloudflare and Akamai."""
     return [
-        (b"surrogate-key", " ".join(tags).encode("latin-1")),
-        (b"cache-tag", ",".join(tags).encode("latin-1")),
+        (b"surrogate-key", " ".join(keys).encode("latin-1")),
+        (b"cache-tag", ",".join(keys).encode("latin-1")),
     ]
 
 
 @lru_cache
-def _is_asked_for_each_time(cache_control: bytes) -> bool:
-    """Tell whether no cache may answer with what it has without asking (RFC 9111 section 5.2.2)."""
+def _requires_revalidation(cache_control: bytes) -> bool:
+    """Return whether shared caches must revalidate each response (RFC 9111 section 5.2.2)."""
     directives = {
         directive.strip().lower() for directive in cache_control.decode("latin-1").split(",")
     }
-    if any(each.startswith("s-maxage=") and each != "s-maxage=0" for each in directives):
+    if any(name.startswith("s-maxage=") and name != "s-maxage=0" for name in directives):
         return False
     return not directives.isdisjoint(("max-age=0", "no-cache", "no-store", "private"))
 
 
 def _join(headers: MutableHeaders, name: str, separator: str, values: tuple[str, ...]) -> None:
-    """Add to a header that a plugin may have set."""
-    plugins = headers.getlist(name)
-    headers[name] = separator.join([*plugins, *values])
+    """Append values to a header that a plugin may have set."""
+    present = headers.getlist(name)
+    headers[name] = separator.join([*present, *values])

@@ -1,4 +1,4 @@
-"""What is kept of a distribution, and of an answer below it."""
+"""Entries of the response cache: of distributions, and of responses below them."""
 
 import copy
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from pulpcore.app.models import Distribution
-from pulpcore.content_star.request_info import AnswerSource, RequestInfo
+from pulpcore.content_star.request_info import BodySource, RequestInfo
 from pulpcore.content_star.resolve.content import ContentSource
 from pulpcore.content_star.resolve.distribution import ResolvedPath
 from pulpcore.content_star.resolve.redirect import redirect_with_slash
@@ -21,7 +21,7 @@ from pulpcore.content_star.responses.artifact import ArtifactResponse
 
 
 class CacheKey(NamedTuple):
-    """What of a request an answer depends on, if it may be kept at all."""
+    """Key of a cached response: the properties of a request that select it."""
 
     path: str
     """Below the content prefix, normalized and decoded: domain, base path and relative path."""
@@ -32,76 +32,76 @@ class CacheKey(NamedTuple):
 
 
 class RedirectEntry:
-    """The answer to a client that forgot the slash at the end: its query goes along."""
+    """A redirect to the same path with a slash at its end; the query is the request's own."""
 
-    def again(self, request: Request) -> ASGIApp:
+    def respond(self, request: Request) -> ASGIApp:
         return redirect_with_slash(request)
 
 
 @dataclass(frozen=True)
 class NotFoundEntry:
-    """The answer that there is nothing, or nothing that can be served."""
+    """An error response, 404 in general: there is no content at the path, or it cannot be sent."""
 
     status: int
     detail: str
 
-    def again(self, request: Request) -> ASGIApp:
+    def respond(self, request: Request) -> ASGIApp:
         """Raise `HTTPException`."""
         raise HTTPException(self.status, self.detail)
 
 
 @dataclass(frozen=True)
 class ResponseEntry:
-    """A response that holds nothing of the request that it was made for."""
+    """A response that depends on nothing of the request it was made for but its `CacheKey`."""
 
     response: ASGIApp
 
-    def again(self, request: Request) -> ASGIApp:
+    def respond(self, request: Request) -> ASGIApp:
         return self.response
 
 
-Answer = RedirectEntry | NotFoundEntry | ResponseEntry
+CachedResult = RedirectEntry | NotFoundEntry | ResponseEntry
 
 
 @dataclass(frozen=True)
 class Dependencies:
-    """What an answer was made from, beside the distribution and what that serves."""
+    """Validity of a response: the rows it was made from, beside the distribution's, and its age."""
 
     ids: tuple[UUID, ...] = ()
-    """Rows by whose change it may become another one."""
+    """Primary keys of the rows whose change invalidates the response."""
 
-    seconds: float = float("inf")
-    """How long it is good for if none of them changes."""
+    max_age: float = float("inf")
+    """Seconds for which the response is valid if none of the rows changes."""
 
 
 @dataclass(eq=False)
 class DistributionEntry:
-    """What is known of a distribution."""
+    """Cache entry of a distribution and of the content that it serves."""
 
     distribution: Distribution
-    """The detail object, with that of its guard and others that `find_distribution` loads."""
+    """The detail object, with that of its guard and the relations `find_distribution` loads."""
 
     source: ContentSource | None
-    """What it serves; None if that cannot be kept, and has to be looked up each time."""
+    """The publication or repository version; None if it cannot be cached, or is not loaded yet."""
 
-    nested: bool
-    """Whether other distributions' base paths go on from its own: these have to be asked for."""
+    has_nested: bool
+    """Whether other base paths begin with this one: paths below need a look-up in the database."""
 
-    is_shared: bool = False
-    """Whether requests may be answered together: no guard and no code of the plugin, which might
-    take its time, decides about them, and `source` is known."""
+    can_batch: bool = False
+    """Whether requests may be batched: `source` is known, and neither a content guard nor code of
+    the plugin, which might be slow, decides about them."""
 
-    alive: bool = False
-    """True while it is kept, which it is until one of its rows changes. Its answers end with it."""
+    is_cached: bool = False
+    """True while the cache holds the entry. Entries of responses below it are valid as long."""
 
     def resolve(self, path: str) -> ResolvedPath:
-        """Return what `find_distribution` would; `path` is below the domain.
+        """Return the same as `find_distribution` for `path`, which is below the domain.
 
-        With objects of its own, since plugins' code may change them.
+        The objects are copies, since plugins' code may change them.
         """
-        distribution = own(self.distribution)
+        distribution = copy_instance(self.distribution)
         source = self.source and ContentSource(
-            own(self.source.publication), own(self.source.version)
+            copy_instance(self.source.publication), copy_instance(self.source.version)
         )
         return ResolvedPath(distribution, self.path_below(path), source)
 
@@ -109,14 +109,14 @@ class DistributionEntry:
         """Return `path`, which is below the domain, relative to the base path."""
         return path[len(self.distribution.base_path) :].lstrip("/")
 
-    def guarded(self) -> Distribution:
-        """Return the distribution for its guard to decide, which has an object of its own."""
+    def distribution_for_guard(self) -> Distribution:
+        """Return the distribution with a copy of its content guard, whose code may change it."""
         distribution = copy.copy(self.distribution)
-        distribution.content_guard = own(self.distribution.content_guard)
+        distribution.content_guard = copy_instance(self.distribution.content_guard)
         return distribution
 
     def ids(self) -> Iterator[UUID | None]:
-        """Name the rows that it depends on."""
+        """Yield the primary keys of the rows whose change invalidates the entry."""
         distribution = self.distribution
         yield distribution.pk
         yield distribution.pulp_domain_id
@@ -139,78 +139,80 @@ class DistributionEntry:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class CacheEntry:
-    """An answer, and what the layers said of it."""
+    """Cache entry of a response, with the `RequestInfo` fields that the layers set for it."""
 
-    answer: Answer
+    result: CachedResult
     distribution_entry: DistributionEntry
     asks_plugin: bool
-    """Whether the plugin has to be asked first, each time, if it has another answer."""
+    """Whether the plugin's code is called first on each request and may respond instead."""
 
-    source: AnswerSource | None
-    tags: tuple[str, ...]
+    source: BodySource | None
+    surrogate_keys: tuple[str, ...]
     vary: tuple[str, ...]
     ids: tuple[UUID, ...]
     expires: float
-    """On the monotonic clock, in seconds."""
+    """Time of expiry on the monotonic clock, in seconds."""
 
     file: str | None = None
-    """The sha256 of the file whose bytes it holds in memory, if it does."""
+    """SHA-256 of the in-memory file that the response sends, if it has one."""
 
     headers: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
-    """Headers of answers that are complete, by status."""
+    """Complete response headers by status, filled in by `FastPath`."""
 
-    moved: float = float("-inf")
-    """When it was last put behind the others, to go after them; as `expires`."""
+    last_moved: float = float("-inf")
+    """When the entry was last moved to the end of the LRU order, as `expires`."""
 
-    is_open: bool = field(init=False)
-    """Whether it can be given to anyone without asking a guard or a plugin."""
+    is_public: bool = field(init=False)
+    """Whether every client gets this response: no content guard and no plugin's code decides."""
 
-    file_for_all: ArtifactResponse | None = field(init=False)
-    """The file, if it is one that can be given to anyone."""
+    public_file: ArtifactResponse | None = field(init=False)
+    """The response, if it is a file and public."""
 
     domain: str = field(init=False)
     pulp_type: str = field(init=False)
 
     def __post_init__(self) -> None:
-        # Looked up once: Django's objects take their time.
+        # Read once: attributes of Django models are slow.
         distribution = self.distribution_entry.distribution
-        self.is_open = not self.asks_plugin and distribution.content_guard_id is None
+        self.is_public = not self.asks_plugin and distribution.content_guard_id is None
         response = (
-            self.answer.response
-            if self.is_open and isinstance(self.answer, ResponseEntry)
+            self.result.response
+            if self.is_public and isinstance(self.result, ResponseEntry)
             else None
         )
-        self.file_for_all = response if isinstance(response, ArtifactResponse) else None
+        self.public_file = response if isinstance(response, ArtifactResponse) else None
         self.domain, self.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
 
-    def tell(self, info: RequestInfo) -> None:
-        """Fill in what is known of the exchange before anyone has been let in."""
+    def fill(self, info: RequestInfo) -> None:
+        """Set the fields that do not depend on the content guard's permission."""
         info.domain = self.domain
         info.pulp_type = self.pulp_type
         info.vary = self.vary
 
     def fill_permitted(self, info: RequestInfo) -> None:
-        """Fill in what only those are told whom the guard has let in."""
-        info.tags = self.tags
+        """Set the fields that are set only after the content guard permitted the request."""
+        info.surrogate_keys = self.surrogate_keys
         info.source = self.source
         info.cache = "HIT"
 
 
-def own(instance: Any) -> Any:
-    """Copy an object with all that has been loaded around it: copies share nothing that changes.
+def copy_instance(instance: Any) -> Any:
+    """Copy a model instance and the related instances that it has loaded, recursively.
 
-    As `copy.copy`, which goes through pickling and takes five times as long: every request that is
-    not answered from memory copies some six objects.
+    Copies share no mutable state with the original. `copy.copy` goes through pickling and takes
+    five times as long, and every request that is not sent from memory copies some six instances.
     """
     if not isinstance(instance, Model):
         return instance
     kind: Any = type(instance)
-    mine = kind.__new__(kind)
-    values = vars(mine)
+    copied = kind.__new__(kind)
+    values = vars(copied)
     values.update(vars(instance))
-    # Loaded when a plugin asks for it: the id of every content unit of a repository version.
+    # Holds the primary key of every content unit of a repository version; loaded on access.
     values.pop("content_ids", None)
     state = values["_state"] = ModelState()
     vars(state).update(vars(instance._state))
-    state.fields_cache = {name: own(each) for name, each in instance._state.fields_cache.items()}
-    return mine
+    state.fields_cache = {
+        name: copy_instance(related) for name, related in instance._state.fields_cache.items()
+    }
+    return copied

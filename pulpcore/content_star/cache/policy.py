@@ -1,4 +1,4 @@
-"""What of an answer that has just been made is worth keeping, and may be."""
+"""Cache policy: which responses are cached, and what invalidates them."""
 
 import time
 from functools import partial
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from pulpcore.app.models import Distribution, Domain
 from pulpcore.content_star.cache.entries import (
-    Answer,
+    CachedResult,
     CacheEntry,
     CacheKey,
     Dependencies,
@@ -20,7 +20,7 @@ from pulpcore.content_star.cache.entries import (
     NotFoundEntry,
     RedirectEntry,
     ResponseEntry,
-    own,
+    copy_instance,
 )
 from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.listings.negotiation import VaryOnAccept
@@ -34,7 +34,7 @@ from pulpcore.content_star.storage.memory import InMemoryFile
 
 
 class ServingApp(Protocol):
-    """The parts of a `DistributionApp` by which an answer of it may be kept."""
+    """The attributes of a `DistributionApp` that the cache policy reads."""
 
     request: Request
     distribution: Distribution
@@ -49,14 +49,18 @@ class ServingApp(Protocol):
 
 
 class CacheWrite:
-    """The plan of an answer that is being made. Its methods block."""
+    """Write of one response, and of its distribution, to the cache. Methods block.
+
+    `resolve` or `begin` notes the cache's generation before the request's first query, and may be
+    called again when the request starts over. `store` then adds the entries.
+    """
 
     def __init__(self, cache: ResponseCache, key: CacheKey) -> None:
         self.cache = cache
         self.key = key
 
     def resolve(self, content_path: ContentPath) -> ResolvedPath | None:
-        """Return the place of `address`, if its distribution is known. Begins anew."""
+        """Start the write; return the resolved path if its distribution is cached."""
         self.generation = self.cache.generation
         self.distribution_entry: DistributionEntry | None = self.cache.find(content_path)
         self.is_new = self.distribution_entry is None
@@ -64,65 +68,71 @@ class CacheWrite:
             self.distribution_entry.resolve(content_path.path) if self.distribution_entry else None
         )
 
-    def resume(self, distribution_entry: DistributionEntry) -> None:
-        """Begin anew, with a plan that is known and, if it is alive afterwards, up to date."""
+    def begin(self, distribution_entry: DistributionEntry) -> None:
+        """Start the write with a known distribution.
+
+        The caller checks `is_cached` afterwards: if true, the entry is up to date.
+        """
         self.generation = self.cache.generation
         self.distribution_entry = distribution_entry
         self.is_new = False
 
-    def begin(self, distribution: Distribution) -> None:
-        """Note the distribution as it is, before the code of plugins sees it."""
+    def snapshot(self, distribution: Distribution) -> None:
+        """Copy the distribution before plugins' code can change it, unless it is cached."""
         if self.distribution_entry is None and self.cache.usable:
             self.distribution_entry = DistributionEntry(
-                own(distribution), None, _is_nested(distribution)
+                copy_instance(distribution), None, _has_nested(distribution)
             )
 
-    def keep(self, app: ServingApp, result: ASGIApp | HTTPException) -> None:
-        """Keep what `app` has answered or raised, and the distribution, as far as they may be."""
+    def store(self, app: ServingApp, result: ASGIApp | HTTPException) -> None:
+        """Cache the response or exception of `app`, and the distribution, as the policy allows."""
         if self.distribution_entry is None:
             return
-        asked: ContentSource | None = vars(app).get("source")
-        if self.distribution_entry.source is None and asked and _may_keep(app.distribution, asked):
-            source = ContentSource(own(asked.publication), own(asked.version))
+        source: ContentSource | None = vars(app).get("source")
+        if (
+            self.distribution_entry.source is None
+            and source
+            and _can_cache_source(app.distribution, source)
+        ):
             distribution_entry = self.distribution_entry
             self.distribution_entry = DistributionEntry(
                 distribution_entry.distribution,
-                source,
-                distribution_entry.nested,
-                _is_shared(app, asked),
+                ContentSource(copy_instance(source.publication), copy_instance(source.version)),
+                distribution_entry.has_nested,
+                _can_batch(app, source),
             )
             self.is_new = True
         if self.is_new:
             self.distribution_entry = self.cache.add_distribution(
                 self.distribution_entry, self.generation
             )
-        if asked and self.distribution_entry.source is None:
+        if source and self.distribution_entry.source is None:
             return
-        answer = _answer_of(result)
-        if answer and app.cacheable and app.dependencies:
+        cached_result = _cached_result(result)
+        if cached_result and app.cacheable and app.dependencies:
             request_info(app.request.scope).cache = "MISS"
-            self._keep(app, answer)
+            self._store_result(app, cached_result)
 
-    def _keep(self, app: ServingApp, answer: Answer) -> None:
+    def _store_result(self, app: ServingApp, result: CachedResult) -> None:
         assert self.distribution_entry is not None and app.dependencies is not None
         info = request_info(app.request.scope)
         entry = CacheEntry(
-            answer,
+            result,
             self.distribution_entry,
             app.asks_plugin,
             info.source,
-            info.tags,
+            info.surrogate_keys,
             info.vary,
             app.dependencies.ids,
-            time.monotonic() + app.dependencies.seconds,
+            time.monotonic() + app.dependencies.max_age,
         )
-        self.cache.keep(self.key, entry, self.generation)
-        if isinstance(answer, ResponseEntry):
-            self._remember_file(entry, answer.response)
+        self.cache.add(self.key, entry, self.generation)
+        if isinstance(result, ResponseEntry):
+            self._use_in_memory_file(entry, result.response)
 
-    def _remember_file(self, entry: CacheEntry, response: ASGIApp) -> None:
-        response = _inside(response)
-        # Not one that leaves the bytes to another server.
+    def _use_in_memory_file(self, entry: CacheEntry, response: ASGIApp) -> None:
+        response = _unwrap(response)
+        # The exact class: `SendfileResponse` leaves the bytes to another server.
         if type(response) is ArtifactResponse and isinstance(response.source, LocalSource):
             sha256 = response.validators.etag.strip('"')
             response.source = InMemoryFile(
@@ -136,12 +146,12 @@ class CacheWrite:
 def _share(
     cache: ResponseCache, key: CacheKey, entry: ref[CacheEntry], sha256: str, data: bytes
 ) -> bytes | None:
-    # An answer that its own file refers to would stay until the garbage collector comes by.
-    answer = entry()
-    return None if answer is None else cache.share(key, answer, sha256, data)
+    # A weak reference: a cycle of entry, response and file would wait for the garbage collector.
+    cached = entry()
+    return None if cached is None else cache.share(key, cached, sha256, data)
 
 
-def _is_nested(distribution: Distribution) -> bool:
+def _has_nested(distribution: Distribution) -> bool:
     domain: Domain = distribution.pulp_domain
     below = Distribution.objects.filter(
         pulp_domain=domain, base_path__startswith=f"{distribution.base_path}/"
@@ -149,7 +159,7 @@ def _is_nested(distribution: Distribution) -> bool:
     return bool(below.exists())
 
 
-def _is_shared(app: ServingApp, source: ContentSource) -> bool:
+def _can_batch(app: ServingApp, source: ContentSource) -> bool:
     if not app.cacheable or source.version is None:
         return False
     if app.distribution.content_guard_id is not None:
@@ -158,24 +168,24 @@ def _is_shared(app: ServingApp, source: ContentSource) -> bool:
     return not (has_handler or app.overrides_find_content)
 
 
-def _may_keep(distribution: Distribution, source: ContentSource) -> bool:
-    """Tell whether it is known by what rows `source` may become another one."""
+def _can_cache_source(distribution: Distribution, source: ContentSource) -> bool:
+    """Return whether all rows that may change `source` are known."""
     resolve = type(distribution).get_repository_publication_and_version
     if resolve is not Distribution.get_repository_publication_and_version:
         return False
-    return all(each is None or each.complete for each in (source.publication, source.version))
+    return all(row is None or row.complete for row in (source.publication, source.version))
 
 
-def _answer_of(result: ASGIApp | HTTPException) -> Answer | None:
-    """Take out what a request may have left in a response; None if that cannot be told."""
+def _cached_result(result: ASGIApp | HTTPException) -> CachedResult | None:
+    """Strip the request's own parts from a response; None if it cannot be cached."""
     if isinstance(result, HTTPException):
         return None if result.headers else NotFoundEntry(result.status_code, result.detail)
     if type(result) is RedirectResponse:
         return RedirectEntry()
-    if isinstance(_inside(result), ArtifactResponse | ArtifactRedirect):
+    if isinstance(_unwrap(result), ArtifactResponse | ArtifactRedirect):
         return ResponseEntry(result)
     return None
 
 
-def _inside(response: ASGIApp) -> ASGIApp:
+def _unwrap(response: ASGIApp) -> ASGIApp:
     return response.response if isinstance(response, VaryOnAccept) else response

@@ -1,13 +1,13 @@
-"""What paths resolve to: distributions, and the answers below them.
+"""The response cache: distributions, and responses below them, in memory.
 
-All is in memory and bounded; what was used longest ago goes first, to the second. An entry names
-the database rows that it was made from by their ids, with which a change invalidates it. Entries
-are used only while the listener confirms (`confirm`) that it received every change until a moment
-ago.
+The cache is bounded and evicts the least recently used entry. Each entry names the database rows
+that it was made from by their primary keys; a change of one of them invalidates the entry. Entries
+are used only while the listener confirms (`confirm`) that it received every change committed up to
+`MAX_STALENESS` seconds ago.
 
-A slow request might keep what it read before a change that has been told while it was reading. The
-`generation`, a number that grows with each change, is noted before the first read, and nothing is
-kept when it is another one by then.
+A slow request could add an entry that it read before a change which was received while it was
+reading. So requests note the `generation`, a number that grows with each change, before their
+first read, and `add` drops an entry of another generation.
 """
 
 import logging
@@ -28,151 +28,165 @@ from pulpcore.content_star.resolve.paths import ContentPath, prefixes
 
 log = logging.getLogger(__name__)
 
-# Seconds for which it holds that all changes have been heard of. No request that starts later than
-# this after a commit is answered from before it, in whatever process.
-BOUND = 1.0
+# Seconds for which entries are valid after a confirmation. A request that starts later than this
+# after a commit gets no response from before it, in any process.
+MAX_STALENESS = 1.0
 
-# Seconds to which it is known what was used longest ago: every request would wait for the lock.
-ORDER = 1.0
+# Precision of the LRU order, in seconds: moving an entry on every hit would make requests wait for
+# the lock.
+LRU_PRECISION = 1.0
 
 STARTING = "starting"
 TURNED_OFF = "turned off"
 
-# Distributions that are kept at most: some 20 KiB each.
+# Maximum number of distribution entries, of some 20 KiB each.
 MAX_DISTRIBUTIONS = 2000
 
-# Of `capacity`, the part of answers that there is nothing: paths that a client makes up take no
-# place from files.
-NOTHING_SHARE = 10
+# Not-found entries get one entry in this many of `capacity`, so that paths a client makes up evict
+# no files.
+NOT_FOUND_SHARE = 10
 
-# Characters of a path at which it is kept that there is nothing. Longer ones are made up.
-MAX_NOTHING_LENGTH = 1024
+# Maximum length in characters of the path of a not-found entry: longer ones are made up.
+MAX_NOT_FOUND_PATH = 1024
+
+DistributionKey = tuple[str, str]
+"""Name of the domain, and base path."""
 
 
 @dataclass(slots=True)
 class CachedFile:
-    """The bytes of a file in memory, which several answers may have: other URLs, other `Accept`."""
+    """The bytes of an in-memory file, shared by entries of other URLs or another `Accept`."""
 
     data: bytes
     users: int = 0
+    """Number of entries that share them."""
 
 
 @dataclass
 class ResponseCache:
-    """The plans of a process. May be used from any thread."""
+    """The response cache of a process. Thread-safe."""
 
     capacity: int
-    """Answers that are kept at most; with 0 nothing is kept."""
+    """Maximum number of response entries; 0 turns the cache off."""
 
     capacity_bytes: int
-    """Bytes of files that are kept at most."""
+    """Maximum size of the in-memory files."""
 
     problem: str | None = STARTING
-    """Why nothing is kept, for the log, probes and metrics; None while things are."""
+    """Why the cache is not used, for the log, probes and metrics; None while it is."""
 
     generation: int = 0
     size: int = 0
-    """Bytes of files in memory."""
-    _proved: float = float("-inf")
-    _answers: OrderedDict[CacheKey, CacheEntry] = field(default_factory=OrderedDict)
-    _nothing: OrderedDict[CacheKey, None] = field(default_factory=OrderedDict)
-    """Keys of those of the answers that say that there is nothing, in the same order."""
+    """Bytes of in-memory files."""
+    _confirmed: float = float("-inf")
+    _entries: OrderedDict[CacheKey, CacheEntry] = field(default_factory=OrderedDict)
+    _not_found: OrderedDict[CacheKey, None] = field(default_factory=OrderedDict)
+    """Keys of the not-found entries, in the same order."""
     _files: dict[str, CachedFile] = field(default_factory=dict)
-    """By sha256."""
-    _places: OrderedDict[tuple[str, str], DistributionEntry] = field(default_factory=OrderedDict)
-    _by_id: dict[UUID, set[CacheKey | tuple[str, str]]] = field(default_factory=dict)
+    """By SHA-256."""
+    _distributions: OrderedDict[DistributionKey, DistributionEntry] = field(
+        default_factory=OrderedDict
+    )
+    _by_id: dict[UUID, set[CacheKey | DistributionKey]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def confirm(self, moment: float) -> None:
-        """Note that all that was committed until `moment`, on the monotonic clock, is known."""
-        self._proved = moment
+        """Record that every change committed until `moment`, on the monotonic clock, is known."""
+        self._confirmed = moment
 
     @property
     def usable(self) -> bool:
-        """Whether what is kept may be used, and something be kept."""
-        return time.monotonic() - self._proved < BOUND
+        """Whether entries may be used and added."""
+        return time.monotonic() - self._confirmed < MAX_STALENESS
 
     def get(self, key: CacheKey) -> CacheEntry | None:
-        """Return the answer to requests with `key`, if it is known."""
-        entry = self._answers.get(key)
+        """Return the valid entry of `key`, or None."""
+        entry = self._entries.get(key)
         if entry is None:
             return None
         now = time.monotonic()
-        if now - self._proved >= BOUND:
+        if now - self._confirmed >= MAX_STALENESS:
             return None
-        if not entry.distribution_entry.alive or entry.expires < now:
+        if not entry.distribution_entry.is_cached or entry.expires < now:
             with self._lock:
                 self._drop(key)
             return None
-        if now - entry.moved >= ORDER:
+        if now - entry.last_moved >= LRU_PRECISION:
             with self._lock:
-                if key in self._answers:
-                    self._answers.move_to_end(key)
-                    if key in self._nothing:
-                        self._nothing.move_to_end(key)
-                    entry.moved = now
+                if key in self._entries:
+                    self._entries.move_to_end(key)
+                    if key in self._not_found:
+                        self._not_found.move_to_end(key)
+                    entry.last_moved = now
         return entry
 
     def find(self, content_path: ContentPath) -> DistributionEntry | None:
-        """Return the plan of the distribution that `address` is below, if it is known."""
+        """Return the entry of the distribution that `content_path` is in, or None.
+
+        None as well if the distribution's base path is nested: the database has to decide.
+        """
         if not self.usable:
             return None
         for prefix in reversed(prefixes(content_path.path)):
-            resolved = (content_path.domain, prefix)
-            distribution_entry = self._places.get(resolved)
+            key = (content_path.domain, prefix)
+            distribution_entry = self._distributions.get(key)
             if distribution_entry is not None:
                 with self._lock:
-                    if resolved in self._places:
-                        self._places.move_to_end(resolved)
-                return None if distribution_entry.nested else distribution_entry
+                    if key in self._distributions:
+                        self._distributions.move_to_end(key)
+                return None if distribution_entry.has_nested else distribution_entry
         return None
 
     def add_distribution(
         self, distribution_entry: DistributionEntry, generation: int
     ) -> DistributionEntry:
-        """Keep a plan that was begun in `generation`, unless things have changed since.
+        """Add the entry of a distribution, unless `generation` is over, and return the cached one.
 
-        Return the one that is kept: it may be another one that knows as much.
+        That is another one if the cache has one that knows as much.
         """
         distribution = distribution_entry.distribution
-        resolved = (distribution.pulp_domain.name, distribution.base_path)
+        key = (distribution.pulp_domain.name, distribution.base_path)
         with self._lock:
-            if not self._may_keep(generation):
+            if not self._may_add(generation):
                 return distribution_entry
-            known = self._places.get(resolved)
-            if known and (known.source or not distribution_entry.source):
-                return known
-            self._drop_place(resolved)
-            self._places[resolved] = distribution_entry
-            distribution_entry.alive = True
-            self._index(resolved, distribution_entry.ids())
-            while len(self._places) > min(MAX_DISTRIBUTIONS, self.capacity):
-                self._drop_place(next(iter(self._places)))
+            cached = self._distributions.get(key)
+            if cached and (cached.source or not distribution_entry.source):
+                return cached
+            self._drop_distribution(key)
+            self._distributions[key] = distribution_entry
+            distribution_entry.is_cached = True
+            self._index(key, distribution_entry.ids())
+            while len(self._distributions) > min(MAX_DISTRIBUTIONS, self.capacity):
+                self._drop_distribution(next(iter(self._distributions)))
         return distribution_entry
 
-    def keep(self, key: CacheKey, entry: CacheEntry, generation: int) -> None:
-        """Keep an answer that was begun in `generation`, unless things have changed since."""
+    def add(self, key: CacheKey, entry: CacheEntry, generation: int) -> None:
+        """Add an entry, unless `generation` is over, and evict others to stay within `capacity`."""
         with self._lock:
-            if not self._may_keep(generation) or not entry.distribution_entry.alive:
+            if not self._may_add(generation) or not entry.distribution_entry.is_cached:
                 return
-            is_nothing = isinstance(entry.answer, NotFoundEntry)
-            if is_nothing and len(key.path) > MAX_NOTHING_LENGTH:
+            is_not_found = isinstance(entry.result, NotFoundEntry)
+            if is_not_found and len(key.path) > MAX_NOT_FOUND_PATH:
                 return
             self._drop(key)
-            self._answers[key] = entry
+            self._entries[key] = entry
             self._index(key, entry.ids)
-            if is_nothing:
-                self._nothing[key] = None
-            while len(self._nothing) > self.capacity // NOTHING_SHARE:
-                self._drop(next(iter(self._nothing)))
-            while len(self._answers) > self.capacity:
-                self._drop(next(iter(self._answers)))
+            if is_not_found:
+                self._not_found[key] = None
+            while len(self._not_found) > self.capacity // NOT_FOUND_SHARE:
+                self._drop(next(iter(self._not_found)))
+            while len(self._entries) > self.capacity:
+                self._drop(next(iter(self._entries)))
 
     def share(self, key: CacheKey, entry: CacheEntry, sha256: str, data: bytes) -> bytes | None:
-        """Return the bytes that an answer may hold of a file, one copy for all; None if it must
-        not."""
+        """Add the bytes of an entry's file, evicting others to stay within `capacity_bytes`.
+
+        Returns the one copy that all entries of the file share; None if the entry must not hold
+        the bytes: it is not cached, has them already, or the file is too large.
+        """
         with self._lock:
-            if self._answers.get(key) is not entry or entry.file or len(data) > self.capacity_bytes:
+            is_too_large = len(data) > self.capacity_bytes
+            if self._entries.get(key) is not entry or entry.file or is_too_large:
                 return None
             file = self._files.get(sha256)
             if file is None:
@@ -181,71 +195,76 @@ class ResponseCache:
             file.users += 1
             entry.file = sha256
             while self.size > self.capacity_bytes:
-                self._drop(next(iter(self._answers)))
-            return file.data if self._answers.get(key) is entry else None
+                self._drop(next(iter(self._entries)))
+            return file.data if self._entries.get(key) is entry else None
 
     def invalidate(self, ids: Iterable[UUID]) -> None:
-        """Drop what was made from the rows with `ids`, which have been changed."""
+        """Drop the entries made from the rows with `ids`, which have changed."""
         with self._lock:
             self.generation += 1
-            for each in ids:
-                for key in self._by_id.pop(each, ()):
+            for row_id in ids:
+                for key in self._by_id.pop(row_id, ()):
                     if isinstance(key, CacheKey):
                         self._drop(key)
                     else:
-                        self._drop_place(key)
+                        self._drop_distribution(key)
 
     def invalidate_all(self) -> None:
-        """Drop everything: anything may have changed."""
+        """Drop all entries."""
         with self._lock:
             self.generation += 1
-            for distribution_entry in self._places.values():
-                distribution_entry.alive = False
-            for each in (self._places, self._answers, self._nothing, self._files, self._by_id):
-                each.clear()
+            for distribution_entry in self._distributions.values():
+                distribution_entry.is_cached = False
+            for container in (
+                self._distributions,
+                self._entries,
+                self._not_found,
+                self._files,
+                self._by_id,
+            ):
+                container.clear()
             self.size = 0
 
     def invalidate_above(self, domain: UUID, base_path: str) -> None:
-        """Drop the distributions whose base path `base_path` goes on from."""
+        """Drop the distributions whose base path is a prefix of `base_path`, and itself."""
         above = set(prefixes(base_path))
         with self._lock:
             self.generation += 1
-            for resolved, distribution_entry in list(self._places.items()):
-                if (
-                    resolved[1] in above
-                    and distribution_entry.distribution.pulp_domain_id == domain
-                ):
-                    self._drop_place(resolved)
+            for key, distribution_entry in list(self._distributions.items()):
+                if key[1] in above and distribution_entry.distribution.pulp_domain_id == domain:
+                    self._drop_distribution(key)
 
     def set_problem(self, problem: str | None) -> None:
-        """Note why plans cannot be used, or that they can; logged when it is news."""
+        """Set why the cache is not used, or None; log it if it has changed."""
         if problem == self.problem:
             return
         self.problem = problem
         if problem is None:
-            log.info("Content: what paths resolve to is kept in memory.")
+            log.info("Response cache enabled.")
         else:
-            log.warning("Content: every request is looked up in the database: %s.", problem)
+            log.warning(
+                "Response cache disabled, every request is looked up in the database: %s.", problem
+            )
 
-    def _may_keep(self, generation: int) -> bool:
+    def _may_add(self, generation: int) -> bool:
         return self.capacity > 0 and self.generation == generation and self.usable
 
-    def _index(self, key: CacheKey | tuple[str, str], ids: Iterable[UUID | None]) -> None:
-        for each in ids:
-            if each is not None:
-                self._by_id.setdefault(each, set()).add(key)
+    def _index(self, key: CacheKey | DistributionKey, ids: Iterable[UUID | None]) -> None:
+        for row_id in ids:
+            if row_id is not None:
+                self._by_id.setdefault(row_id, set()).add(key)
 
-    def _unindex(self, key: CacheKey | tuple[str, str], ids: Iterable[UUID | None]) -> None:
-        for each in ids:
-            if each is not None and (keys := self._by_id.get(each)) is not None:
+    def _unindex(self, key: CacheKey | DistributionKey, ids: Iterable[UUID | None]) -> None:
+        for row_id in ids:
+            if row_id is not None and (keys := self._by_id.get(row_id)) is not None:
                 keys.discard(key)
                 if not keys:
-                    del self._by_id[each]
+                    del self._by_id[row_id]
 
     def _drop(self, key: CacheKey) -> None:
-        if (entry := self._answers.pop(key, None)) is None:
+        if (entry := self._entries.pop(key, None)) is None:
             return
-        self._nothing.pop(key, None)
+        self._not_found.pop(key, None)
         self._unindex(key, entry.ids)
         if entry.file and (file := self._files.get(entry.file)) is not None:
             file.users -= 1
@@ -253,7 +272,7 @@ class ResponseCache:
                 del self._files[entry.file]
                 self.size -= len(file.data)
 
-    def _drop_place(self, resolved: tuple[str, str]) -> None:
-        if (distribution_entry := self._places.pop(resolved, None)) is not None:
-            distribution_entry.alive = False
-            self._unindex(resolved, distribution_entry.ids())
+    def _drop_distribution(self, key: DistributionKey) -> None:
+        if (distribution_entry := self._distributions.pop(key, None)) is not None:
+            distribution_entry.is_cached = False
+            self._unindex(key, distribution_entry.ids())

@@ -1,8 +1,7 @@
-"""What many ask for at the same time, done for all of them at once.
+"""Batching of concurrent calls: one query for all items that are waiting.
 
-Nobody waits for company: who comes first goes alone, and who comes while somebody is under way goes
-with all others who do, as soon as that one is back. So the busier a process is, the more share a
-trip through the database door and a query, and an idle one loses nothing.
+No call waits for a batch to fill. The first one runs alone; calls that arrive while a batch is
+running make up the next one. Batches grow with the load, and without load there is no delay.
 """
 
 import asyncio
@@ -15,50 +14,53 @@ Result = TypeVar("Result")
 
 
 class Batcher(Generic[Key, Item, Result]):
-    """Groups those who ask with the same key; groups of different keys do not wait for another."""
+    """Collects items into batches by key. Batches of different keys run concurrently."""
 
     def __init__(
-        self, work: Callable[[Key, Sequence[Item]], Awaitable[Sequence[Result]]], most: int
+        self, work: Callable[[Key, Sequence[Item]], Awaitable[Sequence[Result]]], max_size: int
     ) -> None:
-        """`work` is given `most` items at a time or fewer, and returns a result for each."""
+        """`work` is called with at most `max_size` items and returns one result for each."""
         self.work = work
-        self.most = most
+        self.max_size = max_size
         self._waiting: dict[Key, list[tuple[Item, asyncio.Future[Result]]]] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
 
-    async def ask(self, key: Key, item: Item) -> Result:
-        """Return the result for `item`; raises what `work` raised, as for all of the group."""
+    async def submit(self, key: Key, item: Item) -> Result:
+        """Add `item` to the next batch and return its result.
+
+        Raises the exception of `work`, as for all items of the batch.
+        """
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append((item, result))
         if key not in self._tasks:
-            self._tasks[key] = asyncio.create_task(self._work_off(key))
+            self._tasks[key] = asyncio.create_task(self._run_batches(key))
         return await result
 
-    async def _work_off(self, key: Key) -> None:
+    async def _run_batches(self, key: Key) -> None:
         waiting = self._waiting[key]
         try:
             while waiting:
-                group, waiting[:] = waiting[: self.most], waiting[self.most :]
-                await self._work_for(key, group)
+                batch, waiting[:] = waiting[: self.max_size], waiting[self.max_size :]
+                await self._run_batch(key, batch)
         finally:
             del self._waiting[key], self._tasks[key]
-            for _, result in waiting:
-                result.cancel()
+            for _, future in waiting:
+                future.cancel()
 
-    async def _work_for(
-        self, key: Key, group: Sequence[tuple[Item, asyncio.Future[Result]]]
+    async def _run_batch(
+        self, key: Key, batch: Sequence[tuple[Item, asyncio.Future[Result]]]
     ) -> None:
         try:
-            results = await self.work(key, [item for item, _ in group])
+            results = await self.work(key, [item for item, _ in batch])
         except Exception as error:
-            for _, result in group:
-                if not result.done():  # cancelled: nobody waits for it any more
-                    result.set_exception(error)
+            for _, future in batch:
+                if not future.done():  # done: its caller was cancelled
+                    future.set_exception(error)
             return
         except asyncio.CancelledError:
-            for _, result in group:
-                result.cancel()
+            for _, future in batch:
+                future.cancel()
             raise
-        for (_, result), each in zip(group, results, strict=True):
-            if not result.done():
-                result.set_result(each)
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)

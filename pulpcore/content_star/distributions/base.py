@@ -121,7 +121,7 @@ class DistributionApp(ABC):
     def source(self) -> ContentSource:
         """Source that the distribution serves now; also sets the surrogate keys of the response."""
         source = self.known_source or served_source(self.distribution)
-        request_info(self.request.scope).tags = surrogate_keys(self.distribution, source)
+        request_info(self.request.scope).surrogate_keys = surrogate_keys(self.distribution, source)
         return source
 
     @property
@@ -139,7 +139,7 @@ class DistributionApp(ABC):
         if self.entry is None:
             return None
         self.entry.fill_permitted(request_info(self.request.scope))
-        return self.entry.answer.again(self.request)
+        return self.entry.result.respond(self.request)
 
     def file(
         self, found: ResolvedFile, path: str, disposition: Disposition = "attachment"

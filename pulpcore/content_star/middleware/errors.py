@@ -103,8 +103,8 @@ def as_http(error: Exception) -> HTTPException:
 def render(request: Request, error: HTTPException) -> Response:
     """Render `error` in the form that the request prefers."""
     headers = {**(error.headers or {}), "X-Content-Type-Options": "nosniff", "Vary": "Accept"}
-    if request_info(request.scope).route == "live":
-        headers.setdefault("Cache-Control", "no-store")  # as all that live APIs answer
+    if request_info(request.scope).is_plugin_route:
+        headers.setdefault("Cache-Control", "no-store")  # as on all responses of plugin routes
     if prefers_json(request):
         return JSONResponse({"detail": error.detail}, error.status_code, headers)
     return PlainTextResponse(f"{error.status_code}: {error.detail}", error.status_code, headers)

@@ -122,7 +122,8 @@ class DistributionRoutes:
         self.served = served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_info(scope).route = "live"
+        info = request_info(scope)
+        info.route, info.is_plugin_route = "live", True
         live = PluginContext(scope, self.served.distribution.pulp_domain, self.served)
         child = {**scope, **_below(scope, self.served.resolved)}
         await _answer(_router(type(self.served)), live, child, receive, send)
@@ -147,7 +148,7 @@ class MountedRoutes:
             root += f"{name}/"
         domain = await executor_of(Request(scope)).run(find_domain, ContentPath(name, rest))
         info = request_info(scope)
-        info.route, info.domain = "live", domain.name
+        info.route, info.is_plugin_route, info.domain = "live", True, domain.name
         child = {**scope, **_placed(root.rstrip("/"), f"/{rest}")}
         await _answer(self.router, PluginContext(scope, domain), child, receive, send)
 

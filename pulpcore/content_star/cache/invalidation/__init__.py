@@ -1,1 +1,1 @@
-"""Changes of the database that drop cache entries."""
+"""Cache invalidation by changes of database rows."""

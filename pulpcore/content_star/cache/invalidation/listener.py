@@ -1,20 +1,20 @@
-"""Hears what the triggers tell, and proves all the time that it does.
+"""Cache invalidation by the notifications of the triggers, over PostgreSQL's LISTEN/NOTIFY.
 
-The process has one connection that listens. Several times a second it sends itself a notification
-(a ping) over it. PostgreSQL delivers notifications in the order of commits, so that the echo of a
-ping proves that all that was committed before the ping was sent has been heard of; plans are used
-for `cache.BOUND` seconds from there. A connection that is silently dead, a server that hangs and a
-loop that is too busy to read all end the use of plans by themselves, with nobody having to notice.
+Each process has one listening connection, over which it notifies itself several times a second (a
+ping). PostgreSQL delivers notifications in the order of commits, so the echo of a ping confirms
+that every change committed before the ping was sent has been received. Cache entries are valid for
+`MAX_STALENESS` seconds from that moment. A dead connection, a hanging server or an event loop that
+is too busy to read turns the cache off because the confirmation expires; none has to be detected.
 
-A pooler that gives each transaction another connection (pgbouncer's transaction pooling) would echo
-pings and lose everything else. So each connection is tried first: what another connection notifies
-has to arrive while this one asks for nothing.
+A pooler that assigns another connection to each transaction (PgBouncer's transaction pooling) would
+echo pings and lose all other notifications. So each new connection is tested first: it has to
+receive a notification of a second connection while it runs no query.
 
-With each ping the triggers are counted. If anything is wrong, the cache is not used,
-`ResponseCache.problem` says why, and the listener tries again.
+Each ping counts the triggers. On any failure the cache is not used, `ResponseCache.problem` says
+why, and the listener connects again.
 
-Whoever needs to know that all processes have heard of a change sends `sync <token>` on the channel:
-each answers with `<token>` on `content_star_synced`.
+A client can wait until all processes have received its changes: it sends `sync <token>` on the
+channel, and each process replies with `<token>` on `content_star_synced`.
 """
 
 import asyncio
@@ -28,45 +28,48 @@ from contextlib import asynccontextmanager
 from django.db import connection as django_connection
 from psycopg import AsyncConnection, Error, Notify
 
-from pulpcore.content_star.cache.invalidation.signals import following
-from pulpcore.content_star.cache.invalidation.triggers import ALL, CHANNEL, COUNT, triggers
+from pulpcore.content_star.cache.invalidation.signals import signal_invalidation
+from pulpcore.content_star.cache.invalidation.triggers import ALL, CHANNEL, COUNT_ENABLED, triggers
 from pulpcore.content_star.cache.store import TURNED_OFF, ResponseCache
 
 log = logging.getLogger(__name__)
 
-# Seconds between two pings. One takes PostgreSQL and us less than a millisecond together.
+# Seconds between pings. One takes PostgreSQL and this process less than a millisecond together.
 PING_INTERVAL = 0.4
 
-# Seconds for the database to answer the listener.
-DEADLINE = 5.0
+# Seconds that the listener waits for the database to reply.
+REPLY_TIMEOUT = 5.0
 
-# Seconds before another try, each time twice as many up to the last.
-FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
+# Seconds before the next connection attempt, doubled after each failure up to the maximum.
+MIN_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 
-# The listener's connection in `pg_stat_activity`, once it listens.
+# Name of the listening connection in `pg_stat_activity`.
 APPLICATION_NAME = "pulp-content-star listener"
 
-SYNC = "sync "
-SYNCED = "content_star_synced"
+SYNC_PREFIX = "sync "
+SYNCED_CHANNEL = "content_star_synced"
 
-NO_TRIGGERS = "triggers are missing, which `pulpcore-manager migrate` makes"
-NO_LISTEN = "notifications of the database do not arrive, as with a pooler by transaction"
+NO_TRIGGERS = "triggers are missing or disabled, run `pulpcore-manager migrate`"
+NO_LISTEN = (
+    "notifications of the database do not arrive, as behind a pooler in transaction mode; "
+    "connect to PostgreSQL directly or use session pooling"
+)
 NO_CONNECTION = "the listener has no connection to the database"
 
 
-class Unusable(Exception):
-    """The connection works, but changes would not be heard of; the message says why."""
+class NotificationsUnavailable(Exception):
+    """Changes would not be received over a connection that works; the message says why."""
 
 
 @asynccontextmanager
-async def listening(cache: ResponseCache) -> AsyncIterator[None]:
-    """Have `cache` follow the database, and this process's own changes, until the block ends."""
+async def cache_invalidation(cache: ResponseCache) -> AsyncIterator[None]:
+    """Invalidate entries of `cache` by notifications and by signals, until the block ends."""
     if not cache.capacity:
         cache.problem = TURNED_OFF
         yield
         return
-    with following(cache):
-        task = asyncio.create_task(Listener(cache).run(), name="plans")
+    with signal_invalidation(cache):
+        task = asyncio.create_task(Listener(cache).run(), name="cache-invalidation")
         try:
             yield
         finally:
@@ -76,57 +79,57 @@ async def listening(cache: ResponseCache) -> AsyncIterator[None]:
 
 
 class Listener:
-    """One connection after the other, for as long as the process lives."""
+    """Receives notifications, over one connection at a time, and invalidates cache entries."""
 
     def __init__(self, cache: ResponseCache) -> None:
         self.cache = cache
         self.channel = f"{CHANNEL}_{uuid.uuid4().hex}"
         self.pings = 0
-        self._sent: dict[str, float] = {}
-        self._tokens: list[str] = []
-        self._heard: set[str] = set()
+        self._sent_pings: dict[str, float] = {}
+        self._sync_tokens: list[str] = []
+        self._received_tests: set[str] = set()
         self._expected = triggers()
 
     async def run(self) -> None:
-        """Listen; never returns."""
-        pause = FIRST_PAUSE
+        """Listen, and connect again after each failure; never returns."""
+        backoff = MIN_BACKOFF
         while True:
-            began = time.monotonic()
+            started_at = time.monotonic()
             try:
                 await self._listen()
-            except Unusable as error:
+            except NotificationsUnavailable as error:
                 self.cache.set_problem(str(error))
             except (Error, OSError, TimeoutError) as error:
-                log.debug("The listener: %r", error)
+                log.debug("Listener for cache invalidation lost its connection: %r", error)
                 self.cache.set_problem(NO_CONNECTION)
             except Exception:
-                log.exception("The listener failed")
+                log.exception("Listener for cache invalidation failed, connecting again.")
                 self.cache.set_problem(NO_CONNECTION)
             self.cache.invalidate_all()
-            if time.monotonic() - began > LAST_PAUSE:
-                pause = FIRST_PAUSE
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LAST_PAUSE)
+            if time.monotonic() - started_at > MAX_BACKOFF:
+                backoff = MIN_BACKOFF
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, MAX_BACKOFF)
 
     async def _listen(self) -> None:
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(REPLY_TIMEOUT):
             connection = await _connect()
         try:
-            async with asyncio.timeout(2 * DEADLINE):
+            async with asyncio.timeout(2 * REPLY_TIMEOUT):
                 await self._prepare(connection)
             while True:
                 await self._ping(connection)
-                await self._hear(connection, PING_INTERVAL)
+                await self._receive(connection, PING_INTERVAL)
         finally:
             self.cache.confirm(float("-inf"))
-            # Not a polite goodbye, which a server that hangs would make us wait for.
+            # Not `close`, which can block on a server that hangs.
             connection.pgconn.finish()
 
     async def _prepare(self, connection: AsyncConnection) -> None:
-        """Listen, and find out whether that works. Raises `Unusable`."""
+        """LISTEN, and test that notifications arrive. Raises `NotificationsUnavailable`."""
         await connection.execute(f"LISTEN {CHANNEL}")
         await connection.execute(f"LISTEN {self.channel}")
-        # What happened before, nobody has told.
+        # Changes committed before LISTEN were not received.
         self.cache.invalidate_all()
         await connection.execute(
             "SELECT set_config('application_name', %s, false)", [APPLICATION_NAME]
@@ -137,70 +140,75 @@ class Listener:
             await other.execute("SELECT pg_notify(%s, %s)", [self.channel, test])
         finally:
             await other.close()
-        deadline = time.monotonic() + DEADLINE
-        while test not in self._heard:
+        deadline = time.monotonic() + REPLY_TIMEOUT
+        while test not in self._received_tests:
             if time.monotonic() > deadline:
-                raise Unusable(NO_LISTEN)
-            await self._hear(connection, 0.1)
-        self._heard.clear()
+                raise NotificationsUnavailable(NO_LISTEN)
+            await self._receive(connection, 0.1)
+        self._received_tests.clear()
 
     async def _ping(self, connection: AsyncConnection) -> None:
-        """Send a ping, and what is asked for; raises `Unusable` if a trigger is missing."""
+        """Send a ping and the replies to sync requests.
+
+        Raises `NotificationsUnavailable` if a trigger is missing or disabled.
+        """
         self.pings += 1
-        self._sent[str(self.pings)] = time.monotonic()
+        self._sent_pings[str(self.pings)] = time.monotonic()
         tables = list({trigger.table for trigger in self._expected})
-        async with asyncio.timeout(DEADLINE):
-            cursor = await connection.execute(COUNT, [tables])
+        async with asyncio.timeout(REPLY_TIMEOUT):
+            cursor = await connection.execute(COUNT_ENABLED, [tables])
             row = await cursor.fetchone()
             if row is None or row[0] < len(self._expected):
-                raise Unusable(NO_TRIGGERS)
+                raise NotificationsUnavailable(NO_TRIGGERS)
             await connection.execute("SELECT pg_notify(%s, %s)", [self.channel, str(self.pings)])
-            while self._tokens:
-                await connection.execute("SELECT pg_notify(%s, %s)", [SYNCED, self._tokens.pop()])
+            while self._sync_tokens:
+                await connection.execute(
+                    "SELECT pg_notify(%s, %s)", [SYNCED_CHANNEL, self._sync_tokens.pop()]
+                )
 
-    async def _hear(self, connection: AsyncConnection, seconds: float) -> None:
-        """Take notice of what comes within `seconds`, less if somebody waits for an answer."""
+    async def _receive(self, connection: AsyncConnection, seconds: float) -> None:
+        """Handle notifications for `seconds`, or until a sync request has to be replied to."""
         deadline = time.monotonic() + seconds
         while True:
-            left = max(0, deadline - time.monotonic())
-            # To the end: psycopg drops what is left of notifications that have come together.
-            async for notification in connection.notifies(timeout=left, stop_after=1):
-                self._take(notification)
-            if self._tokens or time.monotonic() >= deadline:
+            remaining = max(0, deadline - time.monotonic())
+            # No early exit: psycopg drops the other notifications that came in the same packet.
+            async for notification in connection.notifies(timeout=remaining, stop_after=1):
+                self._handle(notification)
+            if self._sync_tokens or time.monotonic() >= deadline:
                 return
 
-    def _take(self, notification: Notify) -> None:
+    def _handle(self, notification: Notify) -> None:
         payload = notification.payload
         if notification.channel == self.channel:
-            self._heard_of_itself(payload)
-        elif payload.startswith(SYNC):
-            self._tokens.append(payload.removeprefix(SYNC))
+            self._handle_own(payload)
+        elif payload.startswith(SYNC_PREFIX):
+            self._sync_tokens.append(payload.removeprefix(SYNC_PREFIX))
         else:
-            self._forget(payload)
+            self._invalidate(payload)
 
-    def _forget(self, payload: str) -> None:
+    def _invalidate(self, payload: str) -> None:
         try:
             ids = [] if payload == ALL else list(map(uuid.UUID, payload.split()))
-        except ValueError:  # from triggers of another version of ours
+        except ValueError:  # from triggers of another version of this package
             ids = []
         if ids:
             self.cache.invalidate(ids)
         else:
             self.cache.invalidate_all()
 
-    def _heard_of_itself(self, payload: str) -> None:
-        sent = self._sent.pop(payload, None)
-        if sent is None:
-            self._heard.add(payload)
+    def _handle_own(self, payload: str) -> None:
+        sent_at = self._sent_pings.pop(payload, None)
+        if sent_at is None:
+            self._received_tests.add(payload)
             return
-        self.cache.confirm(sent)
+        self.cache.confirm(sent_at)
         self.cache.set_problem(None)
 
 
 async def _connect() -> AsyncConnection:
-    """Connect as Django would, for the event loop."""
+    """Return an asyncio connection with Django's connection parameters."""
     parameters = django_connection.get_connection_params()
     for name in ("cursor_factory", "context", "prepare_threshold"):
         parameters.pop(name, None)
-    # A pooler by transaction takes no prepared statements, and we find that out ourselves.
+    # Prepared statements would fail behind a pooler in transaction mode, which `_prepare` detects.
     return await AsyncConnection.connect(**parameters, autocommit=True, prepare_threshold=None)

@@ -1,7 +1,7 @@
-"""Changes that this process commits itself, as the REST API does: known at once.
+"""Cache invalidation by Django's signals, for changes that this process itself commits.
 
-Django's signals tell them. What no signal tells (`QuerySet.update`, SQL) comes back from the
-database, as from other processes.
+Changes by the REST API take effect with their commit. Those that send no signal
+(`QuerySet.update`, SQL) are received from the database, as those of other processes are.
 """
 
 from collections.abc import Iterator
@@ -26,14 +26,22 @@ from pulpcore.app.models import (
 )
 from pulpcore.content_star.cache.store import ResponseCache
 
-_BY_ID = (Artifact, ContentArtifact, ContentGuard, Distribution, Domain, Remote, Repository)
+_INVALIDATED_BY_PK = (
+    Artifact,
+    ContentArtifact,
+    ContentGuard,
+    Distribution,
+    Domain,
+    Remote,
+    Repository,
+)
 
 
 @contextmanager
-def following(cache: ResponseCache) -> Iterator[None]:
-    """Have `cache` forget what this process changes, until the block ends."""
+def signal_invalidation(cache: ResponseCache) -> Iterator[None]:
+    """Invalidate entries of `cache` for rows that this process commits, until the block ends."""
 
-    def changed(instance: Any, **kwargs: Any) -> None:
+    def on_change(instance: Any, **kwargs: Any) -> None:
         ids = list(_ids(instance))
         if ids:
             transaction.on_commit(partial(cache.invalidate, ids))
@@ -41,18 +49,18 @@ def following(cache: ResponseCache) -> Iterator[None]:
             above = partial(cache.invalidate_above, instance.pulp_domain_id, instance.base_path)
             transaction.on_commit(above)
 
-    post_save.connect(changed)
-    post_delete.connect(changed)
+    post_save.connect(on_change)
+    post_delete.connect(on_change)
     try:
         yield
     finally:
-        post_save.disconnect(changed)
-        post_delete.disconnect(changed)
+        post_save.disconnect(on_change)
+        post_delete.disconnect(on_change)
 
 
 def _ids(instance: Any) -> Iterator[UUID]:
-    """Name the rows that have to be taken for changed when `instance` is saved or deleted."""
-    if isinstance(instance, _BY_ID):
+    """Yield the primary keys to invalidate when `instance` is saved or deleted."""
+    if isinstance(instance, _INVALIDATED_BY_PK):
         yield instance.pk
     elif isinstance(instance, RepositoryVersion):
         yield instance.pk

@@ -1,12 +1,12 @@
-"""The triggers that tell every process what has been committed: which rows, by their ids.
+"""Database triggers that notify every process of committed changes, by the rows' primary keys.
 
-They are on the tables that decide what is served, so they see the changes of everyone: workers, API
-processes and content apps of any age, and SQL by hand. One statement sends one payload, whatever
-the number of its rows: the ids, or `all` for more than a hundred. PostgreSQL sends it when the
-transaction commits, and several equal ones once.
+They are on the tables that responses are made from, and so cover all writers: workers, API
+processes and content apps of any version, and SQL by hand. A statement sends one payload for all
+its rows: their primary keys, or `all` for more than 100. PostgreSQL sends it when the transaction
+commits, and equal payloads of a transaction once.
 
-A trigger never fails the write that it watches: where its query does (a column that a newer
-pulpcore has not), it says `all`.
+A trigger never makes the write fail: if its query does (a newer pulpcore removed a column), the
+payload is `all`.
 """
 
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ from django.db import connection, transaction
 
 from pulpcore.app.models import ContentGuard, Distribution, Publication, Remote, Repository
 
-# The function and what it sends are made by the migrations, which hold its SQL.
+# The trigger function, created by a migration that has its SQL.
 FUNCTION = "content_star_changed"
 
 CHANNEL = "content_star"
 
 ALL = "all"
-"""The payload for every row: sent for more than 100 ids, since PostgreSQL's limit is 8000 bytes."""
+"""Payload for any row: sent for more than 100 ids, as PostgreSQL limits a payload to 8000 bytes."""
 
-# ruff: noqa: S608 - what is put into SQL here is this module's own
+# ruff: noqa: S608 - all strings put into SQL here are constants of this module
 
-# `changed` are the rows after an INSERT or UPDATE, or before a DELETE; `before`, before an UPDATE.
+# `changed` has the rows after an INSERT or UPDATE, or before a DELETE; `before`, before an UPDATE.
 _TRANSITIONS = {
     "INSERT": "NEW TABLE AS changed",
     "UPDATE": "NEW TABLE AS changed OLD TABLE AS before",
@@ -36,7 +36,7 @@ _TRANSITIONS = {
 
 _SELF = "SELECT pulp_id FROM changed"
 
-# A new base path takes paths away from distributions whose base path it goes on from.
+# A nested base path also affects the distributions above: it takes paths away from them.
 _DISTRIBUTION = f"""{_SELF} UNION ALL
 SELECT d.pulp_id
 FROM (SELECT pulp_domain_id, string_to_array(base_path, '/') AS parts FROM changed) c
@@ -50,26 +50,26 @@ SELECT v.repository_id FROM changed c JOIN core_repositoryversion v
 
 _VERSION = f"{_SELF} UNION ALL SELECT repository_id FROM changed"
 
-# Publishing fills a publication before it is complete, and nobody is served from it till then.
+# Only of complete publications: others are not served, and publishing inserts many rows.
 _PUBLISHED = """SELECT pulp_id FROM core_publication
 WHERE complete AND pulp_id IN (SELECT publication_id FROM changed)"""
 
-# To save a file that was on demand changes nothing that is kept. A path that is another one may be
-# where a kept answer says that there is nothing.
+# Saving an on-demand file (an artifact is set) affects no cached response. A new path may have
+# not-found entries, of which no key is known: NULL stands for all.
 _CONTENT_ARTIFACT = """SELECT CASE
     WHEN c.relative_path = b.relative_path AND c.content_id = b.content_id THEN c.pulp_id END
 FROM changed c JOIN before b ON b.pulp_id = c.pulp_id
 WHERE c.relative_path <> b.relative_path OR c.content_id <> b.content_id
     OR (b.artifact_id IS NOT NULL AND b.artifact_id IS DISTINCT FROM c.artifact_id)"""
 
-# Content gets its files before it gets into a repository.
+# Content has its files before it is added to a repository: until then nothing is affected.
 _NEW_CONTENT_ARTIFACT = """SELECT NULL::uuid FROM changed c
 WHERE EXISTS (SELECT FROM core_repositorycontent m WHERE m.content_id = c.content_id) LIMIT 1"""
 
 _ARTIFACT = """SELECT c.pulp_id FROM changed c JOIN before b ON b.pulp_id = c.pulp_id
 WHERE (c.file, c.size, c.sha256) IS DISTINCT FROM (b.file, b.size, b.sha256)"""
 
-_DECIDING: dict[str, dict[str, str]] = {
+_WATCHED_TABLES: dict[str, dict[str, str]] = {
     "core_distribution": {"INSERT": _DISTRIBUTION, "UPDATE": _DISTRIBUTION, "DELETE": _SELF},
     "core_publication": dict.fromkeys(_TRANSITIONS, _PUBLICATION),
     "core_repositoryversion": dict.fromkeys(_TRANSITIONS, _VERSION),
@@ -89,24 +89,24 @@ _DECIDING: dict[str, dict[str, str]] = {
     },
 }
 
-# Whose own tables, one for each kind that a plugin has, may decide too.
-_MASTERS = (Distribution, ContentGuard, Remote, Repository, Publication)
+# Models whose detail tables, one for each type of a plugin, are watched as well.
+_MASTER_MODELS = (Distribution, ContentGuard, Remote, Repository, Publication)
 
 
 class Trigger(NamedTuple):
-    """A trigger that there has to be."""
+    """A required trigger: on the statements of one kind (`event`) on one table."""
 
     table: str
     event: str
     query: str
-    """Finds the ids to tell; one that is NULL stands for all."""
+    """Selects the primary keys to send; a NULL stands for all rows."""
 
     @property
     def name(self) -> str:
         return f"{FUNCTION}_{self.event.lower()}"
 
     def create(self) -> str:
-        """Return the SQL that makes it, anew if it is there."""
+        """Return the SQL that creates or replaces the trigger."""
         query = self.query.replace("'", "''")
         return (
             f'DROP TRIGGER IF EXISTS {self.name} ON "{self.table}";'
@@ -117,28 +117,28 @@ class Trigger(NamedTuple):
 
 
 def triggers() -> list[Trigger]:
-    """Return the triggers for what is installed: pulpcore's version, and plugins."""
-    known = {model._meta.db_table for model in apps.get_models(include_auto_created=True)}
+    """Return the required triggers for the installed versions of pulpcore and its plugins."""
+    tables = {model._meta.db_table for model in apps.get_models(include_auto_created=True)}
     core = [
         Trigger(table, event, query)
-        for table, events in _DECIDING.items()
-        if table in known
+        for table, events in _WATCHED_TABLES.items()
+        if table in tables
         for event, query in events.items()
     ]
-    return core + list(_of_details())
+    return core + list(_detail_triggers())
 
 
-def _of_details() -> Iterator[Trigger]:
-    """On `UPDATE` alone: a row comes and goes together with its master's."""
+def _detail_triggers() -> Iterator[Trigger]:
+    """Yield triggers on UPDATE; INSERT and DELETE also change the master's row."""
     for model in apps.get_models():
-        if model._meta.proxy or not issubclass(model, _MASTERS) or model in _MASTERS:
+        if model._meta.proxy or not issubclass(model, _MASTER_MODELS) or model in _MASTER_MODELS:
             continue
         column = model._meta.pk.column
         yield Trigger(model._meta.db_table, "UPDATE", f'SELECT "{column}" FROM changed')
 
 
-# Triggers that are there and on, among the tables named.
-COUNT = f"""
+# Number of enabled triggers on the given tables.
+COUNT_ENABLED = f"""
 SELECT count(*) FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
 WHERE tgfoid = to_regproc('{FUNCTION}') AND tgenabled IN ('O', 'A') AND relname = ANY(%s)
 """
@@ -151,10 +151,10 @@ WHERE tgfoid = to_regproc('{FUNCTION}') AND tgenabled IN ('O', 'A')
 
 
 def install(**kwargs: Any) -> None:
-    """Make the triggers if our migration has been applied; receives `post_migrate`.
+    """Create missing triggers if the migration of their function is applied.
 
-    Here and not in the migration, since plugins and newer versions of pulpcore bring tables along
-    after it. Tables that are not there (a plugin whose migrations have been undone) are left out.
+    Connected to `post_migrate`, since plugins and newer versions of pulpcore add tables after that
+    migration. Tables that do not exist (a plugin whose migrations are reversed) are skipped.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT to_regproc(%s)", [FUNCTION])
@@ -164,7 +164,11 @@ def install(**kwargs: Any) -> None:
         cursor.execute(_EXISTING)
         existing = {(table, name, bytes(arguments)) for table, name, arguments in cursor}
         for trigger in triggers():
-            # Not those that are there: to make one locks the table.
-            new = (trigger.table, trigger.name, f"{trigger.query}\0".encode()) not in existing
-            if new and trigger.table in tables:
+            # Existing ones are not replaced: CREATE TRIGGER locks the table.
+            is_missing = (
+                trigger.table,
+                trigger.name,
+                f"{trigger.query}\0".encode(),
+            ) not in existing
+            if is_missing and trigger.table in tables:
                 cursor.execute(trigger.create())
