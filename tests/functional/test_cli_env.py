@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pulpcore.content_star import cli
+from pulpcore.content_star.cli.commands import group
 from tests.instance import Instance, in_venv
 
 
@@ -41,7 +41,7 @@ def test_a_management_command_works_on_the_same_state(instance: Instance) -> Non
     assert '"username": "admin"' in completed.stdout
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in cli.main.commands)])
+@pytest.mark.parametrize("command", [[], *([name] for name in group.commands)])
 def test_every_command_explains_itself(instance: Instance, command: list[str]) -> None:
     text = instance.star(*command, "--help").stdout
     assert "Usage: pulp-star" in text

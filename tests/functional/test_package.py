@@ -54,10 +54,10 @@ def test_the_wheel_leaves_the_namespace_to_upstream(wheel):
 
 @since("3.123.1")  # it installs the newest
 def test_the_project_installs_as_a_wheel_and_editable(wheel, clean, instance, tmp_path):
-    pip(clean, "install", str(wheel))
+    pip(clean, "install", f"{wheel}[cli]")
     assert_works(clean, instance, tmp_path)
     pip(clean, "uninstall", "--yes", "pulp-content-star")
-    pip(clean, "install", "--editable", str(PROJECT))
+    pip(clean, "install", "--editable", f"{PROJECT}[cli]")
     assert_works(clean, instance, tmp_path)
 
 
@@ -76,7 +76,7 @@ def assert_works(programs: Path, instance, cwd: Path) -> None:
 
 def test_the_command_line_loads_neither_django_nor_pulp():
     code = (
-        "import sys, pulpcore.content_star.cli;"
+        "import sys, pulpcore.content_star.cli.commands;"
         "print(sorted({'django', 'pulpcore.app'} & set(sys.modules)))"
     )
     assert run(sys.executable, "-c", code, cwd=PROJECT).strip() == "[]"

@@ -1,4 +1,4 @@
-"""`python -m pulpcore.content_star.cli`, for when the `pulp-star` script is not on the path."""
+"""`python -m pulpcore.content_star.cli`: the command where `pulp-star` is not on the path."""
 
 from pulpcore.content_star.cli import main
 
