@@ -12,7 +12,7 @@ from rest_framework.authentication import BasicAuthentication, SessionAuthentica
 from rest_framework.exceptions import AuthenticationFailed
 
 from pulpcore.content_star.auth import basic_auth_cache as basic_auth
-from pulpcore.content_star.auth.basic_auth_cache import Memory, with_cache
+from pulpcore.content_star.auth.basic_auth_cache import PasswordCache, with_cache
 
 
 class Backend(ModelBackend):
@@ -49,8 +49,8 @@ def user(orm) -> Iterator[Any]:
 
 @pytest.fixture
 def checks(monkeypatch, clock) -> Iterator[list[str]]:
-    """The names whose passwords were checked, with a memory of one minute."""
-    monkeypatch.setattr(basic_auth, "memory", Memory(60, clock=clock))
+    """The names whose passwords were checked, with a cache of one minute."""
+    monkeypatch.setattr(basic_auth, "cache", PasswordCache(60, clock=clock))
     Backend.checks.clear()
     with override_settings(AUTHENTICATION_BACKENDS=[PATH]):
         yield Backend.checks
@@ -79,7 +79,7 @@ def test_failures_are_checked_each_time(user, checks):
         with pytest.raises(AuthenticationFailed):
             log_in(user, "wrong")
     assert len(checks) == 3
-    assert len(basic_auth.memory) == 1
+    assert len(basic_auth.cache) == 1
 
 
 def test_what_changes_the_user_makes_it_check_again(user, checks):
@@ -101,7 +101,7 @@ def test_a_backend_that_is_not_configured_any_more_knows_nobody(user, checks):
 
 
 def test_zero_seconds_turn_it_off(user, checks, monkeypatch):
-    monkeypatch.setattr(basic_auth, "memory", Memory(0))
+    monkeypatch.setattr(basic_auth, "cache", PasswordCache(0))
     log_in(user)
     log_in(user)
     assert len(checks) == 2
@@ -109,49 +109,49 @@ def test_zero_seconds_turn_it_off(user, checks, monkeypatch):
 
 def test_neither_passwords_nor_names_are_kept(user, checks):
     log_in(user)
-    entry = repr(vars(basic_auth.memory))
-    assert len(basic_auth.memory) == 1
+    entry = repr(vars(basic_auth.cache))
+    assert len(basic_auth.cache) == 1
     user.refresh_from_db()
     for secret in ("first", user.username, user.password):
         assert secret not in entry
 
 
 def test_names_and_passwords_are_not_mixed_up(user):
-    memory = Memory(60)
+    cache = PasswordCache(60)
     user.backend = PATH
-    memory.remember("ab", "c", user)
+    cache.add("ab", "c", user)
     with override_settings(AUTHENTICATION_BACKENDS=[PATH]):
-        assert memory.get("a", "bc") is None
-        assert memory.get("ab", "c") == user
-        assert memory.get("ab\udc80", "c") is None
+        assert cache.get("a", "bc") is None
+        assert cache.get("ab", "c") == user
+        assert cache.get("ab\udc80", "c") is None
 
 
 def test_the_latest_used_are_kept(user):
-    memory = Memory(60, capacity=2)
+    cache = PasswordCache(60, capacity=2)
     user.backend = PATH
     with override_settings(AUTHENTICATION_BACKENDS=[PATH]):
-        memory.remember("a", "", user)
-        memory.remember("b", "", user)
-        assert memory.get("a", "")
-        memory.remember("c", "", user)
-        assert memory.get("b", "") is None
-        assert memory.get("a", "")
-        assert memory.get("c", "")
-    assert len(memory) == 2
+        cache.add("a", "", user)
+        cache.add("b", "", user)
+        assert cache.get("a", "")
+        cache.add("c", "", user)
+        assert cache.get("b", "") is None
+        assert cache.get("a", "")
+        assert cache.get("c", "")
+    assert len(cache) == 2
 
 
 def test_threads_do_not_disturb_each_other(clock):
     user = get_user_model()(pk=1, username="name", password="hash")
     user.backend = "not.configured"
-    memory = Memory(60, capacity=3, clock=clock)
+    cache = PasswordCache(60, capacity=3, clock=clock)
 
     def use(number: int) -> None:
-        memory.remember(str(number % 7), "", user)
-        memory.get(str(number % 5), "")
+        cache.add(str(number % 7), "", user)
+        cache.get(str(number % 5), "")
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(use, range(4000)))
-    assert len(memory) <= 3
+    assert len(cache) <= 3
 
 
 def test_classes_that_derive_from_basic_keep_their_say(user, checks):

@@ -1,1 +1,1 @@
-"""Who sends a request, and whether a content guard lets it pass."""
+"""Authentication of content requests, and authorization by content guards."""

@@ -1,6 +1,6 @@
-"""Who sends a request: the API's authentication classes, for a request of content.
+"""Authentication of content requests with the authentication classes of Pulp's REST API.
 
-Everything here blocks and runs behind the database door.
+All functions block: call them in a thread of a `DatabaseExecutor`.
 """
 
 import logging
@@ -26,25 +26,25 @@ from pulpcore.content_star.responses.headers import too_long
 
 log = logging.getLogger(__name__)
 
-# What authentication classes, jq and the database raise about credentials that make no sense:
-# claims of the wrong shape or too deep, bytes that are no text, NUL in a name.
-NONSENSE = (DataError, RecursionError, StopIteration, ValueError)
+# Raised by authentication classes, jq and the database for malformed credentials: claims of an
+# unexpected shape or depth, bytes that are not text, NUL in a user name.
+CREDENTIAL_ERRORS = (DataError, RecursionError, StopIteration, ValueError)
 
-# Headers with credentials that guards look at, beside those of authentication classes.
+# Headers with credentials that guards read, in addition to those of authentication classes.
 CREDENTIALS = {"HTTP_AUTHORIZATION", "HTTP_X_CLIENT_CERT"}
 
 
 class View(APIView):
-    """What authenticates: the API's configured classes, which remember passwords for a while."""
+    """View with the configured authentication classes, and a cache of Basic password checks."""
 
     authentication_classes = tuple(map(with_cache, APIView.authentication_classes))
 
 
 class Session(dict[str, Any]):
-    """What a browser's session holds, read only.
+    """The data of a browser's session, which is never written to the session store.
 
-    Django would write to it where it has expired or was signed with an old `SECRET_KEY`. A new key
-    of the session would have to go into a cookie, and content sets none: the API does it.
+    Django would change a session that has expired or was signed with an old `SECRET_KEY`. A new
+    session key needs a cookie, and content responses set none: the API does.
     """
 
     def flush(self) -> None:
@@ -55,42 +55,41 @@ class Session(dict[str, Any]):
 
 
 def authenticate(scope: Scope, *, strict: bool = False) -> Request:
-    """Return the REST framework's request for `scope`, after its authentication.
+    """Return an authenticated REST framework request for `scope`.
 
-    As upstream, who fails to authenticate is anonymous: the guard decides what that means. Where
-    that is for nobody to decide, `strict` raises `APIException` as the API would.
+    As in upstream, a user whose authentication fails is anonymous, and the guard decides.
+    With `strict`, for requests without a guard, a failure raises `APIException` as in the API.
     """
-    # Nothing that authenticates asks for these two, and Django would take its time to parse them.
+    # No authentication class reads over-long headers, and Django parses them slowly.
     dropped = too_long(scope["headers"])
     headers = [(name, value) for name, value in scope["headers"] if name not in dropped]
     request = ASGIRequest({**scope, "headers": headers}, BytesIO())
-    # The body belongs to whoever answers: a token against CSRF is looked for in the header alone.
+    # The body is left for the application: a CSRF token is read from the header only.
     request.POST = QueryDict()
-    # As Django's middleware would, and as lazily: the API honours a browser's session because
-    # `SessionAuthentication` finds this user.
-    request.user = SimpleLazyObject(partial(_user_of_session, request))
+    # Lazy, as in Django's `AuthenticationMiddleware`: `SessionAuthentication` reads this user.
+    request.user = SimpleLazyObject(partial(_session_user, request))
     drf_request = View().initialize_request(request)
     try:
         View().perform_authentication(drf_request)
     except APIException as error:
         log.warning("Authentication failed for %r: %s", request.path, error)
         if strict:
-            raise _as_the_api(error, drf_request) from error
-    except NONSENSE as error:
-        # Its text may quote what was sent.
+            raise _with_challenge(error, drf_request) from error
+    except CREDENTIAL_ERRORS as error:
+        # The text of the error may quote the credentials.
         log.warning("Authentication failed for %r: %s", request.path, type(error).__name__)
         if strict:
-            raise _as_the_api(AuthenticationFailed(), drf_request) from None
+            raise _with_challenge(AuthenticationFailed(), drf_request) from None
         return View(authentication_classes=()).initialize_request(request)
     return drf_request
 
 
 def challenge(request: Request) -> str | None:
-    """Return the `WWW-Authenticate` that asks the sender for credentials (RFC 9110 section 11.6.1).
+    """Return the value of `WWW-Authenticate` for a 401 response (RFC 9110 section 11.6.1).
 
-    None if they should not be asked for: the user is known, credentials were sent and refused, or
-    the first authentication class knows no way to ask, which is REST framework's rule. A cookie
-    whose session has ended is no refused credential, since browsers send it unasked.
+    None if the response should be 403: the user is authenticated, credentials were sent and
+    rejected, or the first authentication class has no challenge, which is REST framework's rule.
+    The cookie of an expired session does not count as credentials, since browsers always send it.
     """
     if getattr(request.user, "is_authenticated", False):
         return None
@@ -100,8 +99,8 @@ def challenge(request: Request) -> str | None:
     return View().get_authenticate_header(request)
 
 
-def _as_the_api(error: APIException, request: Request) -> APIException:
-    """Complete what REST framework's views would: how to authenticate, or 403 if nobody knows."""
+def _with_challenge(error: APIException, request: Request) -> APIException:
+    """Set the challenge of a 401, or status 403 without one, as REST framework's views do."""
     if error.status_code == 401:
         error.auth_header = View().get_authenticate_header(request)
         if error.auth_header is None:
@@ -109,7 +108,7 @@ def _as_the_api(error: APIException, request: Request) -> APIException:
     return error
 
 
-def _user_of_session(request: ASGIRequest) -> Any:
+def _session_user(request: ASGIRequest) -> Any:
     key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     if not key:
         return AnonymousUser()

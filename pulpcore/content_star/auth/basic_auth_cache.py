@@ -1,19 +1,19 @@
-"""Basic authentication whose password check is remembered for a short time.
+"""Basic authentication with a short-lived cache of successful password checks.
 
-Django stores passwords as hashes that are slow on purpose: a check takes 100 to 250 ms of CPU, and
-clients send the same credentials with every file. What is remembered, and what is not:
+Password hashes are slow by design: a check takes 100 to 250 ms of CPU, and clients send the same
+credentials with every request.
 
-- Only a check that succeeded, for `CONTENT_STAR_BASIC_AUTH_TTL` seconds from then; using it does
-  not prolong it. Failures are checked anew each time.
-- No password: the key is an HMAC of the credentials, under a random key that never leaves this
-  process. What it leads to is the user's primary key, and an HMAC of the user's row.
-- The user is read from the database each time, as for a session, and has to be the same as then:
-  a password changed, a user renamed, deactivated or deleted counts with the next request, in every
-  process.
+- Only successful checks are cached, for `CONTENT_STAR_BASIC_AUTH_TTL` seconds; a hit does not
+  extend the lifetime. Failed checks are repeated with each request.
+- No password is cached: the key is an HMAC of the credentials, with a random secret of this
+  process. The entry has the user's primary key and an HMAC of the user's row.
+- Each hit reads the user from the database, as Django does for a session, and compares the HMAC:
+  a change of the password, or a renamed, deactivated or deleted user, takes effect with the next
+  request in every process.
 - Only REST framework's own check, `django.contrib.auth.authenticate` with name and password, is
-  replaced. What a subclass adds in `authenticate` or `authenticate_credentials` is done for every
-  request. Backends of `AUTHENTICATION_BACKENDS` that go by anything else (the client's address, a
-  directory that can lock users out) are asked once in the time: set it to 0 where that matters.
+  cached. Code of a subclass in `authenticate` or `authenticate_credentials` runs for every
+  request. Backends in `AUTHENTICATION_BACKENDS` that depend on anything else (the client's address,
+  a directory that locks users out) are called once per lifetime: set it to 0 to avoid that.
 """
 
 import hmac
@@ -33,7 +33,7 @@ from rest_framework.authentication import BasicAuthentication
 
 from pulpcore.content_star.auth.password_checks import outcome_of
 
-# Credentials that are remembered at most, the latest used ones: about half a megabyte.
+# Maximum number of entries; the least recently used are evicted. About half a megabyte.
 CAPACITY = 1024
 
 
@@ -41,14 +41,14 @@ CAPACITY = 1024
 class _Entry:
     user_id: Any
     backend: str
-    """Import path of the backend that knew the user."""
+    """Import path of the authentication backend that accepted the credentials."""
     fingerprint: bytes
     expires: float
-    """In seconds, on the memory's clock."""
+    """In seconds, on the clock of the cache."""
 
 
-class Memory:
-    """Successful password checks. May be used from any thread."""
+class PasswordCache:
+    """LRU cache of successful password checks. Thread-safe."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Memory:
         capacity: int = CAPACITY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`seconds` that a check is remembered; with 0 none is."""
+        """`seconds` is the lifetime of an entry; 0 disables the cache."""
         self._seconds = seconds
         self._capacity = capacity
         self._clock = clock
@@ -65,9 +65,9 @@ class Memory:
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
 
     def get(self, name: str, password: str) -> Any | None:
-        """Return the user whose password was checked before; None if it has to be checked.
+        """Return the user for credentials that are cached and still valid, else None.
 
-        Reads the user from the database, and raises what that raises.
+        Reads the user from the database; raises `django.db.Error`.
         """
         key = self._hash(name, password)
         entry = self._entry(key)
@@ -77,13 +77,13 @@ class Memory:
         if entry.backend in settings.AUTHENTICATION_BACKENDS:
             user = load_backend(entry.backend).get_user(entry.user_id)
         if user is None or not hmac.compare_digest(self._fingerprint(user), entry.fingerprint):
-            self._forget(key)
+            self._discard(key)
             return None
         user.backend = entry.backend
         return user
 
-    def remember(self, name: str, password: str, user: Any) -> None:
-        """Note that `user`, with the `backend` that `authenticate` sets, has this password."""
+    def add(self, name: str, password: str, user: Any) -> None:
+        """Cache a successful check; `user.backend` is set by Django's `authenticate`."""
         if self._seconds <= 0:
             return
         key = self._hash(name, password)
@@ -109,36 +109,36 @@ class Memory:
             self._entries.move_to_end(key)
             return entry
 
-    def _forget(self, key: bytes) -> None:
+    def _discard(self, key: bytes) -> None:
         with self._lock:
             self._entries.pop(key, None)
 
     def _fingerprint(self, user: Any) -> bytes:
-        """Hash what makes the password check valid: another value, and it has to be done again."""
+        """Return an HMAC of the fields whose change invalidates the entry."""
         return self._hash(user.get_username(), user.password, str(user.is_active))
 
     def _hash(self, *parts: str) -> bytes:
-        # With its length before it, no part can pass for two.
+        # Each part is prefixed with its length, so that different parts never concatenate alike.
         encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
         message = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
         return hmac.digest(self._key, message, "sha256")
 
 
-memory = Memory(settings.CONTENT_STAR_BASIC_AUTH_TTL)
+cache = PasswordCache(settings.CONTENT_STAR_BASIC_AUTH_TTL)
 
 
 class CachedBasicAuthentication(BasicAuthentication):
-    """REST framework's Basic authentication, with a memory."""
+    """REST framework's Basic authentication with a cache of password checks."""
 
     def authenticate_credentials(
         self, userid: str, password: str, request: Any = None
     ) -> tuple[Any, Any]:
-        """Return the user and None, as the class that it takes the place of.
+        """Return the user and None, as `BasicAuthentication` does.
 
-        Raises `AuthenticationFailed` for wrong credentials, and `CheckNeeded` where they have to be
-        checked in another thread first.
+        Raises `AuthenticationFailed` for wrong credentials, and `CheckNeeded` if the password has
+        to be checked in another thread first.
         """
-        if user := memory.get(userid, password):
+        if user := cache.get(userid, password):
             return user, None
         scope = getattr(getattr(request, "_request", None), "scope", {})
         outcome = outcome_of(
@@ -149,12 +149,12 @@ class CachedBasicAuthentication(BasicAuthentication):
         return outcome, None
 
     def _check(self, name: str, password: str, request: Any) -> Any:
-        """Return the user, or the exception that credentials which are wrong or none end in.
+        """Return the user, or the exception for rejected credentials.
 
-        Raises what the door does again: a database that cannot be reached.
+        Raises the errors that `DatabaseExecutor.run` retries: the database is unreachable.
         """
-        # Another request with the same ones may have been checked while this one waited.
-        if user := memory.get(name, password):
+        # A concurrent request may have checked the same credentials in the meantime.
+        if user := cache.get(name, password):
             return user
         try:
             user, _ = super().authenticate_credentials(name, password, request)
@@ -162,15 +162,15 @@ class CachedBasicAuthentication(BasicAuthentication):
             raise
         except Exception as error:
             return error
-        memory.remember(name, password, user)
+        cache.add(name, password, user)
         return user
 
 
 def with_cache(authentication: type) -> type:
-    """Return the authentication class with a memory if it is a Basic one, else as it is."""
+    """Return a caching subclass of a Basic authentication class; any other class unchanged."""
     if not issubclass(authentication, BasicAuthentication):
         return authentication
     if authentication is BasicAuthentication:
         return CachedBasicAuthentication
-    # The memory goes between REST framework's class and those derived from it, which see all.
+    # In the MRO the cache comes after the derived class, whose own code runs for every request.
     return type(authentication.__name__, (authentication, CachedBasicAuthentication), {})

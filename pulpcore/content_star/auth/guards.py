@@ -1,9 +1,9 @@
-"""Content guards, and the request that they are given.
+"""Authorization of content requests by content guards.
 
-Guards decide on every request, and before anything else is said about the content. They were
-written for the request of an aiohttp server; `GuardRequest` has the part of it that they use.
+The guard is called for every request, before any response about the content. Guards expect an
+aiohttp request; `GuardRequest` implements the part of it that they use.
 
-Everything here blocks and runs behind the database door.
+All functions block: call them in a thread of a `DatabaseExecutor`.
 """
 
 import logging
@@ -25,53 +25,59 @@ from pulpcore.content_star.resolve.paths import raw_path
 
 log = logging.getLogger(__name__)
 
-# Host and port of RFC 3986 section 3.2, without user information; names may have underscores.
+# Host and port (RFC 3986 section 3.2), without userinfo; underscores are allowed in host names.
 HOST = re.compile(r"([\w.-]*|\[[\da-fA-F:.]+\])(:\d{0,5})?", re.ASCII)
 
-# What guards that come with pulpcore raise, instead of PermissionError, about headers that make no
-# sense: not ASCII, not UTF-8, JSON of another shape or too deep, a certificate without a path.
-STUMBLES = (AssertionError, RecursionError, StopIteration, ValueError)
+# Raised by pulpcore's own guards, instead of PermissionError, for malformed headers: not ASCII, not
+# UTF-8, JSON of an unexpected shape or depth, a certificate without a path.
+MALFORMED_HEADER_ERRORS = (AssertionError, RecursionError, StopIteration, ValueError)
 
 
 def authorize(request: Request, distribution: Distribution, path: str) -> None:
-    """Ask the content guard of `distribution`, if it has one, to let the request pass.
+    """Check the request with the content guard of `distribution`, if it has one.
 
-    `path` is the one below the content prefix and the domain.
-    Raises `HTTPException` with the guard's reason: 401 if it asked for the user and no credentials
-    were sent, so that clients ask for them, else 403. Any other exception of a guard is not
-    caught here: it ends in an error, and nothing is served.
+    `path` is relative to the content prefix and the domain.
+    Raises `HTTPException` with the guard's reason: 401 with a challenge if the guard read the user
+    and no credentials were sent, else 403. Other exceptions of a guard propagate, and the response
+    is an error.
     """
     if distribution.content_guard is None:
         return
-    # Its own kind, which stays with the distribution: plans keep both.
+    # The cast guard replaces the base instance: cache entries hold the distribution.
     guard = distribution.content_guard = distribution.content_guard.cast()
-    seen = GuardRequest(request, distribution, path)
+    guard_request = GuardRequest(request, distribution, path)
     try:
-        guard.permit(seen)
+        guard.permit(guard_request)
     except PermissionError as denial:
-        log.debug("Guard %r denied %r: %s", guard.name, seen.path, denial)
-        if header := seen.challenge():
+        log.debug("Content guard %r denied %r: %s", guard.name, guard_request.path, denial)
+        if header := guard_request.challenge():
             raise HTTPException(401, str(denial), {"WWW-Authenticate": header}) from denial
         raise HTTPException(403, str(denial)) from denial
-    except STUMBLES as error:
+    except MALFORMED_HEADER_ERRORS as error:
         if not _comes_with_pulpcore(_raised_by(error)):
             raise
-        log.warning("Guard %r stumbled over %r: %r", guard.name, seen.path, type(error))
+        # Without the text of the error, which may quote credentials.
+        log.warning(
+            "Content guard %r failed on %r and denied the request: %s",
+            guard.name,
+            guard_request.path,
+            type(error).__name__,
+        )
         raise HTTPException(403, "Access denied.") from error
 
 
 class GuardRequest(Mapping[str, Any]):
-    """The surface of `aiohttp.web.Request` that content guards use; docs/guards.md lists it.
+    """The part of `aiohttp.web.Request` that content guards use; docs/guards.md lists it.
 
-    As a mapping it holds `drf_request`, `user` and `auth`. The user is authenticated when one of
-    them is first asked for, so that requests whose guard does not care pay nothing.
+    As a mapping it holds `drf_request`, `user` and `auth`. Authentication runs
+    with the first access to one of them, so that guards that do not use them cost nothing.
     """
 
     def __init__(self, request: Request, distribution: Distribution, path: str) -> None:
         self._scope = request.scope
         self._domain = distribution.pulp_domain
         self.method: str = request.method
-        # As aiohttp decodes them; Starlette's are Latin-1.
+        # UTF-8 with surrogate escapes, as in aiohttp; Starlette decodes Latin-1.
         self.headers = CIMultiDict(
             (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
             for name, value in request.scope["headers"]
@@ -82,7 +88,7 @@ class GuardRequest(Mapping[str, Any]):
 
     @cached_property
     def rel_url(self) -> URL:
-        """Path, normalized, and query as the client sent it, still percent-encoded."""
+        """Return the normalized path and the query as sent, both percent-encoded."""
         return URL.build(
             path=raw_path(self._scope).decode("latin-1"),
             query_string=self._scope["query_string"].decode("latin-1"),
@@ -91,14 +97,14 @@ class GuardRequest(Mapping[str, Any]):
 
     @cached_property
     def url(self) -> URL:
-        """The URL with these, still percent-encoded: redirect guards sign it, normalized.
+        """Return the absolute URL, percent-encoded and normalized: redirect guards sign it.
 
-        Raises `HTTPException` 400 for a `Host` that is none (RFC 9112 section 3.2): guards parse
-        the text of the URL, in which it could pass for a path and a query.
+        Raises `HTTPException` 400 for an invalid `Host` (RFC 9112 section 3.2): guards parse the
+        text of the URL, in which such a value could be read as a path and a query.
         """
         host = self.host
         if not HOST.fullmatch(host):
-            raise HTTPException(400, "The Host header is not a host.")
+            raise HTTPException(400, "The Host header is not a valid host and port.")
         try:
             return URL.build(
                 scheme=self.scheme,
@@ -107,8 +113,8 @@ class GuardRequest(Mapping[str, Any]):
                 query_string=self.rel_url.raw_query_string,
                 encoded=True,
             )
-        except ValueError:  # a port that is too large, an address that is none
-            raise HTTPException(400, "The Host header is not a host.") from None
+        except ValueError:  # a port out of range, or an invalid address
+            raise HTTPException(400, "The Host header is not a valid host and port.") from None
 
     @property
     def host(self) -> str:
@@ -131,7 +137,7 @@ class GuardRequest(Mapping[str, Any]):
         return self.rel_url.query_string
 
     def challenge(self) -> str | None:
-        """Return the `WWW-Authenticate` to ask for credentials, if the guard looked for some."""
+        """Return the value of `WWW-Authenticate` if the guard has read the user, else None."""
         return challenge(self._drf_request) if "_drf_request" in vars(self) else None
 
     @cached_property
@@ -158,7 +164,10 @@ class GuardRequest(Mapping[str, Any]):
 
 
 def _raised_by(error: BaseException) -> object:
-    """Return the guard out of whose `permit` an exception came, the innermost one of composites."""
+    """Return the guard whose `permit` raised an exception: in a composite, the innermost one.
+
+    Only the traceback has it, since the composite guard of pulpcore calls its members itself.
+    """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     permits = [frame for frame in frames if frame.f_code.co_name == "permit"]
     return permits[-1].f_locals.get("self") if permits else None

@@ -1,14 +1,15 @@
-"""Where passwords of content requests are checked: in threads of their own, and in turns.
+"""Password checks of content requests, in a thread pool of their own, with rate limiting.
 
-Guards ask for the user in the middle of a trip through the database door, and a password takes 100
-to 250 ms of CPU there: clients with wrong ones would hold the few threads that look up files. So
-the trip ends with `CheckNeeded`, the password is checked by `PasswordChecks`, and the trip is made
-again with the outcome.
+Guards read the user within a call of the database executor, and a password check takes 100 to
+250 ms of CPU: clients with wrong passwords would occupy the few threads that look up content. So
+the call ends with `CheckNeeded`, `PasswordChecks` checks the password, and the call is repeated
+with the outcome.
 
-A source is the client's address as the server reports it (behind a proxy that the server trusts,
-that of `X-Forwarded-For`), or its /64 network with IPv6. It has one check under way, and its names
-take turns, so that no source and no name holds up another one. Failures are answered late, the more
-there were; a right password is not, since an address may be that of a NAT or a proxy.
+A source is the client's address as the server reports it (from `X-Forwarded-For` behind a trusted
+proxy), or its /64 network with IPv6. Each source has one check at a time, and so has each user
+name of it, in the order of arrival, so that no source and no name delays another one. Responses to
+wrong passwords are delayed, by more with each failure; those to correct ones are not, since an
+address may be that of a NAT or a proxy.
 """
 
 import asyncio
@@ -27,52 +28,52 @@ from pulpcore.content_star.database.executor import DatabaseExecutor
 
 T = TypeVar("T")
 
-# Threads, each with a database connection once it is needed: one source leaves one to the others.
+# Threads, with a database connection each: one source never uses both.
 THREADS = 2
 
-# Checks that wait for the one under way, of a name and of a source; and sources that wait for a
-# thread. At 0.2 s each, the last one waits for 3 s, 13 s and 26 s.
+# Queue lengths: checks of one user name, checks of one source, and sources waiting for a thread.
+# At 0.2 s each, the last in a queue waits for 3 s, 13 s and 26 s.
 MAX_WAITING_PER_NAME = 16
 MAX_WAITING_PER_SOURCE = 64
 MAX_WAITING_SOURCES = 256
 
-# Seconds after which a client may try again that was not let in to wait.
+# Seconds in `Retry-After` where a queue is full.
 RETRY_AFTER = 5
 
-# Failures of a source that are answered at once, as people mistype; seconds by which each further
-# one makes the answer later, up to the most; and seconds in which one of them is forgotten.
+# Failures of a source without a delay, for typing errors; seconds of delay that each further one
+# adds, up to the maximum; and seconds after which one failure no longer counts.
 FREE_FAILURES = 3
 PAUSE = 0.25
 MAX_PAUSE = 4.0
 FORGET_AFTER = 10.0
 
-# Sources whose failures are remembered, the latest: about a megabyte.
+# Sources whose failures are counted, the most recent ones: about a megabyte.
 MAX_SOURCES = 4096
 
 _KEY = "content_star.passwords"
 
 Outcome = Any
-"""The user whose password was right, or the exception that says why there is none."""
+"""The authenticated user, or the exception for rejected credentials."""
 
 
 class CheckNeeded(BaseException):
-    """Ends a trip through the database door whose user has to be authenticated first.
+    """Ends a call of the database executor whose password has to be checked first.
 
-    No `Exception`: guards of plugins may catch all of those, and take it for a denial.
+    Not an `Exception`: guards of plugins may catch those and deny the request.
     """
 
     def __init__(self, name: str, password: str, check: Callable[[], Outcome]) -> None:
-        """`check` blocks, for as long as it takes to check a password."""
-        super().__init__("A password has to be checked.")
+        """`check` blocks for the duration of a password check."""
+        super().__init__("The password has to be checked in another thread.")
         self.name = name
         self.credentials = (name, password)
         self.check = check
 
 
 def outcome_of(scope: Scope, name: str, password: str, check: Callable[[], Outcome]) -> Outcome:
-    """Return the outcome of `check`, which was done before this trip where that can be.
+    """Return the outcome of `check` for these credentials, from an earlier attempt if there is one.
 
-    Raises `CheckNeeded` to have it done, if somebody waits for that: `with_passwords`.
+    Raises `CheckNeeded` within `with_passwords`; elsewhere `check` runs here.
     """
     checked: dict[tuple[str, str], Outcome] | None = scope.get(_KEY)
     if checked is None:
@@ -82,30 +83,33 @@ def outcome_of(scope: Scope, name: str, password: str, check: Callable[[], Outco
     return checked[name, password]
 
 
-async def with_passwords(scope: Scope, trip: Callable[[], Awaitable[T]]) -> T:
-    """Make a trip that may need passwords checked, for the request of `scope`.
+async def with_passwords(scope: Scope, operation: Callable[[], Awaitable[T]]) -> T:
+    """Await `operation` for the request of `scope`, and repeat it after each password check.
 
-    It is made again after each check, so it has to be idempotent up to there.
-    Raises `HTTPException` 429 or 503 where too many checks wait.
+    Up to the check, it has to be idempotent.
+    Raises `HTTPException` 429 or 503 if too many checks are queued.
     """
     checked = scope.setdefault(_KEY, {})
     while True:
         try:
-            return await trip()
+            return await operation()
         except CheckNeeded as needed:
             checked[needed.credentials] = await _current.get().check(scope, needed)
 
 
 class PasswordChecks:
-    """The threads, and who waits for them. For one event loop."""
+    """Thread pool for password checks and its queues. For one event loop."""
 
     def __init__(self) -> None:
-        self._door = DatabaseExecutor(THREADS, "password-db")
+        self._executor = DatabaseExecutor(THREADS, "password-db")
         self._turns = Turns()
         self._failures = Failures()
 
     async def check(self, scope: Scope, needed: CheckNeeded) -> Outcome:
-        """Return the outcome of a check, a failure late."""
+        """Return the outcome of a check; a failure is returned after a delay.
+
+        Raises `HTTPException` 429 or 503 if a queue is full.
+        """
         source = source_of(scope)
         async with AsyncExitStack() as turns:
             for key, waiting in (
@@ -116,14 +120,14 @@ class PasswordChecks:
             await turns.enter_async_context(
                 self._turns.turn("", MAX_WAITING_SOURCES, at_once=THREADS, status=503)
             )
-            outcome = await self._door.run(needed.check)
+            outcome = await self._executor.run(needed.check)
         if isinstance(outcome, Exception):
             await asyncio.sleep(self._failures.pause(source))
         return outcome
 
     async def close(self) -> None:
-        """End the threads."""
-        await self._door.close()
+        """Shut the thread pool down."""
+        await self._executor.close()
 
 
 class _Queue:
@@ -133,7 +137,7 @@ class _Queue:
 
 
 class Turns:
-    """Queues by key, first come, first served."""
+    """FIFO queues by key."""
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
@@ -142,13 +146,13 @@ class Turns:
     async def turn(
         self, key: str, waiting: int, at_once: int = 1, status: int = 429
     ) -> AsyncIterator[None]:
-        """Wait until fewer than `at_once` others have their turn, and keep it for the block.
+        """Wait for one of the `at_once` slots of a queue, and hold it for the block.
 
-        Raises `HTTPException` with `status` if `waiting` others wait already.
+        Raises `HTTPException` with `status` if `waiting` others are queued already.
         """
         queue = self._queues.setdefault(key, _Queue(at_once))
         if queue.length >= at_once + waiting:
-            detail = "Too many passwords are waiting to be checked."
+            detail = "Too many password checks are queued. Try again later."
             raise HTTPException(status, detail, {"Retry-After": str(RETRY_AFTER)})
         queue.length += 1
         try:
@@ -164,14 +168,14 @@ class Turns:
 
 
 class Failures:
-    """How often the password was wrong lately, by source."""
+    """Counter of recent wrong passwords, by source."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._sources: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def pause(self, source: str) -> float:
-        """Count a failure, and return the seconds after which it is answered."""
+        """Count a failure, and return the seconds by which its response is delayed."""
         now = self._clock()
         count, since = self._sources.pop(source, (0.0, now))
         count = max(0.0, count - (now - since) / FORGET_AFTER) + 1
@@ -185,20 +189,20 @@ class Failures:
 
 
 def source_of(scope: Scope) -> str:
-    """Return the client's address, or with IPv6 its /64 network, which one client may have all of.
+    """Return the client's address, or its /64 network with IPv6, which one client may own.
 
-    Empty where the server knows none, as at a Unix socket.
+    Empty if the server reports none, as with a Unix socket.
     """
     host: str = scope["client"][0] if scope.get("client") else ""
     try:
-        content_path = ip_address(host)
+        address = ip_address(host)
     except ValueError:
         return host
-    if not isinstance(content_path, IPv6Address):
+    if not isinstance(address, IPv6Address):
         return host
-    if content_path.ipv4_mapped:
-        return str(content_path.ipv4_mapped)
-    return str(ip_network((int(content_path), 64), strict=False))
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(ip_network((int(address), 64), strict=False))
 
 
 _current: RunVar[PasswordChecks] = RunVar("content_star_password_checks")
@@ -206,7 +210,7 @@ _current: RunVar[PasswordChecks] = RunVar("content_star_password_checks")
 
 @asynccontextmanager
 async def password_checks() -> AsyncIterator[None]:
-    """Check passwords in this event loop until the block ends."""
+    """Provide `PasswordChecks` for this event loop during the block."""
     checks = PasswordChecks()
     token = _current.set(checks)
     try:
