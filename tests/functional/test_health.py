@@ -80,7 +80,10 @@ def test_a_database_that_does_not_answer(instance, tmp_path):
         with ThreadPoolExecutor() as pool:
             responses = list(pool.map(patient, [f"{server.content_url}readyz"] * 5))
         for response in responses:
-            assert (response.status_code, response.text) == (503, "No answer within 5 s.\n")
+            assert (response.status_code, response.text) == (
+                503,
+                "The check of database and storage took over 5 s.\n",
+            )
         heard = messages(database)
         assert len(heard) == 1, f"however many ask: {heard} {server.said()}"
         assert httpx.get(f"{server.content_url}livez").status_code == 200
@@ -112,6 +115,6 @@ def test_a_storage_that_is_away(instance, tmp_path):
     app = "pulpcore.routing:content_application"
     with serving(instance, app=app, PULP_MEDIA_ROOT=str(media)) as server:
         response = httpx.get(f"{server.content_url}readyz")
-        assert (response.status_code, response.text) == (503, "The storage is not there.\n")
+        assert (response.status_code, response.text) == (503, "The storage is not available.\n")
         media.mkdir()
         assert httpx.get(f"{server.content_url}readyz").status_code == 200

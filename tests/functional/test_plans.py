@@ -577,9 +577,9 @@ def wait_until_kept(instance: Instance) -> None:
     url = f"{instance.content_url}readyz"
 
     def cache() -> str:
-        return httpx.get(url, headers=as_json).json()["plans"]
+        return httpx.get(url, headers=as_json).json()["cache"]
 
-    wait_until(lambda: cache() == "kept", explain=cache)
+    wait_until(lambda: cache() == "enabled", explain=cache)
 
 
 POOLER = """

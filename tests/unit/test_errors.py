@@ -1,7 +1,13 @@
 """Exceptions of every origin, as answers."""
 
 import pytest
-from django.core.exceptions import PermissionDenied, SuspiciousFileOperation
+from django.core.exceptions import (
+    DisallowedHost,
+    PermissionDenied,
+    SuspiciousFileOperation,
+    SuspiciousOperation,
+    TooManyFieldsSent,
+)
 from django.db import DataError, InterfaceError, OperationalError
 from django.http import Http404
 from rest_framework import exceptions as rest
@@ -34,7 +40,10 @@ def failing(error: Exception, started: bool = False) -> CorrelationId:
         (Http404(), 404, "Not found"),
         (Distribution.DoesNotExist(SECRET), 404, "Not found"),
         (PermissionDenied("not you"), 403, "not you"),
-        (SuspiciousFileOperation(SECRET), 400, "no sense"),
+        (SuspiciousFileOperation(SECRET), 400, "path of the file"),
+        (DisallowedHost(SECRET), 400, "Host header"),
+        (TooManyFieldsSent(SECRET), 400, "too many parameters"),
+        (SuspiciousOperation(SECRET), 400, "SuspiciousOperation"),
         (rest.NotFound(), 404, "Not found"),
         (rest.PermissionDenied("not you"), 403, "not you"),
         (rest.ValidationError({"field": ["bad"]}), 400, "bad"),

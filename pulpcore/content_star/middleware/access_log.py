@@ -1,13 +1,14 @@
-r"""The access log of content: one line for each request, in the form of upstream's.
+r"""Access log of content requests, one line each, in the format of upstream's access logs.
 
     127.0.0.1 - - [22/Nov/2026:11:00:00 +0000] "GET /pulp/content/a/b HTTP/1.1" 200 5 "-" "curl/8" 2.1 local
 
-That is what `pulpcore-api` and `pulpcore-content` write, followed by milliseconds and the source of
-the answer, or `-`. The correlation id before it comes from the formatter in our settings.
+The fields are those of `pulpcore-api` and `pulpcore-content`, followed by the duration in
+milliseconds and the source of the response, or `-`. The correlation id at the start of the line
+comes from the formatter in our settings.
 
-Nothing that a client sends can look like another field or line: what is not printable ASCII becomes
-`\xhh`, and quotes and backslashes are escaped, as Apache does it. Credentials in queries are masked,
-and long fields are cut.
+Values from the client cannot forge fields or lines: characters other than printable ASCII are
+written as `\xhh`, and quotes and backslashes are escaped, as in Apache. Credentials in queries are
+masked, and long fields are truncated.
 """  # noqa: E501
 
 import logging
@@ -25,16 +26,16 @@ log = logging.getLogger("pulpcore.content_star.access")
 
 MASK = "***"
 
-# Characters of a field; what comes after them is logged as `...`. A path has no more (`locate.py`),
-# and masking takes a tenth of a second for 100 kB.
+# Maximum characters of a field; the rest is logged as `...`. Longer paths are refused, and masking
+# 100 kB would take a tenth of a second.
 MAX_LENGTH = 8190
 
 _UNSAFE = re.compile(r"[^ -~]")
 _QUOTED = str.maketrans({'"': r"\"", "\\": r"\\"})
 
-# Names of parameters whose values open doors: Pulp's signed URLs (validate_token), those of S3
-# (X-Amz-…, AWSAccessKeyId), Google (X-Goog-…), Azure (sig) and CloudFront (Signature, Key-Pair-Id,
-# Policy), and what people name such things.
+# Names of parameters with credentials: signed URLs of Pulp (validate_token), S3 (X-Amz-…,
+# AWSAccessKeyId), Google (X-Goog-…), Azure (sig) and CloudFront (Signature, Key-Pair-Id, Policy),
+# and common names of secrets.
 _SECRET = re.compile(
     r"token|sig|secret|passw|pwd|credential|auth|key|policy|session|jwt|x-amz-|x-goog-",
     re.IGNORECASE,
@@ -44,10 +45,10 @@ _USER_INFO = re.compile(r"//[^/?#]*@")
 
 
 class AccessLog:
-    """Observer that logs exchanges on the level INFO."""
+    """Observer that logs each request on the level INFO."""
 
     def record(self, scope: Scope, info: RequestInfo) -> None:
-        """Write the line."""
+        """Log a request once its response has ended."""
         headers = Headers(scope=scope)
         log.info(
             '%s - - [%s] "%s" %d %d "%s" "%s" %.1f %s',
@@ -64,14 +65,14 @@ class AccessLog:
 
 
 def is_wanted() -> bool:
-    """Tell whether the logging configuration wants the log."""
+    """Return whether the logging configuration enables the access log."""
     return log.isEnabledFor(logging.INFO)
 
 
 def _client(scope: Scope) -> str:
-    """The address of the client, which the server takes from proxies that it trusts.
+    """Return the client's address; the server takes it from the headers of trusted proxies.
 
-    What a proxy says in `X-Forwarded-For` may be anything.
+    It is escaped, since `X-Forwarded-For` may have any value.
     """
     host = scope["client"][0] if scope.get("client") else ""
     return _printable(host).replace(" ", r"\x20") or "-"
@@ -80,23 +81,23 @@ def _client(scope: Scope) -> str:
 def _request_line(scope: Scope) -> str:
     target = raw_path(scope).decode("latin-1")
     if query := scope["query_string"]:
-        target += f"?{_without_secrets(query.decode('latin-1'))}"
+        target += f"?{_masked_query(query.decode('latin-1'))}"
     return f"{scope['method']} {target} HTTP/{scope['http_version']}"
 
 
 def _referer(url: str) -> str:
-    """Mask credentials in the query and the fragment, and a user and password before the host."""
+    """Mask credentials in the query, the fragment and the userinfo of a URL."""
     url, *rest = _QUERY_OR_FRAGMENT.split(url, maxsplit=1)
     url = _USER_INFO.sub(f"//{MASK}@", url, count=1)
-    return url + "".join(map(_without_secrets, rest))
+    return url + "".join(map(_masked_query, rest))
 
 
-def _without_secrets(query: str) -> str:
+def _masked_query(query: str) -> str:
     return "&".join(map(_masked, query[: MAX_LENGTH + 1].split("&")))
 
 
 def _masked(parameter: str) -> str:
-    """Mask the value of `name=value` if the name, or that of a parameter inside of it, is one."""
+    """Mask the value of `name=value` if its name, or one nested in the value, is a secret's."""
     plain = unquote_plus(unquote_plus(parameter))
     secret = _SECRET.search(plain)
     if secret is None or "=" not in plain[secret.end() :]:
@@ -106,7 +107,7 @@ def _masked(parameter: str) -> str:
 
 
 def _printable(value: str) -> str:
-    """Escape what could end the field or the line; `value` holds bytes as latin-1 characters."""
+    """Escape and truncate a field; `value` has bytes as Latin-1 characters."""
     if len(value) > MAX_LENGTH:
         value = f"{value[:MAX_LENGTH]}..."
     return _UNSAFE.sub(lambda match: rf"\x{ord(match[0]):02x}", value.translate(_QUOTED))

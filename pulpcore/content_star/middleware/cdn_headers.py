@@ -7,10 +7,10 @@ from pulpcore.content_star.request_info import request_info
 
 
 class CDNHeaders:
-    """ASGI middleware that adds what the layers put into the exchange to the answer's headers.
+    """ASGI middleware that adds the CDN headers of the request info to the response.
 
-    To every answer: a 304 refreshes what a cache has stored (RFC 9111 section 3.2), and a cached
-    404 has to go when there is a file.
+    To every response: a 304 updates a stored response (RFC 9111 section 3.2), and a cached 404 has
+    to be purged by its surrogate key when the file is published.
     """
 
     def __init__(self, app: ASGIApp) -> None:

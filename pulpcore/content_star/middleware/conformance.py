@@ -1,4 +1,4 @@
-"""ASGI middleware: what RFC 9112 asks of a server, and uvicorn leaves to nobody."""
+"""ASGI middleware for requirements of RFC 9112 that uvicorn does not implement."""
 
 import logging
 import re
@@ -11,8 +11,8 @@ logger = logging.getLogger(__name__)
 
 try:
     from pulpcore.content_star.server import HttpProtocol, uvicorn_cycle
-except ImportError as error:  # a uvicorn that is too new
-    logger.warning("Responses to HTTP/1.0 may be chunked: %s", error)
+except ImportError as error:  # an unsupported version of uvicorn
+    logger.warning("Responses to HTTP/1.0 clients may be chunked: %s", error)
     HttpProtocol = None  # type: ignore[assignment, misc]
 
     def uvicorn_cycle(send: Send) -> Any:  # type: ignore[misc]
@@ -27,9 +27,9 @@ _HOST_BYTES = 1024
 
 
 class Conformance:
-    """ASGI middleware that refuses requests without exactly one valid host, and more.
+    """ASGI middleware that refuses requests with an invalid `Host`, version or transfer coding.
 
-    A response without a length is sent to HTTP/1.0 until the connection closes, not in chunks.
+    To HTTP/1.0, a response without a length ends with the connection instead of being chunked.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -47,14 +47,14 @@ class Conformance:
             if version == "1.0":
                 send = _until_close(send)
         elif scope["type"] == "lifespan":
-            _log_protection(send)
+            _warn_without_limits(send)
         await self.app(scope, receive, send)
 
 
 def _problem(version: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, str] | None:
-    """Return status and text for a request that has to be refused, None for others."""
+    """Return status and detail of the error response, None for a valid request."""
     if version in ("2", "3"):
-        return None  # there, servers see to it
+        return None  # HTTP/2 and HTTP/3 servers check this
     if version not in ("1.1", "1.0"):
         return 505, f"HTTP/{version} is not supported."
     hosts = []
@@ -63,13 +63,13 @@ def _problem(version: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, str
             hosts.append(value)
         elif name == b"transfer-encoding":
             if version == "1.0":
-                return 400, "HTTP/1.0 has no Transfer-Encoding."
+                return 400, "HTTP/1.0 requests cannot have Transfer-Encoding."
             if value.lower() != b"chunked":
-                return 501, "Only the transfer coding chunked is supported."
+                return 501, "The only supported transfer coding is chunked."
     if len(hosts) > 1 or not all(map(_is_host, hosts)):
-        return 400, "A request has one Host header, and a valid one."
+        return 400, "The request must have exactly one Host header with a valid host."
     if not hosts and version == "1.1":
-        return 400, "HTTP/1.1 needs a Host header."
+        return 400, "An HTTP/1.1 request must have a Host header."
     return None
 
 
@@ -78,9 +78,9 @@ def _is_host(value: bytes) -> bool:
 
 
 def _until_close(send: Send) -> Send:
-    """Return a `send` with which uvicorn does not chunk a response without a length.
+    """Return a `send` for which uvicorn does not chunk a response without a length.
 
-    `send` itself for other servers, and for uvicorn's h11, which sees to it.
+    `send` itself for other servers, and for uvicorn with h11, which does not chunk to HTTP/1.0.
     """
     cycle = uvicorn_cycle(send)
     if cycle is None:
@@ -102,15 +102,15 @@ def _until_close(send: Send) -> Send:
     return send_unchunked
 
 
-def _log_protection(send: Send) -> None:
-    """Log once at the start which protections uvicorn lacks with another protocol class."""
+def _warn_without_limits(send: Send) -> None:
+    """Log a warning at start if uvicorn runs without the limits of `HttpProtocol`."""
     config = getattr(getattr(send, "__self__", None), "config", None)
     protocol = getattr(config, "http_protocol_class", None)
     if protocol is None or (HttpProtocol is not None and issubclass(protocol, HttpProtocol)):
         return
     logger.warning(
-        "uvicorn runs without limits on connections: silent and half-open ones, large or endless"
-        " headers, stalled uploads and pipelining are not bounded. Start it with %s, or keep a"
-        " reverse proxy in front.",
+        "uvicorn runs without connection limits: idle and half-open connections, large headers,"
+        " stalled uploads and pipelining are not bounded. Start it with %s, or put a reverse proxy"
+        " in front.",
         OPTION,
     )

@@ -1,6 +1,6 @@
-"""The correlation id that ties a response to its lines in the log, as django-guid does it."""
+"""Correlation ids of requests, in the response and in log lines, as django-guid does."""
 
-# Else each request would work out the annotations of the function that is made for it.
+# Annotations of the nested function would be evaluated for each request otherwise.
 from __future__ import annotations
 
 from collections.abc import Awaitable
@@ -11,7 +11,7 @@ from django_guid.context import guid
 from django_guid.utils import generate_guid, validate_guid
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Characters of an id that is looked at: `urn:uuid:{...}` has 47.
+# Maximum characters of an id from a client: `urn:uuid:{...}` has 47.
 MAX_LENGTH = 64
 
 _RANDOM = ~(0xF << 76 | 0x3 << 62)
@@ -19,7 +19,7 @@ _VERSION_4 = 0x4 << 76 | 0x2 << 62
 
 
 class CorrelationId:
-    """ASGI middleware: takes a valid id from the request or makes one, logs and returns it."""
+    """ASGI middleware that sets the correlation id, from the request or a new one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -32,7 +32,7 @@ class CorrelationId:
             await self.app(scope, receive, send)
             return
         correlation_id = self._given(scope) or self._generate()
-        guid.set(correlation_id)  # as `set_guid`, which logs each that takes another one's place
+        guid.set(correlation_id)  # `set_guid` would log each replaced id
         header = (self._header, correlation_id.encode("latin-1"))
 
         def send_with_id(message: Message) -> Awaitable[None]:
@@ -43,8 +43,7 @@ class CorrelationId:
         await self.app(scope, receive, send_with_id)
 
     def _given(self, scope: Scope) -> str | None:
-        """Return the id that the client sent if it is a UUID: anything else could forge lines of
-        the log."""
+        """Return the id in the request if it is a UUID; other values could forge log lines."""
         for name, value in scope["headers"]:
             if name == self._header:
                 given: str = value.decode("latin-1")
@@ -56,6 +55,6 @@ class CorrelationId:
 def _generate() -> str:
     """Return a random UUID, version 4 (RFC 9562 section 5.4), ten times as fast as `uuid.uuid4`.
 
-    From no source of secrets: everybody sees it.
+    The generator is not cryptographic, since the id is public.
     """
     return (getrandbits(128) & _RANDOM | _VERSION_4).to_bytes(16, "big").hex()

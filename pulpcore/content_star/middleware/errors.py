@@ -1,12 +1,19 @@
-"""The one place where exceptions become HTTP answers.
+"""Error handler: converts exceptions to HTTP error responses.
 
-Errors are text, or JSON where the client prefers it, in the REST API's form: `{"detail": ...}`.
+The body is text, or JSON if the client prefers it, as in the REST API: `{"detail": ...}`.
 """
 
 import json
 import logging
 
-from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, SuspiciousOperation
+from django.core.exceptions import (
+    DisallowedHost,
+    ObjectDoesNotExist,
+    PermissionDenied,
+    SuspiciousFileOperation,
+    SuspiciousOperation,
+    TooManyFieldsSent,
+)
 from django.db import InterfaceError, OperationalError
 from django.http import Http404
 from django_guid import get_guid
@@ -25,12 +32,15 @@ from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavail
 
 log = logging.getLogger(__name__)
 
-# Seconds after which a client may try again when the database or a storage is away.
+# Seconds in `Retry-After` while the database or a storage is unavailable.
 RETRY_AFTER = 5
 
 
 class Errors:
-    """ASGI middleware that answers for every exception of the application inside it."""
+    """ASGI middleware that sends an error response for each exception of the application.
+
+    An exception after the start of the response is raised again: the server closes the connection.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -46,31 +56,31 @@ class Errors:
         try:
             await self.app(scope, receive, watched_send)
         except Exception as error:
-            if respond := responder_of(error):  # raised by plugins' code for aiohttp
+            if respond := responder_of(error):  # raised by a plugin's aiohttp code
                 if started:
                     raise
                 return await respond(error)(scope, receive, send)
-            answer = as_http(error)
-            if answer.status_code == 500:
+            http_error = as_http(error)
+            if http_error.status_code == 500:
                 log.error("%s %r failed", scope["method"], scope["path"], exc_info=error)
-            elif answer.status_code > 500:
+            elif http_error.status_code > 500:
                 log.error("%s %r: %s", scope["method"], scope["path"], error)
             if started:
-                # Too late for another status: the server must cut the connection, or the client
-                # would take what it got for the whole.
+                # The server must close the connection, or the client would take the partial body
+                # for a complete one.
                 raise
-            await render(Request(scope), answer)(scope, receive, send)
+            await render(Request(scope), http_error)(scope, receive, send)
 
 
 def as_http(error: Exception) -> HTTPException:
-    """Translate any exception into the HTTP status, detail and headers that it means."""
+    """Return the `HTTPException` with status, detail and headers for any exception."""
     match error:
         case HTTPException():
             return error
         case Http404():
             return HTTPException(404, str(error) or "Not found.")
         case ObjectDoesNotExist():
-            # Deleted between two of the queries: a distribution, its guard, a publication.
+            # A distribution, guard or publication was deleted between two queries.
             return HTTPException(404, "Not found.")
         case ArtifactMissing():
             log.error("%s", error)
@@ -81,27 +91,34 @@ def as_http(error: Exception) -> HTTPException:
         case RemoteRefused():
             return HTTPException(error.status, str(error))
         case RemoteTimeout():
-            return HTTPException(504, "The remote takes too long.")
+            return HTTPException(504, "The remote timed out while sending the file.")
         case RemoteUnavailable() | RemoteBroke():
-            return HTTPException(502, "No remote could send the file.")
+            return HTTPException(502, "The file could not be fetched from any remote.")
         case ClientDisconnect():
-            return HTTPException(400, "The request ended before its body.")  # nobody reads this
+            return HTTPException(400, "The client disconnected before the end of the request body.")
         case PermissionDenied():
             return HTTPException(403, str(error) or "Permission denied.")
+        # Not the text of these errors, which may quote the request or a path of the server.
+        case DisallowedHost():
+            return HTTPException(400, "The Host header is not allowed.")
+        case TooManyFieldsSent():
+            return HTTPException(400, "The query has too many parameters.")
+        case SuspiciousFileOperation():
+            return HTTPException(400, "The path of the file is outside of the storage.")
         case SuspiciousOperation():
-            return HTTPException(400, "The request makes no sense.")
+            return HTTPException(400, f"The request is not valid ({type(error).__name__}).")
         case APIException():
             return _from_rest_framework(error)
         case OperationalError() | InterfaceError():
             detail = "The database is not available."
             return HTTPException(503, detail, headers={"Retry-After": str(RETRY_AFTER)})
     return HTTPException(
-        500, f"Something went wrong. The log says more under the correlation id {get_guid()}."
+        500, f"Internal server error. The log has details under the correlation id {get_guid()}."
     )
 
 
 def render(request: Request, error: HTTPException) -> Response:
-    """Render `error` in the form that the request prefers."""
+    """Return the error response as text or JSON, as the request prefers."""
     headers = {**(error.headers or {}), "X-Content-Type-Options": "nosniff", "Vary": "Accept"}
     if request_info(request.scope).is_plugin_route:
         headers.setdefault("Cache-Control", "no-store")  # as on all responses of plugin routes

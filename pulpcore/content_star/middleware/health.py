@@ -1,8 +1,8 @@
-"""Probes: whether the process is alive, and whether it can serve.
+"""Health checks: the liveness probe `<prefix>livez` and the readiness probe `<prefix>readyz`.
 
-They are `<prefix>livez` and `<prefix>readyz`, without a slash at the end. Where a distribution (or,
-with domains, a domain) has that name, everything of it is at and below `<prefix>livez/`; without
-the slash there is only a redirect to there, so that no content is hidden by the probes.
+The paths have no trailing slash. The content of a distribution (or, with domains, a domain) of that
+name is at and below `<prefix>livez/`, and without the slash there would only be a redirect, so that
+the probes hide no content.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from pulpcore.content_star.listings.negotiation import prefers_json
 from pulpcore.content_star.plugin_host import discovery as plugins
 from pulpcore.content_star.request_info import request_info
 
-# Seconds for the database and the storage. Orchestrators give up sooner, and the answer is for
-# those who look what is wrong.
+# Seconds for the check of database and storage. Orchestrators time out sooner; the response is for
+# operators who look for the cause.
 DEADLINE = 5.0
 
-# Parts of the status of the content app, told to everybody: each is called on the event loop, must
-# not block, and returns what JSON can say.
+# Parts of the public status of the content app. Each function is called on the event loop, must not
+# block, and returns a value that JSON can represent.
 STATUS: dict[str, Callable[[], object]] = {"plugins": plugins.as_json}
 
 FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
 
 
 class Health:
-    """ASGI middleware that answers the probes."""
+    """ASGI middleware that responds to the probes."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Health:
     ) -> None:
         """`prefix` of the content app begins and ends with a slash.
 
-        `runs_tasks`: whether the process is an API, too, which has to be ready for immediate tasks.
+        `runs_tasks`: whether the process serves the API too, which runs immediate tasks.
         """
         self.app = app
         self.runs_tasks = runs_tasks
@@ -65,30 +65,34 @@ class Health:
         await self.app(scope, receive, send)
 
     async def live(self, request: Request) -> Response:
-        """Answer at once: the event loop runs. The database is not asked, since to restart this
-        process would not bring it back."""
+        """Respond 200: the event loop runs.
+
+        The database is not checked, since restarting the process would not repair it.
+        """
         return _answer(None)
 
     async def ready(self, request: Request) -> Response:
-        """Answer 200 if content can be served, 503 with the reason if not.
+        """Respond 200 if content can be served, else 503 with the reason; JSON has `STATUS` too.
 
-        Those who prefer JSON are told more: `STATUS`.
-
-        All who ask at the same time share one check: probes, and strangers, cannot pile up work
-        on a database or a network file system that hangs.
+        Concurrent requests share one check, so that they cannot accumulate on a database or a
+        network file system that hangs.
         """
         check = self._check
         if check is None or check.done():
             check = self._check = asyncio.create_task(self._problem())
-        # Not `self._check` from here on: the next request may start another one.
+        # Not `self._check`, which the next request may replace.
         done, _ = await asyncio.wait([check], timeout=DEADLINE)
-        problem = check.result() if done else f"No answer within {DEADLINE:.0f} s."
+        problem = (
+            check.result()
+            if done
+            else f"The check of database and storage took over {DEADLINE:.0f} s."
+        )
         if prefers_json(request):
             return _status(problem, self.cache.problem if self.cache else TURNED_OFF)
         return _answer(problem, self._remark())
 
     def _remark(self) -> str:
-        """Say what makes content slow, which is no reason to send clients elsewhere."""
+        """Return why the response cache is disabled: content is slow, but the process is ready."""
         problem = self.cache.problem if self.cache else None
         if problem in (None, STARTING, TURNED_OFF):
             return ""
@@ -99,34 +103,34 @@ class Health:
             folder = await self.executor.run(_storage_folder)
         except (Error, Domain.DoesNotExist):
             return "The database is not available."
-        # Not in a thread of the door: the storage may hang, and those are few.
-        if folder is not None and not await to_thread.run_sync(_is_there, folder):
-            return "The storage is not there."
+        # Not in one of the few threads of the executor: the storage may hang.
+        if folder is not None and not await to_thread.run_sync(_is_directory, folder):
+            return "The storage is not available."
         if self.runs_tasks:
             return await to_thread.run_sync(working_directory_problem)
         return None
 
 
 def _storage_folder() -> Path | None:
-    """The root of the default domain's storage, None if it is on no file system. Blocks."""
+    """Return the root of the default domain's storage, None for an object storage. Blocks."""
     domain = Domain.objects.get(name="default")
     if domain.storage_class != FILE_SYSTEM:
         return None
     return Path(domain.get_storage().location)
 
 
-def _is_there(folder: Path) -> bool:
+def _is_directory(folder: Path) -> bool:
     try:
         return folder.is_dir()
-    except OSError:  # a network file system that has lost its server, or refuses us
+    except OSError:  # the server of a network file system is down or denies access
         return False
 
 
-def _status(problem: str | None, plans_problem: str | None) -> Response:
-    """The status of the content app, for operators and their programs."""
+def _status(problem: str | None, cache_problem: str | None) -> Response:
+    """Return the status of the content app as JSON."""
     status: dict[str, object] = {"ready": problem is None, "problem": problem}
-    status["plans"] = plans_problem or "kept"
-    status |= {name: tell() for name, tell in STATUS.items()}
+    status["cache"] = cache_problem or "enabled"
+    status |= {name: status_of() for name, status_of in STATUS.items()}
     return JSONResponse(status, 503 if problem else 200, {"Cache-Control": "no-store"})
 
 

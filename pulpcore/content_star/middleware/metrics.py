@@ -1,7 +1,7 @@
-"""OpenTelemetry metrics of content, under the names and with the attributes of upstream's.
+"""OpenTelemetry metrics of content requests, with the names and attributes of upstream.
 
-Pulp's own `init_otel_meter` is not used: it keeps one meter, which the API's and ours would throw
-out in turn, and it leaves the last minute unsent when a signal ends the process.
+Pulp's `init_otel_meter` is not used: it has one global meter, which the API and the content app
+would replace in turn, and it does not export the last minute when a signal ends the process.
 """
 
 import asyncio
@@ -17,35 +17,39 @@ from pulpcore.app.util import get_worker_name, normalize_http_status
 from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.request_info import RequestInfo
 
-# Others share a value: clients may invent methods, and each combination of values costs memory.
+# Other methods are recorded as `_OTHER`: each combination of attributes costs memory.
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 
-# Milliseconds that the end of the process waits for the collector to take the last figures.
+# Milliseconds for the last export at the end of the process.
 CLOSE_TIMEOUT = 3000
 
 
 class Metrics:
-    """Observer that counts and exports as OpenTelemetry's own `OTEL_...` environment says."""
+    """Observer that records requests; `OTEL_...` variables configure the export."""
 
     def __init__(self, cache: ResponseCache) -> None:
-        """Start the thread that exports."""
+        """Start the export thread."""
         self._provider = MeterProvider(
             [PeriodicExportingMetricReader(OTLPMetricExporter())],
             Resource.create({"service.name": "pulp-content"}),
-            shutdown_on_exit=False,  # that is for `close`, since signals end without it
+            shutdown_on_exit=False,  # `close` does it; after a signal, `atexit` does not run
         )
         meter = self._provider.get_meter("pulp.metrics")
         self._duration = meter.create_histogram(
-            "content.request_duration", "ms", "Time until the answer to a content request begins"
+            "content.request_duration", "ms", "Time until the response to a content request starts"
         )
         self._artifact_bytes = meter.create_counter(
-            "artifacts.size.counter", "Bytes", "Bytes of artifacts that were sent"
+            "artifacts.size.counter", "Bytes", "Bytes of artifacts sent"
         )
         self._requests = meter.create_counter(
-            "content.requests", "1", "Content requests by type of distribution and answer source"
+            "content.requests",
+            "1",
+            "Content requests by type of distribution and source of the response",
         )
         self._bytes = meter.create_counter(
-            "content.sent", "By", "Bytes of bodies by type of distribution and answer source"
+            "content.sent",
+            "By",
+            "Bytes of bodies by type of distribution and source of the response",
         )
         self._worker = get_worker_name()
 
@@ -56,11 +60,11 @@ class Metrics:
             "content_star.cache.enabled",
             [state],
             "1",
-            "Whether what paths resolve to is kept in memory",
+            "Whether the response cache is enabled",
         )
 
     def record(self, scope: Scope, info: RequestInfo) -> None:
-        """Count one exchange. All attributes have few values: no paths, no names but domains'."""
+        """Record one request. Attributes have few values: no paths, and no names except domains."""
         method, status = scope["method"], normalize_http_status(info.status)
         self._duration.record(
             info.seconds_to_start * 1000,
@@ -85,5 +89,5 @@ class Metrics:
             )
 
     async def close(self) -> None:
-        """Export what has been counted since the last time, and end the thread."""
+        """Export the remaining metrics and stop the export thread."""
         await asyncio.to_thread(self._provider.shutdown, CLOSE_TIMEOUT)
