@@ -74,7 +74,7 @@ def served(server: Server) -> dict[str, str]:
 def test_it_is_told_and_nothing_runs_here(ours, notes):
     how = served(ours)
     assert (how["bridged"], how["file"], how["core"]) == ("proxied", "proxied", "native")
-    assert "which will go some day" not in ours.said(), "nothing is bridged"
+    assert "which is deprecated" not in ours.said(), "nothing is bridged"
     assert list(notes.iterdir()) == []
 
 

@@ -1,6 +1,6 @@
-"""Live APIs of plugins: what answers routes, below a base path or at a prefix of its own.
+"""Plugin routes, below the base path of a distribution or at a prefix of the plugin's own.
 
-Their handlers learn where they are and who asks from the functions here, which take the request.
+Route handlers get the distribution, domain and user of a request from the functions here.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -33,15 +33,15 @@ from pulpcore.content_star.responses.defaults import DefaultHeadersMiddleware
 from pulpcore.content_star.responses.disconnect import DisconnectWatcher
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
-# Live answers share an origin with the REST API and its sessions, as files do. What they say may
-# depend on anything, so no cache keeps them unless they say so.
+# Responses of plugin routes share an origin with the REST API and its sessions, as files do. They
+# may depend on anything, so caches must not store them unless the route sets `Cache-Control`.
 DEFAULTS = {**SECURITY_HEADERS, "cache-control": "no-store"}
 
-_KEY = "content_star.live"
+_KEY = "content_star.plugin_context"
 
 
 class PluginContext:
-    """What is known about a request to a live API."""
+    """Context of a request to a plugin route: its domain, distribution and user."""
 
     def __init__(self, scope: Scope, domain: Domain, served: DistributionApp | None = None) -> None:
         self._scope = scope
@@ -50,14 +50,14 @@ class PluginContext:
 
     @cached_property
     def drf_request(self) -> DRFRequest:
-        """The REST framework's request, authenticated; blocks, and raises as the API would."""
+        """Return the authenticated REST framework request. Blocks; raises `APIException`."""
         return authenticate(self._scope, strict=True)
 
     async def check_password(self) -> None:
-        """Have the password checked that was sent with Basic authentication, if one was.
+        """Check the password of Basic authentication, if the request has one.
 
-        Before a route runs, in threads for that: a route cannot be called again, and would hold one
-        of the few threads of routes.
+        Before the route, and in the threads for password checks: a route cannot be called twice,
+        and would occupy one of the few threads for routes.
         """
         scope = self._scope
         if Headers(scope=scope).get("authorization", "").lower().startswith("basic "):
@@ -66,57 +66,57 @@ class PluginContext:
 
 
 def resolved_path_of(request: Request) -> ResolvedPath:
-    """Return the distribution that the request is for, and the path below it.
+    """Return the distribution of the request, and the path relative to it.
 
-    Raises LookupError at a prefix of a plugin's own, below which no distribution is looked for.
+    Raises LookupError at a prefix of the plugin's own, which has no distribution.
     """
     return distribution_app(request).resolved
 
 
 def distribution_app(request: Request) -> DistributionApp:
-    """Return the object of the plugin's own class that serves the distribution of the request.
+    """Return the instance of the plugin's `DistributionApp` that serves the request.
 
-    Its methods answer with files: `file`, `artifact`. They block. Raises LookupError as
+    Its methods `file` and `artifact` return file responses; they block. Raises LookupError as
     `resolved_path_of`.
     """
-    served = _live_of(request).served
+    served = _context_of(request).served
     if served is None:
-        raise LookupError("This request is for no distribution.")
+        raise LookupError("The request is at a prefix of the plugin, which has no distribution.")
     return served
 
 
 def domain_of(request: Request) -> Domain:
-    """Return the domain that the request is for; it is Pulp's current one meanwhile, too."""
-    return _live_of(request).domain
+    """Return the domain of the request, which is also Pulp's current domain in the route."""
+    return _context_of(request).domain
 
 
 def user_of(request: Request) -> Any:
-    """Return who sends the request, Django's AnonymousUser for those who do not say. Blocks.
+    """Return the user of the request, AnonymousUser without credentials. Blocks.
 
-    Asks the API's own authentication classes, once a request. Raises what they raise for
-    credentials that are wrong (401), and for a browser's session without the header `X-CSRFToken`
-    where the method is not safe (403).
+    Runs the API's authentication classes, once per request. Raises `APIException` 401 for wrong
+    credentials, and 403 for a browser's session without the header `X-CSRFToken` if the method is
+    not safe.
     """
-    return _live_of(request).drf_request.user
+    return _context_of(request).drf_request.user
 
 
 def require_user(request: Request) -> Any:
-    """Return who sends the request. Blocks.
+    """Return the authenticated user of the request. Blocks.
 
-    Raises `HTTPException` 401 for those who do not say, so that clients ask them, or 403 where they
-    should not be asked: by the rules that content guards have. Else as `user_of`.
+    Raises `HTTPException` 401 with a challenge if the user is anonymous, or 403 without one, by the
+    same rules as content guards. Else as `user_of`.
     """
     user = user_of(request)
     if user.is_authenticated:
         return user
-    header = challenge(_live_of(request).drf_request)
+    header = challenge(_context_of(request).drf_request)
     if header is None:
-        raise HTTPException(403, "This is for known users only.")
-    raise HTTPException(401, "Log in first.", {"WWW-Authenticate": header})
+        raise HTTPException(403, "Only authenticated users have access.")
+    raise HTTPException(401, "Authentication is required.", {"WWW-Authenticate": header})
 
 
 class DistributionRoutes:
-    """Answers one authorized request with the routes of a distribution's app."""
+    """ASGI app for one authorized request to the routes of a distribution's app."""
 
     def __init__(self, served: DistributionApp) -> None:
         self.served = served
@@ -124,13 +124,13 @@ class DistributionRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         info = request_info(scope)
         info.route, info.is_plugin_route = "live", True
-        live = PluginContext(scope, self.served.distribution.pulp_domain, self.served)
-        child = {**scope, **_below(scope, self.served.resolved)}
-        await _answer(_router(type(self.served)), live, child, receive, send)
+        context = PluginContext(scope, self.served.distribution.pulp_domain, self.served)
+        child = {**scope, **_distribution_scope(scope, self.served.resolved)}
+        await _respond(_router(type(self.served)), context, child, receive, send)
 
 
 class MountedRoutes:
-    """ASGI app that answers with `routes` below a prefix of a plugin's own."""
+    """ASGI app for `routes` below a prefix of a plugin's own."""
 
     def __init__(self, prefix: str, routes: Sequence[BaseRoute]) -> None:
         """`prefix` begins and ends with a slash."""
@@ -142,23 +142,24 @@ class MountedRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, root = decoded_path(scope), scope.get("root_path", "") + self.prefix
-        name, rest = "default", path[len(root) :]  # empty without the slash of the prefix, too
+        name, rest = "default", path[len(root) :]  # also empty for the prefix without its slash
         if settings.DOMAIN_ENABLED:
             name, _, rest = rest.partition("/")
             root += f"{name}/"
         domain = await executor_of(Request(scope)).run(find_domain, ContentPath(name, rest))
         info = request_info(scope)
         info.route, info.is_plugin_route, info.domain = "live", True, domain.name
-        child = {**scope, **_placed(root.rstrip("/"), f"/{rest}")}
-        await _answer(self.router, PluginContext(scope, domain), child, receive, send)
+        child = {**scope, **_path_scope(root.rstrip("/"), f"/{rest}")}
+        await _respond(self.router, PluginContext(scope, domain), child, receive, send)
 
 
 def mount(prefix: str, routes: Sequence[BaseRoute]) -> None:
     """Serve `routes` below `prefix`, which begins and ends with a slash, in all domains.
 
     Where domains are on, the first segment below the prefix is the domain's name, as it is below
-    the content prefix. Paths of routes begin after it. No guard is asked.
-    Raises ValueError for a prefix that is Pulp's own or taken, TypeError for routes that block.
+    the content prefix. Paths of routes begin after it. No content guard applies.
+    Raises ValueError for a prefix of Pulp, `AlreadyServed` for one that is mounted, and TypeError
+    for routes that block.
     """
     check_routes(routes, f"what is mounted at {prefix!r}")
     mounts.mount(prefix, MountedRoutes(prefix, routes))
@@ -167,13 +168,13 @@ def mount(prefix: str, routes: Sequence[BaseRoute]) -> None:
 def matching_route(
     app: type[DistributionApp], request: Request, resolved: ResolvedPath
 ) -> tuple[bool, set[str]]:
-    """Tell whether a route of `app` takes the request, and which methods those at its path take."""
+    """Return whether a route of `app` matches the request, and the methods allowed at its path."""
     if not app.routes:
         return False, set()
     scope = request.scope
     if not resolved.path and not scope["path"].endswith("/"):
-        return False, set()  # relative links would miss: the root is the URL with the slash
-    return matching(app.routes, {**scope, **_below(scope, resolved)})
+        return False, set()  # only the URL with a slash is the root: relative links
+    return matching(app.routes, {**scope, **_distribution_scope(scope, resolved)})
 
 
 @cache
@@ -181,41 +182,41 @@ def _router(app: type[DistributionApp]) -> Router:
     return Router(app.routes, redirect_slashes=False)
 
 
-def _live_of(request: Request) -> PluginContext:
-    live: PluginContext = request.scope[_KEY]
-    return live
+def _context_of(request: Request) -> PluginContext:
+    context: PluginContext = request.scope[_KEY]
+    return context
 
 
-def _below(scope: Scope, resolved: ResolvedPath) -> Scope:
-    """Return what a scope says about paths once it is the distribution's routes' turn."""
+def _distribution_scope(scope: Scope, resolved: ResolvedPath) -> Scope:
+    """Return the path keys of the scope for the routes of a distribution."""
     path = decoded_path(scope)
     root = path[: len(path) - len(resolved.path)].rstrip("/")
-    return _placed(root, f"/{resolved.path}")
+    return _path_scope(root, f"/{resolved.path}")
 
 
-def _placed(root: str, path: str) -> Scope:
-    # `app_root_path` is what Starlette's `url_for` begins with.
+def _path_scope(root: str, path: str) -> Scope:
+    # Starlette's `url_for` uses `app_root_path`.
     return {"root_path": root, "app_root_path": root, "path": root + path, "path_params": {}}
 
 
-async def _answer(
-    router: Router, live: PluginContext, scope: Scope, receive: Receive, send: Send
+async def _respond(
+    router: Router, context: PluginContext, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    scope.update({_KEY: live, "router": router})
-    await live.check_password()
-    user = SimpleLazyObject(lambda: live.drf_request.user)
-    answer = DisconnectWatcher(DefaultHeadersMiddleware(router, DEFAULTS))
-    with with_domain(live.domain), with_user(user):
+    scope.update({_KEY: context, "router": router})
+    await context.check_password()
+    user = SimpleLazyObject(lambda: context.drf_request.user)
+    app = DisconnectWatcher(DefaultHeadersMiddleware(router, DEFAULTS))
+    with with_domain(context.domain), with_user(user):
         async with _asynchronous_orm():
-            await answer(scope, receive, send)
+            await app(scope, receive, send)
 
 
 @asynccontextmanager
 async def _asynchronous_orm() -> AsyncIterator[None]:
-    """Give Django's asynchronous queries a thread of this request's own.
+    """Run Django's asynchronous queries in a thread of this request.
 
-    Without, all requests of the process would share one thread and its connection, which nobody
-    would replace when it dies. The connection is closed with the request, as Django does.
+    By default, all requests of the process would share one thread and its connection, which is not
+    replaced when it is lost. The connection is closed with the request, as in Django.
     """
     async with ThreadSensitiveContext() as context:
         try:

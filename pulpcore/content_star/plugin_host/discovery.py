@@ -1,12 +1,12 @@
-"""Which of the installed plugins are served natively, bridged, passed on or refused, and why.
+"""Discovery of plugins: the serving mode of each (native, bridged, proxied, refused), and why.
 
-A plugin's AppConfig says what its content can be served by, in two attributes:
+A plugin's AppConfig declares its implementations of content in two attributes:
 
     content_implementations = {"aiohttp", "star"}
     content_star = "pulp_x.app.content_star"
 
-The second names the module in which classes are registered. It is imported when the content app
-starts; workers and commands never see it.
+The second names the module that registers the plugin's classes. It is imported when the content
+app starts; workers and commands do not import it.
 """
 
 import logging
@@ -42,16 +42,16 @@ CORE = "pulpcore.app"
 
 IMPLEMENTATIONS = frozenset({"aiohttp", "star"})
 
-# Hooks of a distribution's model that answer with responses of aiohttp's, as the others do not.
+# Hooks of a distribution's model that return aiohttp responses.
 AIOHTTP_HOOKS = ("content_handler", "content_handler_json")
 
-# What plugins that are not ported are, by CONTENT_STAR_LEGACY_PLUGINS.
-UNPORTED: dict[str, Served] = {"bridge": "bridged", "proxy": "proxied", "refuse": "refused"}
+# Serving mode of legacy plugins, by CONTENT_STAR_LEGACY_PLUGINS.
+LEGACY_MODES: dict[str, Served] = {"bridge": "bridged", "proxy": "proxied", "refuse": "refused"}
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """How the content of an installed plugin is served."""
+    """An installed plugin and its serving mode."""
 
     label: str
     """Label of its Django app, such as `file`."""
@@ -67,69 +67,68 @@ class Plugin:
     served: Served
 
     why: str
-    """For people; says nothing secret."""
+    """Reason for the mode, for operators; public."""
 
 
 @dataclass(frozen=True)
 class LegacyRoutes:
-    """The routes that a plugin adds to upstream's content app."""
+    """Routes that a legacy plugin adds to upstream's content app."""
 
     prefixes: tuple[str, ...] = ()
-    """Paths below which its routes are served, each with a slash at both ends."""
+    """Path prefixes of its routes that are served, each with a slash at both ends."""
 
     problem: str | None = None
-    """Why its routes are not served, or not all of them."""
+    """Why some or all of its routes are not served."""
 
 
 legacy_routes: dict[str, LegacyRoutes] = {}
-"""By the names of plugins' Django apps, such as `pulp_container.app`. The bridge fills it in when
-it starts; plugins without a module `content` are not in it."""
+"""By name of the Django app, such as `pulp_container.app`. Filled in at the start of the bridge;
+plugins without a module `content` are missing."""
 
 
 @cache
 def plugins() -> dict[str, Plugin]:
-    """Import what plugins register, once, and return how each is served, by label.
+    """Import the modules of all plugins, once, and return the plugins by label.
 
-    A module that fails to import is logged, and its plugin goes on without: with its aiohttp
-    implementation, if it reports one, else refused.
-    Raises `ImproperlyConfigured` for a declaration or a setting that makes no sense, and
-    `AlreadyServed` if two plugins claim the same.
+    A failed import is logged, and the plugin is served by its aiohttp implementation if it declares
+    one, else refused.
+    Raises `ImproperlyConfigured` for an invalid declaration or setting, and `AlreadyServed` if two
+    plugins register the same model or prefix.
     """
-    serving_mode()  # a setting that makes no sense shows even where nothing depends on it
+    serving_mode()  # validates the setting even without legacy plugins
     configs = list(pulp_plugin_configs())
     failures = {config.label: _register(config) for config in configs}
-    return {config.label: _judge(config, failures[config.label]) for config in configs}
+    return {config.label: _plugin(config, failures[config.label]) for config in configs}
 
 
 def as_json() -> list[dict[str, object]]:
-    """Return how each plugin is served, sorted by label, for programs.
+    """Return the plugins as JSON values, sorted by label.
 
-    What is known of its routes for aiohttp is there once they have been imported: `prefixes` that
-    are served, and the `problem` that keeps others from it.
+    `prefixes` and `problem` of their aiohttp routes are set once those have been imported.
     """
-    return [_told(plugin) for _, plugin in sorted(plugins().items())]
+    return [_plugin_json(plugin) for _, plugin in sorted(plugins().items())]
 
 
-def _told(plugin: Plugin) -> dict[str, object]:
+def _plugin_json(plugin: Plugin) -> dict[str, object]:
     module = legacy_routes.get(plugin.app, LegacyRoutes())
     return {**asdict(plugin), "prefixes": list(module.prefixes), "problem": module.problem}
 
 
 @cache
 def announce() -> None:
-    """Import what plugins register, and log once what will stop working one day."""
+    """Import the modules of all plugins, and log a deprecation warning for bridged ones once."""
     for plugin in plugins().values():
         if plugin.served == "bridged":
             deprecation_logger.warning(
-                "The content of plugin %s is served through a bridge for aiohttp, which will go "
-                "some day: %s.",
+                "The content of plugin %s is served by the aiohttp bridge, which is deprecated: "
+                "%s. Update the plugin to a version with an implementation for content-star.",
                 plugin.label,
                 plugin.why,
             )
 
 
 def app_for(distribution: Distribution) -> type[DistributionApp]:
-    """Return the class that serves `distribution`, which is another one if its plugin is not."""
+    """Return the class that serves `distribution`: `FallbackApp` if proxied or refused."""
     plugin = plugins().get(type(distribution)._meta.app_label)
     if plugin and plugin.served in ("refused", "proxied"):
         return FallbackApp
@@ -137,26 +136,26 @@ def app_for(distribution: Distribution) -> type[DistributionApp]:
 
 
 def plugins_for_aiohttp() -> dict[str, ASGIApp | None]:
-    """Return which plugins may add routes to upstream's content app, by the names of Django apps.
+    """Return the legacy plugins, whose aiohttp routes are imported, by name of the Django app.
 
-    None for those that are bridged, else what answers at their routes instead.
+    The value is None for a bridged plugin, else the fallback app for its routes.
     """
     return {
-        plugin.app: None if plugin.served == "bridged" else _instead(plugin)
+        plugin.app: None if plugin.served == "bridged" else _fallback_app(plugin)
         for plugin in plugins().values()
         if plugin.served != "native"
     }
 
 
 class FallbackApp(DistributionApp):
-    """Answers for the distributions of plugins that are served elsewhere, or not at all."""
+    """Serves distributions of proxied and refused plugins."""
 
     def respond(self) -> ASGIApp:
-        return _instead(plugins()[type(self.distribution)._meta.app_label])
+        return _fallback_app(plugins()[type(self.distribution)._meta.app_label])
 
 
 class Refused:
-    """ASGI application that says that a plugin is not served here. Raises `HTTPException` 501."""
+    """ASGI application that raises `HTTPException` 501 for a refused plugin."""
 
     def __init__(self, plugin: Plugin) -> None:
         self.plugin = plugin
@@ -166,14 +165,14 @@ class Refused:
         raise HTTPException(501, f"Plugin '{plugin.label}' is not served here: {plugin.why}.")
 
 
-def _instead(plugin: Plugin) -> ASGIApp:
+def _fallback_app(plugin: Plugin) -> ASGIApp:
     if plugin.served == "proxied":
         return DefaultHeadersMiddleware(Proxy(settings.CONTENT_STAR_LEGACY_URL), SECURITY_HEADERS)
     return Refused(plugin)
 
 
-def _judge(config: PulpPluginAppConfig, failure: str | None) -> Plugin:
-    """Decide how a plugin is served, once all have registered what they serve."""
+def _plugin(config: PulpPluginAppConfig, failure: str | None) -> Plugin:
+    """Return a plugin with its serving mode, after the modules of all have been imported."""
 
     def plugin(served: Served, why: str) -> Plugin:
         package, version = config.python_package_name, config.version
@@ -184,37 +183,42 @@ def _judge(config: PulpPluginAppConfig, failure: str | None) -> Plugin:
         return plugin("native", f"it reports star, in {module}")
     if failure and "aiohttp" not in implementations:
         return plugin("refused", failure)
-    needs = list(_needs_of_bridge(config))
+    needs = list(_aiohttp_code(config))
     if not needs:
-        return plugin("native", "; but ".join(filter(None, (_plainness(config), failure))))
+        return plugin("native", "; but ".join(filter(None, (_native_reason(config), failure))))
     reason = failure or f"it reports {' and '.join(sorted(implementations)) or 'nothing'}"
-    return plugin(serving_mode(), f"{reason}, and has {', '.join(needs)}{_setting()}")
+    return plugin(serving_mode(), f"{reason}, and has {', '.join(needs)}{_mode_reason()}")
 
 
 def declared(config: PulpPluginAppConfig) -> tuple[frozenset[str], str | None]:
-    """Return what the AppConfig reports: implementations, and the module if star is one."""
+    """Return the declared implementations, and the module to import if star is one of them.
+
+    Raises `ImproperlyConfigured`.
+    """
     reported: Any = getattr(config, "content_implementations", ())
     module: Any = getattr(config, "content_star", None)
-    who = f"{registry.name_of(type(config))} of plugin '{config.label}'"
+    owner = f"{registry.name_of(type(config))} of plugin '{config.label}'"
     is_set = isinstance(reported, Collection) and not isinstance(reported, str)
     if not (is_set and all(isinstance(each, str) for each in reported)):
-        raise ImproperlyConfigured(f"{who}: content_implementations is a set, not {reported!r}.")
+        raise ImproperlyConfigured(
+            f"{owner}: content_implementations must be a set of strings, not {reported!r}."
+        )
     implementations = frozenset(reported)
     if unknown := implementations - IMPLEMENTATIONS:
         raise ImproperlyConfigured(
-            f"{who}: content_implementations knows {sorted(IMPLEMENTATIONS)}, not "
+            f"{owner}: content_implementations may have {sorted(IMPLEMENTATIONS)}, not "
             f"{sorted(unknown)}."
         )
     if ("star" in implementations) != bool(module) or not isinstance(module, str | None):
         raise ImproperlyConfigured(
-            f"{who}: 'star' in content_implementations and content_star, the name of a module, "
-            f"need each other; they are {sorted(implementations)} and {module!r}."
+            f"{owner}: 'star' in content_implementations requires content_star, the name of a "
+            f"module, and vice versa; they are {sorted(implementations)} and {module!r}."
         )
     return implementations, module
 
 
 def _register(config: PulpPluginAppConfig) -> str | None:
-    """Import the module of a plugin; return what went wrong, and leave no half of it behind."""
+    """Import the module of a plugin; on failure undo its registrations and return the reason."""
     _, module = declared(config)
     if module is None:
         return None
@@ -226,29 +230,29 @@ def _register(config: PulpPluginAppConfig) -> str | None:
     except Exception as error:
         registry.restore(claims)
         mounts.restore(mounted)
-        # What it has imported of other plugins has been forgotten too: they register it again.
+        # Modules of other plugins that it imported have to be imported again to register.
         for name in {declared(each)[1] for each in pulp_plugin_configs()} - loaded:
             sys.modules.pop(name or "", None)
-        log.exception("Content of plugin '%s': %s fails to import.", config.label, module)
-        # Not the error's text: this is shown to everybody.
-        return f"{module} fails to import ({type(error).__name__}; the log says more)"
+        log.exception("Module %s of plugin '%s' fails to import.", module, config.label)
+        # Without the text of the error: the reason is public.
+        return f"{module} fails to import ({type(error).__name__}; the log has the traceback)"
     return None
 
 
-def _needs_of_bridge(config: PulpPluginAppConfig) -> Iterator[str]:
-    """Name what of a plugin is written for aiohttp."""
+def _aiohttp_code(config: PulpPluginAppConfig) -> Iterator[str]:
+    """Yield the names of a plugin's hooks and modules that need aiohttp."""
     for model in _distributions(config):
         above = registry.registered_model(model)
         for hook in AIOHTTP_HOOKS:
             if getattr(model, hook, None) is not getattr(above, hook, None):
                 yield f"{model.__name__}.{hook}"
-    # Where upstream looks for routes. Its own module is no plugin's.
+    # Upstream imports routes from this module of each plugin; its own has none.
     if config.name != CORE and find_spec(f"{config.name}.content"):
         yield f"{config.name}.content"
 
 
-def _plainness(config: PulpPluginAppConfig) -> str:
-    """Say why a plugin that reports no star needs no bridge either."""
+def _native_reason(config: PulpPluginAppConfig) -> str:
+    """Return why a plugin that does not declare star is native anyway."""
     if config.name == CORE:
         return "its distributions are Pulp's own"
     models = list(_distributions(config))
@@ -266,21 +270,21 @@ def _distributions(config: PulpPluginAppConfig) -> Iterable[type[Distribution]]:
 
 
 def serving_mode() -> Served:
-    """Return what becomes of plugins that are not ported; `ImproperlyConfigured` as `plugins`."""
-    chosen = settings.CONTENT_STAR_LEGACY_PLUGINS
-    if chosen not in UNPORTED:
+    """Return the serving mode of legacy plugins. Raises `ImproperlyConfigured`."""
+    mode = settings.CONTENT_STAR_LEGACY_PLUGINS
+    if mode not in LEGACY_MODES:
         raise ImproperlyConfigured(
-            f"CONTENT_STAR_LEGACY_PLUGINS is one of {sorted(UNPORTED)}, not {chosen!r}."
+            f"CONTENT_STAR_LEGACY_PLUGINS must be one of {sorted(LEGACY_MODES)}, not {mode!r}."
         )
-    if chosen == "proxy" and not is_origin(settings.CONTENT_STAR_LEGACY_URL):
-        # Without the value: there may be a password in it.
+    if mode == "proxy" and not is_origin(settings.CONTENT_STAR_LEGACY_URL):
+        # Without the value, which may contain a password.
         raise ImproperlyConfigured(
-            "CONTENT_STAR_LEGACY_PLUGINS = 'proxy' needs CONTENT_STAR_LEGACY_URL, which is "
+            "CONTENT_STAR_LEGACY_PLUGINS = 'proxy' requires CONTENT_STAR_LEGACY_URL: "
             "http://host:port or https://host:port, without user, path or query."
         )
-    return UNPORTED[chosen]
+    return LEGACY_MODES[mode]
 
 
-def _setting() -> str:
-    chosen = settings.CONTENT_STAR_LEGACY_PLUGINS
-    return "" if chosen == "bridge" else f"; CONTENT_STAR_LEGACY_PLUGINS is '{chosen}'"
+def _mode_reason() -> str:
+    mode = settings.CONTENT_STAR_LEGACY_PLUGINS
+    return "" if mode == "bridge" else f"; CONTENT_STAR_LEGACY_PLUGINS is '{mode}'"

@@ -1,4 +1,4 @@
-"""Apps that plugins serve at prefixes of their own, beside the content prefix."""
+"""ASGI apps of plugins, mounted at prefixes outside of the content prefix."""
 
 from collections.abc import Iterable
 
@@ -13,51 +13,51 @@ _mounted: dict[str, ASGIApp] = {}
 
 
 def mount(prefix: str, app: ASGIApp) -> None:
-    """Serve everything below `prefix`, which begins and ends with a slash, with `app`.
+    """Mount `app` at `prefix`, which begins and ends with a slash.
 
-    The path without that last slash is served with it too. The scope reaches `app` as it is: with
-    the whole path. Raises ValueError for a prefix that is no such path or would hide something of
-    Pulp's own, `AlreadyServed` if something serves it already.
+    It also gets requests for the prefix without the last slash. The scope is passed unchanged, with
+    the whole path. Raises ValueError for an invalid prefix and one that overlaps a path of Pulp,
+    `AlreadyServed` for one that is mounted.
     """
     if not (prefix.startswith("/") and prefix.endswith("/") and prefix != "/"):
-        raise ValueError(f"A prefix begins and ends with a slash, which {prefix!r} does not.")
-    for taken in _pulps_own():
+        raise ValueError(f"A prefix must begin and end with a slash: {prefix!r}.")
+    for taken in _pulp_paths():
         if prefix.startswith(taken) or taken.startswith(prefix):
-            raise ValueError(f"Nothing can be mounted at {prefix!r}: Pulp itself is at {taken!r}.")
+            raise ValueError(f"{prefix!r} cannot be mounted: it overlaps {taken!r} of Pulp itself.")
     if prefix in _mounted:
-        raise AlreadyServed(f"Both {_mounted[prefix]!r} and {app!r} want to serve {prefix!r}.")
+        raise AlreadyServed(f"Both {_mounted[prefix]!r} and {app!r} are mounted at {prefix!r}.")
     _mounted[prefix] = app
 
 
 def unmount(prefix: str) -> None:
-    """Serve `prefix` no more."""
+    """Remove the app at `prefix`."""
     del _mounted[prefix]
 
 
 def mounted(scope: Scope) -> ASGIApp | None:
-    """Return the app of the longest prefix that the path of the URL is below, if there is one."""
+    """Return the app at the longest prefix of the URL's path, None without one."""
     prefix = below(scope, _mounted) if _mounted else None
     return _mounted[prefix] if prefix else None
 
 
 def below(scope: Scope, prefixes: Iterable[str]) -> str | None:
-    """Return the longest of `prefixes` that the path of the URL is below, if there is one."""
+    """Return the longest of `prefixes` that the path of the URL is below, None without one."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     return max((each for each in prefixes if f"{path}/".startswith(each)), key=len, default=None)
 
 
 def all_mounted() -> dict[str, ASGIApp]:
-    """Return what is mounted now, by prefix, for `restore`."""
+    """Return a copy of the mounted apps by prefix, for `restore`."""
     return dict(_mounted)
 
 
 def restore(earlier: dict[str, ASGIApp]) -> None:
-    """Take away what was mounted since: by a module that then failed to import."""
+    """Undo mounts since `all_mounted`, of a module that failed to import."""
     _mounted.clear()
     _mounted.update(earlier)
 
 
-def _pulps_own() -> tuple[str, ...]:
+def _pulp_paths() -> tuple[str, ...]:
     return (
         settings.CONTENT_PATH_PREFIX,
         f"{settings.API_ROOT}api/",
@@ -67,9 +67,9 @@ def _pulps_own() -> tuple[str, ...]:
 
 
 class Mounts:
-    """ASGI middleware that gives requests to what is mounted at their path.
+    """ASGI middleware that routes requests to mounted apps.
 
-    Live APIs, these and those below base paths, find their database door in the scope.
+    It puts the database executor of plugin routes, here and below base paths, into the scope.
     """
 
     def __init__(self, app: ASGIApp, executor: DatabaseExecutor) -> None:

@@ -1,4 +1,4 @@
-"""Passes requests on to another HTTP server, as a gateway does (RFC 9110 section 3.7)."""
+"""Reverse proxy to another HTTP server (gateway, RFC 9110 section 3.7)."""
 
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -19,14 +19,14 @@ from pulpcore.content_star.responses.disconnect import DisconnectWatcher
 
 log = logging.getLogger(__name__)
 
-# Seconds for a connection to the server, and for the next bytes from it, which may have to ask a
-# slow remote first.
+# Seconds to connect to the server, and between bytes of its response: it may wait for a slow
+# remote.
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=300)
 
-# Bytes of an answer that wait for a slow client.
+# Bytes of a response that are buffered for a slow client.
 BUFFER = 256 * 1024
 
-# RFC 9110 section 7.6.1: about one connection, not about the message. What `Connection` names too.
+# RFC 9110 section 7.6.1; headers that `Connection` names are hop-by-hop too.
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -41,24 +41,24 @@ _HOP_BY_HOP = frozenset(
     }
 )
 
-# What aiohttp would add where the client has said nothing.
-_UNSAID = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+# Headers that aiohttp would add if the client sent none.
+_SKIPPED_AUTO_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
-# What may stand in a target as it is; what follows a `#` would go nowhere.
+# Characters of a request target that are not quoted; a `#` would start a fragment.
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")
 
 
-# How gateways know each other's requests (RFC 9110 section 7.6.3).
+# Pseudonym in `Via`, by which loops are detected (RFC 9110 section 7.6.3).
 _NAME = "pulp-content-star"
 
 
 def is_origin(url: object) -> bool:
-    """Tell whether `url` is scheme, host and perhaps a port, with or without a slash at the end."""
+    """Return whether `url` is a scheme, host and optional port, with an optional last slash."""
     if not isinstance(url, str):
         return False
     try:
         parts = urlsplit(url)
-        if not parts.hostname or parts.port == 0:  # which raises for what is no port
+        if not parts.hostname or parts.port == 0:  # an invalid port raises ValueError
             return False
     except ValueError:
         return False
@@ -67,34 +67,35 @@ def is_origin(url: object) -> bool:
 
 
 class Proxy:
-    """ASGI application that lets the server at `url` answer, with bodies streamed both ways.
+    """ASGI application that forwards requests to the server at `url`, with streamed bodies.
 
-    Method, path below the root path, query, `Host` and all headers but those of the connection go
-    along, so that what the server signs or checks of a URL holds. Its redirects and encoded bodies
-    are passed back as they are. Calling raises `HTTPException` 502 if it cannot be reached, 508 for
-    a request that has been here before; where the server stops in the middle, an error ends the
-    connection to the client too. It can be called within `proxy_client`.
+    Method, path below the root path, query, `Host` and all end-to-end headers are forwarded, so
+    that signatures of URLs stay valid. Redirects and encoded bodies are returned unchanged. Raises
+    `HTTPException` 502 if the server is unreachable, 508 for a loop; if the response ends early,
+    the error closes the connection to the client. Requires `proxy_client`.
     """
 
     def __init__(self, url: str) -> None:
-        """`url` is an origin: the server has the same paths as we."""
+        """`url` is an origin: the server has the same paths as this one."""
         self.url = url.rstrip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not raw_path_below(scope).startswith(b"/"):
-            # `@host` or `%2F.host` would be a part of the server's name.
+            # Appended to the origin, `@host` or `.host` would become part of the server's name.
             raise HTTPException(400, "The path of the URL does not begin with a slash.")
         if _NAME in ", ".join(Headers(scope=scope).getlist("via")):
-            raise HTTPException(508, "The server behind this one is this one.")
-        # Cancelled, an upload is cut off; it must not end as if it were whole.
-        await DisconnectWatcher(self._exchange, immediately=True)(scope, receive, send)
+            raise HTTPException(508, "CONTENT_STAR_LEGACY_URL leads back to this server.")
+        # Cancellation aborts an upload; a partial one must not look complete to the server.
+        await DisconnectWatcher(self._forward, immediately=True)(scope, receive, send)
 
-    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            response = await self._ask(scope, receive)
+            response = await self._request(scope, receive)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            log.error("%s could not be asked: %s", self.url, type(error).__name__)
-            raise HTTPException(502, "The server behind this one does not answer.") from None
+            log.error("Proxying a request to %s failed: %s", self.url, type(error).__name__)
+            raise HTTPException(
+                502, "The content server behind this proxy does not respond."
+            ) from None
         async with response:
             await send(
                 {
@@ -107,7 +108,7 @@ class Proxy:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _ask(self, scope: Scope, receive: Receive) -> aiohttp.ClientResponse:
+    async def _request(self, scope: Scope, receive: Receive) -> aiohttp.ClientResponse:
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         target = quote_from_bytes(raw_path_below(scope) + query, _PRINTABLE)
         return await _client.get().request(
@@ -121,9 +122,9 @@ class Proxy:
 
 def _has_body(scope: Scope) -> bool:
     headers = Headers(scope=scope)
-    # Where HTTP/1.1 says nothing there is none; later versions need not say that there is one.
-    unsaid = "0" if scope["http_version"] < "2" else ""
-    return "transfer-encoding" in headers or headers.get("content-length", unsaid) != "0"
+    # HTTP/1.1 without either header has no body (RFC 9112 section 6.3); HTTP/2 may have one.
+    default = "0" if scope["http_version"] < "2" else ""
+    return "transfer-encoding" in headers or headers.get("content-length", default) != "0"
 
 
 async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
@@ -139,15 +140,15 @@ _client: RunVar[aiohttp.ClientSession] = RunVar("content_star_proxy_client")
 
 @asynccontextmanager
 async def proxy_client() -> AsyncIterator[None]:
-    """Have connections to other servers, in this event loop, until the block ends."""
+    """Provide the HTTP client of proxies for this event loop during the block."""
     async with aiohttp.ClientSession(
-        # No limit of our own: each exchange is one of the server's connections already.
+        # Unlimited: the server limits the connections of clients already.
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=TIMEOUT,
         auto_decompress=False,
         read_bufsize=BUFFER,
-        skip_auto_headers=_UNSAID,
+        skip_auto_headers=_SKIPPED_AUTO_HEADERS,
     ) as session:
         token = _client.set(session)
         try:
@@ -159,28 +160,31 @@ async def proxy_client() -> AsyncIterator[None]:
 def _request_headers(scope: Scope) -> list[tuple[str, str]]:
     headers = Headers(scope=scope)
     id_header = guid_settings.guid_header_name
-    dropped = _about_the_connection(headers.getlist("connection"))
-    added = {name: ", ".join([*headers.getlist(name), value]) for name, value in _our_hop(scope)}
-    # `Expect` has been answered: the body is here, or comes.
+    dropped = _hop_by_hop(headers.getlist("connection"))
+    added = {
+        name: ", ".join([*headers.getlist(name), value])
+        for name, value in _forwarding_headers(scope)
+    }
+    # The server has handled `Expect` already.
     dropped |= {"expect", "x-forwarded-proto", id_header.lower(), *map(str.lower, added)}
     if "transfer-encoding" in headers:
-        # It wins, and what is framed anew by a length that lies is the start of another request
+        # Transfer-Encoding overrides Content-Length; forwarding both allows request smuggling
         # (RFC 9112 section 6.3).
         dropped.add("content-length")
-    entry = [(name, value) for name, value in headers.items() if name not in dropped]
+    forwarded = [(name, value) for name, value in headers.items() if name not in dropped]
     return [
-        *entry,
+        *forwarded,
         *added.items(),
         ("X-Forwarded-Proto", scope["scheme"]),
         (id_header, str(get_guid())),
     ]
 
 
-def _our_hop(scope: Scope) -> Iterator[tuple[str, str]]:
-    """Yield the last members of the lists in which each proxy adds itself, or its client.
+def _forwarding_headers(scope: Scope) -> Iterator[tuple[str, str]]:
+    """Yield the members that this proxy appends to `Via`, `X-Forwarded-For` and `Forwarded`.
 
-    The client is the one that our server found: a server behind that believes us takes the last
-    address. `Forwarded` (RFC 7239) goes on where a proxy in front has begun it.
+    The client is the one that the ASGI server reports: a server that trusts this proxy uses the
+    last address. `Forwarded` (RFC 7239) is only extended if the request has it.
     """
     yield "Via", f"{scope['http_version']} {_NAME}"
     if not scope.get("client"):
@@ -193,8 +197,8 @@ def _our_hop(scope: Scope) -> Iterator[tuple[str, str]]:
 
 
 def _response_headers(response: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
-    dropped = _about_the_connection(response.headers.getall("Connection", []))
-    # The server and the correlation id are ours, and so is the clock.
+    dropped = _hop_by_hop(response.headers.getall("Connection", []))
+    # This server sets these itself.
     dropped |= {"server", "date", guid_settings.guid_header_name.lower()}
     return [
         (name.lower(), value)
@@ -203,6 +207,6 @@ def _response_headers(response: aiohttp.ClientResponse) -> list[tuple[bytes, byt
     ]
 
 
-def _about_the_connection(connection: list[str]) -> set[str]:
+def _hop_by_hop(connection: list[str]) -> set[str]:
     named = ",".join(connection).split(",")
     return {*_HOP_BY_HOP, *(name.strip().lower() for name in named)}
