@@ -272,7 +272,7 @@ def test_routes_below_the_content_prefix_come_first_and_hide_nothing(server, orm
 
 
 def test_routes_that_would_cover_others_are_refused_and_reported(server):
-    problem = "routes at / would cover what others serve"
+    problem = "routes at / overlap paths of Pulp"
     assert problem in server.said()
     told = status(server)["bridged"]
     assert (told["served"], told["problem"]) == ("bridged", problem)

@@ -9,7 +9,7 @@ from aiohttp import ClientError, web
 
 from pulpcore.content_star.aiohttp_bridge.application import Bridge
 from pulpcore.content_star.aiohttp_bridge.modules import prefix_of
-from pulpcore.content_star.aiohttp_bridge.run import Cut
+from pulpcore.content_star.aiohttp_bridge.run import ConnectionClosed
 from pulpcore.content_star.middleware.errors import Errors
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -223,7 +223,7 @@ def test_a_handler_may_cut_the_connection():
         request.transport.abort()
         return response
 
-    with pytest.raises(Cut):
+    with pytest.raises(ConnectionClosed):
         talk(Client(), handler)
 
 
@@ -252,7 +252,7 @@ def test_a_websocket_that_comes_as_a_plain_request_is_refused():
         (b"sec-websocket-key", b"MDEyMzQ1Njc4OWFiY2RlZg=="),
     ]
     client = talk(Client(headers=headers), handler)
-    assert (client.status, client.body) == (501, b"Pulp speaks no WebSocket.")
+    assert (client.status, client.body) == (501, b"WebSocket is not supported.")
 
 
 def test_expectations_are_for_the_server_to_meet():

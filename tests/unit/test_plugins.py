@@ -33,14 +33,17 @@ def test_what_plugins_report(attributes, expected):
 @pytest.mark.parametrize(
     ("attributes", "words"),
     [
-        ({"content_implementations": "star", "content_star": "a.b"}, "is a set, not 'star'"),
-        ({"content_implementations": {1}}, "is a set"),
-        ({"content_implementations": 5}, "is a set"),
+        (
+            {"content_implementations": "star", "content_star": "a.b"},
+            "must be a set of strings, not 'star'",
+        ),
+        ({"content_implementations": {1}}, "must be a set"),
+        ({"content_implementations": 5}, "must be a set"),
         ({"content_implementations": {"flask", "star"}, "content_star": "a.b"}, "not ['flask']"),
-        ({"content_implementations": {"star"}}, "need each other"),
-        ({"content_star": "a.b"}, "need each other"),
-        ({"content_implementations": {"aiohttp"}, "content_star": "a.b"}, "need each other"),
-        ({"content_implementations": {"star"}, "content_star": 5}, "need each other"),
+        ({"content_implementations": {"star"}}, "requires content_star"),
+        ({"content_star": "a.b"}, "requires content_star"),
+        ({"content_implementations": {"aiohttp"}, "content_star": "a.b"}, "requires content_star"),
+        ({"content_implementations": {"star"}, "content_star": 5}, "requires content_star"),
     ],
 )
 def test_reports_that_make_no_sense_are_told_with_the_plugins_name(attributes, words):
@@ -53,7 +56,7 @@ def test_reports_that_make_no_sense_are_told_with_the_plugins_name(attributes, w
     ("settings", "words"),
     [
         ({"CONTENT_STAR_LEGACY_PLUGINS": "ignore"}, "not 'ignore'"),
-        ({"CONTENT_STAR_LEGACY_PLUGINS": "proxy"}, "needs CONTENT_STAR_LEGACY_URL"),
+        ({"CONTENT_STAR_LEGACY_PLUGINS": "proxy"}, "requires CONTENT_STAR_LEGACY_URL"),
     ],
 )
 def test_settings_that_make_no_sense(settings, words):

@@ -1,8 +1,9 @@
-"""Code that plugins wrote for upstream's content app, an aiohttp server, run in this process.
+"""Bridge that runs plugins' aiohttp code for upstream's content app in this process.
 
-`connection.py`, `writer.py` and `request.py` make an aiohttp request of an ASGI one; `run.py` has
-it handled. `answers.py` sends what a distribution's hooks return. `modules.py` imports what plugins
-add to upstream's `web.Application`, and `application.py` serves that. `files.py`, `handler.py`,
-`middlewares.py` and `caching.py` replace those parts of upstream's that would end in its own way of
-sending artifacts, fetching them, or caching. `threads.py` has the ORM's threads.
+`connection.py`, `writer.py` and `request.py` build an aiohttp request from an ASGI scope; `run.py`
+calls an aiohttp handler with it. `answers.py` sends the responses of a distribution's hooks.
+`modules.py` imports the modules that add routes to upstream's `web.Application`, and
+`application.py` serves that. `files.py`, `handler.py`, `middlewares.py` and `caching.py` replace
+the parts of upstream that send and fetch artifacts, authenticate, and cache. `threads.py` has the
+threads for the ORM. `internals.py` lists the private attributes in use.
 """

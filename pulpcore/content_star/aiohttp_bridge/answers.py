@@ -1,4 +1,4 @@
-"""What the hooks of a plugin's distribution return or raise for aiohttp, as ASGI applications."""
+"""ASGI applications for the aiohttp responses of a distribution's hooks."""
 
 from aiohttp import web
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,9 +11,9 @@ from pulpcore.content_star.aiohttp_bridge.run import run
 
 
 def answer(response: web.StreamResponse, scope: Scope, domain: Domain, path: str) -> ASGIApp:
-    """Return what sends `response` to the request with `scope` for `path` in `domain`. Blocks.
+    """Return an ASGI application that sends `response`, for `path` in `domain`. Blocks.
 
-    A file is looked up at once, while there is a database connection.
+    A file is looked up here, with the database connection of this thread.
     Raises ArtifactMissing, StoreUnavailable.
     """
     is_plain = response.status == 200 and not (response.compression or response.cookies)
@@ -23,12 +23,12 @@ def answer(response: web.StreamResponse, scope: Scope, domain: Domain, path: str
 
 
 class Answer:
-    """Sends an aiohttp response, whatever its class does to prepare itself, to one request."""
+    """ASGI application that prepares and sends an aiohttp response of any class."""
 
     def __init__(
         self, response: web.StreamResponse, domain: Domain | None = None, path: str = ""
     ) -> None:
-        """`domain` and `path` below it are what the request is about, as far as that is known."""
+        """`domain` and `path` below it are set as `match_info` of the request."""
         self.response = response
         self.domain = domain
         self.path = path

@@ -1,4 +1,4 @@
-"""Upstream's aiohttp application, with what plugins added to it, as a part of the content app."""
+"""Upstream's aiohttp application with the routes of plugins, mounted in the content app."""
 
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -30,19 +30,19 @@ log = logging.getLogger(__name__)
 class Bridge:
     """Serves an aiohttp application over ASGI: its routes, middlewares and sub-applications.
 
-    The application has to be started.
+    The aiohttp application must have been started.
     """
 
     def __init__(self, app: web.Application) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        decoded_path(scope)  # raises for what cannot be a path
+        decoded_path(scope)  # raises HTTPException for an invalid path
         request_info(scope).route = "plugin"
         await run(scope, receive, send, self.app._handle, self.app._client_max_size)
 
     async def matches(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Tell whether a route of the application takes the request."""
+        """Return whether a route of the application matches the request."""
         request = make_request(Connection(scope, receive, send))
         return (await self.app.router.resolve(request)).http_exception is None
 
@@ -50,7 +50,7 @@ class Bridge:
 class Overlay:
     """ASGI middleware for routes of plugins below the content prefix.
 
-    As upstream, they come before content, and what none of them takes is content.
+    As in upstream, they take precedence over content.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -60,21 +60,21 @@ class Overlay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         prefix = below(scope, self.apps) if scope["type"] == "http" and self.bridge else None
-        taken = prefix and self.bridge and await self.bridge.matches(scope, receive, send)
-        await (self.apps[prefix] if prefix and taken else self.app)(scope, receive, send)
+        matches = prefix and self.bridge and await self.bridge.matches(scope, receive, send)
+        await (self.apps[prefix] if prefix and matches else self.app)(scope, receive, send)
 
 
 @asynccontextmanager
 async def bridge(
     plugins: Mapping[str, ASGIApp | None], content: Overlay, executor: DatabaseExecutor
 ) -> AsyncIterator[None]:
-    """Serve what `plugins` add to upstream's content app, from its start to its end.
+    """Serve the aiohttp routes of `plugins` during the block.
 
-    They are named as their Django apps. What answers at the routes of one instead of the bridge is
-    beside its name. Their blocking calls come through `executor`.
+    The keys are names of Django apps; a value is the fallback app for the routes of a plugin, None
+    if they are bridged. Blocking calls of plugins run in `executor`.
 
-    If starting the aiohttp application fails, that is logged, and nothing is bridged:
-    `legacy_routes` says which routes are served, and why others are not.
+    If the aiohttp application fails to start, the error is logged and nothing is bridged:
+    `legacy_routes` has the routes that are served, and the reason why others are not.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(threads_of(executor))
@@ -86,32 +86,34 @@ async def bridge(
 async def _serve(
     plugins: Mapping[str, ASGIApp | None], content: Overlay, stack: AsyncExitStack
 ) -> None:
-    joined = [name for name, module in legacy_routes.items() if module.prefixes]
-    if not joined:
+    with_routes = [name for name, module in legacy_routes.items() if module.prefixes]
+    if not with_routes:
         return
     bridge = content.bridge = Bridge(upstream_app())
-    bridged = [name for name in joined if plugins[name] is None]
+    bridged = [name for name in with_routes if plugins[name] is None]
     if bridged and (problem := await _start(bridge.app, stack)):
         for name in bridged:
             legacy_routes[name] = replace(legacy_routes[name], prefixes=(), problem=problem)
-    for name in joined:
+    for name in with_routes:
         _mount(name, plugins[name] or bridge, content, stack)
 
 
 async def _start(app: web.Application, stack: AsyncExitStack) -> str | None:
-    """Start the application, for as long as `stack` lasts; return what has kept it from that."""
+    """Start the application, until `stack` is closed; return the reason if that fails."""
     runner = web.AppRunner(app, access_log=None)
     try:
         await runner.setup()
     except Exception as error:
-        log.exception("The aiohttp application of the plugins cannot be started.")
+        log.exception(
+            "The aiohttp application of the plugins cannot be started; no plugin is bridged."
+        )
         return f"the aiohttp application of all plugins cannot be started: {kind_of(error)}"
     stack.push_async_callback(runner.cleanup)
     return None
 
 
 def _mount(name: str, app: ASGIApp, content: Overlay, stack: AsyncExitStack) -> None:
-    """Have `app` answer at the prefixes of a plugin; those that it cannot have are logged."""
+    """Mount `app` at the prefixes of a plugin, and log those that are taken."""
     module = legacy_routes[name]
     taken = []
     for prefix in module.prefixes:

@@ -1,9 +1,9 @@
-"""Upstream's cache of responses in Redis, which is not used in this process.
+"""Bypass of upstream's response cache in Redis for the content of this process.
 
-Its entries go when upstream's models say so in the process that changes them, or after a time. What
-is served here is looked up for each request, and nothing of it may be stale, or fail because there
-is no Redis. So the decorator leaves handlers as they are, and those that were decorated already,
-while Django was set up, find nothing in the cache and leave nothing there.
+That cache is invalidated by upstream's models in the process that changes them, or by a TTL.
+Content served here must be neither stale nor unavailable without Redis. So the decorator returns
+handlers unchanged, and handlers that were decorated before, while Django was set up, always miss
+and store nothing.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from pulpcore.cache import AsyncContentCache
 
 
 def adopt_cache() -> None:
-    """Bypass the cache in this process; what else uses Redis, such as the API, is not touched."""
+    """Disable upstream's content cache in this process; other uses of Redis are unaffected."""
     AsyncContentCache.__call__ = _undecorated
     AsyncContentCache.get = _nothing
     AsyncContentCache.exists = _nothing

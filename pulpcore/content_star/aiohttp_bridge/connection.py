@@ -1,4 +1,4 @@
-"""One exchange of ASGI, as aiohttp's requests and body readers see a connection."""
+"""Adapter of an ASGI request to the protocol and transport of an aiohttp connection."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,19 +7,18 @@ from typing import Any
 from aiohttp import StreamReader
 from starlette.types import Message, Receive, Scope, Send
 
-# Bytes of a request's body from which on nothing more is taken from the server until the handler
-# reads; aiohttp holds twice as many.
+# Low-water mark, in bytes, of the buffered request body; aiohttp pauses reading at twice as many.
 BODY_LIMIT = 64 * 1024
 
 
 class Connection:
-    """Stands where aiohttp has the protocol of its own server; a request keeps it as `protocol`.
+    """Replacement for aiohttp's `RequestHandler`, the `protocol` of a request.
 
-    The server frames what is sent and limits what is received, so that little is left to do here:
-    to pass on the body as fast as it is read, and to notice that the client has left.
+    The ASGI server does framing and limits. This class feeds the request body, with back pressure,
+    and detects the client's disconnect.
     """
 
-    # What aiohttp asks its protocol for.
+    # Attributes that aiohttp reads from its protocol.
     ssl_context = None
     sockname = None
     max_field_size = 8190  # bytes of a header in a part of a multipart body
@@ -31,13 +30,13 @@ class Connection:
         self.peername = scope.get("client")
         self.transport = Transport(self)
         self.started = False
-        """Whether a response has been begun."""
+        """Whether the response has started."""
         self.finished = False
-        """Whether a response has been sent to its end."""
+        """Whether the response is complete."""
         self.lost = False
-        """Whether the client has left, or has to: what is sent goes nowhere."""
+        """Whether the client has disconnected or the handler has closed the connection."""
         self.closed = False
-        """Whether it was the handler who ended it."""
+        """Whether the handler has closed the connection."""
         self._receive = receive
         self._send = send
         self._may_read = asyncio.Event()
@@ -49,7 +48,7 @@ class Connection:
         return not self.lost
 
     def pause_reading(self) -> None:
-        """Stop feeding the body: enough of it waits to be read."""
+        """Stop receiving the body: the buffer is full."""
         self._reading_paused = True
         self._may_read.clear()
 
@@ -58,27 +57,27 @@ class Connection:
         self._may_read.set()
 
     def keep_alive(self, value: bool) -> None:
-        """Nothing to do: the server decides."""
+        """Do nothing: the server manages keep-alive."""
 
     def close(self) -> None:
-        """Cut the connection: what has been sent so far is not the whole."""
+        """Close the connection, so that the client sees an incomplete response."""
         self.lost = self.closed = True
 
     force_close = close
 
     async def send(self, message: Message) -> None:
-        """Send a message of ASGI. Raises ConnectionResetError if nobody is there any more."""
+        """Send an ASGI message. Raises ConnectionResetError if the connection is closed."""
         if self.lost:
             raise ConnectionResetError("Cannot write to closing transport")
         if message["type"] == "http.response.start":
             self.started = True
         elif not message.get("more_body", False):
-            # First: from now on servers call the end of the exchange a disconnect.
+            # Set before sending: servers report a disconnect after the end of the response.
             self.finished = True
         await self._send(message)
 
     async def watch(self, on_disconnect: Callable[[], Any]) -> None:
-        """Feed the body, until the client leaves; `on_disconnect` is called if that is too soon."""
+        """Feed the body until the disconnect; if it is early, call `on_disconnect`."""
         while (message := await self._receive())["type"] != "http.disconnect":
             if self.body.is_eof():
                 continue
@@ -89,35 +88,35 @@ class Connection:
         if self.finished:
             return
         self.lost = True
-        self.body.set_exception(ConnectionResetError("The client has left"))
+        self.body.set_exception(ConnectionResetError("The client has disconnected"))
         on_disconnect()
 
 
 class Transport:
-    """Stands where aiohttp has the transport of a connection; handlers may close it."""
+    """Replacement for the transport of an aiohttp connection; handlers may close it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._sock = self
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Only the address of the client is known; TLS and sockets are the server's business."""
+        """Return the client's address for `peername`; ASGI does not expose TLS and sockets."""
         return self._connection.peername if name == "peername" else default
 
     def is_closing(self) -> bool:
         return self._connection.lost
 
     def close(self) -> None:
-        """Cut the connection, since what has been sent so far is not the whole."""
+        """Close the connection, so that the client sees an incomplete response."""
         self._connection.close()
 
     abort = close
 
     def setsockopt(self, *options: Any) -> None:
-        """Upstream has sockets reset when it finds out that it has sent wrong bytes."""
+        """Close the connection: upstream sets SO_LINGER to reset it after a checksum error."""
         self._connection.close()
 
     def pause_reading(self) -> None:
-        """Nothing to do: bodies are read when they are asked for."""
+        """Do nothing: the body is received as it is read."""
 
     resume_reading = pause_reading

@@ -1,7 +1,7 @@
-"""aiohttp's `FileResponse` and pulpcore's `ArtifactResponse`, sent as every other file here is.
+"""aiohttp's `FileResponse` and pulpcore's `ArtifactResponse`, sent by this content app.
 
-Both decide in `prepare` what they send, and plugins derive classes from them whose `prepare` ends
-in `super().prepare`. So it is that method which is replaced, for requests of ours alone.
+Both send in `prepare`, and plugins derive classes from them whose `prepare` calls
+`super().prepare`. So that method is replaced, and takes effect for requests of the bridge only.
 """
 
 import re
@@ -28,7 +28,7 @@ from pulpcore.content_star.storage.delivery import deliver
 from pulpcore.content_star.storage.disk import LocalSource
 from pulpcore.responses import ArtifactResponse as PulpArtifactResponse
 
-# Where pulpcore's storages keep artifacts: by their sha256, with domains below the domain's id.
+# Path of an artifact in the storage: its sha256, with domains below the domain's id.
 _ARTIFACT = re.compile(r"/artifact/(?:[0-9a-f-]{36}/)?([0-9a-f]{2})/([0-9a-f]{62})$")
 
 _CONDITIONS = (b"if-", b"range")
@@ -38,18 +38,18 @@ _artifact_prepare = PulpArtifactResponse.prepare
 
 
 def adopt_files() -> None:
-    """Have both kinds of responses sent by us, in this process."""
+    """Replace `prepare` of both classes in this process."""
     web.FileResponse.prepare = _prepare_file
     PulpArtifactResponse.prepare = _prepare_artifact
 
 
 def is_file(response: web.StreamResponse) -> bool:
-    """Tell whether `response` is of one of these classes itself, so that nothing else has a say."""
+    """Return whether `response` is an instance of one of these classes, not of a subclass."""
     return type(response) in (web.FileResponse, PulpArtifactResponse)
 
 
 def file_app(response: web.StreamResponse, scope: Scope) -> ASGIApp:
-    """Return what sends the file of `response`, of whichever kind. Blocks.
+    """Return an ASGI application that sends the file of `response`. Blocks.
 
     Raises ArtifactMissing, StoreUnavailable.
     """
@@ -59,7 +59,7 @@ def file_app(response: web.StreamResponse, scope: Scope) -> ASGIApp:
     else:
         artifact = response._artifact or _artifact(response._artifact_pk)
         app = artifact_app(artifact.pulp_domain, artifact, name, response.headers, scope)
-    return app if response.status == 200 else _whole(app)
+    return app if response.status == 200 else _without_conditions(app)
 
 
 def artifact_app(
@@ -71,9 +71,10 @@ def artifact_app(
     disposition: Disposition = "inline",
     offload: bool = False,
 ) -> ASGIApp:
-    """Return what sends `artifact`, as `deliver` does. Blocks; raises StoreUnavailable.
+    """Return an ASGI application that sends `artifact`. Blocks; raises StoreUnavailable.
 
-    Type, caching and time of last change are what `headers` say; what else they say is added.
+    `headers` of the aiohttp response are added, and override Content-Type, Cache-Control and
+    Last-Modified.
     """
     return deliver(
         domain,
@@ -90,10 +91,10 @@ def artifact_app(
 
 
 async def send_app(app: ASGIApp, response: web.StreamResponse, request: web.Request) -> None:
-    """Answer `request` with `app` in the place of `response`, whose cookies and status are kept.
+    """Send the response of `app` instead of `response`, with the cookies and status of the latter.
 
-    Its headers are for `app` to send. Handlers and middlewares see `response` as sent, with the
-    status that was.
+    Its headers are sent by `app`. Handlers and middlewares see `response` as sent, with the final
+    status.
     """
     connection = connection_of(request)
     assert connection is not None
@@ -114,12 +115,12 @@ async def send_app(app: ASGIApp, response: web.StreamResponse, request: web.Requ
 
 
 class AppResponse(web.StreamResponse):
-    """A response that an application of ASGI sends, made when it is known what it has to say."""
+    """aiohttp response that an ASGI application sends, which is created in `prepare`."""
 
     def __init__(
         self, make: Callable[[Mapping[str, str], Scope], ASGIApp], headers: Mapping[str, str]
     ) -> None:
-        """`make` is given the headers, which middlewares may have changed. It blocks."""
+        """`make` gets the headers, which middlewares may have changed, and the scope. It blocks."""
         super().__init__(headers=headers)
         self._make = make
 
@@ -133,7 +134,7 @@ async def send_made(
     response: web.StreamResponse,
     request: web.Request,
 ) -> None:
-    """Answer as `send_app` with what `make` makes of the headers, after signals have seen them."""
+    """Run the `on_response_prepare` signals, then `send_app` with the result of `make`."""
     connection = connection_of(request)
     assert connection is not None
     await request._prepare_hook(response)
@@ -142,7 +143,7 @@ async def send_made(
 
 
 async def _prepare_file(response: web.FileResponse, request: Any) -> Any:
-    compresses = response.compression and not response.prepared  # nothing of ours does
+    compresses = response.compression and not response.prepared  # not supported by `file_app`
     if connection_of(request) is None or compresses:
         return await _file_prepare(response, request)
     return await _send(response, request)
@@ -188,7 +189,7 @@ def _artifact(pk: Any) -> Artifact:
 
 
 def last_modified_of(headers: Mapping[str, str]) -> datetime | None:
-    """Return the time that `Last-Modified` says, None if it says none."""
+    """Return the time of `Last-Modified`, None if it is missing or invalid."""
     value = headers.get("Last-Modified")
     return parse_http_date(value) if value else None
 
@@ -202,14 +203,14 @@ def plain(headers: Mapping[str, str]) -> dict[str, str]:
     return plain
 
 
-def _whole(app: ASGIApp) -> ASGIApp:
-    """Send all of the file, whatever ranges or conditions the request has.
+def _without_conditions(app: ASGIApp) -> ASGIApp:
+    """Send the whole file, without evaluating ranges and preconditions.
 
-    They are about what answers 200 (RFC 9110 sections 13.2.1 and 14.2).
+    They apply only to a response with status 200 (RFC 9110 sections 13.2.1 and 14.2).
     """
 
-    async def whole(scope: Scope, receive: Any, send: Any) -> None:
+    async def send_whole(scope: Scope, receive: Any, send: Any) -> None:
         headers = [pair for pair in scope["headers"] if not pair[0].startswith(_CONDITIONS)]
         await app({**scope, "headers": headers}, receive, send)
 
-    return whole
+    return send_whole

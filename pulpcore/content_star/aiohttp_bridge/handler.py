@@ -1,7 +1,7 @@
-"""Upstream's `Handler`, from which plugins derive those of their routes.
+"""Replaced methods of upstream's `Handler`, the base class of plugins' handlers.
 
-It finds distributions and content as ever. What it sends at the end, artifacts and files on demand,
-is sent as every other file here is, by the methods that are replaced.
+Upstream's code finds the distribution and content; artifacts and on-demand content are then sent
+by this content app.
 """
 
 import re
@@ -34,27 +34,27 @@ from pulpcore.content_star.remote.pull_through.response import PullThroughRespon
 from pulpcore.content_star.remote.response import OnDemandResponse
 from pulpcore.content_star.request_info import request_info
 
-# The name of a blob in a registry of containers is its digest.
+# Blob name in a container registry: its digest.
 _BLOB = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def adopt_handler(handler: Any) -> None:
-    """Replace methods of upstream's class `Handler`, for this process."""
+    """Replace methods of upstream's class `Handler` in this process."""
     permit = handler._permit
     stream_remote_artifact = handler._stream_remote_artifact
 
     def _permit(request: Any, distribution: Any) -> Any:
-        """Tell caches what the guard decides by, and then ask it."""
+        """Set the CDN headers of the distribution, then call its guard."""
         if (connection := connection_of(request)) is not None:
-            _describe(connection.scope, distribution)
+            _set_request_info(connection.scope, distribution)
         return permit(request, distribution)
 
     async def _stream_remote_artifact(
         self: Any, request: Any, response: Any, remote_artifact: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """Fetch it once for all clients.
+        """Fetch a remote artifact once for all clients.
 
-        What nobody has asked for before, upstream fetches where the plugin saves it in its own way.
+        Upstream's method fetches new content if the plugin overrides `_save_artifact`.
         """
         content_artifact = remote_artifact.content_artifact
         is_new = content_artifact._state.adding
@@ -75,23 +75,23 @@ def adopt_handler(handler: Any) -> None:
 
 
 async def _stream_content(self: Any, request: Any) -> Any:
-    """Upstream's, without its cache."""
+    """Call upstream's method without its cache."""
     return await self._match_and_stream(request.match_info["path"], request)
 
 
 async def _serve_content_artifact(
     self: Any, content_artifact: Any, headers: Any, request: Any
 ) -> web.StreamResponse:
-    """Return the response for a file that is saved."""
+    """Return the response for a saved artifact."""
     return AppResponse(partial(_saved, content_artifact), headers)
 
 
 async def _stream_content_artifact(
     self: Any, request: Any, response: web.StreamResponse, content_artifact: Any
 ) -> web.StreamResponse:
-    """Send a file while it is fetched, in the place of `response`; return when that is done.
+    """Stream on-demand content instead of `response`; return when it is sent.
 
-    Raises `HTTPNotFound` if no remote has it.
+    Raises `HTTPNotFound` without a remote.
     """
     try:
         await send_made(partial(_on_demand, content_artifact), response, request)
@@ -103,38 +103,53 @@ async def _stream_content_artifact(
 async def _pull_through(
     request: Any,
     response: web.StreamResponse,
-    asked: Any,
+    remote_artifact: Any,
     save_artifact: bool = True,
     repository: Any = None,
 ) -> web.StreamResponse:
-    """Send a file that Pulp does not know yet, as `_stream_content_artifact` does.
+    """Stream new content of a remote (pull-through), as `_stream_content_artifact` does.
 
-    Raises RemoteUnavailable; RemoteRefused has the status that the remote answered with.
+    Raises RemoteUnavailable; RemoteRefused with the status of the remote's response.
     """
-    gains = repository.pk if repository and repository.PULL_THROUGH_SUPPORTED else None
-    await send_made(partial(_pulled, asked, save_artifact, gains, request), response, request)
+    target_repository = repository.pk if repository and repository.PULL_THROUGH_SUPPORTED else None
+    await send_made(
+        partial(_pulled, remote_artifact, save_artifact, target_repository, request),
+        response,
+        request,
+    )
     return response
 
 
 def _pulled(
-    asked: Any, saves: bool, repository: UUID | None, request: Any, headers: Any, scope: Scope
+    remote_artifact: Any,
+    saves: bool,
+    repository: UUID | None,
+    request: Any,
+    headers: Any,
+    scope: Scope,
 ) -> ASGIApp:
     domain = get_domain()
-    remote = asked.remote.cast()
-    path = asked.content_artifact.relative_path
+    remote = remote_artifact.remote.cast()
+    path = remote_artifact.content_artifact.relative_path
 
-    def again() -> ASGIApp:
+    def retry() -> ASGIApp:
         with with_domain(domain):
-            known = find_content_artifact(remote.pk, asked.url)
+            known = find_content_artifact(remote.pk, remote_artifact.url)
             if known is None:
-                return _pulled(asked, saves, repository, request, headers, scope)
+                return _pulled(remote_artifact, saves, repository, request, headers, scope)
             return (_on_demand if known.artifact is None else _saved)(known, headers, scope)
 
     request_info(scope).source = "remote"
     fetch_request = pull_through_request(
-        domain, remote, asked.url, path, saves=saves, repository=repository, request=request
+        domain,
+        remote,
+        remote_artifact.url,
+        path,
+        saves=saves,
+        repository=repository,
+        request=request,
     )
-    return PullThroughResponse(fetch_request, again, plain(headers))
+    return PullThroughResponse(fetch_request, retry, plain(headers))
 
 
 def _saved(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
@@ -149,7 +164,7 @@ def _on_demand(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
     domain = get_domain()
     filename = PurePosixPath(content_artifact.relative_path).name
 
-    def again() -> ASGIApp:
+    def retry() -> ASGIApp:
         current = ContentArtifact.objects.select_related("artifact").get(pk=content_artifact.pk)
         with with_domain(domain):
             if current.artifact is None:
@@ -159,24 +174,24 @@ def _on_demand(content_artifact: Any, headers: Any, scope: Scope) -> ASGIApp:
     request_info(scope).source = "remote"
     return OnDemandResponse(
         on_demand_request(content_artifact, domain),
-        again,
+        retry,
         filename=filename,
         last_modified=last_modified_of(headers),
-        headers=_of_blob(content_artifact.relative_path) | plain(headers),
+        headers=_blob_headers(content_artifact.relative_path) | plain(headers),
     )
 
 
-def _of_blob(name: str) -> dict[str, str]:
+def _blob_headers(name: str) -> dict[str, str]:
     """Return the headers that pulp_container gives a blob once it is saved.
 
-    Before, it leaves them to the remote, which may be a CDN that knows of no registry.
+    For an unsaved blob it passes on those of the remote, which may be a CDN without them.
     """
     if not _BLOB.fullmatch(name):
         return {}
     return {"docker-content-digest": name, "docker-distribution-api-version": "registry/2.0"}
 
 
-def _describe(scope: Scope, distribution: Any) -> None:
+def _set_request_info(scope: Scope, distribution: Any) -> None:
     info = request_info(scope)
     info.domain, info.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
     info.vary = vary_headers(distribution.content_guard)

@@ -1,4 +1,4 @@
-"""The private parts of aiohttp, pulpcore and asgiref that are needed here, and what is replaced.
+"""Private attributes of aiohttp, pulpcore and asgiref that the bridge uses or replaces.
 
 Nothing is replaced on import: the application calls `install` once, at its start. Read and tested
 with pulpcore 3.115 to 3.123, aiohttp 3.13 to 3.14, and asgiref 3.8 to 3.13.
@@ -25,7 +25,7 @@ REPLACED: dict[str, tuple[object, tuple[str, ...]]] = {
         ("__call__", "get", "exists", "set", "make_entry"),
     ),
 }
-"""Attributes that are replaced, by `install` or once a plugin has routes."""
+"""Attributes that are replaced, by `install` or once a plugin has aiohttp routes."""
 
 REPLACED_IN_HANDLER = (
     "_permit",
@@ -33,7 +33,7 @@ REPLACED_IN_HANDLER = (
     "_stream_content_artifact",
     "_stream_remote_artifact",
 )
-"""The same of `pulpcore.content.handler.Handler`, once a plugin has a module `content`."""
+"""Replaced attributes of `pulpcore.content.handler.Handler`, with a plugin module `content`."""
 
 USED: dict[str, tuple[object, tuple[str, ...]]] = {
     "aiohttp.web.Application": (web.Application, ("_handle",)),
@@ -49,14 +49,14 @@ USED: dict[str, tuple[object, tuple[str, ...]]] = {
 
 @cache
 def install() -> None:
-    """Replace what plugins' aiohttp code would send files by, and register its responses.
+    """Replace the file responses of aiohttp and pulpcore, and register adapters of responses.
 
-    Raises `ImproperlyConfigured` if an installed version lacks a private part that is needed.
+    Raises `ImproperlyConfigured` if an installed version lacks a private attribute.
     """
     if missing := missing_internals():
         raise ImproperlyConfigured(
-            f"The bridge for aiohttp plugins needs {', '.join(missing)}, which the installed"
-            " version lacks. Install versions that pulp-content-star was tested with."
+            f"The bridge for aiohttp plugins requires {', '.join(missing)}, which the installed"
+            " version lacks. Install a version that pulp-content-star was tested with."
         )
     adopt_files()
     register_adapter(web.StreamResponse, answer)
@@ -64,7 +64,7 @@ def install() -> None:
 
 
 def missing_internals() -> list[str]:
-    """Return the private parts that the installed versions lack, by their dotted names."""
+    """Return dotted names of the private attributes that the installed versions lack."""
     handler = import_module("pulpcore.content.handler").Handler
     needed = {
         **REPLACED,
@@ -73,7 +73,7 @@ def missing_internals() -> list[str]:
     }
     return [
         f"{owner}.{name}"
-        for owner, (thing, names) in needed.items()
+        for owner, (target, names) in needed.items()
         for name in names
-        if not hasattr(thing, name)
+        if not hasattr(target, name)
     ]

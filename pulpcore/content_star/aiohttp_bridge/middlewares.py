@@ -1,4 +1,4 @@
-"""What stands before the handlers of plugins in place of upstream's own middlewares."""
+"""aiohttp middleware that replaces upstream's before the handlers of plugins."""
 
 from functools import partial
 from typing import Any
@@ -13,24 +13,24 @@ from pulpcore.content_star.aiohttp_bridge.request import connection_of
 from pulpcore.content_star.auth.authentication import authenticate
 from pulpcore.content_star.auth.password_checks import with_passwords
 
-# Upstream makes a correlation id, measures durations and authenticates in these modules. We have a
-# correlation id and metrics already, before the bridge.
-_OURS_OR_NOT = ("pulpcore.content.authentication", "pulpcore.content.instrumentation")
+# Modules of upstream's middlewares for authentication, metrics and the correlation id, which ASGI
+# middleware and `identify` replace.
+_REPLACED_MODULES = ("pulpcore.content.authentication", "pulpcore.content.instrumentation")
 
 
 def adopt_middlewares(app: web.Application) -> None:
-    """Replace upstream's middlewares of `app` by `identify`; those of plugins follow it."""
-    theirs = [
-        each for each in app.middlewares if getattr(each, "__module__", "") not in _OURS_OR_NOT
+    """Replace upstream's middlewares of `app` by `identify`, before those of plugins."""
+    plugin_middlewares = [
+        each for each in app.middlewares if getattr(each, "__module__", "") not in _REPLACED_MODULES
     ]
-    app.middlewares[:] = [identify, *theirs]
+    app.middlewares[:] = [identify, *plugin_middlewares]
 
 
 @web.middleware  # type: ignore[untyped-decorator]
 async def identify(request: Any, handler: Any) -> Any:
-    """Set the domain that the route names, and who asks: `user`, `auth`, `drf_request`.
+    """Set the current domain, and `user`, `auth` and `drf_request` of the request.
 
-    Raises `HTTPNotFound` if there is no such domain.
+    Raises `HTTPNotFound` for an unknown domain.
     """
     connection = connection_of(request)
     assert connection is not None

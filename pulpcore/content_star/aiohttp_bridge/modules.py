@@ -1,4 +1,4 @@
-"""The modules with which plugins join upstream's content app, and the prefixes they serve there."""
+"""Import of the plugin modules that add routes to upstream's content app, and their prefixes."""
 
 import logging
 from collections.abc import Iterable
@@ -17,15 +17,15 @@ from pulpcore.content_star.plugin_host.discovery import LegacyRoutes, legacy_rou
 
 log = logging.getLogger(__name__)
 
-# Of a plugin whose module tells nothing; operators may have their proxy send them elsewhere.
-UNKNOWN = "so its routes are not known, and none is served or passed on"
+# Operators may route the paths of such a plugin to another server.
+UNKNOWN = "so its routes are unknown, and none is served or proxied"
 
 
 def import_modules(plugins: Iterable[str]) -> None:
     """Import the modules `<plugin>.content`, as upstream does, and fill in `legacy_routes`.
 
-    A module that cannot be imported is logged, and only its plugin has to do without: where its
-    routes are nobody else knows, and those that it added before it broke are not served either.
+    A failed import is logged, and none of the routes of that plugin is served, including those
+    added before the error. Other plugins are not affected.
     """
     legacy_routes.clear()
     for plugin in plugins:
@@ -34,8 +34,8 @@ def import_modules(plugins: Iterable[str]) -> None:
 
 
 def upstream_app() -> web.Application:
-    """Return upstream's application, without its routes, and with what we replace."""
-    adopt_cache()  # before anything is decorated
+    """Return upstream's application without its own routes, with cache and handler replaced."""
+    adopt_cache()  # before modules with decorated handlers are imported
     content = import_module("pulpcore.content")
     handler = import_module("pulpcore.content.handler")
     if not getattr(handler.Handler, "content_star", False):
@@ -46,9 +46,9 @@ def upstream_app() -> web.Application:
 
 
 def prefix_of(resource: Any) -> str:
-    """Return the path below which `resource` has all that it matches, a slash at both ends.
+    """Return the static path prefix of all URLs of `resource`, with a slash at both ends.
 
-    A path without variables is its own prefix. What depends on the host has the root.
+    A path without variables is its own prefix; that of a resource matched by host is the root.
     """
     if isinstance(resource, MatchedSubAppResource):
         return "/"
@@ -59,8 +59,8 @@ def prefix_of(resource: Any) -> str:
 
 
 def kind_of(error: Exception) -> str:
-    """Tell what kind of error it is: its text, which may have secrets, is for the log alone."""
-    return f"{type(error).__name__}; the log says more"
+    """Return the type of an error, without its text, which may have secrets, for public output."""
+    return f"{type(error).__name__}; the log has the traceback"
 
 
 def _import(plugin: str, app: web.Application) -> LegacyRoutes:
@@ -73,17 +73,17 @@ def _import(plugin: str, app: web.Application) -> LegacyRoutes:
         return LegacyRoutes(problem=f"{broken}: {kind_of(error)}")
     added = [each for each in app.router.resources() if each not in known]
     prefixes = {prefix_of(each) for each in added}
-    refused = sorted(filter(_covers_others, prefixes))
+    refused = sorted(filter(_covers_pulp, prefixes))
     problem = None
     if refused:
-        problem = f"routes at {', '.join(refused)} would cover what others serve"
+        problem = f"routes at {', '.join(refused)} overlap paths of Pulp"
         log.error("The plugin %s is not served in full: %s.", plugin, problem)
     return LegacyRoutes(tuple(sorted(prefixes - set(refused))), problem)
 
 
-def _covers_others(prefix: str) -> bool:
-    """Tell whether content or the API is at or below `prefix`, or `prefix` is no path at all."""
-    # Routes may be below the content prefix, but not have all of it.
+def _covers_pulp(prefix: str) -> bool:
+    """Return whether content or the API is at or below `prefix`, or `prefix` is the root."""
+    # Routes may be below the content prefix, but not cover it.
     others = (settings.CONTENT_PATH_PREFIX.rstrip("/"), settings.V3_API_ROOT)
     return prefix == "/" or any(each.startswith(prefix) for each in others)
 

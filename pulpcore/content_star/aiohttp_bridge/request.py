@@ -1,4 +1,4 @@
-"""The aiohttp request for a request of ASGI."""
+"""aiohttp request for an ASGI scope."""
 
 import asyncio
 from typing import Any
@@ -14,15 +14,14 @@ from pulpcore.content_star.aiohttp_bridge.connection import Connection
 from pulpcore.content_star.aiohttp_bridge.writer import Writer
 from pulpcore.content_star.resolve.paths import raw_path_below
 
-# Bytes of a body that `request.read()`, `json()` and `post()` take, which is aiohttp's default.
+# Maximum bytes of a body for `request.read()`, `json()` and `post()`: aiohttp's default.
 MAX_BODY = 1024**2
 
 
 def make_request(connection: Connection, max_body: int = MAX_BODY) -> web.Request:
-    """Return the request that comes over `connection`, for the task that runs now.
+    """Return the aiohttp request of `connection`, for the current task.
 
-    Its path is that below the server's root path, as upstream's content app sees it behind a proxy
-    that strips one.
+    Its path is relative to the root path, as in upstream behind a proxy that strips a prefix.
     """
     scope = connection.scope
     headers = _headers(scope)
@@ -30,7 +29,7 @@ def make_request(connection: Connection, max_body: int = MAX_BODY) -> web.Reques
     message = RawRequestMessage(
         method=scope["method"],
         path=str(url),
-        version=HttpVersion11,  # whatever it is, the server frames it
+        version=HttpVersion11,  # the server does the framing of any version
         headers=CIMultiDictProxy(headers),
         raw_headers=tuple((bytes(name), bytes(value)) for name, value in scope["headers"]),
         should_close=False,
@@ -53,12 +52,12 @@ def make_request(connection: Connection, max_body: int = MAX_BODY) -> web.Reques
 
 
 def match(request: web.Request, **names: str) -> None:
-    """Give `request`, which no route has matched, a `match_info` with `names`."""
+    """Set the `match_info` of a request without a route to `names`."""
     request._match_info = UrlMappingMatchInfo(names, SystemRoute(web.HTTPNotFound()))
 
 
 def connection_of(request: Any) -> Connection | None:
-    """Return the connection of a request that was made here, None for any other."""
+    """Return the connection of a request of the bridge, None for any other request."""
     protocol = getattr(request, "protocol", None)
     return protocol if isinstance(protocol, Connection) else None
 
@@ -68,13 +67,13 @@ def _headers(scope: Scope) -> "CIMultiDict[str]":
         (name.decode("latin-1").title(), value.decode("utf-8", "surrogateescape"))
         for name, value in scope["headers"]
     )
-    # The server has done what it asks for; aiohttp would answer it in the middle of the response.
+    # Handled by the server; aiohttp would send 100 Continue itself.
     headers.popall("Expect", None)
     return headers
 
 
 def _url(scope: Scope) -> URL:
-    """Path and query as the client sent them, still percent-encoded."""
+    """Return path and query as sent, percent-encoded."""
     path = raw_path_below(scope).decode("latin-1")
     query = scope["query_string"].decode("latin-1")
     return URL.build(path=path or "/", query_string=query, encoded=True)

@@ -1,4 +1,4 @@
-"""Has an aiohttp handler answer a request of ASGI."""
+"""Call of an aiohttp handler for an ASGI request."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,16 +15,16 @@ from pulpcore.content_star.remote.errors import RemoteUnavailable
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Cut(Exception):
-    """A handler has closed the connection in the middle of its response."""
+class ConnectionClosed(Exception):
+    """A handler has closed the connection before the end of its response."""
 
 
 async def run(
     scope: Scope, receive: Receive, send: Send, handler: Handler, max_body: int = MAX_BODY
 ) -> None:
-    """Send the response that `handler` returns or raises; it is cancelled if the client leaves.
+    """Send the response that `handler` returns or raises; cancel it on a client disconnect.
 
-    Raises what `handler` raises, and `Cut`.
+    Raises `ConnectionClosed`, and the exceptions of `handler`.
     """
     connection = Connection(scope, receive, send)
     task = asyncio.create_task(_handle(connection, handler, max_body))
@@ -55,24 +55,26 @@ async def _handle(connection: Connection, handler: Handler, max_body: int) -> No
 async def _response(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
-    except web.HTTPException as answer:
-        return answer
+    except web.HTTPException as raised:
+        return raised
     except TimeoutError:
-        raise HTTPException(504, "The plugin took too long.") from None
+        raise HTTPException(504, "The plugin timed out.") from None
     except ClientError as error:
-        # Its text may have a URL with credentials in it.
+        # The text of the error may have a URL with credentials.
         kind = f"{type(error).__module__}.{type(error).__name__}"
-        raise RemoteUnavailable(f"A plugin could not fetch something: {kind}") from None
+        raise RemoteUnavailable(f"A request of a plugin to a remote failed: {kind}") from None
     if not isinstance(response, web.StreamResponse):
-        raise TypeError(f"A handler returned no response but {type(response).__name__}.")
+        raise TypeError(f"A handler must return a response, not {type(response).__name__}.")
     return response
 
 
 def _conclude(connection: Connection, task: "asyncio.Task[None]") -> None:
-    """Raise what has to be answered or logged: not that the client has left."""
+    """Raise the exception of the handler, except one caused by a client disconnect."""
     error = None if task.cancelled() else task.exception()
     if connection.lost and (error is None or isinstance(error, ConnectionError)):
         if connection.closed:
-            raise Cut("A plugin has cut the connection.")
+            raise ConnectionClosed(
+                "A plugin has closed the connection before the end of its response."
+            )
         return
     task.result()

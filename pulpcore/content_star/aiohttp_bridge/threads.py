@@ -1,12 +1,12 @@
-"""Where the blocking calls of asynchronous plugin code run, and with which database connections.
+"""Threads and database connections for blocking calls of asynchronous plugin code.
 
-Plugins call the ORM as upstream does: `await sync_to_async(...)`, `await Model.objects.aget(...)`.
-asgiref would do all that in one thread for the whole process, or in a new one, with a database
-connection of its own, for each request. Here each call has a thread of a `DatabaseExecutor` for as
-long as it lasts: no connection waits for a slow client, and there are never more than threads.
+Plugins use the ORM as upstream does: `await sync_to_async(...)`, `await Model.objects.aget(...)`.
+By default asgiref runs these in one thread of the process, or in a new one per request with its own
+database connection. Here each call runs in a thread of a `DatabaseExecutor`: no connection is held
+for a slow client, and there are no more connections than threads.
 
-Calls of one request may come to different threads. Django allows no transaction to stay open
-between two of them anyway.
+Calls of one request may run in different threads; Django does not support transactions across
+them in any case.
 """
 
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 
 from pulpcore.content_star.database.executor import DatabaseExecutor
 
-# Never entered, and so never left: tasks that go on after the response keep it.
+# Never entered, and so never exited: tasks may continue after the response.
 _context = ThreadSensitiveContext()
 
 
 @contextmanager
 def threads_of(executor: DatabaseExecutor) -> Iterator[None]:
-    """Have plugin code block in the threads of `executor`."""
+    """Run blocking calls of plugin code in the threads of `executor` during the block."""
     SyncToAsync.context_to_thread_executor[_context] = executor.executor()
     try:
         yield
@@ -31,5 +31,5 @@ def threads_of(executor: DatabaseExecutor) -> Iterator[None]:
 
 
 def use_threads() -> None:
-    """Have the current task, and those that it starts, block in those threads."""
+    """Run blocking calls of the current task, and of tasks it starts, in those threads."""
     SyncToAsync.thread_sensitive_context.set(_context)

@@ -1,4 +1,4 @@
-"""What aiohttp's responses write to: messages of ASGI."""
+"""aiohttp stream writer that sends ASGI messages."""
 
 import asyncio
 from typing import Any
@@ -11,17 +11,17 @@ from multidict import CIMultiDict
 from pulpcore.content_star.aiohttp_bridge.connection import Connection
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
-# The server's own, which frames the body and signs its answers.
-_OF_THE_SERVER = frozenset(
+# Headers that the ASGI server sets.
+_SERVER_HEADERS = frozenset(
     {"connection", "date", "keep-alive", "server", "transfer-encoding", "upgrade"}
 )
 
 
 class Writer(AbstractStreamWriter):
-    """Sends a response of aiohttp's; a slow client makes `write` wait."""
+    """Sends an aiohttp response; `write` waits for a slow client."""
 
     length: int | None = None
-    """Bytes of the body that may still come, where Content-Length has told; aiohttp sets it."""
+    """Remaining bytes of the body, with a Content-Length; aiohttp sets it."""
 
     def __init__(self, connection: Connection) -> None:
         self.buffer_size = 0
@@ -31,26 +31,26 @@ class Writer(AbstractStreamWriter):
         self._ended = False
 
     async def write_headers(self, status_line: str, headers: "CIMultiDict[str]") -> None:
-        """Begin the response. ASGI has no reason phrase: that of `status_line` is lost.
+        """Start the response. ASGI has no reason phrase: that of `status_line` is dropped.
 
         Raises `HTTPNotImplemented` for a change of protocol.
         """
         status = int(status_line.split(" ", 2)[1])
         if status == 101:
-            raise web.HTTPNotImplemented(text="Pulp speaks no WebSocket.")
+            raise web.HTTPNotImplemented(text="WebSocket is not supported.")
         await self._connection.send(
             {"type": "http.response.start", "status": status, "headers": raw_headers(headers)}
         )
 
     async def write(self, chunk: Any, **options: Any) -> None:
-        """Send a part of the body. Raises ConnectionResetError if the client has left."""
+        """Send a chunk of the body. Raises ConnectionResetError after a client disconnect."""
         data = bytes(chunk)
         if self._compressor is not None:
             data = await self._compressor.compress(data)
         await self._send(data)
 
     async def write_eof(self, chunk: bytes = b"") -> None:
-        """Send the last part of the body; nothing if it has been sent."""
+        """Send the last chunk of the body, once."""
         if self._ended:
             return
         self._ended = True
@@ -61,14 +61,14 @@ class Writer(AbstractStreamWriter):
         await self._connection.send({"type": "http.response.body", "body": data})
 
     async def drain(self) -> None:
-        """Nothing to do: what was written has been taken by the server."""
+        """Do nothing: `write` has waited for the server."""
 
     def enable_compression(self, encoding: str = "deflate", strategy: int | None = None) -> None:
-        """Compress what is written from now on."""
+        """Compress the following chunks."""
         self._compressor = ZLibCompressor(encoding=encoding, strategy=strategy)
 
     def enable_chunking(self) -> None:
-        """Nothing to do: the server sends chunks where it does not know the length."""
+        """Do nothing: the server chunks a response without a length."""
 
     async def _send(self, data: bytes) -> None:
         data = self._clip(data)
@@ -76,11 +76,11 @@ class Writer(AbstractStreamWriter):
             return
         message = {"type": "http.response.body", "body": data, "more_body": True}
         await self._connection.send(message)
-        # As in `responses.body`: sending may wait for nothing, and others want their turn.
+        # As in `responses.body`: sending may not suspend, so yield to other tasks.
         await asyncio.sleep(0)
 
     def _clip(self, data: bytes) -> bytes:
-        """Drop what is beyond the announced length, as aiohttp does."""
+        """Truncate the body to Content-Length, as aiohttp does."""
         if self.length is not None:
             data = data[: self.length]
             self.length -= len(data)
@@ -90,14 +90,11 @@ class Writer(AbstractStreamWriter):
 
 
 def raw_headers(headers: "CIMultiDict[str]") -> list[tuple[bytes, bytes]]:
-    """Return `headers` as ASGI has them, with what keeps content from acting as the API's pages.
-
-    Whoever sets a policy of his own has thought about it.
-    """
+    """Return `headers` for ASGI, with the security headers that the plugin has not set itself."""
     raw = [
         (name.lower().encode("latin-1"), value.encode("utf-8", "surrogateescape"))
         for name, value in headers.items()
-        if name.lower() not in _OF_THE_SERVER
+        if name.lower() not in _SERVER_HEADERS
     ]
     raw += [
         (name.encode("latin-1"), value.encode("latin-1"))
