@@ -1,1 +1,1 @@
-"""Pulp's REST API: Django under ASGI, as under WSGI."""
+"""ASGI handler for Pulp's REST API in Django, with the behaviour of WSGI."""

@@ -1,4 +1,4 @@
-"""The cookies of a request, parsed in linear time on each Python that we support."""
+"""Linear-time cookie parsing on all supported Python versions (CVE-2024-7592)."""
 
 import re
 from http import cookies
@@ -7,10 +7,10 @@ _ESCAPE = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
 
 
 def make_cookies_linear() -> None:
-    """Replace what `http.cookies` undoes quoting with, which Django calls for each cookie.
+    """Replace `http.cookies._unquote`, which Django calls for each cookie.
 
-    That of Python before 3.11.10 and 3.12.6 is quadratic (CVE-2024-7592): a cookie of 100 kB of
-    backslashes took 18 s. `Cookie` comes from the client, and nobody is asked who that is before.
+    Before Python 3.11.10 and 3.12.6 it takes quadratic time (CVE-2024-7592): 18 s for a cookie of
+    100 kB of backslashes. Cookies are parsed before authentication.
     """
     cookies._unquote = unquote  # type: ignore[assignment]
 

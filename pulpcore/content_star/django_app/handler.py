@@ -1,9 +1,9 @@
-"""Django under ASGI as under WSGI: all of a request in one thread, which the views of Pulp expect.
+"""ASGI handler for Django that runs each request in one thread, as `WSGIHandler` does.
 
-Django's own ASGI handler takes the whole body before it resolves the URL, gives each request a new
-thread, and goes to it and back for each blocking part. Pulp's middlewares and views all block: they
-were written for `pulpcore-api`, which is WSGI. Here they run one after the other in a thread of a
-pool, the way Django's `WSGIHandler` runs them, and read the body while it arrives.
+Django's own ASGI handler receives the whole body before it resolves the URL, creates a thread for
+each request, and switches to it for each blocking part. Pulp's middlewares and views all block:
+they were written for `pulpcore-api`, which is WSGI. Here they run in a thread of a pool, and read
+the body while it arrives.
 """
 
 import asyncio
@@ -47,14 +47,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STEP = 64 * 1024
-"""Bytes of a response that are sent at a time."""
+"""Maximum bytes of a body message for files."""
 
 _HeaderList = list[tuple[bytes, bytes]]
 
-# RFC 9110 5.5; uvicorn fails on them, after the response has begun. Django itself refuses newlines.
-_UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# Invalid in a field value (RFC 9110 section 5.5). Django refuses newlines only, and uvicorn fails
+# on the others after the start of the response.
+_INVALID_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
-# RFC 9110 7.6.1: about the connection, which is the server's. WSGI forbids them (PEP 3333).
+# RFC 9110 section 7.6.1: set by the server; PEP 3333 forbids them in WSGI applications.
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -69,9 +70,9 @@ _HOP_BY_HOP = frozenset(
 
 
 class ViewThreads:
-    """At most so many threads in which Django handles requests; other requests wait for one.
+    """Thread pool in which Django handles requests; further requests are queued.
 
-    Each has its own database connection, as Django has it, and an event loop.
+    Each thread has its own database connection, managed by Django, and an event loop.
     """
 
     def __init__(self, threads: int, name: str) -> None:
@@ -80,20 +81,20 @@ class ViewThreads:
     async def run(
         self, context: contextvars.Context, work: Callable[..., T], *arguments: object
     ) -> T:
-        """Call `work` in one of the threads, with the context variables of its request."""
+        """Call `work` in one of the threads, with the context variables of the request."""
         return await asyncio.wrap_future(self.submit(context, work, *arguments))
 
     def submit(
         self, context: contextvars.Context, work: Callable[..., T], *arguments: object
     ) -> Future[T]:
-        """Have `work` called as `run` does, without waiting for it."""
+        """Schedule a call of `work` as `run` does, without waiting for it."""
         return self._executor.submit(context.run, _in_view_thread, work, *arguments)
 
 
 class UploadThreads(ViewThreads):
-    """Threads of requests of which clients decide how long they take.
+    """Thread pool for requests whose duration depends on the client.
 
-    No client address has more than half of them, so that one client cannot take all.
+    Each client address is limited to half of the threads.
     """
 
     def __init__(self, threads: int, name: str) -> None:
@@ -102,11 +103,11 @@ class UploadThreads(ViewThreads):
         self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def share_of(self, scope: Scope) -> asyncio.Semaphore:
-        """Return the share of the client of a request; it is forgotten when unused."""
-        content_path = scope["client"][0] if scope.get("client") else ""
-        share = self._shares.get(content_path)
+        """Return the semaphore of the client's address; unused ones are garbage collected."""
+        address = scope["client"][0] if scope.get("client") else ""
+        share = self._shares.get(address)
         if share is None:
-            share = self._shares[content_path] = asyncio.Semaphore(self._share)
+            share = self._shares[address] = asyncio.Semaphore(self._share)
         return share
 
 
@@ -114,56 +115,56 @@ _thread = threading.local()
 
 
 def _in_view_thread(work: Callable[..., T], *arguments: object) -> T:
-    """Call `work` in the working directory, with the event loop of this thread, not running.
+    """Call `work` in the working directory, with an event loop for this thread that is not running.
 
-    Pulp's downloaders fetch with it (`fetch()`, which pulp_python's index calls): under
-    `pulpcore-api` views run in the main thread, for which asyncio makes a loop when asked for one.
+    Pulp's downloaders run it (`fetch()`, called by pulp_python's index): under `pulpcore-api` views
+    run in the main thread, for which asyncio creates a loop on demand.
     """
     enter_view_thread()
     loop: asyncio.AbstractEventLoop | None = getattr(_thread, "loop", None)
     if loop is None or loop.is_closed():
         loop = _thread.loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)  # `asyncio.run` in an earlier view has taken it away
+    asyncio.set_event_loop(loop)  # an earlier view may have called `asyncio.run`, which unsets it
     return work(*arguments)
 
 
 class Request(ASGIRequest):
-    """A request whose body can be read where WSGI has it."""
+    """Django request whose body is also available as `wsgi.input`."""
 
     def __init__(self, scope: Scope, body: RequestBody) -> None:
-        """pulp_container (blobs) and pulp_maven (deploying) read `wsgi.input` (PEP 3333)."""
+        """Set `wsgi.input` (PEP 3333), which pulp_container and pulp_maven read for uploads."""
         file = body.open()
         super().__init__(scope, file)
-        # Django reads from the same file, as it does from the same stream under WSGI.
+        # Django reads from the same file object, as under WSGI.
         self.META["wsgi.input"] = file
         self.received = body
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """The response of a view, ready to be sent."""
+class _Response:
+    """Response of a view, ready to be sent."""
 
     status: int
     headers: _HeaderList
     content: bytes
     stream: HttpResponseBase | None = None
-    """The response, still to be iterated and closed, where its content is made while it is sent."""
+    """A streaming response, which still has to be iterated and closed."""
 
 
 class Api(BaseHandler):
-    """ASGI application of the REST API, and whatever else plugins have given URLs in Django."""
+    """ASGI application for Django: the REST API and other URLs of plugins."""
 
     def __init__(self) -> None:
         super().__init__()
         self.load_middleware()
         self._max_body_size: int | None = settings.CONTENT_STAR_MAX_BODY_SIZE
         self._threads = ViewThreads(settings.CONTENT_STAR_API_THREADS, "api")
-        # Clients decide how long these are busy: with large bodies, and with what is streamed.
+        # For large bodies and streaming responses, whose duration depends on the client.
         self._upload_threads = UploadThreads(settings.CONTENT_STAR_UPLOAD_THREADS, "api-upload")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            raise ValueError(f"Django answers HTTP, and no {scope['type']}.")
+            raise ValueError(f"Django only handles HTTP requests, not {scope['type']}.")
         body = await request_body(scope, receive, self._max_body_size)
         try:
             await self._respond(scope, body, receive, send)
@@ -171,29 +172,37 @@ class Api(BaseHandler):
             body.abort()
 
     async def _respond(self, scope: Scope, body: RequestBody, receive: Receive, send: Send) -> None:
-        """Run Django for a request, and send its response."""
+        """Run Django in a thread, and send the response."""
         context = contextvars.copy_context()
         if body.error:
-            answer = _without_body(body.error)
+            response_data = _error_response(body.error)
         elif isinstance(body, ReadBody):
-            answer = await self._threads.run(context, self._answer, scope, body)
+            response_data = await self._threads.run(context, self._run_django, scope, body)
         else:
             async with self._upload_threads.share_of(scope):
-                answer = await self._upload_threads.run(context, self._answer, scope, body)
+                response_data = await self._upload_threads.run(
+                    context, self._run_django, scope, body
+                )
         if not body.is_complete:
             send = _closing(body, send)
         await send(
-            {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+            {
+                "type": "http.response.start",
+                "status": response_data.status,
+                "headers": response_data.headers,
+            }
         )
-        if answer.stream is None:
-            await send({"type": "http.response.body", "body": answer.content, "more_body": False})
+        if response_data.stream is None:
+            await send(
+                {"type": "http.response.body", "body": response_data.content, "more_body": False}
+            )
             return
-        body.abort()  # what is left of it is received, and dropped, to see the client leave
-        sending = partial(self._send_stream, answer.stream, scope, context, send)
+        body.abort()  # the rest is received and dropped, to detect a disconnect
+        sending = partial(self._send_stream, response_data.stream, scope, context, send)
         await until_disconnect(receive, sending)
 
-    def _answer(self, scope: Scope, body: RequestBody) -> _Answer:
-        """Run Django for a request, in a thread, as its `WSGIHandler` does."""
+    def _run_django(self, scope: Scope, body: RequestBody) -> _Response:
+        """Run Django for a request, as its `WSGIHandler` does. Blocks."""
         set_script_prefix(get_script_prefix(scope))
         signals.request_started.send(sender=self.__class__, scope=scope)
         try:
@@ -204,15 +213,15 @@ class Api(BaseHandler):
         response = self.get_response(request)
         response._handler_class = self.__class__
         if body.error:
-            # Django would leave the files until garbage collection.
+            # Django would not delete temporary files before garbage collection.
             for handler in request.upload_handlers:
                 handler.upload_interrupted()
         if request.resolver_match:
-            scope["endpoint"] = request.resolver_match.func  # where Starlette has it
+            scope["endpoint"] = request.resolver_match.func  # as Starlette sets it
         return _ready(response)
 
     def _get_response(self, request: Request) -> HttpResponseBase:
-        """Answer with the reason why the body cannot be read, where a view failed for that."""
+        """Run the view; respond with the error of the body if the view failed because of it."""
         try:
             response: HttpResponseBase = super()._get_response(request)
         except Exception:
@@ -226,9 +235,9 @@ class Api(BaseHandler):
     async def _send_stream(
         self, response: HttpResponseBase, scope: Scope, context: contextvars.Context, send: Send
     ) -> None:
-        """Send the content of a response while it is made, and close the response in any case."""
+        """Send a streaming response, and close it in any case."""
         if response.is_async:
-            # Its blocking calls get a thread of their own: asgiref has one for all others.
+            # Blocking calls run in a thread of this response, not in the one shared by all.
             async with (
                 self._closed(response, context),
                 ThreadSensitiveContext(),
@@ -237,7 +246,7 @@ class Api(BaseHandler):
                 async for part in parts:
                     await _send_part(send, part)
         elif isinstance(response, FileResponse):
-            # Files are read by any thread: none waits for a client.
+            # Each read may use any thread, so that no thread waits for the client.
             async with self._closed(response, context):
                 response.block_size = STEP
                 parts = iter(response)
@@ -250,24 +259,24 @@ class Api(BaseHandler):
     async def _send_from_thread(
         self, response: HttpResponseBase, scope: Scope, context: contextvars.Context, send: Send
     ) -> None:
-        """Iterate a response in one thread: it may hold the database connection of its thread."""
+        """Iterate a response in one thread: it may use the database connection of its thread."""
         iterate = partial(_iterate, response, asyncio.get_running_loop(), send)
-        has_begun = False
+        has_started = False
         try:
             async with self._upload_threads.share_of(scope):
-                has_begun = True
+                has_started = True
                 with _ended() as end:
-                    # Not cancelled: it closes the response.
+                    # Shielded: it closes the response.
                     await asyncio.shield(self._upload_threads.run(context, iterate, end))
         finally:
-            if not has_begun:
+            if not has_started:
                 self._threads.submit(context.copy(), response.close)
 
     @asynccontextmanager
     async def _closed(
         self, response: HttpResponseBase, context: contextvars.Context
     ) -> AsyncIterator[None]:
-        """Close a response at the end of a block, in a thread that nobody waits for."""
+        """Close a response at the end of the block, in a thread, without waiting for it."""
         try:
             yield
         finally:
@@ -277,7 +286,7 @@ class Api(BaseHandler):
 def _iterate(
     response: HttpResponseBase, loop: asyncio.AbstractEventLoop, send: Send, end: threading.Event
 ) -> None:
-    """Send the parts of a response, and close it, in one thread. Stop at `end`."""
+    """Send the parts of a response until `end` is set, and close it. Blocks."""
     try:
         for part in response:
             if end.is_set():
@@ -289,7 +298,7 @@ def _iterate(
 
 @contextmanager
 def _ended() -> Iterator[threading.Event]:
-    """Set an event at the end of a block."""
+    """Yield an event that is set at the end of the block."""
     event = threading.Event()
     try:
         yield event
@@ -306,42 +315,42 @@ async def _send_part(send: Send, part: bytes) -> None:
     await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
-def _ready(response: HttpResponseBase) -> _Answer:
-    """Make a response ready to be sent, and end its use of the database in this thread."""
+def _ready(response: HttpResponseBase) -> _Response:
+    """Return a response ready to be sent; release the database connection of this thread."""
     headers = _headers(response)
     if headers is None:
         response.close()
         return _ready(HttpResponseServerError())
     if response.streaming:
         close_old_connections()
-        return _Answer(response.status_code, headers, b"", response)
-    answer = _Answer(response.status_code, headers, response.content)
+        return _Response(response.status_code, headers, b"", response)
+    response_data = _Response(response.status_code, headers, response.content)
     response.close()
-    return answer
+    return response_data
 
 
 def _headers(response: HttpResponseBase) -> _HeaderList | None:
-    """Return the headers of a response as ASGI has them; None where one cannot be sent."""
+    """Return the headers of a response for ASGI, None if one is invalid."""
     pairs = [(name, value) for name, value in response.items() if name.lower() not in _HOP_BY_HOP]
     pairs += [
         ("Set-Cookie", cookie.output(header="").strip()) for cookie in response.cookies.values()
     ]
     for name, value in pairs:
-        if _UNSENDABLE.search(value):
-            log.error("The header %r of a view cannot be sent: it has a control character.", name)
+        if _INVALID_CHARACTER.search(value):
+            log.error("Responding 500: header %r of the view has a control character.", name)
             return None
     return [(name.encode("ascii"), value.encode("latin-1")) for name, value in pairs]
 
 
-def _without_body(error: BodyError) -> _Answer:
-    """Return the response to a request whose body is not taken."""
+def _error_response(error: BodyError) -> _Response:
+    """Return the error response to a request whose body is refused."""
     content = error.reason.encode()
     headers = [(b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(content))]
-    return _Answer(error.status, headers, content)
+    return _Response(error.status, headers, content)
 
 
 def _closing(body: RequestBody, send: Send) -> Send:
-    """Close the connection after a response, since the body before the next request is unread."""
+    """Return a `send` that closes the connection, since part of the request body is unread."""
 
     async def send_closing(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -357,6 +366,6 @@ def _closing(body: RequestBody, send: Send) -> Send:
 
 
 def create_api() -> ASGIApp:
-    """Set Django up, as its `get_asgi_application` does, and return the application."""
+    """Set Django up, as `get_asgi_application` does, and return the ASGI application."""
     django.setup(set_prefix=False)
     return Framing(Api())

@@ -1,6 +1,6 @@
-"""Lengths of request headers whose parsers, Django's and REST framework's, are slow with long ones.
+"""Limits of request headers that Django and REST framework parse in super-linear time.
 
-Servers limit all headers together, if at all: uvicorn with httptools does not.
+Servers limit the size of all headers together, if at all: uvicorn with httptools does not.
 """
 
 from starlette.responses import PlainTextResponse
@@ -10,7 +10,7 @@ from pulpcore.content_star.responses.headers import too_long
 
 
 class HeaderLimits:
-    """ASGI middleware that answers requests with too long headers 431 (RFC 6585 section 5)."""
+    """ASGI middleware that responds 431 to over-long headers (RFC 6585 section 5)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,7 +1,7 @@
-"""Keeps views and immediate tasks of one thread apart from all other threads of the process.
+"""Isolation of views and immediate tasks: working directory, umask and event loop per thread.
 
-pulpcore was written for processes of one thread without an event loop (gunicorn's sync workers).
-Here each view has a thread, whose coroutines asgiref would run on the server's event loop.
+pulpcore was written for single-threaded processes without an event loop (gunicorn's sync workers).
+Here each view runs in a thread, and asgiref would run its coroutines on the server's event loop.
 """
 
 import asyncio
@@ -24,21 +24,21 @@ from pulpcore.content_star.database.working_directory import (
 
 
 def enter_view_thread() -> None:
-    """Prepare the current thread for a view of Django's; call it before each of them.
+    """Prepare the current thread for a Django view; call it before each view.
 
-    Relative paths lead to `WORKING_DIRECTORY`, the umask is the thread's own.
+    Relative paths resolve to `WORKING_DIRECTORY`, and the umask is the thread's own.
     """
     enter_working_directory()
     leave_event_loop()
 
 
 def leave_event_loop() -> None:
-    """Have `async_to_sync` run coroutines of this thread in an event loop of their own.
+    """Make `async_to_sync` in this thread run coroutines in a new event loop.
 
-    In the server's, a task that blocks would stop all clients, one that does not would wait for
-    them (within its limit of 5 s), and its relative paths would not be the thread's. A client that
-    leaves would cancel it: pulpcore does not expect that, the task would stay "running" and its
-    resources locked until the process ends.
+    On the server's event loop, a blocking task would stop all requests, a non-blocking one would
+    compete with them (within its limit of 5 s), and relative paths would not be the thread's. A
+    client disconnect would cancel it: pulpcore does not handle that, and the task would stay
+    "running" with its resources locked until the process ends.
     """
     local = SyncToAsync.threadlocal
     local.main_event_loop = local.task_context = None
@@ -46,7 +46,7 @@ def leave_event_loop() -> None:
 
 @asynccontextmanager
 async def isolated_tasks() -> AsyncIterator[None]:
-    """Run immediate tasks apart from other threads while the application runs.
+    """Isolate immediate tasks from other threads while the application runs.
 
     Replaces `using_workdir` of pulpcore's modules that dispatch tasks (seen in 3.115 to 3.123),
     which changes the directory of the whole process.
@@ -95,9 +95,9 @@ def _replace(owner: ModuleType | type, name: str, value: object) -> object:
 
 @contextmanager
 def isolated_task() -> Iterator[None]:
-    """Give a task a new current directory and an event loop of its own.
+    """Run a task in a new temporary directory, with an event loop of its own.
 
-    Not in a coroutine (`adispatch`): what it awaits shares the thread, and so the directory.
+    Not in a coroutine (`adispatch`): other tasks share its thread, and so the directory.
     """
     try:
         asyncio.get_running_loop()

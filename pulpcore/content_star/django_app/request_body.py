@@ -1,4 +1,4 @@
-"""The body of a request to Django: a file that a view's thread reads while it arrives."""
+"""Request body as a file object, which the thread of a view reads while it arrives."""
 
 import asyncio
 import io
@@ -10,25 +10,25 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
 SMALL = 64 * 1024
-"""Bytes that are read before a view begins: it then takes a thread only while it works. Servers
-have as much in memory anyway (uvicorn's `HIGH_WATER_LIMIT`)."""
+"""Maximum bytes of a body that is read before the view starts, so that no thread waits for it.
+Servers buffer as much anyway (uvicorn's `HIGH_WATER_LIMIT`)."""
 
 STALL_TIMEOUT = 60.0
-"""Seconds for which a client may send nothing (Django's `body_receive_timeout`, nginx's
+"""Seconds without a byte from the client (Django's `body_receive_timeout`, nginx's
 `client_body_timeout`)."""
 
 MIN_RATE = 1024
-"""Bytes a second that a client has to send on average, after those first seconds: a thread waits
-for it. Apache's `RequestReadTimeout` asks for 500."""
+"""Minimum average rate in bytes per second, after those first seconds: a thread waits for the body.
+Apache's `RequestReadTimeout` requires 500."""
 
 LINGER_SIZE = 4 * 1024 * 1024
 LINGER_TIMEOUT = 5.0
-"""Bytes and seconds of a body nobody wants that are read before the connection is closed: clients
-that still send when it closes may lose the response that they have got (RFC 9112 9.6)."""
+"""Limits, in bytes and seconds, of the unread body that is received before the connection is
+closed: a client that is still sending may lose the response otherwise (RFC 9112 section 9.6)."""
 
 
 class BodyError(OSError):
-    """A body cannot be read to its end; `status` is that of the response."""
+    """The body cannot be read completely; `status` is that of the response."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -37,7 +37,7 @@ class BodyError(OSError):
 
 
 class ReadBody:
-    """A body that has been read."""
+    """A body in memory."""
 
     is_complete = True
     error: BodyError | None = None
@@ -46,27 +46,27 @@ class ReadBody:
         self._data = data
 
     def open(self) -> BinaryIO:
-        """Return the body as a view reads it."""
+        """Return the body as a file object."""
         return io.BytesIO(self._data)
 
     async def linger(self) -> None:
-        """Do nothing: nothing is left."""
+        """Do nothing: the body is complete."""
 
     def abort(self) -> None:
-        """Do nothing: nothing has to be waited for."""
+        """Do nothing: no thread waits for the body."""
 
 
 class StreamedBody(io.RawIOBase):
-    """A body that is read by a thread while it arrives.
+    """A body that a thread reads while it arrives.
 
-    Nothing is read ahead. The server has some of it in memory and stops reading from the
-    connection, so that a client cannot send more than is wanted.
+    Nothing is read ahead: the server buffers some of it and then pauses reading from the
+    connection.
     """
 
     def __init__(self, receive: Receive, max_size: int | None, expects_continue: bool) -> None:
-        """Make the body on the event loop that `receive` belongs to.
+        """Create the body, on the event loop of `receive`.
 
-        `expects_continue`: the client sends it only once it is being read (RFC 9110 10.1.1).
+        `expects_continue`: the client waits for 100 Continue (RFC 9110 section 10.1.1).
         """
         super().__init__()
         self.error: BodyError | None = None
@@ -81,14 +81,14 @@ class StreamedBody(io.RawIOBase):
         self._waited = 0.0
 
     def open(self) -> BinaryIO:
-        """Return the body as a view reads it: `read(size)` waits for as many bytes, or the end."""
+        """Return the body as a file object; `read(size)` blocks until `size` bytes or the end."""
         return io.BufferedReader(self, SMALL)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read some bytes in a thread. Raises `BodyError` where the body ends before its end."""
+        """Read bytes into `buffer`. Blocks; raises `BodyError` if the body is incomplete."""
         while not self._part and not self.is_complete:
             self._part = memoryview(self._wait())
         count = min(len(buffer), len(self._part))
@@ -97,7 +97,7 @@ class StreamedBody(io.RawIOBase):
         return count
 
     async def read_all(self) -> bytes:
-        """Return all of it, on the event loop."""
+        """Return the whole body, on the event loop."""
         data = b""
         while not self.is_complete:
             data += await self._next()
@@ -120,23 +120,25 @@ class StreamedBody(io.RawIOBase):
 
     def abort(self) -> None:
         if not self.is_complete:
-            self.error = self.error or BodyError(400, "The request is over.")
+            self.error = self.error or BodyError(400, "The request has ended.")
             if pending := self._pending:
                 pending.cancel()
 
     def _wait(self) -> bytes:
         if asyncio._get_running_loop() is self._loop:
-            raise RuntimeError("Read the body in a thread: the event loop has to receive it.")
+            raise RuntimeError(
+                "The body must be read in a thread, since the event loop receives it."
+            )
         self._pending = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
         try:
             return self._pending.result()
         except CancelledError:
-            raise BodyError(400, "The request is over.") from None
+            raise BodyError(400, "The request has ended.") from None
         finally:
-            self._pending = None  # it holds the error, which holds what the view has
+            self._pending = None  # its error references the frames of the view
 
     async def _next(self) -> bytes:
-        """Return the next bytes of the connection. Runs on the event loop."""
+        """Receive the next bytes, on the event loop. Raises `BodyError`."""
         if self.error:
             raise BodyError(self.error.status, self.error.reason)
         self._awaits_continue = False
@@ -146,19 +148,19 @@ class StreamedBody(io.RawIOBase):
             async with asyncio.timeout(min(STALL_TIMEOUT, left)):
                 message = await self._receive()
         except TimeoutError:
-            raise self._fail(408, "The body takes too long to arrive.") from None
+            raise self._fail(408, "The request body did not arrive in time.") from None
         self._waited += time.monotonic() - began
         if message["type"] == "http.disconnect":
-            raise self._fail(400, "The client left before the end of the body.")
+            raise self._fail(400, "The client disconnected before the end of the request body.")
         data: bytes = message.get("body", b"")
         self._size += len(data)
         if self._max_size is not None and self._size > self._max_size:
-            raise self._fail(413, f"The body has more than {self._max_size} bytes.")
+            raise self._fail(413, f"The request body has more than {self._max_size} bytes.")
         self.is_complete = not message.get("more_body", False)
         return data
 
     def _fail(self, status: int, reason: str) -> BodyError:
-        # Another one than is raised: with its traceback it would keep an unfinished upload.
+        # A separate instance: the traceback of the raised one references the upload.
         self.error = BodyError(status, reason)
         return BodyError(status, reason)
 
@@ -167,9 +169,9 @@ RequestBody = ReadBody | StreamedBody
 
 
 async def request_body(scope: Scope, receive: Receive, max_size: int | None) -> RequestBody:
-    """Return the body of a request: a small one is in memory, a larger one still to be read.
+    """Return the body of a request: in memory if it is small, else to be read by the view.
 
-    It has an `error` where its length is over `max_size` bytes, or a small one does not arrive.
+    `error` is set if its length is over `max_size` bytes, or if reading a small one failed.
     """
     headers = Headers(scope=scope)
     length = headers.get("content-length")
@@ -179,7 +181,7 @@ async def request_body(scope: Scope, receive: Receive, max_size: int | None) -> 
         is_empty = "transfer-encoding" not in headers and scope["http_version"].startswith("1")
         return ReadBody(b"") if is_empty else stream
     if max_size is not None and int(length) > max_size:
-        stream.error = BodyError(413, f"The body has more than {max_size} bytes.")
+        stream.error = BodyError(413, f"The request body has more than {max_size} bytes.")
         return stream
     if int(length) > SMALL or expects:
         return stream
