@@ -1,8 +1,8 @@
-"""The uvicorn side: its HTTP protocol with limits, and all knowledge of its private parts.
+"""uvicorn HTTP protocol with limits and timeouts; the only code that uses uvicorn's internals.
 
     uvicorn pulpcore.routing:application --http pulpcore.content_star.server:HttpProtocol
 
-Importing it raises ImportError where the installed uvicorn lacks a part that is needed here.
+Importing it raises ImportError if the installed uvicorn lacks an attribute that is used here.
 """
 
 from pulpcore.content_star.server.cycle import uvicorn_cycle

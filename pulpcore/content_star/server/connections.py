@@ -1,4 +1,4 @@
-"""The connections of one server: how many there may be, and how long each may keep it waiting."""
+"""Connection limit and timeouts of one server."""
 
 import asyncio
 import resource
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from pulpcore.content_star.server.protocol import HttpProtocol
 
 RESERVE = 16
-"""Connections that are kept free for probes."""
+"""Connections reserved for health checks."""
 OWN_FILES = 64
-"""Descriptors of the process itself: database, log, event loop, listening sockets."""
+"""File descriptors of the process itself: database, log, event loop, listening sockets."""
 INTERVAL = 1.0
-"""Seconds between looks at the deadlines: one timer for all, instead of one for each request."""
+"""Seconds between checks of the deadlines, with one timer for all connections."""
 
 
 class Connections:
     """Deadlines and limits of all connections of a server.
 
-    `idle` has those without a request, the oldest first: they have sent nothing, half a head, or
-    wait for the next request. At the limit the oldest of them makes room for a new connection, so
-    that a process cannot be filled with idle ones. If all are busy, new ones get 503, but for
-    probes.
+    `idle` has the connections without a request, oldest first: nothing or part of a head has been
+    received, or keep-alive waits for the next request. At the limit the oldest idle connection is
+    closed for a new one, so that idle connections cannot exhaust the limit. If all are busy, new
+    ones get 503, except for health checks.
     """
 
     _of: ClassVar[WeakKeyDictionary[ServerState, "Connections"]] = WeakKeyDictionary()
@@ -53,7 +53,7 @@ class Connections:
         return found
 
     def add(self, connection: "HttpProtocol") -> None:
-        """Take a new connection, and close the oldest idle one if there are too many."""
+        """Add a connection, and close the oldest idle one if the limit is exceeded."""
         self.all.add(connection)
         self.set_idle(connection)
         self.set_deadline(connection, self.head_timeout)
@@ -63,40 +63,40 @@ class Connections:
             self._timer = self.loop.call_later(INTERVAL, self._check)
 
     def remove(self, connection: "HttpProtocol") -> None:
-        """Forget a connection."""
+        """Remove a connection and its deadline."""
         self.all.discard(connection)
         self.set_busy(connection)
 
     def set_idle(self, connection: "HttpProtocol") -> None:
-        """Note that a connection has no request, from now on."""
+        """Mark a connection as idle, as the newest one."""
         self.idle[connection] = None
 
     def set_busy(self, connection: "HttpProtocol") -> None:
-        """Note that a connection has a request, and no deadline."""
+        """Mark a connection as busy, and remove its deadline."""
         self.idle.pop(connection, None)
         self.deadlines.pop(connection, None)
 
     def set_deadline(self, connection: "HttpProtocol", seconds: float) -> None:
-        """Have `connection.expire()` called in so many seconds."""
+        """Call `connection.expire()` in `seconds`, with a resolution of `INTERVAL`."""
         self.deadlines[connection] = self.loop.time() + seconds
 
     @property
     def full(self) -> bool:
-        """Whether as many connections have a request as may."""
+        """Whether the limit of busy connections is reached."""
         return len(self.all) - len(self.idle) >= self.limit - RESERVE
 
     def probes_only(self, app: ASGIApp) -> ASGIApp:
-        """Return an ASGI application that answers probes, and 503 to everything else."""
+        """Return an ASGI application that serves health checks, and responds 503 to the rest."""
 
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def probes_or_unavailable(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope["path"].removeprefix(scope.get("root_path", ""))
             chosen = app if path in self.probes else service_unavailable
             await chosen(scope, receive, send)  # type: ignore[arg-type]
 
-        return answer
+        return probes_or_unavailable
 
     def _check(self) -> None:
-        """End what is too late or has gone, and look again later if there is anything."""
+        """Expire deadlines, abort dead connections, and restart the timer if any are left."""
         now = self.loop.time()
         for connection in [each for each, deadline in self.deadlines.items() if deadline <= now]:
             connection.expire()
@@ -104,19 +104,19 @@ class Connections:
         self._timer = self.loop.call_later(INTERVAL, self._check) if self.all else None
 
     def _abort_reset(self) -> None:
-        """Abort connections that are not read from, and that the client has reset or closed."""
+        """Abort connections that are not being read and that the client has reset or closed."""
         unread = {each.fileno(): each for each in self.all if each.is_unread}
         if not unread:
             return
         poll = select.poll()
         for fd in unread:
-            poll.register(fd, 0)  # errors and hang-ups alone, which are always reported
+            poll.register(fd, 0)  # only POLLERR and POLLHUP, which are always reported
         for fd, _ in poll.poll(0):
             unread[fd].transport.abort()
 
 
 def default_limit() -> int:
-    """Return how many connections fit the limit of open files: each may need a file of its own."""
+    """Return the connection limit for the limit of open files: each may need another file."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         soft = 1 << 16

@@ -1,4 +1,4 @@
-"""One request and its response in uvicorn, and the way to it from an application."""
+"""Request/response cycle of uvicorn with header names in title case and a body timeout."""
 
 import logging
 from collections.abc import Coroutine, Iterable
@@ -33,7 +33,7 @@ def require(owner: type, methods: Iterable[str], attributes: Iterable[str]) -> N
         raise ImportError(
             f"uvicorn {uvicorn.__version__} does not fit pulp-content-star: its"
             f" {owner.__module__}.{owner.__name__} lacks {', '.join(sorted(missing))}. Install a"
-            " version that pulp-content-star was tested with, or start without --http."
+            " version that pulp-content-star was tested with, or start uvicorn without --http."
         )
 
 
@@ -41,22 +41,22 @@ require(RequestResponseCycle, {"send", "receive", "run_asgi"}, _NEEDED)
 
 
 def uvicorn_cycle(send: Send) -> RequestResponseCycle | None:
-    """Return the cycle whose `send` an ASGI application has, None for other servers.
+    """Return the cycle that the method `send` is bound to, None for other servers.
 
-    None as well with uvicorn's h11, and behind a middleware that wraps `send`.
+    Also None with uvicorn's h11, and if a middleware has wrapped `send`.
     """
     cycle = getattr(send, "__self__", None)
     return cycle if isinstance(cycle, RequestResponseCycle) else None
 
 
 class Cycle(RequestResponseCycle):
-    """A cycle that writes header names in their usual case, and has a deadline for the body.
+    """Cycle that writes header names in title case, and sets a deadline while the body is awaited.
 
-    `HttpProtocol` makes one of each cycle of uvicorn's, so it has no state of its own.
+    `HttpProtocol` sets the class of uvicorn's instances to it, so it has no state of its own.
     """
 
     def send(self, message: Any) -> Coroutine[Any, Any, None]:
-        """Send a message of ASGI."""
+        """Send an ASGI message."""
         if self.response_started or message["type"] != "http.response.start":
             return RequestResponseCycle.send(self, message)
         return self._send_start(message)
@@ -74,9 +74,9 @@ class Cycle(RequestResponseCycle):
         self.transport.write(self._head(status, message.get("headers", ())))
 
     def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """Return status line and headers, and note how the body is framed (RFC 9112 section 6).
+        """Return status line and headers, and set the framing of the body (RFC 9112 section 6).
 
-        Raises RuntimeError for a header that would end up as something else.
+        Raises RuntimeError for a header value with control characters (response splitting).
         """
         lines = [STATUS_LINE[status][:-2]]
         closes = False
@@ -110,7 +110,7 @@ class Cycle(RequestResponseCycle):
         return self.scope["method"] == "HEAD" or status in (204, 304)
 
     def _log(self, status: int) -> None:
-        """Write a line of uvicorn's access log, in the form that its formatter takes."""
+        """Write a line of uvicorn's access log, with the arguments that its formatter expects."""
         self.access_logger.log(
             logging.INFO,
             '%s - "%s %s HTTP/%s" %d',
@@ -122,7 +122,7 @@ class Cycle(RequestResponseCycle):
         )
 
     async def receive(self) -> Any:
-        """Receive a message of ASGI. The client has to send some of the body in time."""
+        """Receive an ASGI message, with a deadline for the next part of the body."""
         if not self.more_body or self.body or self.disconnected or self.response_complete:
             return await super().receive()
         protocol: Any = self.transport.get_protocol()

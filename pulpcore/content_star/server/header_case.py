@@ -1,12 +1,12 @@
-"""Header names as HTTP/1.1 servers usually send them; ASGI has them in lower case."""
+"""Title case of header names in HTTP/1.1 responses; ASGI has them in lower case."""
 
 import re
 from functools import lru_cache
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 
-# Others are written with a capital after each hyphen.
-_UNUSUAL = {
+# Names that are not in title case.
+_SPECIAL = {
     name.lower(): name
     for name in (
         b"Content-MD5",
@@ -29,14 +29,14 @@ _FRAMING = {b"connection", b"content-length", b"transfer-encoding"}
 
 @lru_cache(maxsize=1024)
 def header_prefix(name: bytes) -> bytes:
-    """Return a header's name in its usual case, with colon and space: `b"Content-Type: "`.
+    """Return a header name in title case, with colon and space: `b"Content-Type: "`.
 
-    A name that is not all lower case is an application's own choice and stays, unless the server
-    itself looks for it. Raises RuntimeError for what is no header name.
+    A name with capitals is returned unchanged, except for the framing headers, which the server
+    compares. Raises RuntimeError for an invalid name.
     """
     if not _TOKEN.fullmatch(name):
         raise RuntimeError("Invalid HTTP header name.")
     lower = name.lower()
     if name != lower and lower not in _FRAMING:
         return name + b": "
-    return _UNUSUAL.get(lower, lower.title()) + b": "
+    return _SPECIAL.get(lower, lower.title()) + b": "

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol (httptools) with deadlines and limits."""
+"""uvicorn's HTTP protocol (httptools) with timeouts and limits."""
 
 import asyncio
 import socket
@@ -17,24 +17,24 @@ from pulpcore.content_star.server.cycle import Cycle, require
 from pulpcore.content_star.server.header_case import header_prefix
 
 HEAD_BYTES = 128 * 1024
-"""Request line and headers: client certificates come in one. Anything else that is no body, too."""
+"""Limit of request line and headers, one of which may be a client certificate, and of framing."""
 TARGET_BYTES = 16 * 1024
-"""The request target: twice what nginx takes by default, and four times gunicorn."""
+"""Limit of the request target: twice the default of nginx, and four times that of gunicorn."""
 HEADERS = 256
-"""Headers of a request: gunicorn takes 100."""
+"""Maximum number of headers of a request; gunicorn's default is 100."""
 PIPELINE = 16
-"""Requests that wait behind the one that is answered: apt sends ten."""
-PIECE = 256
-"""Bytes that are parsed at once where requests are pipelined: no more than 14 fit in."""
-OVERHEAD = 16
-"""Bytes of chunked framing for each byte of a body: six make a chunk of one byte."""
+"""Maximum number of pipelined requests in the queue: apt sends ten."""
+MIN_PARSE_BYTES = 256
+"""Minimum bytes that are parsed at once with pipelining: they have at most 14 requests."""
+MAX_FRAMING_RATIO = 16
+"""Maximum bytes of chunked framing per byte of the body: a chunk of one byte has six."""
 PROBE_SECONDS = 10
-"""Between questions whether a client that has closed its half is there. Linux answers for one that
-has left with a reset, but only a minute later (`tcp_fin_timeout`)."""
-LAST_REQUEST = 1.0
-"""Seconds for a request that is on its way when the server stops."""
-IDLE_TIMEOUT = 5.0
-"""Seconds for a client to read why it is refused, while all that it sends is thrown away."""
+"""Interval of TCP keep-alive for a half-closed connection. Linux resets the connection of a client
+that has closed it completely, but only after a minute (`tcp_fin_timeout`)."""
+SHUTDOWN_GRACE = 1.0
+"""Seconds in which a request is still accepted on an idle connection during shutdown."""
+LINGER_TIMEOUT = 5.0
+"""Seconds for a client to read an error response, while its data is dropped (lingering close)."""
 
 require(
     HttpToolsProtocol,
@@ -51,7 +51,7 @@ require(
 
 
 def _probe(connection: socket.socket) -> None:
-    """Have TCP ask whether the client is there; other sockets know."""
+    """Enable TCP keep-alive; other sockets detect a closed peer at once."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -61,24 +61,24 @@ def _probe(connection: socket.socket) -> None:
 
 
 class Flow(FlowControl):
-    """Flow control that reads nothing more while requests wait for their turn."""
+    """Flow control that keeps reading paused while pipelined requests are queued."""
 
     def __init__(self, transport: asyncio.Transport, pipeline: deque[Any]) -> None:
         super().__init__(transport)
         self._pipeline = pipeline
 
     def resume_reading(self) -> None:
-        """Read on, unless requests wait."""
+        """Resume reading, unless requests are queued."""
         if not self._pipeline:
             super().resume_reading()
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection, which a client cannot hold, fill or confuse.
+    """Protocol of one connection, with limits and timeouts.
 
-    It closes a connection without a complete head in time (408), refuses large heads (431, 414),
-    broken ones (400), and a body that stalls while the application waits for it (408). No error is
-    written into the middle of another response. A client that has closed its half gets its answer.
+    Responds 408 to a head that is not complete in time and to a body that stalls while the
+    application waits for it, 431 or 414 to a large head, and 400 to an invalid one. An error
+    response never interrupts another response. A half-closed connection gets its responses.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.open_connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the application that is being answered for, not only that of the newest request."""
+        """Send `http.disconnect` for the request being served, not only for the newest one."""
         self.open_connections.remove(self)
         self.pipeline.clear()
         self.unparsed.clear()
@@ -116,9 +116,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep the connection of a client that has sent all its requests, and waits for answers.
+        """Keep a half-closed connection open until its responses are sent.
 
-        One that has left looks the same until its system is asked, which TCP's keep-alive does.
+        TCP keep-alive distinguishes it from a connection that the client has closed completely.
         """
         self.half_closed = self.serving is not None and not self.in_body and self.scheme == "http"
         if self.half_closed:
@@ -126,7 +126,7 @@ class HttpProtocol(HttpToolsProtocol):
         return self.half_closed
 
     def data_received(self, data: bytes) -> None:
-        """Parse what the client has sent, pipelined requests one after the other."""
+        """Parse received data; pipelined requests are parsed in turn."""
         if self.refusal is not None:
             return
         if self.unparsed or data.count(b"\r\n\r\n") > 1:
@@ -136,20 +136,20 @@ class HttpProtocol(HttpToolsProtocol):
             self._parse(data)
 
     def fileno(self) -> int:
-        """Return the socket's descriptor."""
+        """Return the file descriptor of the socket."""
         return int(self.transport.get_extra_info("socket").fileno())
 
     @property
     def is_unread(self) -> bool:
-        """Whether the event loop would not notice that the client leaves."""
+        """Whether the event loop does not detect a disconnect, since it does not read."""
         return self.half_closed or self.flow.read_paused
 
     # Parsing
 
     def _parse_pipelined(self) -> None:
-        """Parse until so many requests wait that the rest has to."""
+        """Parse until the queue is full, then pause reading."""
         while self.unparsed and self.refusal is None and len(self.pipeline) < PIPELINE:
-            end = self.unparsed.find(b"\r\n\r\n", PIECE) + 4
+            end = self.unparsed.find(b"\r\n\r\n", MIN_PARSE_BYTES) + 4
             if end < 4:
                 end = len(self.unparsed)
             piece = bytes(self.unparsed[:end])
@@ -171,7 +171,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._check_overhead()
 
     def _check_overhead(self) -> None:
-        """Have half a head completed in time, and refuse what goes on without head or body."""
+        """Start the deadline of an incomplete head, and refuse excessive heads and framing."""
         if self.overhead > HEAD_BYTES:
             self._refuse_size()
         elif not self.in_body and self.serving is None:
@@ -181,23 +181,25 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse_size(self) -> None:
         if self.in_body:
-            self.refuse(400, "More chunk extensions or trailers than body.")
+            self.refuse(400, "Too many chunk extensions or trailers for the size of the body.")
         elif len(self.url) > TARGET_BYTES:
-            self.refuse(414, f"The request target has more than {TARGET_BYTES} bytes.")
+            self.refuse(414, f"The request target is longer than {TARGET_BYTES} bytes.")
         else:
-            self.refuse(431, f"More than {HEAD_BYTES} bytes or {HEADERS} headers.")
+            self.refuse(
+                431, f"The request head has more than {HEAD_BYTES} bytes or {HEADERS} headers."
+            )
 
     def _upgrade(self, rest: bytes) -> None:
-        """Switch to a WebSocket, or parse the request again as if it asked for no upgrade.
+        """Switch to WebSocket, or parse the request again without its `Upgrade` header.
 
-        A client may ask for HTTP/2 with any request, one with a body too (RFC 9110 section 7.8),
-        and the parser takes none. `rest` is what came after the head.
+        Any request may offer an upgrade, to HTTP/2 for example, even one with a body (RFC 9110
+        section 7.8), and the parser stops there. `rest` is the data after the head.
         """
         if self.refusal is not None:
             return
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self.refuse(501, "CONNECT is for proxies.")
+            self.refuse(501, "The method CONNECT is not supported: this server is not a proxy.")
         elif self._should_upgrade() and self.serving is None:
             self.open_connections.remove(self)
             self.handle_websocket_upgrade()
@@ -207,7 +209,7 @@ class HttpProtocol(HttpToolsProtocol):
             lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
             self._parse(b"\r\n".join([*lines, b"", rest]))
 
-    # Callbacks of the parser
+    # Parser callbacks
 
     def on_headers_complete(self) -> None:
         """Start or queue the request."""
@@ -244,24 +246,24 @@ class HttpProtocol(HttpToolsProtocol):
         return large
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
-        self.overhead = max(0, self.overhead - (OVERHEAD + 1) * len(body))
+        """Add a part of the body."""
+        self.overhead = max(0, self.overhead - (MAX_FRAMING_RATIO + 1) * len(body))
         if self.refusal is None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Take the end of the body."""
+        """Complete the body."""
         if self.refusal is not None or self.parser.should_upgrade():
             return
         self.in_body = False
         super().on_message_complete()
-        if self.serving is None:  # the response came first: uvicorn has no timer any more
+        if self.serving is None:  # after the response, when uvicorn has no keep-alive timer
             self.open_connections.set_deadline(self, self.open_connections.head_timeout)
 
     # The application
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, or wait for one."""
+        """Serve the next pipelined request, or wait for one."""
         self.serving = self.pipeline[-1][0] if self.pipeline else None
         pipelined = self.serving is not None
         super().on_response_complete()
@@ -274,14 +276,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._wait()
 
     def _wait(self) -> None:
-        """Wait for the next request; send what a broken one was refused with."""
+        """Wait for the next request; send a pending error response; close if half-closed."""
         if self.refusal is not None:
             self._send_refusal()
         elif self.half_closed:
             self.transport.close()
         else:
             self.open_connections.set_idle(self)
-            if self.in_body:  # of which nothing is used any more
+            if self.in_body:  # the rest of a body that is dropped
                 self.open_connections.set_deadline(self, self.open_connections.body_timeout)
 
     def body_awaited(self) -> None:
@@ -289,7 +291,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.open_connections.set_deadline(self, self.open_connections.body_timeout)
 
     def body_received(self) -> None:
-        """End the deadline for it."""
+        """Remove the deadline for the body."""
         if self.refusal is None:
             self.open_connections.deadlines.pop(self, None)
 
@@ -299,48 +301,49 @@ class HttpProtocol(HttpToolsProtocol):
             self.serving.disconnected = True
             self.serving.message_event.set()
 
-    # Ends
+    # Closing
 
     def shutdown(self) -> None:
-        """Close after the requests that are answered, or that the client may just have sent.
+        """Close after the current requests, and after one that the client may just have sent.
 
-        uvicorn closes a connection without a request at once: what its client has sent in that
-        moment is answered with a reset.
+        uvicorn closes an idle connection at once, and a request sent in that moment gets a reset.
         """
         self.stopping = True
         if self.serving is None:
-            self.open_connections.set_deadline(self, LAST_REQUEST)
+            self.open_connections.set_deadline(self, SHUTDOWN_GRACE)
         else:
             super().shutdown()
 
     def expire(self) -> None:
-        """Close what has sent nothing, or was refused already; answer 408 to half a request."""
+        """Abort an idle or refused connection; respond 408 to an incomplete request."""
         drained = self.serving is None and (self.in_body or not self.overhead)
         if self.refusal is not None or drained:
             self.transport.abort()
         else:
-            self.refuse(408, "The request was not complete in time.")
+            self.refuse(408, "The request was not received in time.")
 
     def evict(self) -> None:
-        """Make room for another connection; the newest itself has to go where all are busy."""
+        """Close the connection because of the limit, with 503 if all others are busy."""
         if self.open_connections.full:
-            self.transport.write(self._error(503, "Too many connections."))
+            self.transport.write(
+                self._error(503, "The server has too many connections. Try again later.")
+            )
         self.open_connections.remove(self)
         self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request, as uvicorn would."""
+        """Refuse an invalid request; called by uvicorn."""
         self.refuse(400, msg)
 
     def refuse(self, status: int, text: str) -> None:
-        """Answer an error, after all requests before, and close. Nothing more is parsed."""
+        """Send an error response after those of earlier requests, and close. Parsing stops."""
         if self.refusal is not None:
             return
         self.logger.info("%s: %d %s", self.client or "A client", status, text)
         self.refusal = self._error(status, text)
         self.unparsed.clear()
         if self.in_body and self.pipeline:
-            self.pipeline.popleft()  # the newest is the one with the broken body
+            self.pipeline.popleft()  # the newest request, whose body is invalid
         elif self.in_body:
             self._disconnect()
             if self.serving is not None and self.serving.response_started:
@@ -354,7 +357,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _send_refusal(self) -> None:
-        """Send it, and read on for a moment: a reset would take it away from the client."""
+        """Send the error response, then linger: a reset could discard it before it is read."""
         assert self.refusal is not None
         self.transport.write(self.refusal)
         if not self.transport.can_write_eof():
@@ -363,10 +366,10 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write_eof()
         self.flow.resume_reading()
         self.open_connections.set_idle(self)
-        self.open_connections.set_deadline(self, IDLE_TIMEOUT)
+        self.open_connections.set_deadline(self, LINGER_TIMEOUT)
 
     def _error(self, status: int, text: str) -> bytes:
-        """Return a whole response."""
+        """Return a complete error response."""
         body = f"{status}: {text}".encode()
         headers = [
             *self.server_state.default_headers,
