@@ -1,4 +1,4 @@
-"""The Django side: the AppConfig that makes Pulp load our templates, settings and commands."""
+"""Django app: the AppConfig by which Pulp loads the templates, settings and commands."""
 
 from django.apps import apps
 from django.db.models.signals import post_migrate
@@ -8,7 +8,7 @@ from pulpcore.content_star import __version__
 
 
 class ContentStarAppConfig(PulpPluginAppConfig):
-    """Registers content-star with Pulp: its version shows in `/pulp/api/v3/status/`."""
+    """Registers content-star as a Pulp plugin; its version is in `/pulp/api/v3/status/`."""
 
     name = "pulpcore.content_star.app"
     label = "content_star"
@@ -17,11 +17,11 @@ class ContentStarAppConfig(PulpPluginAppConfig):
     domain_compatible = True
 
     def ready(self) -> None:
-        """Register as a plugin without becoming a version that tasks require of workers.
+        """Register as a plugin, without an entry in `MODULE_PLUGIN_VERSIONS`.
 
-        Upstream's `ready()` records the version under the first part of the module name. Ours is
-        `pulpcore`, core's own: recorded, it would make every core task demand content-star of the
-        worker that runs it, instead of the core version it was written for.
+        Upstream's `ready()` records the version by the first part of the module name, which is
+        `pulpcore` here, as for core: each core task would then require content-star of its worker,
+        instead of the version of core.
         """
         recorded = dict(MODULE_PLUGIN_VERSIONS)
         super().ready()
@@ -30,5 +30,5 @@ class ContentStarAppConfig(PulpPluginAppConfig):
 
         from pulpcore.content_star.cache.invalidation.triggers import install  # needs models
 
-        # Any sender would do: the signal comes when all migrations of all apps are through.
+        # The signal is sent for each app, after the migrations of all apps.
         post_migrate.connect(install, sender=apps.get_app_config("core"))

@@ -1,4 +1,4 @@
-"""`pulpcore-manager content-star-plugins`: how the content of each installed plugin is served."""
+"""`pulpcore-manager content-star-plugins`: list the serving modes of installed plugins."""
 
 import asyncio
 import json
@@ -12,12 +12,12 @@ from pulpcore.content_star.plugin_host.discovery import as_json, plugins_for_aio
 
 
 class Command(BaseCommand):
-    """Lists the installed plugins as native, bridged, proxied or refused, and why."""
+    """Lists the installed plugins with serving mode (native, bridged, ...) and reason."""
 
     help = "Lists how the content of each installed plugin is served by content-star, and why."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
+        parser.add_argument("--json", action="store_true", help="Print JSON.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         asyncio.run(_import())
@@ -33,5 +33,5 @@ class Command(BaseCommand):
 
 
 async def _import() -> None:
-    """Import what would be imported in an event loop where it is served."""
+    """Import aiohttp modules of plugins in an event loop, as the content app does."""
     import_modules(plugins_for_aiohttp())
