@@ -189,8 +189,8 @@ def test_upload_does_all_that_pulp_takes(served: Served) -> None:
     assert completed.returncode == 1
     assert served.names == set(takes)
     assert completed.stderr.splitlines() == [
-        "Left out: in#side: Pulp takes such a name only by sync",
-        "Left out: with space: Pulp takes such a name only by sync",
+        "Left out: in#side: Pulp accepts such a name only with --transfer sync",
+        "Left out: with space: Pulp accepts such a name only with --transfer sync",
     ]
 
 
@@ -261,8 +261,8 @@ def test_an_interrupted_publication_is_caught_up(served: Served) -> None:
     ("arguments", "message"),
     [
         (["--url", "{url}", "--password", "wrong"], "Login failed: {url} does not know the user"),
-        (["--url", "http://127.0.0.1:9", "--password", "x"], "Nothing answers at http://127.0"),
-        (["--url", "{url}/nowhere", "--password", "x"], "{url}/nowhere does not look like Pulp"),
+        (["--url", "http://127.0.0.1:9", "--password", "x"], "No server answers at http://127.0"),
+        (["--url", "{url}/nowhere", "--password", "x"], "{url}/nowhere is not the URL of a Pulp"),
         (["--base-path", "hello"], "The base path hello belongs to the distribution hello"),
         (["--base-path", "hello/below"], "Pulp refused (400): base_path: "),
         pytest.param(

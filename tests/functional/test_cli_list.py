@@ -121,7 +121,7 @@ def test_remove_asks_for_confirmation(
 def test_remove_of_an_unknown_name_is_an_error(instance: Instance) -> None:
     completed = instance.star("remove", "no-such-thing", "--yes", check=False)
     assert completed.returncode == 1
-    assert completed.stderr.startswith("Error: Nothing is served as no-such-thing.")
+    assert completed.stderr.startswith("Error: There is no distribution no-such-thing.")
     assert len(completed.stderr.splitlines()) == 1
 
 

@@ -52,7 +52,10 @@ def test_only_one_holds_it(state: State) -> None:
 def test_first_start_that_is_not_far_enough_is_said(state: State) -> None:
     with pytest.raises(click.ClickException, match="yet: start one with"):
         state.load()
-    with state.locked(), pytest.raises(click.ClickException, match="yet: `pulp-star up` is making"):
+    with (
+        state.locked(),
+        pytest.raises(click.ClickException, match="yet: `pulp-star up` is creating"),
+    ):
         state.load()
 
 

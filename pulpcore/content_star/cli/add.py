@@ -1,4 +1,4 @@
-"""`pulp-star add`: a folder of files, served."""
+"""`pulp-star add`: publish and serve a folder of files."""
 
 import time
 from collections.abc import Iterable
@@ -64,47 +64,47 @@ def command(
         sync = pulp.is_here if transfer == "auto" else transfer == "sync"
         repository = Repository(pulp, name or base_path, base_path)
         _read(folder)
-        _bring(folder, repository, sync)
+        _transfer(folder, repository, sync)
     click.echo(repository.url)
     if any(skipped.is_file for skipped in folder.skipped):
         raise click.exceptions.Exit(1)
 
 
 def _scan(directory: Path) -> Folder:
-    """Find all files, of which there must be some."""
+    """Return the files of a directory. Raises `click.ClickException` without any."""
     folder = scan(directory)
     if not folder.files:
-        _tell_skipped(folder.skipped)
+        _print_skipped(folder.skipped)
         raise click.ClickException(f"There is no file to add in {directory}.")
     return folder
 
 
 def _read(folder: Folder) -> None:
-    """Hash all files, and tell which are left out."""
+    """Hash all files, and print those that are skipped."""
     started = time.monotonic()
     total = sum(file.size for file in folder.files.values())
     with click.progressbar(length=total, label="Reading files") as bar:
         hash_files(folder, bar.update)
-    _tell_skipped(folder.skipped)
+    _print_skipped(folder.skipped)
     click.echo(f"{len(folder.files)} files, {human_size(total)}, read in {_seconds(started)}.")
 
 
-def _bring(folder: Folder, repository: "Repository", sync: bool) -> None:
-    """Make the repository hold and serve the folder."""
-    started, told = time.monotonic(), len(folder.skipped)
+def _transfer(folder: Folder, repository: "Repository", sync: bool) -> None:
+    """Update the repository to the content of the folder, and publish it."""
+    started, printed = time.monotonic(), len(folder.skipped)
     with step("Comparing with what Pulp has"):
         changes = repository.compare(folder)
     if changes:
         with click.progressbar(length=len(changes.transfer), label="Adding files ") as bar:
             changes = repository.apply(changes, folder, sync, bar.update)
-        _tell_skipped(folder.skipped[told:])
+        _print_skipped(folder.skipped[printed:])
     with step("Publishing") as current:
         repository.publish("PULP_MANIFEST" in folder.files, current.tick)
-    what = f"{changes} in {_seconds(started)}" if changes else "Nothing has changed"
-    click.echo(f"{what}; {len(folder.skipped)} left out.")
+    summary = f"{changes} in {_seconds(started)}" if changes else "Nothing has changed"
+    click.echo(f"{summary}; {len(folder.skipped)} left out.")
 
 
-def _tell_skipped(skipped: Iterable[Skipped]) -> None:
+def _print_skipped(skipped: Iterable[Skipped]) -> None:
     for item in skipped:
         click.echo(f"Left out: {printable(item.relative_path)}: {item.reason}", err=True)
 

@@ -1,4 +1,4 @@
-"""`pulp-star env`: the environment that lets Pulp's own commands work on the same state."""
+"""`pulp-star env`: environment variables for Pulp's own commands on the same state."""
 
 import shlex
 

@@ -1,4 +1,4 @@
-"""A folder of files on this machine: what can be served from it, and what has to be left out."""
+"""Scan of a local folder: files that Pulp can serve, and skipped entries with the reason."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True)
 class File:
-    """A regular file and its place in the repository."""
+    """A regular file and its relative path in the repository."""
 
     path: Path
     relative_path: str
@@ -23,23 +23,23 @@ class File:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that was left out."""
+    """An entry that is not served."""
 
     relative_path: str
     reason: str
     is_file: bool
-    """Whether somebody who adds the folder would expect it to be served."""
+    """Whether the user would expect it to be served: a file, or a directory of files."""
 
 
 @dataclass
 class Folder:
-    """The files below a directory, by relative path, and what is left out of them."""
+    """Files below a directory, by relative path, and skipped entries."""
 
     files: dict[str, File] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
 
     def is_unknown(self, relative_path: str) -> bool:
-        """Whether we could not see if there is such a file: it, or a directory, is unreadable."""
+        """Return whether the file may exist, since it or a directory above it was unreadable."""
         return any(
             f"{relative_path}/".startswith(f"{skipped.relative_path}/")
             for skipped in self.skipped
@@ -47,12 +47,12 @@ class Folder:
         )
 
     def skip(self, relative_path: str, reason: str, is_file: bool = True) -> None:
-        """Leave something out."""
+        """Add a skipped entry."""
         self.skipped.append(Skipped(relative_path, reason, is_file))
 
 
 def scan(directory: Path) -> Folder:
-    """Find the files below a directory, without reading them."""
+    """Return the files below a directory, without reading them."""
     folder = Folder()
     for entry in _walk(directory, "", folder):
         relative_path = os.path.relpath(entry.path, directory)
@@ -65,7 +65,7 @@ def scan(directory: Path) -> Folder:
 
 
 def hash_files(folder: Folder, on_bytes: Callable[[int], object]) -> None:
-    """Fill in the digests; a file that cannot be read is left out."""
+    """Set the SHA-256 digests and sizes; unreadable files are skipped."""
     for relative_path, file in list(folder.files.items()):
         try:
             with open_file(file.path) as stream:
@@ -78,17 +78,17 @@ def hash_files(folder: Folder, on_bytes: Callable[[int], object]) -> None:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file that was found by `scan`, refusing what has become a symlink since."""
-    return open(path, "rb", opener=_without_following)
+    """Open a file that `scan` found. Raises OSError if it is a symbolic link by now."""
+    return open(path, "rb", opener=_open_no_follow)
 
 
 def printable(relative_path: str) -> str:
-    """A name as it can be shown: control characters and stray bytes are escaped."""
+    """Return a name with control characters and undecodable bytes escaped, for a terminal."""
     return relative_path if relative_path.isprintable() else ascii(relative_path)
 
 
 def human_size(number: float) -> str:
-    """A number of bytes as people read it."""
+    """Return a number of bytes with a binary unit."""
     for unit in ("bytes", "KiB", "MiB"):
         if number < 1024:
             return f"{number:.0f} {unit}"
@@ -97,7 +97,7 @@ def human_size(number: float) -> str:
 
 
 def _walk(directory: Path, prefix: str, folder: Folder) -> Iterator[os.DirEntry[str]]:
-    """The regular files below a directory, in order; the rest is left out."""
+    """Yield the regular files below a directory in order; other entries are skipped."""
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except OSError as error:
@@ -114,7 +114,7 @@ def _walk(directory: Path, prefix: str, folder: Folder) -> Iterator[os.DirEntry[
 
 
 def _unusable_name(relative_path: str) -> str | None:
-    """Why Pulp cannot serve a file of this name, if it cannot."""
+    """Return the reason why Pulp cannot serve a file of this name, None if it can."""
     try:
         relative_path.encode()
     except UnicodeEncodeError:
@@ -137,7 +137,7 @@ def _digest(stream: BinaryIO, on_bytes: Callable[[int], object]) -> tuple[int, s
     return size, digest.hexdigest()
 
 
-def _without_following(path: str, flags: int) -> int:
+def _open_no_follow(path: str, flags: int) -> int:
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""`pulp-star list`: the folders that are served."""
+"""`pulp-star list`: list the served folders."""
 
 import click
 

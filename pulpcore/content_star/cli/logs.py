@@ -1,4 +1,4 @@
-"""`pulp-star logs`: the ends of the log files."""
+"""`pulp-star logs`: print the end of log files."""
 
 import os
 
@@ -30,15 +30,15 @@ def command(name: str | None, follow: bool, lines: int, state: State) -> None:
     """
     state.check()
     known = sorted(path.stem for path in state.logs.glob("*.log"))
-    wanted = [server for server in _SERVERS if server in known] if name is None else [name]
-    if not wanted or wanted[0] not in known:
+    selected = [server for server in _SERVERS if server in known] if name is None else [name]
+    if not selected or selected[0] not in known:
         raise click.ClickException(
             f"There is no log {name or 'yet'} in {state.logs}. "
             f"There are: {', '.join(known) or 'none'}."
         )
-    files = [str(state.logs / f"{log}.log") for log in wanted]
+    files = [str(state.logs / f"{log}.log") for log in selected]
     try:
-        # It knows files that are emptied or replaced while it follows them.
+        # `tail -F` handles rotated and truncated files.
         os.execvp("tail", ["tail", f"--lines={lines}", *(["-F"] if follow else []), *files])  # noqa: S606, S607
     except FileNotFoundError:
         raise click.ClickException(

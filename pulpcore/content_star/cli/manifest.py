@@ -1,4 +1,4 @@
-"""A folder served to a worker of this machine: a PULP_MANIFEST, and the files it lists."""
+"""Local HTTP server for a worker: a PULP_MANIFEST and the files that it lists."""
 
 import secrets
 import threading
@@ -13,9 +13,9 @@ from pulpcore.content_star.cli.folder import File, open_file
 
 @contextmanager
 def served(files: Iterable[File]) -> Iterator[str]:
-    """Serve exactly these files on the loopback interface, and give the URL of their manifest.
+    """Serve these files on the loopback interface, and yield the URL of their manifest.
 
-    The paths begin with a token, so that only who knows the URL can read the files.
+    The paths begin with a secret token, so that other users cannot read the files.
     """
     server = _Server(list(files))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -29,7 +29,7 @@ def served(files: Iterable[File]) -> Iterator[str]:
 
 
 def manifest(files: Iterable[File]) -> str:
-    """The text of a PULP_MANIFEST. Names are taken as they are; only the last commas count."""
+    """Return a PULP_MANIFEST. Names are not escaped: Pulp splits lines at the last commas."""
     return "".join(f"{file.relative_path},{file.sha256},{file.size}\n" for file in files)
 
 
@@ -40,13 +40,13 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, files: list[File]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         root = f"/{secrets.token_urlsafe(16)}/"
-        # Beside the files, because Pulp resolves their names against it; not named like any.
+        # Pulp resolves names against its URL; the random name cannot be that of a file.
         self.manifest_path = f"{root}manifest-{secrets.token_urlsafe(8)}"
         self.manifest = manifest(files).encode()
         self.files = {root + file.relative_path: file for file in files}
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing about a client that went away; the task tells if that matters."""
+        """Ignore errors of connections; the sync task reports failed downloads."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.GONE, error.strerror)
             return
         with stream:
-            # As many bytes as were announced, also when the file has changed since.
+            # No more bytes than Content-Length, even if the file has grown.
             self._begin(file.size)
             sent = self.connection.sendfile(stream, count=file.size) if file.size else 0
             self.close_connection = sent != file.size
@@ -82,4 +82,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep the terminal for the progress bar."""
+        """Log nothing: the terminal shows a progress bar."""

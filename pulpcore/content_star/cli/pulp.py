@@ -1,4 +1,4 @@
-"""A Pulp server, as `pulp-star add` talks to it: through pulp-glue, with errors for people."""
+"""Client of a Pulp server, with pulp-glue; errors become one line."""
 
 import ipaddress
 import json
@@ -25,14 +25,14 @@ Task = dict[str, Any]
 
 POLL_SECONDS = 0.2
 CHUNK_SIZE = 32 * 1024 * 1024
-"""Files above this size are uploaded in pieces, because requests holds a whole body in memory."""
+"""Files above this size are uploaded in chunks: requests holds a whole body in memory."""
 
 _LOGIN = "/pulp/api/v3/login/"
 _ENDED = ("completed", "failed", "canceled")
 
 
 class Pulp:
-    """One server, as one user."""
+    """A Pulp server and a session of one user."""
 
     def __init__(self, url: str, username: str, password: str, timeout: float) -> None:
         self.url = url.rstrip("/")
@@ -45,7 +45,7 @@ class Pulp:
         self._credentials = self._log_in(password)
         self.context = self._context()
         if versions != self.context.component_versions:
-            # pulp-glue keeps the API's description by address, and another Pulp was there before.
+            # pulp-glue caches the API schema by URL, which is that of another Pulp or version.
             self.context = self._context(refresh=True)
 
     @property
@@ -54,7 +54,7 @@ class Pulp:
 
     @property
     def is_here(self) -> bool:
-        """Whether its workers run on this machine, as far as its address tells."""
+        """Return whether the server, and so its worker, is at a loopback address."""
         if self._host == "localhost":
             return True
         try:
@@ -67,9 +67,9 @@ class Pulp:
         return PulpContext("/pulp/", arguments, timeout=0, chunk_size=CHUNK_SIZE)
 
     def _log_in(self, password: str) -> dict[str, Any]:
-        """Get a session, because Pulp takes a quarter of a second to check a password.
+        """Log in for a session, because each password check takes a quarter of a second.
 
-        A Pulp that has no sessions gets the password with every request.
+        A Pulp without the login endpoint gets the password with each request.
         """
         response = requests.post(
             f"{self.url}{_LOGIN}", auth=(self.username, password), timeout=60, allow_redirects=False
@@ -86,7 +86,7 @@ class Pulp:
         return {"headers": self._session}
 
     def close(self) -> None:
-        """End the session."""
+        """Log out."""
         if self._session:
             with suppress(requests.RequestException):
                 requests.delete(f"{self.url}{_LOGIN}", headers=self._session, timeout=60)
@@ -98,7 +98,9 @@ class Pulp:
             entries = response.json()["versions"]
             return {entry["component"]: entry["version"] for entry in entries}
         except (requests.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise click.ClickException(f"{self.url} does not look like Pulp: {error}") from error
+            raise click.ClickException(
+                f"{self.url} is not the URL of a Pulp server: {error}"
+            ) from error
 
     def run(
         self,
@@ -107,14 +109,17 @@ class Pulp:
         on_progress: Callable[[Task], object] = lambda task: None,
         **options: object,
     ) -> Task:
-        """Make a call of pulp-glue that starts a task, and wait for that in our own way."""
+        """Make a call of pulp-glue that starts a task, and wait for the task.
+
+        Raises `click.ClickException` if it fails or makes no progress for `timeout` seconds.
+        """
         result = call(*arguments, non_blocking=True, **options)
-        if not result or "progress_reports" not in result:  # some versions of Pulp do it at once
+        if not result or "progress_reports" not in result:  # some versions of Pulp start no task
             return result
         return self._wait(result, on_progress)
 
     def _wait(self, task: Task, on_progress: Callable[[Task], object]) -> Task:
-        """Wait for a task to complete, for as long as it makes any progress."""
+        """Wait for a task while it makes progress; cancel it on an error."""
         seen: object = None
         try:
             while task["state"] not in _ENDED:
@@ -130,11 +135,11 @@ class Pulp:
             self._cancel(task)
             raise
         if task["state"] != "completed":
-            raise click.ClickException(_why(task))
+            raise click.ClickException(_failure(task))
         return task
 
     def _stuck(self, task: Task) -> str:
-        hint = " Is there a worker?" if task["state"] == "waiting" else ""
+        hint = " Check that a worker is running." if task["state"] == "waiting" else ""
         return (
             f"The task {task['name']} has been {task['state']} for {self.timeout:.0f} s "
             f"without progress.{hint}"
@@ -145,12 +150,12 @@ class Pulp:
         try:
             self.context.call("tasks_cancel", parameters=parameters, body=body, non_blocking=True)
         except PulpException:
-            return  # it has ended, or Pulp is gone: what made us cancel is what matters
+            return  # it has ended, or Pulp is gone; the first error is raised
 
 
 @contextmanager
-def clear_errors(url: str, username: str) -> Iterator[None]:
-    """Turn what goes wrong with a server into one line."""
+def one_line_errors(url: str, username: str) -> Iterator[None]:
+    """Convert errors of the server to `click.ClickException` with one line."""
     try:
         yield
     except PulpAuthenticationFailed:
@@ -158,9 +163,9 @@ def clear_errors(url: str, username: str) -> Iterator[None]:
     except PulpNotAutorized as error:
         message = f"The user {username} may not do this on {url} ({error.operation_id})."
     except PulpHTTPError as error:
-        message = f"Pulp refused ({error.status_code}): {_flat(str(error))}"
+        message = f"Pulp refused ({error.status_code}): {_error_text(str(error))}"
     except requests.ConnectionError:
-        message = f"Nothing answers at {url}. Is `pulp-star up` running there?"
+        message = f"No server answers at {url}. Check that `pulp-star up` is running there."
     except (PulpException, OSError) as error:  # requests' errors are OSErrors
         message = f"Cannot talk to Pulp at {url}: {error}"
     else:
@@ -168,14 +173,14 @@ def clear_errors(url: str, username: str) -> Iterator[None]:
     raise click.ClickException(message)
 
 
-def _why(task: Task) -> str:
+def _failure(task: Task) -> str:
     error = task.get("error") or {}
     reason = error.get("description") or error.get("reason") or "no reason given"
     return f"The task {task['name']} {task['state']}: {reason}"
 
 
-def _flat(body: str) -> str:
-    """Pulp's answer to a bad request, without the JSON."""
+def _error_text(body: str) -> str:
+    """Return the messages in a JSON error body as text."""
     try:
         return "; ".join(_texts(json.loads(body)))
     except ValueError:
@@ -194,6 +199,6 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _bypass_proxy(host: str) -> None:
-    """Keep requests to this machine away from a proxy that the environment names."""
+    """Add a host to `no_proxy`, so that requests to this machine use no proxy."""
     known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     os.environ["no_proxy"] = ",".join(filter(None, [known, host]))

@@ -1,4 +1,4 @@
-"""`pulp-star reload`: replace the process that serves Pulp while clients are served."""
+"""`pulp-star reload`: replace the server process without refusing requests."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""`pulp-star remove`: the opposite of `pulp-star add`."""
+"""`pulp-star remove`: delete a distribution and repository of `pulp-star add`."""
 
 import shlex
 

@@ -1,4 +1,4 @@
-"""A folder as a served Pulp repository: content, repository version, publication, distribution."""
+"""Upload of a folder to a Pulp file repository, with publication and distribution."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,12 +15,19 @@ from pulp_glue.file.context import (
 
 from pulpcore.content_star.cli.folder import File, Folder
 from pulpcore.content_star.cli.pulp import Pulp
-from pulpcore.content_star.cli.transfer import Entity, OnFiles, count, held, synced, uploaded
+from pulpcore.content_star.cli.transfer import (
+    Entity,
+    OnFiles,
+    count,
+    repository_content,
+    synced,
+    uploaded,
+)
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What has to happen to a repository to hold exactly a folder's files."""
+    """Difference between a folder and a repository version."""
 
     transfer: list[File]
     """New files and changed ones."""
@@ -29,13 +36,13 @@ class Changes:
     """Href of the old content of each changed file, by its relative path."""
 
     removed: list[str]
-    """Hrefs of the content of files that are gone."""
+    """Hrefs of the content of deleted files."""
 
     def __bool__(self) -> bool:
         return bool(self.transfer or self.removed)
 
     def without(self, refused: Iterable[File]) -> "Changes":
-        """The same changes, but leave these files as they are in the repository."""
+        """Return the changes without those of refused files."""
         paths = {file.relative_path for file in refused}
         return Changes(
             [file for file in self.transfer if file.relative_path not in paths],
@@ -49,7 +56,7 @@ class Changes:
 
 
 class Repository:
-    """One file repository and the distribution that serves it."""
+    """A file repository and the distribution that serves it."""
 
     def __init__(self, pulp: Pulp, name: str, base_path: str) -> None:
         self.pulp = pulp
@@ -58,7 +65,7 @@ class Repository:
         distribution = self._own_distribution()
         self.entity, created = self._find_or_create()
         try:
-            # Before any file is sent, because Pulp may not like the base path.
+            # Before the transfer of files, because Pulp may refuse the base path.
             self.url = self._serve(distribution)
         except BaseException:
             if created:
@@ -66,7 +73,10 @@ class Repository:
             raise
 
     def _own_distribution(self) -> Entity | None:
-        """Our distribution if there is one; nobody else's may be in its way."""
+        """Return the distribution of this name, None if there is none.
+
+        Raises `click.ClickException` if its base path differs, or if another one has the base path.
+        """
         for entity in PulpDistributionContext(self.pulp.context).list_iterator(
             {"base_path": self.base_path}
         ):
@@ -96,23 +106,23 @@ class Repository:
             return context.create({"name": self.name}), True
 
     def _serve(self, distribution: Entity | None) -> str:
-        """Make sure that the distribution serves our repository, and return its URL."""
-        wanted = {"repository": self.entity["pulp_href"]}
+        """Create or update the distribution to serve the repository, and return its URL."""
+        fields = {"repository": self.entity["pulp_href"]}
         context = PulpFileDistributionContext(self.pulp.context)
         if distribution is None:
             self.pulp.run(
-                context.create, {"name": self.name, "base_path": self.base_path, **wanted}
+                context.create, {"name": self.name, "base_path": self.base_path, **fields}
             )
         elif distribution["repository"] != self.entity["pulp_href"]:
             context.pulp_href = distribution["pulp_href"]
-            self.pulp.run(context.update, wanted)
+            self.pulp.run(context.update, fields)
         context.entity = {"name": self.name}
         return urljoin(f"{self.pulp.url}/", context.entity["base_url"])
 
     def compare(self, folder: Folder) -> Changes:
-        """What is different between the folder and the repository's latest version."""
+        """Return the changes from the repository's latest version to the folder."""
         version = self.entity["latest_version_href"]
-        old = {unit["relative_path"]: unit for unit in held(self.pulp, version)}
+        old = {unit["relative_path"]: unit for unit in repository_content(self.pulp, version)}
         transfer = [
             file
             for path, file in folder.files.items()
@@ -133,9 +143,9 @@ class Repository:
         )
 
     def apply(self, changes: Changes, folder: Folder, sync: bool, on_files: OnFiles) -> Changes:
-        """Transfer what has changed, make one new version of it, and return what it became.
+        """Transfer changed files, create one repository version, and return the applied changes.
 
-        A file that Pulp refuses is skipped in the folder.
+        Files that Pulp refuses are added to the skipped ones of the folder.
         """
         if sync:
             with synced(self.pulp, self.name, changes.transfer, on_files) as units:
@@ -149,25 +159,25 @@ class Repository:
     def _modify(self, units: list[str], changes: Changes) -> None:
         if not changes:
             return
-        gone = [*changes.replaced.values(), *changes.removed]
+        removed = [*changes.replaced.values(), *changes.removed]
         self.pulp.run(
             self._context().call,
             "modify",
             parameters={PulpFileRepositoryContext.HREF: self.entity["pulp_href"]},
-            body={"add_content_units": units, "remove_content_units": gone},
+            body={"add_content_units": units, "remove_content_units": removed},
         )
 
     def publish(
-        self, keeps_manifest_name: bool, on_progress: Callable[[], object] = lambda: None
+        self, has_own_manifest: bool, on_progress: Callable[[], object] = lambda: None
     ) -> None:
-        """Make sure that the latest version is published."""
+        """Publish the latest version if it has no publication."""
         context = self.pulp.context
         version = self._context().entity["latest_version_href"]
         publications = PulpFilePublicationContext(context)
         if not any(publications.list_iterator({"repository_version": version}, batch_size=1)):
-            # A folder that has a PULP_MANIFEST of its own serves that one.
+            # The PULP_MANIFEST of the folder takes precedence over a generated one.
             body = {"repository_version": version, "manifest": "PULP_MANIFEST"}
-            if keeps_manifest_name:
+            if has_own_manifest:
                 body["manifest"] = ""
             self.pulp.run(publications.create, body, on_progress=lambda task: on_progress())
 
@@ -177,7 +187,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class Distribution:
-    """A distribution of files, and what it serves."""
+    """A file distribution and the repository version that it serves."""
 
     entity: Entity
     url: str
@@ -197,7 +207,7 @@ class Distribution:
 
 
 def distributions(pulp: Pulp, **query: str) -> Iterator[Distribution]:
-    """Yield the distributions of files, those that match the query of Pulp's API."""
+    """Yield the file distributions that match a query of Pulp's API."""
     context = PulpFileDistributionContext(pulp.context)
     for entity in context.list_iterator(query):
         version = entity["repository_version"] or _latest_version(pulp, entity["repository"])
@@ -206,7 +216,7 @@ def distributions(pulp: Pulp, **query: str) -> Iterator[Distribution]:
 
 
 def find_distribution(pulp: Pulp, name: str) -> Distribution:
-    """Return the distribution of files with a name, or else with a base path.
+    """Return the file distribution with a name, or else with a base path.
 
     Raises:
         click.ClickException: there is none.
@@ -214,14 +224,14 @@ def find_distribution(pulp: Pulp, name: str) -> Distribution:
     for query in ({"name": name}, {"base_path": name.strip("/")}):
         for found in distributions(pulp, **query):
             return found
-    raise click.ClickException(f"Nothing is served as {name}. `pulp-star list` lists what is.")
+    raise click.ClickException(f"There is no distribution {name}. `pulp-star list` lists them.")
 
 
 def check_removable(pulp: Pulp, distribution: Distribution) -> None:
-    """Check that a distribution is what a `Repository` makes, with a repository for it alone.
+    """Check that a distribution is that of a `Repository`, which no other one serves.
 
     Raises:
-        click.ClickException: it was not made so, or the repository is served elsewhere as well.
+        click.ClickException: it serves no repository of its name, or another one serves it as well.
     """
     name, href = distribution.name, distribution.entity["repository"]
     if href is None or _repository(pulp, href).entity["name"] != name:

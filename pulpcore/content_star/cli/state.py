@@ -1,4 +1,4 @@
-"""The state directory: where one Pulp keeps its database, keys, files and logs."""
+"""The state directory of one Pulp: database, keys, settings, files and logs."""
 
 import base64
 import fcntl
@@ -33,7 +33,7 @@ ANALYTICS = False
 
 @dataclass(frozen=True)
 class Instance:
-    """How the Pulp of a state directory was last reached."""
+    """Address of the Pulp of a state directory, as last started."""
 
     host: str
     port: int
@@ -51,7 +51,7 @@ class Instance:
 
     @property
     def listens_everywhere(self) -> bool:
-        """Whether clients may know this Pulp by names that we do not."""
+        """Return whether it listens on a wildcard address, so that its host name is unknown."""
         return self.reachable_host != self.host
 
 
@@ -103,7 +103,7 @@ class State:
 
     @property
     def lock(self) -> Path:
-        """Locked by a running `up`; its presence also marks a directory as ours."""
+        """Locked by a running `up`; its presence also marks a state directory."""
         return self.home / "lock"
 
     @property
@@ -118,12 +118,12 @@ class State:
 
     @property
     def cache(self) -> Path:
-        """What can be fetched again."""
+        """Cache of the API schema."""
         return self.home / "cache"
 
     @property
     def done(self) -> Path:
-        """What has been done to the database, one file each: removed with it."""
+        """Completed preparations of the database, one file each."""
         return self.home / "done"
 
     @property
@@ -137,7 +137,7 @@ class State:
         return self.home / "pulp-cli.toml"
 
     def create(self) -> None:
-        """Make what is missing of the directories and secrets, and touch nothing that exists.
+        """Create missing directories and secrets; existing ones are not changed.
 
         Raises:
             click.ClickException: the directory cannot be written, or another user could change it.
@@ -161,7 +161,7 @@ class State:
             ) from error
 
     def check(self) -> None:
-        """Check that there is a Pulp here, and that no other user can change what it is made of.
+        """Check that this is a state directory, and that no other user can change its files.
 
         Raises:
             click.ClickException: with the file, what is wrong with it, and what to do.
@@ -181,7 +181,7 @@ class State:
             ) from error
 
     def _claim(self) -> None:
-        """Create the directory, or make sure that an existing one is a state directory of ours."""
+        """Create the directory, or check that an existing one is a trusted state directory."""
         if re.search(r"[,;\n]", str(self.home)):
             # dynaconf would read PULP_SETTINGS as several files.
             raise click.ClickException(f"A state directory cannot have , or ; in it: {self.home}")
@@ -210,11 +210,11 @@ class State:
             self.instance_file,
         ):
             with suppress(FileNotFoundError), trust.file_opened(secret):
-                pass  # opening makes it private
+                pass  # opening restricts its permissions
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the state directory for ourselves; the system lets go of it when we die."""
+        """Lock the state directory during the block; the lock ends with the process."""
         with trust.file_opened(self.lock, os.O_RDWR) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -228,7 +228,7 @@ class State:
             yield
 
     def is_running(self) -> bool:
-        """Whether an `up` holds the state directory now."""
+        """Return whether an `up` holds the lock."""
         with trust.file_opened(self.lock) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -237,19 +237,19 @@ class State:
         return False
 
     def lock_pid(self) -> str:
-        """The process id of the `up` that holds the state directory, or held it last."""
+        """Return the process id of the `up` that holds the lock, or held it last."""
         return trust.read_text(self.lock) or "unknown"
 
     def save(self, instance: Instance) -> None:
-        """Remember how to reach the Pulp that is being started."""
+        """Write the address of the instance."""
         replace(self.instance_file, json.dumps(asdict(instance)))
 
     def save_reload(self, problem: str) -> None:
-        """Note that a reload has ended, with the problem that it had."""
+        """Write the outcome of a reload, with its problem or an empty string."""
         replace(self.reload_file, json.dumps({"id": secrets.token_hex(8), "problem": problem}))
 
     def load_reload(self) -> dict[str, str]:
-        """Return how the last reload has ended: its random `id` and `problem`, "" for none."""
+        """Return the outcome of the last reload: a random `id` and `problem`, "" for success."""
         try:
             reload: dict[str, str] = json.loads(trust.read_text(self.reload_file))
         except FileNotFoundError:
@@ -257,7 +257,7 @@ class State:
         return reload
 
     def load(self) -> Instance:
-        """Return how the Pulp of this directory is reached.
+        """Return the address of the Pulp of this directory.
 
         Raises:
             click.ClickException: there is none yet, or another user could change it.
@@ -265,25 +265,25 @@ class State:
         self.check()
         try:
             instance = Instance(**json.loads(trust.read_text(self.instance_file)))
-            # It may be in /tmp, where others can make one of the same name once it is removed.
+            # It may be in /tmp, where other users can recreate it after its removal.
             with suppress(FileNotFoundError):
                 trust.check_owner(Path(instance.socket_dir), database_uid())
             return instance
         except FileNotFoundError:
             starts = self.is_running()
-            remedy = "`pulp-star up` is making it" if starts else "start one with `pulp-star up`"
+            remedy = "`pulp-star up` is creating it" if starts else "start one with `pulp-star up`"
             raise click.ClickException(f"There is no Pulp in {self.home} yet: {remedy}.") from None
         except (OSError, ValueError, TypeError) as error:
             raise click.ClickException(f"{self.instance_file} cannot be read: {error}") from error
 
     def write_pulp_cli_config(self, instance: Instance) -> None:
-        """Write a file with which `pulp --config FILE` talks to this Pulp as admin."""
+        """Write the configuration of pulp-cli for the user admin."""
         values = {"base_url": instance.url, "username": "admin", "password": self.password}
         lines = [f"{name} = {json.dumps(value)}\n" for name, value in values.items()]
         replace(self.pulp_cli_config, "".join(["[cli]\n", *lines]))
 
     def environ(self, instance: Instance) -> dict[str, str]:
-        """The variables that make any Pulp command work on this state."""
+        """Return the environment variables of Pulp's settings for this state."""
         database = {
             "ENGINE": "django.db.backends.postgresql",
             "NAME": DATABASE,
@@ -307,12 +307,12 @@ class State:
 
 
 def default_home() -> Path:
-    """The state directory when --home does not name one."""
+    """Return the state directory without --home."""
     return Path(os.environ.get("PULP_STAR_HOME") or ".pulp-star")
 
 
 def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option --home, which gives the command a `state`."""
+    """Add the option --home to a command, which gets a `state`."""
 
     def to_state(context: click.Context, parameter: click.Parameter, value: Path | None) -> State:
         path = (value or default_home()).expanduser().absolute()
@@ -329,13 +329,13 @@ def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def write_once(path: Path, make: Callable[[], str]) -> None:
-    """Write what `make` returns to a private file that does not exist yet."""
+    """Write the result of `make` to a private file unless it exists."""
     if not path.exists():
         replace(path, make())
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a private file so that no reader ever sees half of it."""
+    """Write a private file atomically."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     with trust.create(new) as file:
@@ -344,7 +344,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def database_user() -> str:
-    """The system user that PostgreSQL runs as: we, or its account for root."""
+    """Return the system user of PostgreSQL: the current one, or `ACCOUNT` for root."""
     if os.geteuid() == 0:
         return ACCOUNT
     try:
@@ -357,7 +357,7 @@ def database_user() -> str:
 
 
 def database_uid() -> int:
-    """The user id of the database's files."""
+    """Return the user id of the database's files."""
     try:
         return pwd.getpwnam(database_user()).pw_uid
     except KeyError:  # no account yet, and so no database
@@ -365,7 +365,7 @@ def database_uid() -> int:
 
 
 def new_password() -> str:
-    """Make up a password."""
+    """Return a random password."""
     return secrets.token_urlsafe(15)
 
 

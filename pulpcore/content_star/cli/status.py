@@ -1,4 +1,4 @@
-"""`pulp-star status`: whether Pulp runs, since when, in which versions, on how much disk."""
+"""`pulp-star status`: state, versions, workers and disk usage of Pulp."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from pulpcore.content_star.cli.folder import human_size
 from pulpcore.content_star.cli.state import Instance, State, home_option
 
 _NOT_RUNNING = 3
-"""The exit code that init scripts and systemctl have for it."""
+"""Exit code of LSB init scripts and systemctl for a service that is not running."""
 
 
 @click.command("status")
@@ -38,9 +38,9 @@ def command(state: State) -> None:
 
 
 def fetch_status(instance: Instance) -> dict[str, Any] | None:
-    """Return the status that the API reports, or None if it does not answer.
+    """Return the status of the API, None if it does not answer.
 
-    Not through a proxy, which would not know our loopback address.
+    No HTTP proxy is used, since the address may be a loopback address.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -76,12 +76,12 @@ def _disk(state: State) -> str:
 
 
 def _used(directory: Path) -> int:
-    """The bytes of disk that everything below a directory takes."""
+    """Return the disk usage below a directory in bytes."""
     return sum(status.st_blocks * 512 for status in _statuses(directory))
 
 
 def _statuses(directory: Path) -> Iterator[os.stat_result]:
-    """The status of everything below a directory; what goes away in between is no error."""
+    """Yield the stat results of all entries below a directory, except those deleted meanwhile."""
     for folder, folders, files in os.walk(directory):
         for name in (*folders, *files):
             try:

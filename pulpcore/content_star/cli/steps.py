@@ -1,4 +1,4 @@
-"""Progress of long steps: one line each, so that a slow machine does not look like a broken one."""
+"""Progress lines of long steps."""
 
 import sys
 import time
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 import click
 
 TERMINAL_SECONDS = 0.5
-"""How often a terminal's line is drawn again."""
+"""Interval of updates on a terminal."""
 LOG_SECONDS = 15.0
-"""How often a line is added where the output is no terminal, as in a journal."""
+"""Interval of updates elsewhere, as in a journal."""
 
 
 class Step:
-    """What is being done, how far it is, and how long it has taken."""
+    """A progress line, with label, detail and elapsed time."""
 
     def __init__(self, label: str, detail: Callable[[], str] = str) -> None:
         self.label = label
@@ -25,7 +25,7 @@ class Step:
         click.echo(f"{label} ... ", nl=False)
 
     def tick(self) -> None:
-        """Show how far it is, if that was not shown just now."""
+        """Update the line, at most once per interval."""
         now = time.monotonic()
         if now - self._shown < (TERMINAL_SECONDS if self._on_terminal else LOG_SECONDS):
             return
@@ -36,7 +36,7 @@ class Step:
             click.echo(f"{self._so_far()}{now - self.started:.0f} s ... ", nl=False)
 
     def finish(self) -> None:
-        """End the line with the time it took."""
+        """End the line with the elapsed time."""
         seconds = f"{time.monotonic() - self.started:.1f} s"
         if self._on_terminal:
             self._draw(seconds)
@@ -54,7 +54,7 @@ class Step:
 
 @contextmanager
 def step(label: str, detail: Callable[[], str] = str) -> Iterator[Step]:
-    """Say what is being done, then how long it took; `detail` says how far it is."""
+    """Show a progress line for the block; `detail` returns its progress."""
     current = Step(label, detail)
     try:
         yield current

@@ -1,4 +1,4 @@
-"""Which Pulp a command works on: that of `pulp-star up`, or another one by its URL."""
+"""Target server of a command: the Pulp of `pulp-star up`, or another one by URL."""
 
 import functools
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """A Pulp server, and the user to be there."""
+    """A Pulp server and the credentials for it."""
 
     state: State
     url: str | None
@@ -28,27 +28,27 @@ class Target:
 
     @contextmanager
     def connect(self) -> Iterator["Pulp"]:
-        """Log in, and out in the end; errors of the server become one line."""
-        from pulpcore.content_star.cli.pulp import Pulp, clear_errors
+        """Log in for the block; errors of the server become one line."""
+        from pulpcore.content_star.cli.pulp import Pulp, one_line_errors
 
-        # A way out that cleans up in Pulp, too.
+        # Raises KeyboardInterrupt, so that tasks are cancelled and temporary objects deleted.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         url, username, password = self.url, self.username, self.password
         if url is None:
             url, username, password = self.state.load().url, "admin", self.state.password
-            # where pulp-glue puts the API's description
+            # where pulp-glue caches the API schema
             os.environ["XDG_CACHE_HOME"] = str(self.state.cache)
         elif password is None:
             password = click.prompt("Password", hide_input=True, err=True)
         with (
-            clear_errors(url, username),
+            one_line_errors(url, username),
             closing(Pulp(url, username, password, self.timeout)) as pulp,
         ):
             yield pulp
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that choose a Pulp, which give the command a `target`."""
+    """Add the options of the target server to a command, which gets a `target`."""
 
     @click.option("--url", help="Another Pulp's API, as in https://pulp.example.com")
     @click.option("--username", default="admin", show_default=True, help="User of another Pulp.")

@@ -1,6 +1,7 @@
-"""Bringing files into Pulp as content, which then belongs to no repository yet.
+"""Transfer of files to Pulp as content units, which are not in a repository yet.
 
-A worker of this machine syncs them from us, all in one task; a Pulp elsewhere gets them one by one.
+A worker on this machine syncs them from a local server in one task; to another Pulp they are
+uploaded one by one.
 """
 
 import secrets
@@ -28,10 +29,10 @@ OnFiles = Callable[[int], object]
 
 @contextmanager
 def synced(pulp: Pulp, name: str, files: list[File], on_files: OnFiles) -> Iterator[list[str]]:
-    """Let a worker fetch files from us, and give their content's hrefs while that is kept.
+    """Sync files from a local server, and yield the hrefs of their content units.
 
-    It goes by way of a repository of its own, so that only changed files are listed, and the
-    real repository gets one new version whatever way the files came.
+    The sync uses a temporary repository, which exists during the block, so that only changed files
+    are listed, and the target repository gets one new version as with uploads.
     """
     if not files:
         yield []
@@ -48,12 +49,12 @@ def synced(pulp: Pulp, name: str, files: list[File], on_files: OnFiles) -> Itera
         )
         counter.finish()
         version = repository.show()["latest_version_href"]
-        yield [unit["pulp_href"] for unit in held(pulp, version)]
+        yield [unit["pulp_href"] for unit in repository_content(pulp, version)]
 
 
 @contextmanager
 def _temporary(pulp: Pulp, name: str, url: str) -> Iterator[PulpFileRepositoryContext]:
-    """A repository with a remote of the same name, until the content is where it belongs."""
+    """Create a temporary repository and remote, and delete them after the block."""
     repository = PulpFileRepositoryContext(pulp.context)
     remote = PulpFileRemoteContext(pulp.context)
     try:
@@ -69,16 +70,16 @@ def _temporary(pulp: Pulp, name: str, url: str) -> Iterator[PulpFileRepositoryCo
 def uploaded(
     pulp: Pulp, files: list[File], folder: Folder, on_files: OnFiles
 ) -> tuple[list[str], list[File]]:
-    """Upload files one by one, and give their content's hrefs and the files that were left out.
+    """Upload files one by one; return the hrefs of their content units, and refused files.
 
-    Pulp's API takes fewer names than its sync does: none with spaces, `?` or `#`.
+    Pulp's API refuses names that its sync accepts: those with spaces, `?` or `#`.
     """
     units, refused = [], []
     for file in files:
         try:
             units.append(_upload(pulp, file))
         except (PulpHTTPError, _UnreadableError) as error:
-            if not _is_about_the_file(error):
+            if not _is_file_error(error):
                 raise
             reason = error.args[0] if isinstance(error, _UnreadableError) else _ONLY_BY_SYNC
             folder.skip(file.relative_path, reason)
@@ -87,34 +88,34 @@ def uploaded(
     return units, refused
 
 
-def held(pulp: Pulp, version: str) -> Iterable[Entity]:
-    """The content of a repository version."""
+def repository_content(pulp: Pulp, version: str) -> Iterable[Entity]:
+    """Return the content units of a repository version."""
     fields = ["pulp_href", "relative_path", "sha256"]
     parameters = {"repository_version": version, "fields": fields}
     return PulpFileContentContext(pulp.context).list_iterator(parameters)
 
 
 def count(pulp: Pulp, version: str) -> int:
-    """The number of files in a repository version."""
+    """Return the number of files in a repository version."""
     parameters = {"repository_version": version, "limit": 1, "fields": ["pulp_href"]}
     return int(PulpFileContentContext(pulp.context).call("list", parameters=parameters)["count"])
 
 
-_ONLY_BY_SYNC = "Pulp takes such a name only by sync"
+_ONLY_BY_SYNC = "Pulp accepts such a name only with --transfer sync"
 
 
 class _UnreadableError(Exception):
-    """A file could be hashed, but not be read again."""
+    """A file was hashed, but cannot be read for the upload."""
 
 
-def _is_about_the_file(error: PulpHTTPError | _UnreadableError) -> bool:
+def _is_file_error(error: PulpHTTPError | _UnreadableError) -> bool:
     if isinstance(error, _UnreadableError):
         return True
     return error.status_code == HTTPStatus.BAD_REQUEST and "relative_path" in str(error)
 
 
 def _upload(pulp: Pulp, file: File) -> str:
-    """Upload one file, as little of it as Pulp does not have, and return its content's href."""
+    """Upload a file unless Pulp has its content unit or artifact; return the unit's href."""
     content = PulpFileContentContext(pulp.context)
     known = {"relative_path": file.relative_path, "sha256": file.sha256}
     for unit in content.list_iterator(known, batch_size=1):
@@ -142,7 +143,7 @@ def _created(task: Task) -> str:
 
 
 class _Counter:
-    """Turns the progress reports of a sync task into files that have been transferred."""
+    """Converts the progress reports of a sync task to numbers of transferred files."""
 
     def __init__(self, total: int, on_files: OnFiles) -> None:
         self.total = total
@@ -150,13 +151,13 @@ class _Counter:
         self.on_files = on_files
 
     def read(self, task: Task) -> None:
-        """Take over what Pulp reports."""
+        """Read the progress reports of the task."""
         for report in task["progress_reports"]:
             if report["code"] == "sync.downloading.artifacts":
                 self._advance(report["done"])
 
     def finish(self) -> None:
-        """Count the rest: what Pulp had already, it never reports."""
+        """Count the remaining files: Pulp does not report those that it has already."""
         self._advance(self.total)
 
     def _advance(self, done: int) -> None:

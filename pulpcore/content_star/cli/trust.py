@@ -1,9 +1,8 @@
-"""Refuse directories and files that another user can change, before they are run or believed.
+"""Ownership and permission checks of the state directory, as in OpenSSH's StrictModes.
 
-A state directory holds settings that are run, an address that a password is sent to, and files that
-are written over: all of it has to be ours. The rules are those of OpenSSH's StrictModes. They are
-checked on open descriptors, and since no other user can then change any directory on the way, a
-path goes on to name the file that was checked.
+A state directory has settings that are executed, a URL that a password is sent to, and files that
+are overwritten: no other user may be able to change them. The checks use open descriptors. As no
+other user can change a directory of the path, it still names the checked file afterwards.
 """
 
 import errno
@@ -20,9 +19,9 @@ import click
 
 
 def check_parents(path: Path) -> None:
-    """Check that no other user can replace a path: none may rename what is above it.
+    """Check that no other user can rename or replace a directory above a path.
 
-    A sticky directory like /tmp will do, as there only the owner of an entry can rename it.
+    A sticky directory like /tmp is accepted, as only the owner of an entry can rename it.
 
     Raises:
         click.ClickException: a directory above belongs to another user, or others can write to it.
@@ -33,7 +32,7 @@ def check_parents(path: Path) -> None:
         except FileNotFoundError:
             continue
         except NotADirectoryError:
-            return  # making it fails with a better reason
+            return  # creating the path fails with a better message
         if status.st_uid not in (0, os.geteuid()):
             raise _refused(directory, f"belongs to {_user(status.st_uid)}", "choose another --home")
         if _others_write(status) and not status.st_mode & stat.S_ISVTX:
@@ -51,7 +50,7 @@ def directory_opened(path: Path) -> Iterator[int]:
 @contextmanager
 def file_opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
     """Open a file without following a link, check that it is ours, and make it private."""
-    with _opened(path, flags | os.O_NONBLOCK) as descriptor:  # no FIFO holds us up
+    with _opened(path, flags | os.O_NONBLOCK) as descriptor:  # opening a FIFO must not block
         status = os.fstat(descriptor)
         _check(path, status, os.geteuid())
         if not stat.S_ISREG(status.st_mode):

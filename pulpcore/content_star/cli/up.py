@@ -1,4 +1,4 @@
-"""`pulp-star up`: PostgreSQL, a worker and Pulp itself, started together and stopped together."""
+"""`pulp-star up`: run PostgreSQL, a worker and Pulp as supervised processes."""
 
 import errno
 import shlex
@@ -30,13 +30,13 @@ HELLO = {
     "more/ünïcode & spaces.txt": "Names are free: spaces, quotes, %, #, ? and any script.\n",
 }
 START_SECONDS = 600
-"""How long a process may take to serve, on a machine that does much else."""
+"""Timeout for a process to start serving, on a loaded machine."""
 DRAIN_SECONDS = 300
-"""How long a process that has been replaced lets its downloads finish."""
+"""Timeout for downloads of a replaced process."""
 STOP_SECONDS = 10
-"""How long downloads may take when everything stops."""
+"""Timeout for downloads when everything stops."""
 BACKLOG = 2048
-"""Connections that wait while no process accepts any: uvicorn's own default."""
+"""Backlog of the listening socket: uvicorn's default."""
 
 
 @click.command("up")
@@ -138,9 +138,9 @@ def _reload(
     instance: Instance,
     listener: socket.socket,
 ) -> None:
-    """Start another uvicorn on the same socket, and let the one before finish what it has begun.
+    """Start a new uvicorn on the same socket, and retire the old one gracefully.
 
-    If the new one does not serve, the one before stays.
+    If the new one fails to start, the old one continues.
     """
     old = next(child for child in supervisor.children if child.name == "uvicorn")
     problem = ""
@@ -152,7 +152,7 @@ def _reload(
             if new.process.poll() is not None:
                 problem = failure(new).message
             elif time.monotonic() > deadline:
-                problem = f"It did not serve within {START_SECONDS} s. Look into {new.log}."
+                problem = f"It did not start serving within {START_SECONDS} s. See {new.log}."
             time.sleep(POLL_SECONDS)
     if problem:
         new.stop()
@@ -170,7 +170,7 @@ def _stop(supervisor: Supervisor) -> None:
         with supervisor.step("Stopping everything"):
             supervisor.stop()
     finally:
-        supervisor.stop()  # also when nobody is left to tell, as after closing the terminal
+        supervisor.stop()  # also if printing failed, as after closing the terminal
 
 
 def _start_worker(state: State, supervisor: Supervisor, environ: Mapping[str, str]) -> Child:
@@ -190,7 +190,7 @@ def _start_uvicorn(
         *("--http", "pulpcore.content_star.server:HttpProtocol"),
         "--no-access-log",  # it writes the tokens of signed URLs
     ]
-    # The second one has uvicorn end the downloads that still run.
+    # On the second signal, uvicorn aborts running downloads.
     signals = ((signal.SIGTERM, STOP_SECONDS), (signal.SIGINT, STOP_SECONDS))
     return supervisor.spawn(
         "uvicorn", command, environ, state.working_directory, signals, pass_fds=[descriptor]
@@ -198,14 +198,14 @@ def _start_uvicorn(
 
 
 def _serves(instance: Instance, server: Child) -> bool:
-    """Whether the status lists the process as a content app, which it is once it accepts."""
+    """Return whether the status lists the process as an online content app."""
     status = fetch_status(instance)
     apps = status["online_content_apps"] if status else []
     return any(app["name"].startswith(f"{server.process.pid}@") for app in apps)
 
 
 def _online(instance: Instance, worker: Child) -> bool:
-    """Whether the API answers and has heard of our worker, not only of one before it."""
+    """Return whether the API answers and lists this worker, not only an earlier one."""
     status = fetch_status(instance)
     if status is None:
         return False
@@ -226,7 +226,7 @@ def _add_hello(state: State, supervisor: Supervisor, environ: Mapping[str, str])
 
 def _report(state: State, instance: Instance, seconds: float, is_first_start: bool) -> None:
     url, password = instance.url, f"in {state.password_file}"
-    # Elsewhere it would stay, in a journal or a file that others can read.
+    # Not to a journal or file, which other users may read.
     if is_first_start and sys.stdout.isatty():
         password = f"{state.password} (kept in {state.password_file})"
     click.echo(
@@ -247,10 +247,10 @@ Ctrl-C stops it."""
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; 0 takes a free port.
+    """Return a listening socket; port 0 takes a free port.
 
-    It is ours and not uvicorn's, so that connections wait while one uvicorn replaces another.
-    Raises `click.ClickException` where we cannot listen.
+    It is opened here, so that connections are queued while one uvicorn replaces another.
+    Raises `click.ClickException` if the address is not available.
     """
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -258,7 +258,7 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            reason = "something else listens there. Choose another port with --port"
+            reason = "the port is in use. Choose another one with --port"
         else:
             reason = error.strerror or str(error)
         raise click.ClickException(f"Cannot listen on {host}:{port}: {reason}.") from None
