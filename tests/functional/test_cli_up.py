@@ -110,7 +110,7 @@ def test_password_is_printed_at_the_first_start_on_a_terminal_only(own: Instance
     own.stop()
     second = on_a_terminal(own)
 
-    assert f"admin, password {own.password} (kept in {own.state.password_file})" in first
+    assert f"admin, password {own.password} (also in {own.state.password_file})" in first
     assert own.password not in second
     assert named in second
 

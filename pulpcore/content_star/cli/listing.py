@@ -8,10 +8,10 @@ from pulpcore.content_star.cli.target import Target, target_options
 @click.command("list")
 @target_options
 def command(target: Target) -> None:
-    """List what `pulp-star add` serves: name, base path, number of files, URL.
+    """List the file distributions: name, base path, number of files, URL.
 
-    These are all distributions of files, also those that were made in another way; one that serves
-    no repository has no number.
+    Those that `pulp-star add` has not made are listed too. A distribution without a repository has
+    no number.
     """
     from pulpcore.content_star.cli.repository import distributions
 

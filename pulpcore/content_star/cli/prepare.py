@@ -91,12 +91,14 @@ class Preparation:
 
 def process_environ(state: State, instance: Instance) -> dict[str, str]:
     """Return the current environment, with Pulp's settings replaced by those of this state."""
-    ours = state.environ(instance)
+    pulp_variables = state.environ(instance)
     inherited = {
-        name: value for name, value in os.environ.items() if name.split("__")[0] not in ours
+        name: value
+        for name, value in os.environ.items()
+        if name.split("__")[0] not in pulp_variables
     }
     python = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
-    return {**inherited, **ours, **python, OWNER_VARIABLE: str(state.home)}
+    return {**inherited, **pulp_variables, **python, OWNER_VARIABLE: str(state.home)}
 
 
 def installed() -> str:

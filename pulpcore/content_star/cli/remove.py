@@ -12,7 +12,7 @@ from pulpcore.content_star.cli.target import Target, target_options
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @target_options
 def command(name: str, yes: bool, target: Target) -> None:
-    """Stop serving what `pulp-star add` made; NAME is its name or its base path.
+    """Delete a distribution of `pulp-star add`; NAME is its name or its base path.
 
     It deletes the distribution, and the repository with all its versions and publications. The
     files stay in Pulp's storage, as others may use them, until orphans are cleaned up; the command

@@ -25,7 +25,7 @@ ACCOUNT = "embedded_postgres"
 
 SETTINGS_TEMPLATE = """\
 # Settings of this Pulp alone: add your own below. The PULP_... variables that `pulp-star up` and
-# `pulp-star env` set (paths, database, CONTENT_ORIGIN) win over what is written here.
+# `pulp-star env` set (paths, database, CONTENT_ORIGIN) override settings in this file.
 SECRET_KEY = {secret_key!r}
 ANALYTICS = False
 """

@@ -20,7 +20,7 @@ _NOT_RUNNING = 3
 @click.command("status")
 @home_option
 def command(state: State) -> None:
-    """Say whether Pulp runs, since when, where, its versions, its workers and what it stores.
+    """Print whether Pulp runs, its start time, address, versions, workers and disk usage.
 
     The exit code is 0 if it answers, 1 if it runs and does not answer (yet), 3 if it does not run.
     """

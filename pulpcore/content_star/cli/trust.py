@@ -41,7 +41,7 @@ def check_parents(path: Path) -> None:
 
 @contextmanager
 def directory_opened(path: Path) -> Iterator[int]:
-    """Open a directory, and check that it is ours and that no other user can write to it."""
+    """Open a directory, and check that no other user owns it or can write to it."""
     with _opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
         _check(path, os.fstat(descriptor), os.geteuid())
         yield descriptor
@@ -49,7 +49,7 @@ def directory_opened(path: Path) -> Iterator[int]:
 
 @contextmanager
 def file_opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """Open a file without following a link, check that it is ours, and make it private."""
+    """Open a file without following a link, check its owner, and restrict its permissions."""
     with _opened(path, flags | os.O_NONBLOCK) as descriptor:  # opening a FIFO must not block
         status = os.fstat(descriptor)
         _check(path, status, os.geteuid())
@@ -61,18 +61,18 @@ def file_opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file that is ours."""
+    """Return the text of a file after checking its owner."""
     with file_opened(path) as descriptor, os.fdopen(descriptor, closefd=False) as file:
         return file.read()
 
 
 def check_entries(directory: Path, owners: dict[str, int], nested: Iterable[str] = ()) -> None:
-    """Check what a directory holds: files and directories of ours, and none of them a link.
+    """Check the owners of the files and directories in a directory; links are refused.
 
     Args:
-        directory: One that was checked itself.
-        owners: User ids of the entries that are not ours.
-        nested: Names of the directories whose entries are checked as well.
+        directory: A directory that has been checked itself.
+        owners: User ids of entries that the current user does not own.
+        nested: Names of subdirectories whose entries are checked as well.
     """
     with directory_opened(directory) as descriptor:
         for name in os.listdir(descriptor):  # noqa: PTH208 - of a descriptor, not a path
@@ -91,7 +91,7 @@ def check_owner(path: Path, owner: int) -> None:
 
 
 def create(path: Path) -> BinaryIO:
-    """Create a private file, and open it for appending; it must not exist yet."""
+    """Create a private file, open for appending. Raises FileExistsError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o600), "ab")
 
@@ -126,9 +126,9 @@ def _check(path: Path, status: os.stat_result, owner: int) -> None:
 
 
 def _others_write(status: os.stat_result) -> bool:
-    """Whether a user other than the owner and root can write; a group of the owner alone is none.
+    """Return whether a user other than the owner and root can write.
 
-    Such a group is what many systems give each user, with a umask of 002.
+    A private group of the owner is accepted: many systems create one per user, with umask 002.
     """
     if status.st_mode & stat.S_IWOTH:
         return True

@@ -65,13 +65,13 @@ def command(host: str, port: int, programs: Path | None, state: State) -> None:
     repository `hello` to try. Later starts on the same state directory take seconds. The first
     start prints the password if it is on a terminal; `pulp-star password` prints it at any time.
 
-    Everything is kept in the state directory, and nothing stays running: SIGINT, SIGTERM and SIGHUP
+    All state is in the state directory, and no process stays running: SIGINT, SIGTERM and SIGHUP
     stop everything, and so does the death of any of the processes. `pulp-star reload` replaces the
     process that serves without refusing a request. Their output is in the directory's logs/
     (`pulp-star logs`), at most 20 MiB each. Run by root, PostgreSQL gets a system account,
     embedded_postgres, of its own.
 
-    The state directory has to be ours alone. It is refused if another user could change it, one of
+    The state directory has to be private. It is refused if another user could change it, one of
     its files, or a directory above it, and if one of them is a symbolic link.
     """
     supervisor = Supervisor(state.logs)
@@ -228,7 +228,7 @@ def _report(state: State, instance: Instance, seconds: float, is_first_start: bo
     url, password = instance.url, f"in {state.password_file}"
     # Not to a journal or file, which other users may read.
     if is_first_start and sys.stdout.isatty():
-        password = f"{state.password} (kept in {state.password_file})"
+        password = f"{state.password} (also in {state.password_file})"
     click.echo(
         f"""\
 Ready after {seconds:.1f} s.

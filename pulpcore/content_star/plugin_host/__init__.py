@@ -1,1 +1,1 @@
-"""Which plugins are installed, and what they serve."""
+"""Discovery of plugins and the apps that serve their content."""

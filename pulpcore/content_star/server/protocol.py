@@ -238,7 +238,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _is_too_large(self) -> bool:
         large = len(self.url) > TARGET_BYTES or len(self.headers) > HEADERS
-        if not large and self.overhead > HEAD_BYTES:  # with what came after the head
+        if not large and self.overhead > HEAD_BYTES:  # includes data after the head
             size = sum(len(name) + len(value) + 4 for name, value in self.headers)
             large = size > HEAD_BYTES
         if large:
