@@ -28,8 +28,10 @@ def configure() -> State:
 
     django.setup()
 
+    from pulpcore.content_star.aiohttp_bridge import internals
     from tests.settled import watch
 
+    internals.install()  # as the application does; many tests make parts of it alone
     watch()
     return state
 

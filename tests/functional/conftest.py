@@ -9,7 +9,6 @@ import pytest
 from django.conf import settings
 from starlette.types import ASGIApp
 
-from pulpcore.content_star.aiohttp_bridge import internals
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
@@ -27,7 +26,6 @@ from tests.upstream import Upstream, serving_upstream
 @pytest.fixture(scope="session")
 def app(instance) -> Iterator[ASGIApp]:
     """The content app in this process, where a test can change plugins and the size of pages."""
-    internals.install()
     executor = DatabaseExecutor(threads=2)
     yield CorrelationId(CDNHeaders(Errors(Content(executor, settings.CONTENT_PATH_PREFIX))))
     asyncio.run(executor.close())

@@ -205,6 +205,40 @@ def test_a_pooler_that_hands_out_prepared_sessions_is_no_error(sample, unprepare
     assert Query.prepares
 
 
+def test_prepared_statement_is_prepared_again_after_a_column_changed_its_type(sample, unprepared):
+    """PostgreSQL: "cached plan must not change result type", as after a migration."""
+    path = f"{sample['publication']}/a"
+    ask(path)
+    names = {name for prepared in Query._prepared.values() for name in prepared}
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE core_distribution ALTER name TYPE varchar(300)")
+        try:
+            assert ask(path).source.name.startswith("/"), "sent without being prepared"
+            assert ask(path).source.name.startswith("/")
+            cursor.execute("SELECT name FROM pg_prepared_statements")
+            prepared = {name for (name,) in cursor.fetchall()}
+        finally:
+            cursor.execute("ALTER TABLE core_distribution ALTER name TYPE text")
+    assert Query.prepares
+    assert names <= prepared, "each is prepared again"
+
+
+def test_deferred_fields_are_named_to_from_db(sample, monkeypatch):
+    """Django documents `from_db(db, field_names, values)`, and overrides rely on it."""
+    seen = []
+
+    def from_db(cls, db, field_names, values):
+        seen.append((list(field_names), len(values)))
+        return super(RepositoryVersion, cls).from_db(db, field_names, values)
+
+    monkeypatch.setattr(RepositoryVersion, "from_db", classmethod(from_db), raising=False)
+    ask(f"{sample['version']}/a")
+    assert seen
+    for names, count in seen:
+        assert "content_ids" not in names
+        assert len(names) == count
+
+
 def test_a_transaction_is_not_put_at_risk(sample, unprepared):
     with transaction.atomic():
         assert ask(f"{sample['publication']}/a").source.name.startswith("/")

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from django.db import DatabaseError, connection, models
-from django.db.models import DEFERRED
 from psycopg.errors import (
     DuplicatePreparedStatement,
     FeatureNotSupported,
@@ -23,10 +22,6 @@ from psycopg.errors import (
 from pulpcore.app.models import Artifact, ContentArtifact, RepositoryVersion
 
 log = logging.getLogger(__name__)
-
-# Errors of EXECUTE that the plain query would not raise: a pooler assigned another session, or a
-# migration changed the type of a column.
-_NOT_PREPARED = (InvalidSqlStatementName, FeatureNotSupported)
 
 # Deferred fields: a version's `content_ids` has the primary key of every content unit in it
 # (pulpcore issue 7867), and digests other than SHA-256 are never sent. Nor are the timestamps of a
@@ -67,8 +62,8 @@ class Row:
 
 def make(model: type[models.Model], columns: Mapping[str, Any]) -> Any:
     """Return a saved instance of `model`; fields that are not in `columns` are deferred."""
-    values = [columns.get(field.attname, DEFERRED) for field in model._meta.concrete_fields]
-    return model.from_db(connection.alias, (), values)
+    loaded = [field.attname for field in model._meta.concrete_fields if field.attname in columns]
+    return model.from_db(connection.alias, loaded, [columns[name] for name in loaded])
 
 
 class Query:
@@ -125,12 +120,22 @@ class Query:
             try:
                 cursor.execute(self._statement(), parameters)
             except DatabaseError as error:
-                if not isinstance(error.__cause__, _NOT_PREPARED):
-                    raise
-                log.info("Prepared statement failed, queries are sent unprepared now: %s", error)
-                Query.prepares = False
+                self._handle_unprepared(error)
                 cursor.execute(self.text, parameters)
             return [Row(values) for values in cursor.fetchall()]
+
+    def _handle_unprepared(self, error: DatabaseError) -> None:
+        """Handle errors of EXECUTE that the plain query would not raise; raise all others."""
+        match error.__cause__:
+            case FeatureNotSupported():  # a migration changed the type of a column
+                log.info("Prepared statement is out of date, it will be prepared again: %s", error)
+                connection.connection.execute(f"DEALLOCATE {self.name}")
+                self._prepared[connection.connection].discard(self.name)
+            case InvalidSqlStatementName():  # a pooler assigned another session
+                log.info("Prepared statement failed, queries are sent unprepared now: %s", error)
+                Query.prepares = False
+            case _:
+                raise error
 
     def _statement(self) -> str:
         options = connection.settings_dict["OPTIONS"]
