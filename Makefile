@@ -26,8 +26,11 @@ run: $(RUN)  ## Start Pulp on http://127.0.0.1:24817 (ARGS="--port 8080" and oth
 check: lint  ## Check style, types and imports, and run the unit tests
 	@exec $(PYTHON) -m pytest tests/unit
 
-test: $(DEV)  ## Run all tests (ARGS="tests/unit -k name" selects some)
-	@exec $(PYTHON) -m pytest $(ARGS)
+# Side by side, file by file; each process has a Pulp of its own.
+JOBS := 2
+
+test: $(DEV)  ## Run all tests (ARGS="tests/unit -k name" selects some; JOBS=1 runs one at a time)
+	@exec $(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # The oldest pulpcore that pyproject.toml allows, and the newest there is. Parity is with the latter.
 test-matrix: matrix-3.115.0 matrix-3.123.1  ## Run the tests with each supported pulpcore
