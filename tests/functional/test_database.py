@@ -328,4 +328,4 @@ def test_a_database_that_is_away_is_said_so(instance):
         assert response.status_code == 503
         assert int(response.headers["Retry-After"]) > 0
         assert "nonexistent" not in response.text
-        assert "could not be written" in server.said(), "and the heartbeat goes on trying"
+        assert "cannot write its row" in server.said(), "and the heartbeat goes on trying"

@@ -159,6 +159,7 @@ PLANS = {
 )
 @given(paths=st.dictionaries(_paths, _units, min_size=1, max_size=14), size=st.integers(2, 5))
 @example(paths={path: {0} for path in ("a", "a/b", "a/c", "a-b", "a0", "A", "é/x")}, size=1)
+@example(paths={"0": {0}, "c": {0}, "b": {0, 1}}, size=2)  # with paths of others between them
 @example(paths={"a/%_\\/x": {0}, "a/%_\\": {1}, "a/b_\\/x": {0, 1}, "a/%\x01": {2}}, size=1)
 @example(paths={"//": {0, 1}, "/": {1}, "/a": {0}, "\U0010ffff/\U0010ffff": {0}, "b": {3}}, size=2)
 @example(paths={"a/\x01": {0}, "a/\x01/\x01": {1}, "a/a\x01": {0}, "a/a": {0}, "a/a/": {0}}, size=1)

@@ -127,7 +127,7 @@ def test_heartbeats_come_back_with_the_database(instance, orm, tmp_path):
                 " WHERE application_name = 'beating'"
             )
             assert cursor.rowcount > 0
-        wait_until(lambda: "could not be written" in server.said(), explain=server.said)
+        wait_until(lambda: "cannot write its row" in server.said(), explain=server.said)
         for row in rows(pid):
             row.delete()  # as workers do with rows that are overdue
         road.symlink_to(instance.address.socket_dir)

@@ -374,13 +374,17 @@ def _next_rows(
         if _lists_contained(source) and _is_crowded(parameters):
             return [], False
         return listed, limit is None or len(listed) < limit
+    # Published rows may have reached `ROWS` where the others ended at `PATHS`.
+    is_pass_through = source.publication is not None and _lists_contained(source)
+    if is_pass_through and _is_crowded({**parameters, "end": last_path}):
+        return [], False
     if listed[-1].name == _entry_name(directory, last_path):
         listed.pop()
     return listed, False
 
 
 def _is_crowded(parameters: dict[str, Any]) -> bool:
-    """Return whether a range has `PATHS` paths of all repositories."""
+    """Return whether a range has `PATHS` paths of all repositories, or more."""
     in_range = _in_range(parameters).format(path="relative_path")
     with connection.cursor() as cursor:
         cursor.execute(_COUNT_PATHS.format(in_range=in_range), parameters)
