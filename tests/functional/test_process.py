@@ -80,7 +80,7 @@ def test_a_lost_row_is_registered_again(instance, orm):
         for row in rows(pid):
             row.delete()
         wait_until(lambda: len(rows(pid)) == 2, explain=server.said)
-        wait_until(lambda: "registering again" in server.said(), explain=server.said)
+        wait_until(lambda: "inserting it again" in server.said(), explain=server.said)
         assert pulp_can_run_a_task(server, instance), "under the row that came back"
 
 

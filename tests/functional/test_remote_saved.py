@@ -112,6 +112,13 @@ def test_pulled_through_file_ends_when_its_repository_was_asked(client, mirror, 
         assert client.get(path).content == m.data(name)
         assert m.saved(name), "at once"
         assert Task.objects.count() == before + 1, "at once"
+    wait_until(tasks_have_ended)  # before their repository is deleted
+
+
+def tasks_have_ended() -> bool:
+    from pulpcore.app.models import Task
+
+    return not Task.objects.filter(finished_at=None).exists()
 
 
 def test_known_file_is_added_to_its_repository_before_it_ends(client, mirror, orm):  # noqa: F811
@@ -125,3 +132,4 @@ def test_known_file_is_added_to_its_repository_before_it_ends(client, mirror, or
     before = Task.objects.count()
     assert client.get(f"{other}/a.bin").content == m.data("a.bin")
     assert Task.objects.count() == before + 1, "at once"
+    wait_until(tasks_have_ended)  # before their repository is deleted

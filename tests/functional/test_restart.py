@@ -32,9 +32,16 @@ def base(instance) -> str:
 def workers(server: Server) -> set[int]:
     """The pids of uvicorn's workers."""
     pid = server.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    commands = {int(each): Path(f"/proc/{each}/cmdline").read_bytes() for each in children}
-    return {pid for pid, command in commands.items() if b"spawn_main" in command}
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return {child for child in children if b"spawn_main" in command_of(child)}
+
+
+def command_of(pid: int) -> bytes:
+    """The command line of a process, empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def test_hangup_signal_replaces_workers_without_failed_requests(instance, base):
@@ -120,7 +127,4 @@ def test_reload_keeps_the_process_if_the_next_one_does_not_start(instance):
 
 def servers(instance: Instance) -> set[int]:
     """The pids of the uvicorns that `up` has started."""
-    mark = b"/uvicorn\0"
-    return {
-        pid for pid in leftovers(instance.home) if mark in Path(f"/proc/{pid}/cmdline").read_bytes()
-    }
+    return {pid for pid in leftovers(instance.home) if b"/uvicorn\0" in command_of(pid)}
