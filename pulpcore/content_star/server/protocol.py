@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol (httptools) with timeouts and limits."""
 
 import asyncio
+import os
 import socket
 from collections import deque
 from http import HTTPStatus
@@ -52,12 +53,14 @@ require(
 
 def _probe(connection: socket.socket) -> None:
     """Enable TCP keep-alive; other sockets detect a closed peer at once."""
-    if connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_SECONDS)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_SECONDS)
+    # A duplicate knows its family: uvicorn takes inherited sockets (`--fd`) for Unix ones.
+    with socket.socket(fileno=os.dup(connection.fileno())) as own:
+        if own.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_SECONDS)
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_SECONDS)
 
 
 class Flow(FlowControl):
