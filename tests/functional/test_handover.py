@@ -34,6 +34,7 @@ LOCATIONS = """
         add_header Last-Modified $upstream_http_last_modified;
         add_header Content-Security-Policy $upstream_http_content_security_policy;
         add_header X-Content-Type-Options $upstream_http_x_content_type_options;
+        add_header Repr-Digest $upstream_http_repr_digest;
         add_header X-PULP-ARTIFACT-SIZE $upstream_http_x_pulp_artifact_size;
         add_header Surrogate-Key $upstream_http_surrogate_key;
         add_header Cache-Tag $upstream_http_cache_tag;

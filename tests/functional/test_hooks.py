@@ -129,5 +129,5 @@ def test_what_is_neither_saved_nor_at_a_remote_is_not_there(app, orm):
     base = orm.distribution(publication=orm.publication({}, version))
     response = get(app, f"/pulp/content/{base}/remote.bin")
     assert response.status_code == 404
-    assert "No remote" in response.text
+    assert "no remote has it" in response.text
     assert list(parse_listing(get(app, f"/pulp/content/{base}/").text)) == ["remote.bin"]
