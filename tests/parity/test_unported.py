@@ -169,7 +169,7 @@ def test_routes_that_nobody_knows_are_told_and_the_distributions_still_passed_on
         }
         url = f"{server.url}/pulp/bridged/hello/x"
         assert httpx.get(url, trust_env=False).status_code == 404
-        unknown = "its routes are not known, and none is served or passed on"
+        unknown = "its routes are unknown, and none is served or proxied"
         assert unknown in server.said()
         assert unknown in told(server)["bridged"]["problem"]
         assert told(server)["bridged"]["served"] == "proxied"
