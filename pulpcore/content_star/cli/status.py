@@ -81,7 +81,7 @@ def _used(directory: Path) -> int:
 
 
 def _statuses(directory: Path) -> Iterator[os.stat_result]:
-    """Yield the stat results of all entries below a directory, except those deleted meanwhile."""
+    """Yield the stat results of all entries below a directory, except deleted ones."""
     for folder, folders, files in os.walk(directory):
         for name in (*folders, *files):
             try:

@@ -203,6 +203,6 @@ class PullThroughApp(PublicationApp):
 def _index(source: ContentSource, path: str) -> ResolvedFile | None:
     found = files(source, [path]).get(path)
     if found and found.is_published and source.publication:
-        # A published page is generated anew by each publication, so its date is that of publishing.
+        # Each publication generates its pages, so its date is that of publishing.
         return replace(found, last_modified=source.publication.pulp_created)
     return found
