@@ -123,7 +123,9 @@ class RemoteFiles:
                 type(unit).objects.filter(pk=unit.pk).delete()
                 Remote.objects.filter(pk__in=[pk for (pk,) in remotes]).delete()
                 digest = hashlib.sha256(file.data).hexdigest()
-                for artifact in Artifact.objects.filter(sha256=digest, pulp_domain=domain):
+                # Others may have the same data: there is one artifact without a byte.
+                unused = Artifact.objects.filter(content_memberships=None)
+                for artifact in unused.filter(sha256=digest, pulp_domain=domain):
                     artifact.delete()
         self._made.clear()
 

@@ -108,9 +108,9 @@ def test_parity_of_what_is_saved(ours, theirs, places):
     row = Row("{saving}/{name}", PULLED)
     answers = {
         name: ask(root, row, {**places, "name": f"{name}.bin"})
-        for name, root in (("ours", ours), ("them", theirs))
+        for name, root in (("ours", ours), ("theirs", theirs))
     }
-    judge(row, facets(answers["them"], answers["ours"]), answers["them"], answers["ours"])
+    judge(row, facets(answers["theirs"], answers["ours"]), answers["theirs"], answers["ours"])
     for name in answers:
         saved = ContentArtifact.objects.filter(
             relative_path=f"{name}.bin", artifact__isnull=False, remoteartifact__isnull=False
