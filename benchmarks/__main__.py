@@ -13,7 +13,7 @@ from benchmarks.data import Data
 from benchmarks.measure import cpu_seconds, processes
 from benchmarks.report import Measured
 from benchmarks.servers import CONTESTANTS, Contestant, installed, other, pulp
-from tests.server import Server
+from tests.support.server import Server
 
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build" / "benchmarks"

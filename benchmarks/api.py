@@ -21,7 +21,7 @@ import httpx
 from benchmarks.footprint import STATUS, api
 from benchmarks.measure import cpu_seconds
 from benchmarks.servers import OURS, Contestant, other, pulp
-from tests.pulp import API, FINAL_STATES, unique
+from tests.support.pulp import API, FINAL_STATES, unique
 
 THEIRS = Contestant("pulpcore-api", api)
 CLIENTS = (1, 8)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.apps import SMALL
-from tests.instance import Instance
-from tests.orm import Orm
+from tests.support.instance import Instance
+from tests.support.orm import Orm
 
 LARGE = 1 << 30
 """Bytes of the large file."""

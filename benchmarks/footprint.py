@@ -12,8 +12,8 @@ import psutil
 
 from benchmarks.data import ONE, Data
 from benchmarks.servers import ours, pulp, theirs
-from tests.instance import Instance
-from tests.server import Server, free_port, running
+from tests.support.instance import Instance
+from tests.support.server import Server, free_port, running
 
 STATUS = "/pulp/api/v3/status/"
 FILE = f"/pulp/content/{ONE.path()}"

@@ -2,7 +2,7 @@
 
 import psutil
 
-from tests.server import Server
+from tests.support.server import Server
 
 
 def processes(server: Server) -> list[psutil.Process]:

@@ -19,10 +19,10 @@ from aiohttp import web
 from benchmarks.apps import SMALL
 from benchmarks.probe import Latency, probing
 from benchmarks.servers import OURS, THEIRS, Contestant, bare, other, pulp
-from tests.instance import Instance, wait_until
-from tests.pulp import Pulp, unique
-from tests.server import Server
-from tests.upstream import Upstream, serving_upstream
+from tests.support.instance import Instance, wait_until
+from tests.support.pulp import Pulp, unique
+from tests.support.remote_server import Upstream, serving_upstream
+from tests.support.server import Server
 
 CLIENTS = (1, 10, 100)
 SHARED_SIZE = 5_000_000

@@ -12,9 +12,9 @@ from enum import Flag, auto
 from pathlib import Path
 
 from benchmarks.data import tree_of
-from tests.instance import Instance, wait_until
-from tests.orm import configure, connect, disconnect
-from tests.server import Server, free_port, running, serving, serving_theirs
+from tests.support.instance import Instance, wait_until
+from tests.support.orm import configure, connect, disconnect
+from tests.support.server import Server, free_port, running, serving, serving_theirs
 
 QUIET = ("--no-access-log", "--log-level", "warning")
 CHECKOUT = Path(__file__).parent.parent

@@ -10,11 +10,11 @@ import hypothesis
 import pytest
 from httpx import _config as httpx_config
 
-from tests.instance import Instance
-from tests.orm import Orm, configure, connect, disconnect
-from tests.pulp import Pulp
-from tests.server import Server, serving
-from tests.stores import STORES, Store, google_credentials
+from tests.support.instance import Instance
+from tests.support.orm import Orm, configure, connect, disconnect
+from tests.support.pulp import Pulp
+from tests.support.server import Server, serving
+from tests.support.stores import STORES, Store, google_credentials
 
 # Before any test module is imported: most of what they test cannot be without Django's settings.
 STATE = configure()

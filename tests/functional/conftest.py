@@ -16,11 +16,11 @@ from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.remote.downloads import downloads
 from pulpcore.content_star.remote.pull_through.metadata_cache import metadata
-from tests.asgi import get
-from tests.instance import Instance
-from tests.orm import Orm
-from tests.remote_files import MakeRemoteFile, RemoteFiles
-from tests.upstream import Upstream, serving_upstream
+from tests.support.asgi import get
+from tests.support.instance import Instance
+from tests.support.orm import Orm
+from tests.support.remote_files import MakeRemoteFile, RemoteFiles
+from tests.support.remote_server import Upstream, serving_upstream
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from pulpcore.content_star.django_app import request_body
-from tests.instance import wait_until
-from tests.raw import Raw
-from tests.server import Server, serving
-from tests.views import serving_views
+from tests.support.instance import wait_until
+from tests.support.raw_client import Raw
+from tests.support.server import Server, serving
+from tests.support.views import serving_views
 
 MEGABYTE = 1024 * 1024
 UPLOAD = "/pulp/api/v3/artifacts/"

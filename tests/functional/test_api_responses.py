@@ -11,9 +11,9 @@ import pytest
 from django.db import connection
 from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
 
-from tests.instance import wait_until
-from tests.raw import Raw
-from tests.views import serving_views
+from tests.support.instance import wait_until
+from tests.support.raw_client import Raw
+from tests.support.views import serving_views
 
 
 def _with_length(length: object, content: object, status: int = 200) -> HttpResponse:

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.pulp import unique
-from tests.server import serving
+from tests.support.pulp import unique
+from tests.support.server import serving
 
 SECRET = b"for those who may"
 CHALLENGE = 'Basic realm="api"'

@@ -20,10 +20,10 @@ from urllib.parse import quote, urljoin
 import httpx
 import pytest
 
-from tests.certificates import Authority
-from tests.instance import Instance, stop, wait_until
-from tests.pulp import unique
-from tests.server import Server, free_port, running
+from tests.support.certificates import Authority
+from tests.support.instance import Instance, stop, wait_until
+from tests.support.pulp import unique
+from tests.support.server import Server, free_port, running
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "deploying.md"
 SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"

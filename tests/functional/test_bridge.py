@@ -16,11 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.bridged import installed
-from tests.instance import Instance, wait_until
-from tests.orm import Orm
-from tests.server import Server, free_port, serving
-from tests.upstream import serving_upstream
+from tests.support.bridged import installed
+from tests.support.instance import Instance, wait_until
+from tests.support.orm import Orm
+from tests.support.remote_server import serving_upstream
+from tests.support.server import Server, free_port, serving
 
 MEGABYTE = 1024**2
 

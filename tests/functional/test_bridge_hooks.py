@@ -10,8 +10,8 @@ from aiohttp import web
 from pulp_file.app.models import FileDistribution
 
 from pulpcore.responses import ArtifactResponse
-from tests.asgi import get
-from tests.orm import artifact
+from tests.support.asgi import get
+from tests.support.orm import artifact
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from tests.functional.test_on_demand_lifecycle import Folder
-from tests.pulp import unique
-from tests.server import Server, serving
+from tests.support.pulp import unique
+from tests.support.server import Server, serving
 
 KEY = {"X-Key": base64.b64encode(b"open").decode()}
 CHANGED = {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}

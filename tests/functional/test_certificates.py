@@ -8,11 +8,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.certificates import DAY, NOW, Authority
-from tests.pulp import unique
-from tests.raw import get_as_it_stands
-from tests.server import serving
-from tests.versions import since
+from tests.support.certificates import DAY, NOW, Authority
+from tests.support.pulp import unique
+from tests.support.raw_client import get_as_it_stands
+from tests.support.server import serving
+from tests.support.versions import since
 
 SECRET = b"for those with a certificate"
 

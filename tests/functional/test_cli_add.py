@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from pulpcore.app.serializers import fields
-from tests.instance import Instance, wait_until
+from tests.support.instance import Instance, wait_until
 
 API = "/pulp/api/v3"
 NAMES = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pulpcore.content_star.cli.commands import group
-from tests.instance import Instance, in_venv
+from tests.support.instance import Instance, in_venv
 
 
 def exports(text: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.instance import Instance
+from tests.support.instance import Instance
 
 FILE = "/pulp/api/v3/{}/file/file/"
 

@@ -13,7 +13,7 @@ import pytest
 from pulpcore.content_star import __version__
 from pulpcore.content_star.cli.state import Instance as Address
 from pulpcore.content_star.cli.state import State
-from tests.instance import Instance, in_venv, wait_until
+from tests.support.instance import Instance, in_venv, wait_until
 
 
 @pytest.fixture

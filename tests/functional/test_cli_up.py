@@ -19,7 +19,7 @@ from pulpcore.content_star.cli.prepare import Preparation
 from pulpcore.content_star.cli.processes import OWNER_VARIABLE, Supervisor, leftovers
 from pulpcore.content_star.cli.state import Instance as Address
 from pulpcore.content_star.cli.state import State
-from tests.instance import Instance, pulp_star, wait_until
+from tests.support.instance import Instance, pulp_star, wait_until
 
 
 @pytest.fixture(scope="module")

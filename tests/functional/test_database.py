@@ -17,8 +17,8 @@ from django.db import ProgrammingError, connection, transaction
 
 from pulpcore.app.models import AppStatus
 from pulpcore.content_star.database.executor import ConnectionLost, DatabaseExecutor
-from tests.instance import wait_until
-from tests.server import serving
+from tests.support.instance import wait_until
+from tests.support.server import serving
 
 pytestmark = pytest.mark.usefixtures("orm")
 

@@ -14,8 +14,8 @@ from pulpcore.content_star.listings import directory
 from pulpcore.content_star.listings.directory import DirectoryEntry
 from pulpcore.content_star.listings.pagination import PageQuery
 from pulpcore.content_star.resolve.content import ContentSource
-from tests.collation import copies_of_paths, seeing_copies
-from tests.orm import Orm
+from tests.support.collation import copies_of_paths, seeing_copies
+from tests.support.orm import Orm
 
 
 class Trees:

@@ -7,9 +7,9 @@ import pytest
 from pulpcore.content_star.listings import directory
 from pulpcore.content_star.listings.pagination import PageQuery
 from pulpcore.content_star.resolve.content import ContentSource
-from tests.bulk import Bulk
-from tests.collation import copies_of_paths, seeing_copies
-from tests.plans import Plan, plans_of, rows_of
+from tests.support.bulk import Bulk
+from tests.support.collation import copies_of_paths, seeing_copies
+from tests.support.query_plans import Plan, plans_of, rows_of
 
 MANY = 20_000
 

@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.instance import Instance
-from tests.pulp import Pulp, unique
-from tests.stores import Store, azure, s3
+from tests.support.instance import Instance
+from tests.support.pulp import Pulp, unique
+from tests.support.stores import Store, azure, s3
 
 FILES = {"own.txt": b"of this domain", "dir/b.txt": b"b" * 5000}
 FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.pulp import unique
-from tests.raw import get_as_it_stands
-from tests.server import serving
-from tests.versions import since
+from tests.support.pulp import unique
+from tests.support.raw_client import get_as_it_stands
+from tests.support.server import serving
+from tests.support.versions import since
 
 SECRET = b"for those with the key"
 KEY = {"X-Key": base64.b64encode(b"open").decode()}

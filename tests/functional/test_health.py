@@ -8,8 +8,8 @@ from functools import partial
 import httpx
 import pytest
 
-from tests.instance import wait_until
-from tests.server import serving
+from tests.support.instance import wait_until
+from tests.support.server import serving
 
 TEXT = "text/plain; charset=utf-8"
 

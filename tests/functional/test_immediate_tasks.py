@@ -16,11 +16,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import launch, tasking
-from tests.instance import Instance, in_venv, wait_until
-from tests.orm import Orm
-from tests.pulp import API, FINAL_STATES
-from tests.server import Server, free_port, running
+from tests.support import launch, tasking
+from tests.support.instance import Instance, in_venv, wait_until
+from tests.support.orm import Orm
+from tests.support.pulp import API, FINAL_STATES
+from tests.support.server import Server, free_port, running
 
 CLIENTS = 8
 Requests = Callable[[httpx.Client, int], Any]

@@ -26,9 +26,9 @@ from pulpcore.content_star.listings import pagination as window
 from pulpcore.content_star.listings import stream as listing_page
 from pulpcore.content_star.listings.pagination import make_cursor
 from pulpcore.content_star.resolve.paths import ContentPath
-from tests.asgi import get
 from tests.functional.test_paths import NAMES
-from tests.listing import parse_listing
+from tests.support.asgi import get
+from tests.support.listing_parser import parse_listing
 
 JSON = {"Accept": "application/json"}
 ROOT = "/pulp/content/"

@@ -20,11 +20,11 @@ from pulpcore.content_star.listings.html import html_listing
 from pulpcore.content_star.listings.pagination import ALL_ENTRIES
 from pulpcore.content_star.listings.stream import ListedDirectory, RowCache, Rows
 from pulpcore.content_star.resolve.content import ContentSource
-from tests.asgi import get
-from tests.bulk import Bulk
-from tests.instance import wait_until
-from tests.listing import parse_listing
-from tests.server import serving
+from tests.support.asgi import get
+from tests.support.bulk import Bulk
+from tests.support.instance import wait_until
+from tests.support.listing_parser import parse_listing
+from tests.support.server import serving
 
 COUNT = directory.ROWS * 4 + 7
 TEXT = {"Accept": "text/html"}

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pulpcore.content_star.app import migrations
-from tests.instance import Instance
+from tests.support.instance import Instance
 
 FOLDER = Path(migrations.__path__[0])
 NAMES = sorted(path.stem for path in FOLDER.glob("0*.py"))

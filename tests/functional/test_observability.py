@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.collector import Collector, collecting
-from tests.instance import wait_until
-from tests.server import Server, serving
+from tests.support.collector import Collector, collecting
+from tests.support.instance import wait_until
+from tests.support.server import Server, serving
 
 BIG = os.urandom(1 << 20) * 64
 

@@ -18,12 +18,12 @@ from django.utils import timezone
 from starlette.responses import PlainTextResponse
 
 from pulpcore.content_star.database.executor import DatabaseExecutor
-from tests import upstream as behave
-from tests.asgi import get
-from tests.instance import wait_until
-from tests.pulp import API, Pulp, unique
-from tests.server import Server, serving
-from tests.upstream import Held, Upstream
+from tests.support import remote_server as behave
+from tests.support.asgi import get
+from tests.support.instance import wait_until
+from tests.support.pulp import API, Pulp, unique
+from tests.support.remote_server import Held, Upstream
+from tests.support.server import Server, serving
 
 BIG = 3_000_000
 HUGE = 30_000_000

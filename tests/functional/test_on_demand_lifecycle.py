@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.instance import wait_until
-from tests.pulp import Pulp, unique
-from tests.upstream import Upstream
+from tests.support.instance import wait_until
+from tests.support.pulp import Pulp, unique
+from tests.support.remote_server import Upstream
 
 SIZES = {"small": 5000, "big": 400_000}  # the small one is remembered with its bytes
 

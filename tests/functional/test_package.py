@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server import free_port, running
-from tests.versions import since
+from tests.support.server import free_port, running
+from tests.support.versions import since
 
 PROJECT = Path(__file__).parents[2]
 

@@ -8,13 +8,14 @@ import httpx
 import pytest
 
 from pulpcore.content_star.auth.password_checks import MAX_WAITING_PER_NAME, RETRY_AFTER, THREADS
-from tests.holding_backend import HOLD
-from tests.instance import wait_until
-from tests.pulp import unique
-from tests.server import serving
+from tests.support.holding_backend import HOLD
+from tests.support.instance import wait_until
+from tests.support.pulp import unique
+from tests.support.server import serving
 
 BACKENDS = (
-    '["tests.holding_backend.HoldingBackend", "pulpcore.backends.ObjectRolePermissionBackend"]'
+    '["tests.support.holding_backend.HoldingBackend",'
+    ' "pulpcore.backends.ObjectRolePermissionBackend"]'
 )
 SECRET = b"for those who may"
 CLIENTS = 32

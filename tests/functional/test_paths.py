@@ -6,8 +6,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.listing import parse_listing
-from tests.raw import get_as_it_stands
+from tests.support.listing_parser import parse_listing
+from tests.support.raw_client import get_as_it_stands
 
 NAMES = [
     "plain.txt",
@@ -111,7 +111,7 @@ def raw(instance):
 @pytest.fixture(scope="module")
 def base(instance):
     """The base path of a distribution with one file, `a.txt`."""
-    from tests.orm import Orm
+    from tests.support.orm import Orm
 
     orm = Orm()
     yield orm.distribution(

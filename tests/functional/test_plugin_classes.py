@@ -17,8 +17,8 @@ from pulpcore.content_star.plugin import (
     PullThroughApp,
     RepositoryVersionApp,
 )
-from tests.asgi import get
-from tests.listing import parse_listing
+from tests.support.asgi import get
+from tests.support.listing_parser import parse_listing
 
 
 @pytest.fixture

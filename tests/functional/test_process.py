@@ -8,8 +8,8 @@ import signal
 import httpx
 import pytest
 
-from tests.instance import wait_until
-from tests.server import serving
+from tests.support.instance import wait_until
+from tests.support.server import serving
 
 BIG = os.urandom(1 << 20) * 64
 

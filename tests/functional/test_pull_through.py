@@ -15,12 +15,12 @@ import httpx
 import pytest
 from aiohttp import web
 
-from tests import upstream as behave
-from tests.instance import wait_until
-from tests.pulp import unique
-from tests.server import Server, serving
-from tests.settled import settle
-from tests.upstream import Held, Upstream
+from tests.support import remote_server as behave
+from tests.support.instance import wait_until
+from tests.support.invalidation import settle
+from tests.support.pulp import unique
+from tests.support.remote_server import Held, Upstream
+from tests.support.server import Server, serving
 
 BIG = 3_000_000
 ROOT = Path(__file__).parents[2]
@@ -36,14 +36,16 @@ def folder(tmp_path_factory) -> Path:
 def own(instance, folder) -> Iterator[Server]:
     """A server whose pulp_file has pull-through."""
     environ = {"PYTHONPATH": str(ROOT), "PULP_ALLOWED_IMPORT_PATHS": f'["{folder}"]'}
-    with serving(instance, app="tests.pulling:application", **environ) as running:
+    with serving(instance, app="tests.support.pull_through_app:application", **environ) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def other(instance) -> Iterator[Server]:
     """A second one."""
-    with serving(instance, app="tests.pulling:application", PYTHONPATH=str(ROOT)) as running:
+    with serving(
+        instance, app="tests.support.pull_through_app:application", PYTHONPATH=str(ROOT)
+    ) as running:
         yield running
 
 
@@ -405,7 +407,9 @@ def test_a_process_waits_for_the_one_that_fetches(own, other, mirror):
 def test_a_process_takes_over_from_one_that_dies(own, mirror, instance):
     m = mirror()
     path = m.add("a.bin", BIG, Held(1_000_000))
-    with serving(instance, app="tests.pulling:application", PYTHONPATH=str(ROOT)) as other:
+    with serving(
+        instance, app="tests.support.pull_through_app:application", PYTHONPATH=str(ROOT)
+    ) as other:
         url = other.content_url + path
         with httpx.stream("GET", url, trust_env=False, timeout=30) as first:
             next(first.iter_raw())
@@ -436,7 +440,7 @@ def test_in_a_domain_it_is_saved_in_its_storage(instance, server, orm, tmp_path)
         repository = orm.version({}).repository.cast()
         base = orm.distribution(from_publication=False, remote=remote, repository=repository)
         saved = Artifact.objects.filter(pulp_domain=domain)
-        with serving(instance, app="tests.pulling:application", **environ) as own:
+        with serving(instance, app="tests.support.pull_through_app:application", **environ) as own:
             address = f"{own.content_url}{domain.name}/{base}/a.bin"
             assert httpx.get(address, trust_env=False).content == data
             wait_until(saved.exists)

@@ -15,7 +15,7 @@ from pulpcore.content_star.database import queries
 from pulpcore.content_star.database.prepared import Query
 from pulpcore.content_star.resolve.content import ContentSource, files
 from pulpcore.content_star.resolve.paths import ContentPath
-from tests.bulk import Bulk
+from tests.support.bulk import Bulk
 
 MANY = 100_000
 

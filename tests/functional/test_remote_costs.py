@@ -12,9 +12,9 @@ import httpx
 import pytest
 from aiohttp import web
 
-from tests import upstream as behave
-from tests.instance import wait_until
-from tests.server import Server, serving
+from tests.support import remote_server as behave
+from tests.support.instance import wait_until
+from tests.support.server import Server, serving
 
 BIG = 3_000_000
 PIECE = os.urandom(1_000_000)

@@ -15,14 +15,14 @@ import pytest
 from aiohttp import web
 
 from pulpcore.content_star.remote import timeouts
-from tests import upstream as behave
-from tests.certificates import Authority
-from tests.instance import in_venv, wait_until
-from tests.orm import Site
-from tests.proxy import PASSWORD, USER, Proxy, serving_proxy
-from tests.server import Server, free_port, running, serving
-from tests.stores import STORES
-from tests.upstream import Held, Upstream, serving_upstream
+from tests.support import remote_server as behave
+from tests.support.certificates import Authority
+from tests.support.instance import in_venv, wait_until
+from tests.support.orm import Site
+from tests.support.proxy import PASSWORD, USER, Proxy, serving_proxy
+from tests.support.remote_server import Held, Upstream, serving_upstream
+from tests.support.server import Server, free_port, running, serving
+from tests.support.stores import STORES
 
 BIG = 3_000_000
 
@@ -419,7 +419,7 @@ def test_an_artifact_that_orphan_cleanup_removes_while_it_would_be_used(
     """It removes the file after it has committed, be that some seconds later."""
     from django.db import connection, transaction
 
-    from tests.orm import artifact
+    from tests.support.orm import artifact
 
     file = remote_file()
     old = artifact(file.data)

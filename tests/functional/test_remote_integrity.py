@@ -15,9 +15,9 @@ import pytest
 from aiohttp import web
 from django.db import transaction
 
-from tests import upstream as behave
-from tests.instance import wait_until
-from tests.upstream import Held
+from tests.support import remote_server as behave
+from tests.support.instance import wait_until
+from tests.support.remote_server import Held
 
 SIZE = 700_000
 

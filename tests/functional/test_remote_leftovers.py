@@ -13,12 +13,12 @@ from django.db import connection, transaction
 
 from pulpcore.content_star.remote.lock import APPLICATION_NAME
 from pulpcore.content_star.remote.temporary_file import remove_abandoned
-from tests import upstream as behave
-from tests.instance import wait_until
-from tests.orm import artifact
-from tests.pulp import unique
-from tests.server import Server, serving
-from tests.upstream import Held, Upstream
+from tests.support import remote_server as behave
+from tests.support.instance import wait_until
+from tests.support.orm import artifact
+from tests.support.pulp import unique
+from tests.support.remote_server import Held, Upstream
+from tests.support.server import Server, serving
 
 BIG = 3_000_000
 
@@ -116,7 +116,9 @@ def test_nothing_is_left_of_requests_of_all_kinds(instance, remote_file, server,
         "PYTHONWARNINGS": "always::ResourceWarning",
         "PULP_CONTENT_STAR_METADATA_SIZE": "0",  # what is kept would be left
     }
-    with serving(instance, app="tests.counting:application", PGAPPNAME=name, **environ) as own:
+    with serving(
+        instance, app="tests.support.fetch_counts_app:application", PGAPPNAME=name, **environ
+    ) as own:
 
         async def visit(client: httpx.AsyncClient) -> None:
             url = own.content_url + chance.choice(paths)

@@ -15,9 +15,9 @@ from pulpcore.content_star.remote import spool
 from pulpcore.content_star.remote.decoding import RATIO_FREE
 from tests.functional.test_pull_through import client, folder, mirror, own  # noqa: F401
 from tests.functional.test_remote_faults import spooled
-from tests.instance import wait_until
-from tests.server import Server, serving
-from tests.upstream import Behaviour, chunked
+from tests.support.instance import wait_until
+from tests.support.remote_server import Behaviour, chunked
+from tests.support.server import Server, serving
 
 MAX_SIZE = 1_000_000
 BOMB = 50_000_000
@@ -31,7 +31,7 @@ def limited(instance) -> Iterator[Server]:
         "PYTHONPATH": str(ROOT),
         "PULP_CONTENT_STAR_REMOTE_MAX_SIZE": str(MAX_SIZE),
     }
-    with serving(instance, app="tests.pulling:application", **environ) as running:
+    with serving(instance, app="tests.support.pull_through_app:application", **environ) as running:
         yield running
 
 

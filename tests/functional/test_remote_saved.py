@@ -10,8 +10,8 @@ import pytest
 from django.db import connection, transaction
 
 from tests.functional.test_pull_through import client, folder, mirror, own  # noqa: F401
-from tests.instance import wait_until
-from tests.remote_files import RemoteFile
+from tests.support.instance import wait_until
+from tests.support.remote_files import RemoteFile
 
 BIG = 3_000_000
 

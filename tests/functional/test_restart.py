@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from pulpcore.content_star.cli.processes import leftovers
-from tests.instance import Instance, wait_until
-from tests.load import SlowDownload, load
-from tests.server import Server, running, serving
+from tests.support.instance import Instance, wait_until
+from tests.support.load import SlowDownload, load
+from tests.support.server import Server, running, serving
 
 OURS = ("--http", "pulpcore.content_star.server:HttpProtocol")
 DRAIN = (*OURS, "--timeout-graceful-shutdown", "300", "--no-access-log")

@@ -15,10 +15,10 @@ import httpx
 import pytest
 
 from pulpcore.content_star.listings.directory import ROWS
-from tests.bulk import Bulk
-from tests.instance import Instance, in_venv, wait_until
-from tests.orm import Orm
-from tests.server import Server, free_port, running, serving
+from tests.support.bulk import Bulk
+from tests.support.instance import Instance, in_venv, wait_until
+from tests.support.orm import Orm
+from tests.support.server import Server, free_port, running, serving
 
 OURS = ("--http", "pulpcore.content_star.server:HttpProtocol")
 CHECKOUT = str(Path(__file__).parents[2])
@@ -94,7 +94,7 @@ def memory(server: Server) -> int:
 
 @contextmanager
 def probing(instance: Instance, *arguments: str, **environ: str) -> Iterator[Server]:
-    """Run uvicorn with `tests.protocol_app`."""
+    """Run uvicorn with `tests.support.protocol_app`."""
     environ = {
         "PYTHONPATH": CHECKOUT,
         "DJANGO_SETTINGS_MODULE": "pulpcore.app.settings",
@@ -102,7 +102,7 @@ def probing(instance: Instance, *arguments: str, **environ: str) -> Iterator[Ser
         "PULP_CONTENT_STAR_BODY_TIMEOUT": str(HEAD_TIMEOUT),
         **environ,
     }
-    with serving(instance, *arguments, app="tests.protocol_app:app", **environ) as server:
+    with serving(instance, *arguments, app="tests.support.protocol_app:app", **environ) as server:
         yield server
 
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from pysequoia import Cert
 
-from tests.listing import parse_listing
-from tests.pulp import unique
+from tests.support.listing_parser import parse_listing
+from tests.support.pulp import unique
 
 FORMAT = "%Y%m%dT%H%M%SZ"
 
@@ -123,7 +123,7 @@ def artifact_url(instance, artifact) -> str:
 
 
 def test_an_artifact_is_served_by_id_to_who_has_a_signed_link(instance, orm):
-    from tests.orm import artifact as make
+    from tests.support.orm import artifact as make
 
     data = b"an artifact"
     artifact = make(data)

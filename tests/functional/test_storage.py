@@ -13,10 +13,10 @@ import pytest
 from django.core.files.base import ContentFile
 
 from pulpcore.app.models import Domain
-from tests.instance import stop, wait_until
-from tests.orm import Site
-from tests.server import Server, free_port, serving
-from tests.stores import Store, azure_settings
+from tests.support.instance import stop, wait_until
+from tests.support.orm import Site
+from tests.support.server import Server, free_port, serving
+from tests.support.stores import Store, azure_settings
 
 MIB = 1 << 20
 BIG = os.urandom(MIB) * 64

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from tests.functional.test_restart import workers
-from tests.instance import wait_until
-from tests.server import running
+from tests.support.instance import wait_until
+from tests.support.server import running
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 ANALYZE = shutil.which("systemd-analyze")

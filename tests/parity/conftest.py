@@ -8,14 +8,14 @@ import pytest
 
 from pulpcore.app.contexts import with_domain
 from pulpcore.constants import CHECKPOINT_TS_FORMAT
-from tests.bridged import installed
-from tests.certificates import Authority
 from tests.functional.conftest import app  # noqa: F401
-from tests.instance import Instance
-from tests.orm import Orm, artifact
-from tests.pulp import Pulp
-from tests.server import Server, serving, serving_theirs
-from tests.upstream import serving_upstream
+from tests.support.bridged import installed
+from tests.support.certificates import Authority
+from tests.support.instance import Instance
+from tests.support.orm import Orm, artifact
+from tests.support.pulp import Pulp
+from tests.support.remote_server import serving_upstream
+from tests.support.server import Server, serving, serving_theirs
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.bridged import installed
-from tests.instance import Instance
 from tests.parity.test_parity import FILE, Row, compare
-from tests.pulp import unique
-from tests.server import Server, serving
+from tests.support.bridged import installed
+from tests.support.instance import Instance
+from tests.support.pulp import unique
+from tests.support.server import Server, serving
 
 GZIP = {"Accept-Encoding": "gzip"}
 PLAIN = {"Accept-Encoding": "identity"}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.instance import Instance
-from tests.orm import Orm
 from tests.parity.differences import DIFFERENCES
 from tests.parity.test_parity import Row, ask
-from tests.server import free_port, serving, serving_theirs
+from tests.support.instance import Instance
+from tests.support.orm import Orm
+from tests.support.server import free_port, serving, serving_theirs
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("redis-server"), reason="redis-server is not installed"

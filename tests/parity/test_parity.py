@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from tests.listing import parse_listing
 from tests.parity.differences import DIFFERENCES, DOCUMENT, Difference, document
+from tests.support.listing_parser import parse_listing
 
 # Said of the exchange, not of the content.
 IGNORED = {"date", "server", "correlation-id", "connection"}
 
-# On every answer of a distribution; see `FURTHER` and `tests/functional/test_edge.py`.
+# On every answer of a distribution; see `FURTHER` and `tests/functional/test_cdn_headers.py`.
 IGNORED |= {"surrogate-key", "cache-tag"}
 
-# On every file; see `FURTHER` and `tests/functional/test_text.py`.
+# On every file; see `FURTHER` and `tests/functional/test_compression_and_cors.py`.
 IGNORED |= {"repr-digest"}
 
 

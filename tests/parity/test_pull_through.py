@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import upstream as behave
-from tests.instance import wait_until
-from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row, ask, compare, facets, judge
-from tests.server import free_port, serving, serving_theirs
-from tests.upstream import serving_upstream
+from tests.support import remote_server as behave
+from tests.support.instance import wait_until
+from tests.support.orm import Orm
+from tests.support.remote_server import serving_upstream
+from tests.support.server import free_port, serving, serving_theirs
 
 PLUGIN = {"PYTHONPATH": str(Path(__file__).parents[2])}
 
@@ -51,13 +51,15 @@ PLAIN = Row("{saving}/index.html", "plugins without pull-through")
 
 @pytest.fixture(scope="module")
 def theirs(instance) -> Iterator[str]:
-    with serving_theirs(instance, sys.executable, "-m", "tests.pulling", **PLUGIN) as server:
+    with serving_theirs(
+        instance, sys.executable, "-m", "tests.support.pull_through_app", **PLUGIN
+    ) as server:
         yield server.content_url
 
 
 @pytest.fixture(scope="module")
 def ours(instance) -> Iterator[str]:
-    with serving(instance, app="tests.pulling:application", **PLUGIN) as server:
+    with serving(instance, app="tests.support.pull_through_app:application", **PLUGIN) as server:
         yield server.content_url
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.orm import Orm
+from tests.support.orm import Orm
 
 NAMES = (
     "plain.txt",

@@ -7,10 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from tests.orm import Site
 from tests.parity.test_parity import Row, ask, facets, judge
-from tests.server import Server, serving_theirs
-from tests.stores import Store
+from tests.support.orm import Site
+from tests.support.server import Server, serving_theirs
+from tests.support.stores import Store
 
 DATA = b"0123456789"
 FILES = {"a.txt": DATA, "dir/b c.tar.gz": b"bb", "empty": b""}

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.instance import Instance
-from tests.pulp import Pulp
+from tests.support.instance import Instance
+from tests.support.pulp import Pulp
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "plugin_example"
 PROBE = Path(__file__).parent / "probe"

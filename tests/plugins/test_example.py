@@ -5,8 +5,8 @@ import hashlib
 import httpx
 import pytest
 
-from tests.pulp import unique
-from tests.server import serving_theirs
+from tests.support.pulp import unique
+from tests.support.server import serving_theirs
 
 FILES = {"a.txt": b"first", "dir/b.txt": b"second"}
 

@@ -5,8 +5,8 @@ import json
 import httpx
 import pytest
 
-from tests.pulp import unique
-from tests.server import serving
+from tests.support.pulp import unique
+from tests.support.server import serving
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 import websockets.exceptions
 import websockets.sync.client
 
-from tests.instance import wait_until
-from tests.pulp import Pulp, unique
-from tests.server import Server, serving
+from tests.support.instance import wait_until
+from tests.support.pulp import Pulp, unique
+from tests.support.server import Server, serving
 
 PREFIX = "/pulp/probe/"
 

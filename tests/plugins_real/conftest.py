@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.conftest import STATE
-from tests.instance import Instance
-from tests.orm import connect, disconnect
 from tests.plugins_real.plugin import serving_mode
 from tests.plugins_real.table import Table
-from tests.pulp import Pulp
-from tests.server import Server, free_port, running, serving_theirs
-from tests.upstream import Upstream, serving_upstream
+from tests.support.instance import Instance
+from tests.support.orm import connect, disconnect
+from tests.support.pulp import Pulp
+from tests.support.remote_server import Upstream, serving_upstream
+from tests.support.server import Server, free_port, running, serving_theirs
 
 SETTINGS = """
 ANSIBLE_API_HOSTNAME = "@format {{this.CONTENT_ORIGIN}}"

@@ -15,12 +15,12 @@ import pytest
 from aiohttp import web
 
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
-from tests.instance import wait_until
 from tests.parity.differences import DIFFERENCES
 from tests.parity.test_parity import Row, ask, explain, facets, judge
 from tests.plugins_real.differences import OF_PLUGINS
-from tests.pulp import Pulp, unique
-from tests.upstream import Behaviour, Upstream
+from tests.support.instance import wait_until
+from tests.support.pulp import Pulp, unique
+from tests.support.remote_server import Behaviour, Upstream
 
 ADDED = {*SECURITY_HEADERS, "cache-control"}
 """Headers that every answer of a distribution's has, also of one that is served elsewhere."""

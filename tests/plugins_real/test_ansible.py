@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.plugin import Content, Plugin, asking, run, served_in_place, upload
+from tests.support.orm import Orm
 
 PLUGIN = Plugin(
     "pulp-ansible",

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.orm import Orm
 from tests.parity.test_parity import Row
 from tests.plugins_real.differences import ANSWER
 from tests.plugins_real.plugin import (
@@ -29,6 +28,7 @@ from tests.plugins_real.plugin import (
     serving_mode,
     typed,
 )
+from tests.support.orm import Orm
 
 PLUGIN = Plugin(
     "pulp-container",

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.instance import wait_until
-from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.differences import ANSWER
 from tests.plugins_real.plugin import (
@@ -26,6 +24,8 @@ from tests.plugins_real.plugin import (
     run,
     served_in_place,
 )
+from tests.support.instance import wait_until
+from tests.support.orm import Orm
 
 PLUGIN = Plugin(
     "pulp-maven",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.differences import ANSWER
 from tests.plugins_real.plugin import (
@@ -23,6 +22,7 @@ from tests.plugins_real.plugin import (
     typed,
     upload,
 )
+from tests.support.orm import Orm
 
 PLUGIN = Plugin(
     "pulp-npm",

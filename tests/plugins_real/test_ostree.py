@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.plugin import Content, Plugin, needs, run
+from tests.support.orm import Orm
 
 PLUGIN = Plugin(
     "pulp-ostree",

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.orm import Orm
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.differences import ANSWER
 from tests.plugins_real.plugin import (
@@ -19,6 +18,7 @@ from tests.plugins_real.plugin import (
     run,
     upload,
 )
+from tests.support.orm import Orm
 
 PLUGIN = Plugin(
     "pulp-rpm",

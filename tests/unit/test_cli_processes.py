@@ -22,7 +22,7 @@ from pulpcore.content_star.cli.processes import (
     signal_process,
     tail,
 )
-from tests.instance import wait_until
+from tests.support.instance import wait_until
 
 
 @pytest.fixture

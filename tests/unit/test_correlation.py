@@ -7,7 +7,7 @@ from django_guid import get_guid
 from starlette.responses import PlainTextResponse
 
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
-from tests.asgi import get
+from tests.support.asgi import get
 
 
 async def show_id(scope, receive, send):

@@ -18,7 +18,7 @@ from pulpcore.content_star.database.executor import ConnectionLost
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.responses.source import ArtifactMissing
-from tests.asgi import get
+from tests.support.asgi import get
 
 SECRET = "password=hunter2"
 

@@ -5,7 +5,7 @@ from urllib.parse import quote, urljoin
 
 from pulpcore.content_star.listings.directory import DirectoryEntry
 from pulpcore.content_star.listings.html import html_listing, link
-from tests.listing import parse_listing
+from tests.support.listing_parser import parse_listing
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.registry import AlreadyServed
 from pulpcore.content_star.plugin_host import mounts
 from pulpcore.content_star.plugin_host.mounts import Mounts, mount
-from tests.asgi import get
+from tests.support.asgi import get
 
 
 @pytest.fixture(autouse=True)

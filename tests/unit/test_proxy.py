@@ -18,8 +18,8 @@ from starlette.routing import Router
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.plugin_host.proxy import Proxy, proxy_client
-from tests.instance import wait_until
-from tests.server import free_port
+from tests.support.instance import wait_until
+from tests.support.server import free_port
 
 PIECE = b"x" * 100_000
 

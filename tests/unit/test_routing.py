@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse
 
 from pulpcore import routing
 from pulpcore.routing import Router
-from tests.asgi import get, get_raw
+from tests.support.asgi import get, get_raw
 
 ROUTER = Router(
     content=PlainTextResponse("content"),

@@ -20,7 +20,7 @@ from pulpcore.content_star.responses.source import (
 from pulpcore.content_star.storage import backends as storage
 from pulpcore.content_star.storage.disk import LocalSource
 from pulpcore.content_star.storage.filelike import FileSource
-from tests.asgi import get
+from tests.support.asgi import get
 
 S3 = {
     "access_key": "key",

@@ -6,7 +6,7 @@ from pulpcore.content_star.auth.authentication import authenticate
 from pulpcore.content_star.auth.guards import GuardRequest
 from pulpcore.content_star.django_app.handler import Request
 from pulpcore.content_star.django_app.request_body import ReadBody
-from tests.unit.test_authorize import guarded, request
+from tests.unit.test_guards import guarded, request
 
 NAMES = [b"x_client_cert", b"x_client-cert", b"x-client_cert"]
 

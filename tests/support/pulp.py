@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from pysequoia import Tsk
 
-from tests.settled import settle
+from tests.support.invalidation import settle
 
 API = "/pulp/api/v3/"
 FINAL_STATES = ("completed", "failed", "canceled", "skipped")

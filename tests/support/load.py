@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from tests.instance import wait_until
+from tests.support.instance import wait_until
 
 TIMEOUT = 300.0
 """Seconds that one answer may take: what waits is late, and only what breaks has failed."""

@@ -42,9 +42,9 @@ from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.middleware.normalize_path import NormalizePath
 from pulpcore.content_star.resolve.paths import ContentPath
 from pulpcore.content_star.storage.memory import MAX_CACHED_SIZE
-from tests.asgi import get, get_raw
-from tests.instance import Instance, stop, wait_until
-from tests.server import free_port, serving
+from tests.support.asgi import get, get_raw
+from tests.support.instance import Instance, stop, wait_until
+from tests.support.server import free_port, serving
 
 pytestmark = pytest.mark.usefixtures("orm")
 
@@ -420,7 +420,7 @@ def test_readers_never_see_what_was_replaced_before_they_asked(orm, content):
         jobs = [readers.submit(read) for _ in range(3)]
         try:
             for number, publication in enumerate(publications):
-                # Returns when the server has heard of it (`tests/settled.py`).
+                # Returns when the server has heard of it (`tests/support/invalidation.py`).
                 Distribution.objects.filter(base_path=base).update(publication=publication)
                 committed[0] = number
                 enough = len(asked) + 5

@@ -19,11 +19,11 @@ from pulpcore.content_star.cli.postgres import PORT, _as_account
 from pulpcore.content_star.cli.state import DATABASE
 from pulpcore.content_star.remote import lock as election
 from pulpcore.content_star.remote.lock import APPLICATION_NAME, FetchLock, LockRequest, key_of
-from tests import upstream as behave
-from tests.instance import stop, wait_until
-from tests.pulp import unique
-from tests.server import Server, free_port, serving
-from tests.upstream import Held
+from tests.support import remote_server as behave
+from tests.support.instance import stop, wait_until
+from tests.support.pulp import unique
+from tests.support.remote_server import Held
+from tests.support.server import Server, free_port, serving
 
 BIG = 3_000_000
 
@@ -218,7 +218,10 @@ def test_a_hundred_clients_of_four_workers_cause_one_fetch(instance, orm, server
             answers = await asyncio.gather(*(client.get(root + path) for path in paths))
         return [(path, each.content) for path, each in zip(paths, answers, strict=True)]
 
-    app = {"app": "tests.pulling:application", "PYTHONPATH": str(Path(__file__).parents[2])}
+    app = {
+        "app": "tests.support.pull_through_app:application",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     with serving(instance, "--workers", "4", **app) as workers:
         # All of them: each has a row.
         wait_until(lambda: workers.said().count("Application startup complete") == 4)

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from tests.pulp import unique
+from tests.support.pulp import unique
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from pulpcore.content_star.responses.source import STEP
-from tests.bridged import installed
-from tests.instance import Instance, stop, wait_until
-from tests.server import Server, free_port, running, serving
+from tests.support.bridged import installed
+from tests.support.instance import Instance, stop, wait_until
+from tests.support.server import Server, free_port, running, serving
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="no nginx here")

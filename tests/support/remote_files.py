@@ -8,11 +8,11 @@ from typing import Any
 
 from django.db import transaction
 
-from tests import upstream as behave
-from tests.instance import wait_until
-from tests.orm import Orm
-from tests.pulp import unique
-from tests.upstream import Upstream
+from tests.support import remote_server as behave
+from tests.support.instance import wait_until
+from tests.support.orm import Orm
+from tests.support.pulp import unique
+from tests.support.remote_server import Upstream
 
 
 @dataclass

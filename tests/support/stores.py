@@ -20,8 +20,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.instance import in_venv, stop, wait_until
-from tests.server import free_port
+from tests.support.instance import in_venv, stop, wait_until
+from tests.support.server import free_port
 
 AZURITE = "azurite@3.35.0"
 BUCKET = "pulp-bucket"

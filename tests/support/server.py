@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.instance import Instance, stop, wait_until
+from tests.support.instance import Instance, stop, wait_until
 
 
 @dataclass

@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
 
-from tests.instance import wait_until
+from tests.support.instance import wait_until
 
 Attributes = dict[str, str]
 

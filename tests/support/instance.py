@@ -17,7 +17,7 @@ import httpx
 from pulpcore.content_star.cli.processes import leftovers
 from pulpcore.content_star.cli.state import Instance as Address
 from pulpcore.content_star.cli.state import State
-from tests.pulp import Pulp
+from tests.support.pulp import Pulp
 
 # Bounds of waits are for broken code only: ten times what a quiet machine takes, or more.
 START_SECONDS = 900

@@ -14,7 +14,7 @@ from typing import Any
 
 from pulpcore.content_star.cli.state import Instance as Address
 from pulpcore.content_star.cli.state import State
-from tests.pulp import unique
+from tests.support.pulp import unique
 
 
 def configure() -> State:
@@ -29,7 +29,7 @@ def configure() -> State:
     django.setup()
 
     from pulpcore.content_star.aiohttp_bridge import internals
-    from tests.settled import watch
+    from tests.support.invalidation import watch
 
     internals.install()  # as the application does; many tests make parts of it alone
     watch()
@@ -64,9 +64,9 @@ def disconnect() -> None:
     """Let the database go before its server stops."""
     from django.db import connection
 
-    from tests import settled
+    from tests.support import invalidation
 
-    settled.invalidate()
+    invalidation.invalidate()
     connection.close()
 
 

@@ -5,8 +5,8 @@ import hashlib
 import pytest
 from pulp_file.app.models import FileDistribution
 
-from tests.asgi import get
-from tests.listing import parse_listing
+from tests.support.asgi import get
+from tests.support.listing_parser import parse_listing
 
 
 @pytest.fixture

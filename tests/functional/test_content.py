@@ -6,8 +6,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.listing import parse_listing
-from tests.pulp import unique
+from tests.support.listing_parser import parse_listing
+from tests.support.pulp import unique
 
 FILES = {"a.txt": b"first", "dir/b.txt": b"second", "dir/sub/c.bin": b"third" * 1000}
 

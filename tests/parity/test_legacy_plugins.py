@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.bridged import FOLDER, installed
-from tests.instance import Instance
-from tests.pulp import Pulp, unique
-from tests.server import Server, serving
+from tests.support.bridged import FOLDER, installed
+from tests.support.instance import Instance
+from tests.support.pulp import Pulp, unique
+from tests.support.server import Server, serving
 
 KEY = {"X-Key": "b3Blbg=="}
 

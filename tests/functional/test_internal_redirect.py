@@ -21,9 +21,9 @@ from pulpcore.content_star.plugin_host.mounts import mount, mounted
 from pulpcore.content_star.request_info import Telemetry
 from pulpcore.content_star.storage.objects import object_client
 from pulpcore.routing import Router
-from tests.orm import Site
-from tests.pulp import unique
-from tests.stores import Store
+from tests.support.orm import Site
+from tests.support.pulp import unique
+from tests.support.stores import Store
 
 
 def redirecting(location: str, status: int = 302, **headers: str) -> ASGIApp:

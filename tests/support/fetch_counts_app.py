@@ -1,4 +1,4 @@
-"""`tests.pulling` that tells, at a path of its own, what of fetches is in memory."""
+"""`pull_through_app`, which also counts objects of fetches in memory, at a path of its own."""
 
 import gc
 import json
@@ -7,7 +7,7 @@ from collections import Counter
 from aiohttp import ClientSession
 from starlette.types import Receive, Scope, Send
 
-from tests import pulling  # has Django set up
+from tests.support import pull_through_app  # has Django set up
 
 from pulpcore.content_star.remote.download import Download  # isort: skip
 from pulpcore.content_star.remote.spool import Spool  # isort: skip
@@ -27,7 +27,7 @@ def left() -> dict[str, int]:
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http" or scope["path"] != "/left-in-memory":
-        return await pulling.application(scope, receive, send)
+        return await pull_through_app.application(scope, receive, send)
     body = json.dumps(left()).encode()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body})

@@ -17,8 +17,8 @@ from django.urls import clear_url_caches, path
 from django.views.decorators.csrf import csrf_exempt
 
 from pulpcore.content_star.django_app.handler import create_api
-from tests.instance import wait_until
-from tests.server import Server, serving
+from tests.support.instance import wait_until
+from tests.support.server import Server, serving
 
 
 @csrf_exempt

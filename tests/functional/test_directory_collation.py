@@ -10,11 +10,11 @@ from django.db import OperationalError, connection
 from pulpcore.content_star.listings import directory
 from pulpcore.content_star.listings.pagination import PageQuery
 from pulpcore.content_star.resolve.content import ContentSource
-from tests.bulk import Bulk
-from tests.collation import EDITOR, copies_of_paths, migration, seeing_copies
-from tests.instance import Instance
-from tests.orm import Orm
-from tests.plans import plans_of
+from tests.support.bulk import Bulk
+from tests.support.collation import EDITOR, copies_of_paths, migration, seeing_copies
+from tests.support.instance import Instance
+from tests.support.orm import Orm
+from tests.support.query_plans import plans_of
 
 NAMES = [index.name for index in migration.INDEXES]
 MANY = 100_000

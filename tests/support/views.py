@@ -13,7 +13,7 @@ from django.test import override_settings
 from django.urls import clear_url_caches, path
 
 from pulpcore.content_star.django_app.handler import create_api
-from tests.instance import wait_until
+from tests.support.instance import wait_until
 
 
 @contextmanager

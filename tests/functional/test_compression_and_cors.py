@@ -6,7 +6,7 @@ from base64 import b64encode
 import httpx
 import pytest
 
-from tests.server import serving
+from tests.support.server import serving
 
 JSON = {"Accept": "application/json"}
 ORIGIN = {"Origin": "https://elsewhere.example"}

@@ -4,8 +4,8 @@ import base64
 
 import pytest
 
-from tests.asgi import get
-from tests.pulp import unique
+from tests.support.asgi import get
+from tests.support.pulp import unique
 
 KEY = {"X-Key": base64.b64encode(b"open").decode()}
 OLD = {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}

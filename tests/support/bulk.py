@@ -4,8 +4,8 @@ from typing import Any
 
 from django.db import connection
 
-from tests.orm import Orm, artifact
-from tests.pulp import unique
+from tests.support.orm import Orm, artifact
+from tests.support.pulp import unique
 
 # As saving content and adding it to a repository make them, but for the content that they share.
 _CONTENT = """

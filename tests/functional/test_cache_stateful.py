@@ -17,8 +17,8 @@ from pulpcore.app.models import (
     Publication,
     RepositoryVersion,
 )
-from tests.asgi import get
-from tests.orm import Orm
+from tests.support.asgi import get
+from tests.support.orm import Orm
 
 PATHS = ("a", "b", "sub/a", "sub", "sub/")
 DATA = (b"one", b"two", b"three")
@@ -167,7 +167,7 @@ class Follow(RuleBasedStateMachine):
                     assert given.headers.get(name) == found.headers.get(name), (base, path, name)
 
 
-def test_plans_follow_every_change(orm, app, content):
+def test_cache_entries_follow_every_change(orm, app, content):
     Follow.app, Follow.content = app, content
     run_state_machine_as_test(
         Follow,
