@@ -1,4 +1,4 @@
-"""One fetch for several processes: who fetches, who waits, and who takes over."""
+"""The fetch lock: one fetch among several processes, waiters, and takeover of the lock."""
 
 import asyncio
 import json
@@ -17,12 +17,12 @@ from django.db import connection
 
 from pulpcore.content_star.cli.postgres import PORT, _as_account
 from pulpcore.content_star.cli.state import DATABASE
-from pulpcore.content_star.remote import lock as election
+from pulpcore.content_star.remote import lock
 from pulpcore.content_star.remote.lock import APPLICATION_NAME, FetchLock, LockRequest, key_of
-from tests.support import remote_server as behave
+from tests.support import remote_server
 from tests.support.instance import stop, wait_until
 from tests.support.pulp import unique
-from tests.support.remote_server import Held
+from tests.support.remote_server import PausedResponse
 from tests.support.server import Server, free_port, serving
 
 BIG = 3_000_000
@@ -36,13 +36,13 @@ def other(instance) -> Iterator[Server]:
 
 
 def connections() -> list[int]:
-    """PostgreSQL's processes for elections."""
+    """Return the pids of PostgreSQL's processes for fetch locks."""
     query = "SELECT pid FROM pg_stat_activity WHERE application_name = %s"
     return [pid for (pid,) in rows(query, APPLICATION_NAME)]
 
 
 def is_locked(key: int) -> bool:
-    """Whether somebody has this lock."""
+    """Return whether a process holds the advisory lock `key`."""
     query = (
         "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
         " AND (classid::bigint << 32) | objid::bigint = %s"
@@ -61,7 +61,7 @@ def key_for(file) -> int:
 
 
 class Client(threading.Thread):
-    """GETs a file, and keeps what comes of it."""
+    """A thread that GETs a file, and keeps status, body and error."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -86,10 +86,10 @@ class Client(threading.Thread):
         return self.body
 
 
-def test_another_process_waits_for_the_one_that_fetches(instance, other, remote_file):
+def test_fetch_lock_makes_a_second_process_wait_for_the_fetch(instance, other, remote_file):
     file = remote_file(BIG)
-    held = Held(1_000_000)
-    file.behave(held)
+    paused = PausedResponse(1_000_000)
+    file.set_behaviour(paused)
     first = Client(instance.content_url + file.path)
     wait_until(lambda: first.body)
     assert is_locked(key_for(file))
@@ -98,36 +98,38 @@ def test_another_process_waits_for_the_one_that_fetches(instance, other, remote_
     with pytest.raises(httpx.ReadTimeout):
         third.get(other.content_url + file.path, timeout=1)
     assert second.status == 0
-    held.release()
+    paused.release()
     assert first.result() == second.result() == file.data
     assert file.gets == [1]
     wait_until(lambda: not is_locked(key_for(file)))
 
 
-def test_a_waiter_that_leaves_costs_nothing(instance, other, remote_file):
+def test_client_disconnect_while_waiting_for_fetch_lock_causes_no_fetch(
+    instance, other, remote_file
+):
     file = remote_file(BIG)
-    held = Held(1_000_000)
-    file.behave(held)
+    paused = PausedResponse(1_000_000)
+    file.set_behaviour(paused)
     first = Client(instance.content_url + file.path)
     wait_until(lambda: first.body)
     with pytest.raises(httpx.ReadTimeout):
         httpx.get(other.content_url + file.path, trust_env=False, timeout=0.5)
-    held.release()
+    paused.release()
     assert first.result() == file.data
     file.wait_until_saved()
     assert file.gets == [1]
     wait_until(lambda: not connections())
 
 
-def test_who_waits_takes_over_from_one_that_dies(instance, other, remote_file):
+def test_fetch_lock_is_taken_over_from_a_killed_process(instance, other, remote_file):
     file = remote_file(BIG)
-    file.behave(Held(1_000_000))
+    file.set_behaviour(PausedResponse(1_000_000))
     with serving(instance) as dying:
         first = Client(dying.content_url + file.path)
         wait_until(lambda: first.body)
         second = Client(other.content_url + file.path)
         wait_until(lambda: len(connections()) == 2)
-        file.behave(behave.plain)
+        file.set_behaviour(remote_server.plain)
         os.kill(dying.process.pid, signal.SIGKILL)
     assert second.result() == file.data
     first.join(60)
@@ -136,16 +138,16 @@ def test_who_waits_takes_over_from_one_that_dies(instance, other, remote_file):
     file.wait_until_saved()
 
 
-def test_who_waits_takes_over_from_one_that_fails(instance, other, remote_file):
+def test_fetch_lock_is_taken_over_from_a_process_whose_fetch_fails(instance, other, remote_file):
     file = remote_file(BIG)
     refused = threading.Event()
 
     async def refuse(request, data):
         await asyncio.to_thread(refused.wait, 60)
-        file.behave(behave.plain)
-        return await behave.status(404)(request, data)
+        file.set_behaviour(remote_server.plain)
+        return await remote_server.status(404)(request, data)
 
-    file.behave(refuse)
+    file.set_behaviour(refuse)
     first = Client(instance.content_url + file.path)
     wait_until(lambda: file.gets == [1])
     second = Client(other.content_url + file.path)
@@ -157,8 +159,8 @@ def test_who_waits_takes_over_from_one_that_fails(instance, other, remote_file):
     assert file.gets == [2]
 
 
-def test_waiting_ends(here, remote_file, monkeypatch):
-    monkeypatch.setattr(election, "ACQUIRE_TIMEOUT", 0.3)
+def test_fetch_lock_held_beyond_timeout_is_fetched_without(here, remote_file, monkeypatch):
+    monkeypatch.setattr(lock, "ACQUIRE_TIMEOUT", 0.3)
     file = remote_file(BIG)
     [[mine]] = rows("SELECT pg_try_advisory_lock(%s)", key_for(file))
     assert mine, "by the connection of this test"
@@ -169,28 +171,28 @@ def test_waiting_ends(here, remote_file, monkeypatch):
     assert file.gets == [1]
 
 
-def test_nobody_waits_for_what_is_not_saved(instance, other, remote_file):
+def test_streamed_policy_takes_no_fetch_lock(instance, other, remote_file):
     file = remote_file(BIG, policy="streamed")
-    held = Held(1_000_000)
-    file.behave(held)
+    paused = PausedResponse(1_000_000)
+    file.set_behaviour(paused)
     clients = [Client(url + file.path) for url in (instance.content_url, other.content_url)]
     wait_until(lambda: all(client.body for client in clients))
     assert not is_locked(key_for(file))
-    held.release()
+    paused.release()
     assert [client.result() for client in clients] == [file.data, file.data]
 
 
-def test_a_lost_connection_costs_a_fetch_at_most(instance, other, remote_file):
+def test_fetch_lock_lost_with_its_connection_allows_a_second_fetch(instance, other, remote_file):
     file = remote_file(BIG)
-    held = Held(1_000_000)
-    file.behave(held)
+    paused = PausedResponse(1_000_000)
+    file.set_behaviour(paused)
     first = Client(instance.content_url + file.path)
     wait_until(lambda: first.body)
     for pid in connections():
         rows("SELECT pg_terminate_backend(%s, 60000)", pid)
-    file.behave(behave.plain)
+    file.set_behaviour(remote_server.plain)
     assert Client(other.content_url + file.path).result() == file.data
-    held.release()
+    paused.release()
     assert first.result() == file.data
     later = remote_file(5000)
     assert Client(instance.content_url + later.path).result() == later.data
@@ -198,8 +200,8 @@ def test_a_lost_connection_costs_a_fetch_at_most(instance, other, remote_file):
     wait_until(lambda: not connections())
 
 
-def test_a_hundred_clients_of_four_workers_cause_one_fetch(instance, orm, server, remote_file):
-    """Of a file on demand, and of one that is pulled through."""
+def test_hundred_clients_of_four_workers_cause_one_fetch(instance, orm, server, remote_file):
+    """Of an on-demand file, and of a pull-through file."""
     from pulp_file.app.models import FileRemote
 
     file = remote_file(BIG)
@@ -223,7 +225,7 @@ def test_a_hundred_clients_of_four_workers_cause_one_fetch(instance, orm, server
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     with serving(instance, "--workers", "4", **app) as workers:
-        # All of them: each has a row.
+        # All workers, so that the connections are spread.
         wait_until(lambda: workers.said().count("Application startup complete") == 4)
         for path, body in asyncio.run(get_all(workers.content_url)):
             assert body == wanted[path]
@@ -233,7 +235,7 @@ def test_a_hundred_clients_of_four_workers_cause_one_fetch(instance, orm, server
 
 @contextmanager
 def pgbouncer(instance, folder: Path) -> Iterator[int]:
-    """Pool transactions of the instance's database, at a port."""
+    """Run pgbouncer in transaction mode before the instance's database; yield its port."""
     program = shutil.which("pgbouncer")
     if program is None:
         pytest.skip("needs Debian's package pgbouncer")
@@ -244,7 +246,7 @@ def pgbouncer(instance, folder: Path) -> Iterator[int]:
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = any\npool_mode = transaction\n"
     )
-    # It refuses root, and has to reach the socket, as the server itself.
+    # pgbouncer refuses to run as root, and needs access to the server's socket.
     command = [*_as_account(), program, str(folder / "ini")]
     process = instance.spawn(command, output=folder / "log")
 
@@ -259,10 +261,10 @@ def pgbouncer(instance, folder: Path) -> Iterator[int]:
         stop(process)
 
 
-def test_behind_a_pooler_of_transactions_everyone_fetches(instance, remote_file, tmp_path):
+def test_transaction_pooler_disables_fetch_lock(instance, remote_file, tmp_path):
     file = remote_file(BIG)
-    held = Held(1_000_000)
-    file.behave(held)
+    paused = PausedResponse(1_000_000)
+    file.set_behaviour(paused)
     settings = json.loads(instance.environ["PULP_DATABASES"].removeprefix("@json "))
     with pgbouncer(instance, tmp_path) as port:
         settings["default"].update(
@@ -273,79 +275,81 @@ def test_behind_a_pooler_of_transactions_everyone_fetches(instance, remote_file,
             clients = [Client(server.content_url + file.path) for server in (one, two)]
             wait_until(lambda: file.gets == [2], explain=lambda: one.said() + two.said())
             assert not is_locked(key_for(file))
-            held.release()
+            paused.release()
             assert [client.result() for client in clients] == [file.data, file.data]
             file.wait_until_saved()
             assert "pooler" in one.said()
 
 
-def test_seats(instance, orm):
-    """What a process's own seats do to each other, and to those of another."""
+def test_fetch_lock_requests_of_one_process_queue_behind_the_holder(instance, orm):
+    """One key requested twice in the holder's process and once in another."""
 
     async def never() -> None:
         pass
 
-    async def elect() -> list[str]:
+    async def acquire_all() -> list[str]:
         mine, theirs = FetchLock(), FetchLock()
-        said = []
+        acquired = []
         try:
             first, same, foreign = (LockRequest("a", "file a") for _ in range(3))
             await mine.acquire(first, never)
 
-            async def wait(election: FetchLock, request: LockRequest, name: str) -> None:
-                await election.acquire(request, never)
-                said.append(name)
-                election.release(request)
+            async def wait(lock: FetchLock, request: LockRequest, name: str) -> None:
+                await lock.acquire(request, never)
+                acquired.append(name)
+                lock.release(request)
 
             waiting = asyncio.create_task(wait(theirs, foreign, "foreign"))
             own = asyncio.create_task(wait(mine, same, "same"))
-            await mine.acquire(LockRequest("b", "file b"), never)  # nobody's, in the meantime
-            mine.release(same)  # who has no turn gives none away
+            await mine.acquire(LockRequest("b", "file b"), never)  # another key is free
+            mine.release(same)  # a waiter's release frees nothing
             await asyncio.sleep(0)
-            assert said == []
+            assert acquired == []
             mine.release(first)
             await asyncio.gather(waiting, own)
         finally:
             await mine.close()
             await theirs.close()
-        return said
+        return acquired
 
-    assert sorted(asyncio.run(elect())) == ["foreign", "same"]
+    assert sorted(asyncio.run(acquire_all())) == ["foreign", "same"]
     wait_until(lambda: not connections())
 
 
 @pytest.mark.parametrize(
     ("answers", "says"), [(True, "did not answer"), (False, "are unavailable")]
 )
-def test_a_database_that_cannot_be_asked_elects_nobody(monkeypatch, caplog, answers, says):
-    class Nowhere:
+def test_fetch_lock_with_database_unreachable_fetches_without_lock(
+    monkeypatch, caplog, answers, says
+):
+    class UnreachableDatabase:
         @staticmethod
         def get_connection_params():
             return {"host": "127.0.0.1", "port": port, "dbname": "pulp", "user": "pulp"}
 
     async def never() -> None:
-        pytest.fail("nobody else was elected")
+        pytest.fail("no other process held the lock")
 
-    async def elect() -> FetchLock:
+    async def acquire_twice() -> FetchLock:
         mine = FetchLock()
         await mine.acquire(LockRequest("a", "file a"), never)
         await mine.acquire(LockRequest("a", "file a"), never)
         await mine.close()
         return mine
 
-    monkeypatch.setattr(election, "django_connection", Nowhere)
-    monkeypatch.setattr(election, "QUERY_TIMEOUT", 0.2)
+    monkeypatch.setattr(lock, "django_connection", UnreachableDatabase)
+    monkeypatch.setattr(lock, "QUERY_TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]
         if answers:
             silent.listen()
-        mine = asyncio.run(elect())
+        mine = asyncio.run(acquire_twice())
     assert caplog.text.count(says) == 1
-    mine._executor.shutdown()  # which has not been waited for
+    mine._executor.shutdown()  # `close` does not wait for its threads
 
 
-def test_keys_are_64_bits_and_their_own():
+def test_fetch_lock_keys_are_distinct_64_bit_integers():
     keys = {key_of(f"{number}") for number in range(1000)}
     assert len(keys) == 1000
     assert all(-(2**63) <= key < 2**63 for key in keys)

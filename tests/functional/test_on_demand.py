@@ -1,4 +1,4 @@
-"""Content that is not in Pulp yet, fetched from a server that does not always behave."""
+"""On-demand content: fetched from remotes that fail, stall and lie, streamed and saved."""
 
 import asyncio
 import hashlib
@@ -18,11 +18,11 @@ from django.utils import timezone
 from starlette.responses import PlainTextResponse
 
 from pulpcore.content_star.database.executor import DatabaseExecutor
-from tests.support import remote_server as behave
+from tests.support import remote_server
 from tests.support.asgi import get
 from tests.support.instance import wait_until
 from tests.support.pulp import API, Pulp, unique
-from tests.support.remote_server import Held, Upstream
+from tests.support.remote_server import PausedResponse, Upstream
 from tests.support.server import Server, serving
 
 BIG = 3_000_000
@@ -31,7 +31,7 @@ HUGE = 30_000_000
 
 @dataclass
 class Mirror:
-    """A file of the server that Pulp knows and has not saved."""
+    """An on-demand file, and its path on the remote server."""
 
     path: str
     """Below the root of the content app."""
@@ -53,13 +53,13 @@ class Mirror:
     def etag(self) -> str:
         return f'"{hashlib.sha256(self.data).hexdigest()}"'
 
-    def behave(self, behaviour: behave.Behaviour) -> None:
+    def set_behaviour(self, behaviour: remote_server.Behaviour) -> None:
         self.upstream.behaviours[self.source] = behaviour
 
 
 @pytest.fixture(scope="module")
 def mirrors(instance, server: Upstream) -> Iterator[Callable[[int, str], Mirror]]:
-    """Hand out files that no other test has; syncing once is what takes time."""
+    """Return a function that hands out unused files, synced once for the module."""
     pulp = instance.pulp()
     stock = {policy: Stock(pulp, server, policy) for policy in ("on_demand", "streamed")}
     yield lambda size, policy: stock[policy].take(size)
@@ -68,26 +68,26 @@ def mirrors(instance, server: Upstream) -> Iterator[Callable[[int, str], Mirror]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """What remotes of files may read."""
+    """A directory in ALLOWED_IMPORT_PATHS, which remotes with file:// URLs may read."""
     return tmp_path_factory.mktemp("folder")
 
 
 @pytest.fixture(scope="module")
 def own(instance, folder) -> Iterator[Server]:
-    """A server whose log can be read."""
+    """A server for this module, for tests that read its log."""
     with serving(instance, PULP_ALLOWED_IMPORT_PATHS=f'["{folder}"]') as running:
         yield running
 
 
 @pytest.fixture
 def mirror(mirrors, orm) -> Callable[..., Mirror]:
-    """A file of so many bytes in a repository whose remote has the policy and one retry."""
+    """Return a function that takes an on-demand file, whose remote retries once."""
 
     def take(size: int, policy: str = "on_demand") -> Mirror:
         from pulpcore.app.models import ContentArtifact
 
         taken = mirrors(size, policy)
-        # Of so few bytes as none, another test may have an artifact.
+        # Another test may have saved the artifact of an empty file.
         known = ContentArtifact.objects.filter(remoteartifact__in=remote_artifacts(taken))
         known.update(artifact=None)
         return taken
@@ -96,7 +96,7 @@ def mirror(mirrors, orm) -> Callable[..., Mirror]:
 
 
 class Stock:
-    """A repository with many files, synced from the server, for tests to take one each."""
+    """A repository of many on-demand files, synced from the remote server; each is taken once."""
 
     SIZES: ClassVar = {
         "on_demand": {0: 1, 1: 1, 5000: 30, 400_000: 9, BIG: 18, HUGE: 1},
@@ -145,12 +145,12 @@ def saved(mirror: Mirror) -> bool:
 
 
 def spooled(instance) -> list[str]:
-    """Temporary files of downloads."""
+    """Return the names of the temporary files of downloads."""
     return [path.name for path in Path(instance.state.working_directory).glob("content-*")]
 
 
-def broken(content: httpx.Client, path: str) -> bytes:
-    """GET a response that is cut, and return what came of it."""
+def read_cut_response(content: httpx.Client, path: str) -> bytes:
+    """GET `path`, whose response must be cut, and return the bytes that were received."""
     got = b""
     with pytest.raises(httpx.RemoteProtocolError), content.stream("GET", path) as response:
         assert response.status_code == 200
@@ -160,7 +160,7 @@ def broken(content: httpx.Client, path: str) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 5000, BIG])
-def test_a_file_is_fetched_served_and_saved(content, mirror, instance, size):
+def test_on_demand_file_is_fetched_served_and_saved(content, mirror, instance, size):
     m = mirror(size)
     first = content.get(m.path)
     assert first.status_code == 200
@@ -179,7 +179,7 @@ def test_a_file_is_fetched_served_and_saved(content, mirror, instance, size):
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_streamed_files_are_served_and_not_saved(content, mirror, instance):
+def test_streamed_file_is_served_and_not_saved(content, mirror, instance):
     m = mirror(BIG, policy="streamed")
     assert content.get(m.path).content == m.data
     assert content.get(m.path).content == m.data
@@ -188,10 +188,10 @@ def test_streamed_files_are_served_and_not_saved(content, mirror, instance):
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_a_hundred_clients_cause_one_fetch(instance, mirror):
+def test_hundred_clients_of_one_file_cause_one_fetch(instance, mirror):
     m = mirror(BIG)
-    held = Held(1_000_000)
-    m.behave(held)
+    paused = PausedResponse(1_000_000)
+    m.set_behaviour(paused)
 
     async def get_all() -> list[bytes]:
         limits = httpx.Limits(max_connections=None)
@@ -204,7 +204,7 @@ def test_a_hundred_clients_cause_one_fetch(instance, mirror):
                 async with client.stream("GET", url) as response:
                     started += 1
                     if started == 100:
-                        held.release()
+                        paused.release()
                     return await response.aread()
 
             return await asyncio.gather(*(get() for _ in range(100)))
@@ -214,7 +214,7 @@ def test_a_hundred_clients_cause_one_fetch(instance, mirror):
     assert m.gets == 1
 
 
-def test_latecomers_do_not_fetch_again_what_has_been_saved_meanwhile(instance, mirror):
+def test_small_file_requested_by_hundred_clients_is_fetched_once(instance, mirror):
     m = mirror(5000)
 
     async def get_all() -> list[httpx.Response]:
@@ -227,7 +227,7 @@ def test_latecomers_do_not_fetch_again_what_has_been_saved_meanwhile(instance, m
     assert m.gets == 1
 
 
-def test_what_has_been_saved_since_it_was_looked_up_is_looked_up_again(content, mirror, orm):
+def test_file_saved_after_the_lookup_is_served_from_storage(content, mirror, orm):
     from pulpcore.content_star.remote.downloads import downloads
     from pulpcore.content_star.remote.on_demand import on_demand_request
     from pulpcore.content_star.remote.response import OnDemandResponse
@@ -253,41 +253,41 @@ def test_what_has_been_saved_since_it_was_looked_up_is_looked_up_again(content, 
     assert m.gets == 1
 
 
-def test_the_first_client_may_leave(content, mirror):
+def test_client_disconnect_of_the_first_client_keeps_the_fetch_for_others(content, mirror):
     m = mirror(BIG)
-    held = Held(1_000_000)
-    m.behave(held)
+    paused = PausedResponse(1_000_000)
+    m.set_behaviour(paused)
     with content.stream("GET", m.path) as first:
         next(first.iter_raw(1))
     with content.stream("GET", m.path) as second:
-        held.release()
+        paused.release()
         assert second.read() == m.data
     wait_until(lambda: saved(m))
     assert m.gets == 1
 
 
-def test_a_fetch_goes_on_to_be_saved_when_all_have_left(content, mirror):
+def test_client_disconnect_of_all_clients_does_not_stop_saving(content, mirror):
     m = mirror(BIG)
-    held = Held(1_000_000)
-    m.behave(held)
+    paused = PausedResponse(1_000_000)
+    m.set_behaviour(paused)
     with content.stream("GET", m.path) as only:
         next(only.iter_raw(1))
-    held.release()
+    paused.release()
     wait_until(lambda: saved(m))
 
 
-def test_a_fetch_that_nobody_waits_for_and_nobody_saves_ends(content, mirror, instance):
+def test_client_disconnect_of_all_clients_ends_a_streamed_fetch(content, mirror, instance):
     m = mirror(BIG, policy="streamed")
-    m.behave(Held(1_000_000))
+    m.set_behaviour(PausedResponse(1_000_000))
     with content.stream("GET", m.path) as only:
         next(only.iter_raw(1))
     wait_until(lambda: m.upstream.open == 0)
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_who_leaves_before_the_first_byte_is_not_waited_for(content, mirror):
+def test_client_disconnect_before_the_first_byte_ends_a_streamed_fetch(content, mirror):
     m = mirror(BIG, policy="streamed")
-    m.behave(Held(0))
+    m.set_behaviour(PausedResponse(0))
     url = content.base_url.join(m.path)
     with socket.create_connection((url.host, url.port)) as client:
         client.sendall(f"GET {url.path} HTTP/1.1\r\nHost: pulp\r\n\r\n".encode())
@@ -296,7 +296,7 @@ def test_who_leaves_before_the_first_byte_is_not_waited_for(content, mirror):
     assert m.gets == 1
 
 
-def test_a_slow_client_does_not_hold_up_others_nor_saving(content, mirror):
+def test_slow_client_delays_neither_other_clients_nor_saving(content, mirror):
     m = mirror(HUGE)
     with content.stream("GET", m.path) as slow:
         chunks = slow.iter_raw()
@@ -308,82 +308,86 @@ def test_a_slow_client_does_not_hold_up_others_nor_saving(content, mirror):
 
 
 @pytest.mark.parametrize("size", [5000, BIG])
-@pytest.mark.parametrize("behaviour", [behave.wrong, behave.too_long], ids=["wrong", "too long"])
-def test_wrong_bytes_are_never_served_whole(content, mirror, instance, behaviour, size):
+@pytest.mark.parametrize(
+    "behaviour", [remote_server.wrong_bytes, remote_server.too_long], ids=["wrong", "too long"]
+)
+def test_digest_mismatch_cuts_the_response_and_saves_nothing(
+    content, mirror, instance, behaviour, size
+):
     m = mirror(size)
-    m.behave(behaviour)
+    m.set_behaviour(behaviour)
     if size == BIG:
-        assert len(broken(content, m.path)) < size
+        assert len(read_cut_response(content, m.path)) < size
     else:
         assert content.get(m.path).status_code == 502
     wait_until(lambda: remote_artifacts(m).get().failed_at is not None)
     assert not saved(m)
     wait_until(lambda: spooled(instance) == [])
-    assert content.get(m.path).status_code == 502, "it is not asked again so soon"
+    assert content.get(m.path).status_code == 502, "no second request during the cooldown"
     assert m.gets == 1
 
 
-def test_a_truncated_file_is_gone_on_with_by_trying_again(content, mirror):
+def test_truncated_download_is_resumed_by_a_retry(content, mirror):
     m = mirror(BIG)
 
     async def once(request, data):
-        m.behave(behave.plain)
-        return await behave.truncated(1_000_000)(request, data)
+        m.set_behaviour(remote_server.plain)
+        return await remote_server.truncated(1_000_000)(request, data)
 
-    m.behave(once)
+    m.set_behaviour(once)
     assert content.get(m.path).content == m.data
     assert m.gets == 2
     wait_until(lambda: saved(m))
 
 
-def test_another_remote_goes_on_where_one_broke(content, mirror):
+def test_truncated_download_is_resumed_from_another_remote(content, mirror):
     m = mirror(BIG)
     other = second_source(m)
-    m.behave(behave.truncated(1_000_000))
-    other.behave(behave.truncated(1_000_000))
+    m.set_behaviour(remote_server.truncated(1_000_000))
+    other.set_behaviour(remote_server.truncated(1_000_000))
     plain_one = second_source(m)
     assert content.get(m.path).content == m.data
     assert plain_one.gets == 1
 
 
-def test_the_rest_is_asked_for_where_the_remote_can_send_it(content, mirror):
+def test_resumed_download_requests_a_range_from_the_remote(content, mirror):
     m = mirror(BIG)
 
     async def once(request, data):
-        m.behave(behave.ranges)
-        return await behave.truncated(1_000_000)(request, data)
+        m.set_behaviour(remote_server.ranges)
+        return await remote_server.truncated(1_000_000)(request, data)
 
-    m.behave(once)
+    m.set_behaviour(once)
     assert content.get(m.path).content == m.data
     start = int(m.upstream.seen[-1].headers["Range"].removeprefix("bytes=").removesuffix("-"))
     assert 0 < start <= 1_000_000
     wait_until(lambda: saved(m))
 
 
-def test_a_part_of_another_file_is_not_glued_on(content, mirror):
+def test_resumed_download_of_a_changed_file_is_not_served_whole(content, mirror):
     m = mirror(BIG)
 
     async def once(request, data):
         m.upstream.files[m.source] = random.randbytes(BIG)
-        m.behave(behave.ranges)
-        return await behave.truncated(1_000_000)(request, data)
+        m.set_behaviour(remote_server.ranges)
+        return await remote_server.truncated(1_000_000)(request, data)
 
-    m.behave(once)
-    assert len(broken(content, m.path)) < BIG
+    m.set_behaviour(once)
+    assert len(read_cut_response(content, m.path)) < BIG
     wait_until(lambda: remote_artifacts(m).get().failed_at is not None)
     assert not saved(m)
 
 
 @pytest.mark.parametrize("code", [403, 404, 500])
-def test_a_remote_that_refuses_makes_way_for_the_next(content, mirror, code):
+def test_remote_error_status_fails_over_to_the_next_remote(content, mirror, code):
     m = mirror(5000)
-    m.behave(behave.status(code))
+    m.set_behaviour(remote_server.status(code))
     other = second_source(m)
     assert content.get(m.path).content == m.data
     assert other.gets == 1
 
 
-def test_a_remote_that_cannot_be_reached_makes_way_for_the_next(content, mirror):
+def test_unreachable_remote_fails_over_to_the_next_remote(content, mirror):
     m = mirror(5000)
     other = second_source(m)
     remote_artifacts(m).update(url=f"http://127.0.0.1:9/{m.source}")
@@ -391,9 +395,9 @@ def test_a_remote_that_cannot_be_reached_makes_way_for_the_next(content, mirror)
     assert other.gets == 1
 
 
-def test_when_all_remotes_fail_the_answer_is_502_and_tells_no_secret(own, mirror):
+def test_failure_of_all_remotes_returns_502_without_secrets(own, mirror):
     m = mirror(5000)
-    m.behave(behave.status(500))
+    m.set_behaviour(remote_server.status(500))
     remote_artifacts(m).update(url=f"{m.upstream.url}{m.source}?signature=s3cr3t")
     response = httpx.get(own.content_url + m.path, trust_env=False, timeout=60)
     assert response.status_code == 502
@@ -402,11 +406,11 @@ def test_when_all_remotes_fail_the_answer_is_502_and_tells_no_secret(own, mirror
 
 
 @pytest.mark.parametrize("code", [401, 403])
-def test_a_remote_that_refuses_our_credentials_is_told_without_them(own, mirror, code):
+def test_remote_credentials_that_are_refused_are_not_logged(own, mirror, code):
     m = mirror(5000)
-    m.behave(behave.status(code))
+    m.set_behaviour(remote_server.status(code))
     other = second_source(m)
-    other.behave(behave.status(code))
+    other.set_behaviour(remote_server.status(code))
     remote = remote_artifacts(other).get().remote.cast()
     remote.username, remote.password = "some-user", "some-password"
     remote.headers = [{"X-Key": "some-key"}]
@@ -420,7 +424,7 @@ def test_a_remote_that_refuses_our_credentials_is_told_without_them(own, mirror,
     assert str(code) in own.said()
 
 
-def test_a_remote_is_asked_again_when_its_time_out_is_over(content, mirror):
+def test_failed_remote_is_tried_again_after_its_cooldown(content, mirror):
     m = mirror(5000)
     cooldown = timedelta(seconds=settings.REMOTE_CONTENT_FETCH_FAILURE_COOLDOWN)
     remote_artifacts(m).update(failed_at=timezone.now() - cooldown / 2)
@@ -431,7 +435,7 @@ def test_a_remote_is_asked_again_when_its_time_out_is_over(content, mirror):
 
 
 def second_source(mirror: Mirror) -> Mirror:
-    """Have another remote with the same file, and be asked after those there are."""
+    """Add a remote with the same file, which is tried after the existing ones."""
     from pulp_file.app.models import FileRemote
 
     from pulpcore.app.models import RemoteArtifact
@@ -452,7 +456,7 @@ def second_source(mirror: Mirror) -> Mirror:
     return Mirror(mirror.path, path, mirror.upstream)
 
 
-def test_alternate_content_sources_are_asked_first(content, mirror):
+def test_alternate_content_source_is_tried_first(content, mirror):
     from pulp_file.app.models import FileAlternateContentSource
 
     m = mirror(5000)
@@ -467,7 +471,7 @@ def test_alternate_content_sources_are_asked_first(content, mirror):
         acs.delete()
 
 
-def test_a_remote_gets_its_own_credentials_and_headers(content, mirror):
+def test_remote_receives_its_own_credentials_and_headers(content, mirror):
     m = mirror(5000)
     remote_artifacts(m).update(failed_at=timezone.now())
     other = second_source(m)
@@ -481,8 +485,8 @@ def test_a_remote_gets_its_own_credentials_and_headers(content, mirror):
     assert request.headers["X-Key"] == "value"
 
 
-def in_folder(mirror: Mirror, folder: Path, data: bytes) -> Path:
-    """Have the file's remote artifact name a file of this machine."""
+def set_file_url(mirror: Mirror, folder: Path, data: bytes) -> Path:
+    """Write `data` below `folder` and make it the file:// URL of the remote artifact."""
     file = folder / mirror.source
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(data)
@@ -490,9 +494,9 @@ def in_folder(mirror: Mirror, folder: Path, data: bytes) -> Path:
     return file
 
 
-def test_a_remote_of_files_is_read(own, mirror, folder):
+def test_file_url_of_remote_is_read_and_saved(own, mirror, folder):
     m = mirror(5000)
-    file = in_folder(m, folder, m.data)
+    file = set_file_url(m, folder, m.data)
     part = {"Range": "bytes=1000-1999"}
     get = partial(httpx.get, own.content_url + m.path, trust_env=False)
     assert get(headers=part).content == m.data[1000:2000]
@@ -501,15 +505,15 @@ def test_a_remote_of_files_is_read(own, mirror, folder):
     assert get().content == m.data
 
 
-def test_a_file_of_this_machine_that_is_another_one(own, mirror, folder):
+def test_file_url_of_remote_with_digest_mismatch_returns_502(own, mirror, folder):
     m = mirror(5000)
-    in_folder(m, folder, random.randbytes(5000))
+    set_file_url(m, folder, random.randbytes(5000))
     assert httpx.get(own.content_url + m.path, trust_env=False).status_code == 502
     assert remote_artifacts(m).get().failed_at
     assert not saved(m)
 
 
-def test_a_file_of_a_domain_is_saved_in_its_storage(domains, server, orm, tmp_path):
+def test_on_demand_file_of_a_domain_is_saved_in_its_storage(domains, server, orm, tmp_path):
     from pulp_file.app.models import FileContent, FileRemote
 
     from pulpcore.app.contexts import with_domain
@@ -544,15 +548,15 @@ def test_a_file_of_a_domain_is_saved_in_its_storage(domains, server, orm, tmp_pa
         domain.delete()
 
 
-def test_ranges_are_answered_while_the_file_is_fetched_which_is_saved(content, mirror):
+def test_range_during_the_fetch_returns_206_and_the_file_is_saved(content, mirror):
     m = mirror(BIG)
-    held = Held(1_000_000)
-    m.behave(held)
+    paused = PausedResponse(1_000_000)
+    m.set_behaviour(paused)
     response = content.get(m.path, headers={"Range": "bytes=1000-299999"})
     assert response.status_code == 206
     assert response.headers["Content-Range"] == f"bytes 1000-299999/{BIG}"
     assert response.content == m.data[1000:300_000]
-    held.release()
+    paused.release()
     tail = content.get(m.path, headers={"Range": "bytes=-500"})
     assert tail.content == m.data[-500:]
     wait_until(lambda: saved(m))
@@ -568,7 +572,7 @@ def test_ranges_are_answered_while_the_file_is_fetched_which_is_saved(content, m
         ("GET", {"Range": "bytes=5000-"}, 416),
     ],
 )
-def test_what_needs_no_bytes_fetches_none(content, mirror, method, headers, status):
+def test_head_and_conditional_requests_fetch_nothing(content, mirror, method, headers, status):
     m = mirror(5000)
     values = {name: value.format(etag=m.etag) for name, value in headers.items()}
     response = content.request(method, m.path, headers=values)
@@ -579,11 +583,13 @@ def test_what_needs_no_bytes_fetches_none(content, mirror, method, headers, stat
         assert response.headers["ETag"] == m.etag
 
 
-@pytest.mark.parametrize("behaviour", [behave.plain, behave.chunked, behave.encoded])
+@pytest.mark.parametrize(
+    "behaviour", [remote_server.plain, remote_server.chunked, remote_server.gzip_encoded]
+)
 @pytest.mark.parametrize("unknown", ["size", "sha256", "size sha256"])
-def test_what_the_remote_did_not_say_is_found_out(content, mirror, unknown, behaviour):
+def test_unknown_size_or_digest_is_computed_by_the_fetch(content, mirror, unknown, behaviour):
     m = mirror(400_000)
-    m.behave(behaviour)
+    m.set_behaviour(behaviour)
     remote_artifacts(m).update(**dict.fromkeys(unknown.split()))
     response = content.get(m.path, headers={"Range": "bytes=100-"})
     assert response.status_code == 206
@@ -594,7 +600,7 @@ def test_what_the_remote_did_not_say_is_found_out(content, mirror, unknown, beha
     assert m.gets == 1
 
 
-def test_an_artifact_that_is_there_is_used_again(content, mirror, pulp):
+def test_existing_artifact_is_used_for_a_fetched_file(content, mirror, pulp):
     from pulpcore.app.models import Artifact
 
     m = mirror(5000)
@@ -605,9 +611,9 @@ def test_an_artifact_that_is_there_is_used_again(content, mirror, pulp):
 
 
 @pytest.mark.parametrize("policy", ["on_demand", "streamed"])
-def test_shutdown_leaves_nothing(instance, mirror, policy):
+def test_shutdown_during_a_fetch_leaves_no_temporary_file(instance, mirror, policy):
     m = mirror(BIG, policy=policy)
-    m.behave(Held(1_000_000))
+    m.set_behaviour(PausedResponse(1_000_000))
     with serving(instance, "--timeout-graceful-shutdown", "1") as own:
         with httpx.stream("GET", own.content_url + m.path, trust_env=False) as response:
             next(response.iter_raw(1))

@@ -1,4 +1,4 @@
-"""Content on demand as Pulp's own tasks leave it: synced, reclaimed, and with alternate sources."""
+"""On-demand content after Pulp's tasks: sync, reclaim space, refresh of alternate sources."""
 
 import random
 from typing import Any
@@ -9,11 +9,11 @@ from tests.support.instance import wait_until
 from tests.support.pulp import Pulp, unique
 from tests.support.remote_server import Upstream
 
-SIZES = {"small": 5000, "big": 400_000}  # the small one is remembered with its bytes
+SIZES = {"small": 5000, "big": 400_000}  # the small one is cached in memory
 
 
 class Folder:
-    """A folder of the server with two files, and what Pulp has of it."""
+    """A folder of the remote server with two files, and the repositories synced from it."""
 
     def __init__(self, pulp: Pulp, server: Upstream) -> None:
         self.pulp = pulp
@@ -63,13 +63,13 @@ def saved(folder: Folder, name: str) -> bool:
 
 
 @pytest.mark.parametrize("policy", ["immediate", "on_demand"])
-def test_what_was_reclaimed_is_fetched_again_once_and_saved(pulp, content, folder, policy):
+def test_reclaimed_file_is_fetched_once_and_saved(pulp, content, folder, policy):
     files = folder.fill()
     repository, base = folder.sync(policy)
     for name, data in files.items():
-        for _ in range(2):  # the second answer is one that is kept
+        for _ in range(2):  # the second is a cache hit
             assert content.get(f"{base}/{name}").content == data
-            assert saved(folder, name), "at once"
+            assert saved(folder, name), "when the response ends"
     reclaim = {"repo_hrefs": [repository]}
     pulp.task(pulp.http.post(f"{pulp.root}repositories/reclaim_space/", json=reclaim))
     assert not any(saved(folder, name) for name in files)
@@ -77,7 +77,7 @@ def test_what_was_reclaimed_is_fetched_again_once_and_saved(pulp, content, folde
         before = folder.gets(name)
         first = content.get(f"{base}/{name}")
         assert first.content == data
-        assert saved(folder, name), "at once"
+        assert saved(folder, name), "when the response ends"
         again = content.get(f"{base}/{name}")
         assert again.content == data
         assert again.headers["ETag"] == first.headers["ETag"]
@@ -97,7 +97,7 @@ def refresh(pulp: Pulp, acs: str) -> None:
     wait_until(is_over, explain=lambda: str(pulp.get(group)))
 
 
-def test_a_refreshed_alternate_content_source_is_asked_first(pulp, content, server, folder):
+def test_refreshed_alternate_content_source_is_tried_first(pulp, content, server, folder):
     files = folder.fill()
     _, base = folder.sync("on_demand")
     near = Folder(pulp, server)

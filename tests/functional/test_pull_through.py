@@ -1,4 +1,4 @@
-"""Distributions with a remote, which is asked for what they do not have."""
+"""Pull-through: distributions with a remote, which fetch missing paths from it."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,11 @@ import httpx
 import pytest
 from aiohttp import web
 
-from tests.support import remote_server as behave
+from tests.support import remote_server
 from tests.support.instance import wait_until
 from tests.support.invalidation import settle
 from tests.support.pulp import unique
-from tests.support.remote_server import Held, Upstream
+from tests.support.remote_server import PausedResponse, Upstream
 from tests.support.server import Server, serving
 
 BIG = 3_000_000
@@ -28,13 +28,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """What remotes of files may read."""
+    """A directory in ALLOWED_IMPORT_PATHS, which remotes with file:// URLs may read."""
     return tmp_path_factory.mktemp("folder")
 
 
 @pytest.fixture(scope="module")
 def own(instance, folder) -> Iterator[Server]:
-    """A server whose pulp_file has pull-through."""
+    """A server with pull-through in pulp_file."""
     environ = {"PYTHONPATH": str(ROOT), "PULP_ALLOWED_IMPORT_PATHS": f'["{folder}"]'}
     with serving(instance, app="tests.support.pull_through_app:application", **environ) as running:
         yield running
@@ -42,7 +42,7 @@ def own(instance, folder) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def other(instance) -> Iterator[Server]:
-    """A second one."""
+    """A second process with pull-through."""
     with serving(
         instance, app="tests.support.pull_through_app:application", PYTHONPATH=str(ROOT)
     ) as running:
@@ -57,7 +57,7 @@ def client(own: Server) -> Iterator[httpx.Client]:
 
 @dataclass
 class Mirror:
-    """A distribution that has nothing but a remote, and the folder that the remote is."""
+    """A distribution with only a remote, and the folder of the remote server that it points at."""
 
     base: str
     folder: str
@@ -66,14 +66,16 @@ class Mirror:
     repository: Any
     paths: list[str] = field(default_factory=list)
 
-    def add(self, path: str, data: bytes | int, behaviour: behave.Behaviour | None = None) -> str:
-        """Have a file at the remote, and return where it is in Pulp."""
+    def add(
+        self, path: str, data: bytes | int, behaviour: remote_server.Behaviour | None = None
+    ) -> str:
+        """Add a file to the remote, and return its path below the content root."""
         source = f"{self.folder}/{path}"
         self.upstream.files[source] = random.randbytes(data) if isinstance(data, int) else data
-        self.behave(path, behaviour or behave.plain)
+        self.set_behaviour(path, behaviour or remote_server.plain)
         return f"{self.base}/{path}"
 
-    def behave(self, path: str, behaviour: behave.Behaviour) -> None:
+    def set_behaviour(self, path: str, behaviour: remote_server.Behaviour) -> None:
         self.upstream.behaviours[f"{self.folder}/{path}"] = behaviour
 
     def data(self, path: str) -> bytes:
@@ -111,9 +113,9 @@ def mirror(orm, server: Upstream) -> Callable[..., Mirror]:
             )
         )
         version = orm.version({}) if repository else None
-        gains = version.repository.cast() if version else None
-        base = orm.distribution(from_publication=False, remote=remote, repository=gains)
-        return Mirror(base, folder, server, remote, gains)
+        target = version.repository.cast() if version else None
+        base = orm.distribution(from_publication=False, remote=remote, repository=target)
+        return Mirror(base, folder, server, remote, target)
 
     return make
 
@@ -127,7 +129,7 @@ def spooled(instance) -> list[str]:
 
 
 async def gather(url: str, count: int, begun: Callable[[], None] = bool) -> list[bytes]:
-    """GET `url` so many times at once, and tell when all have begun."""
+    """GET `url` `count` times concurrently; call `begun` when all responses have begun."""
     started = 0
 
     async def get(client: httpx.AsyncClient) -> bytes:
@@ -148,7 +150,7 @@ async def gather(url: str, count: int, begun: Callable[[], None] = bool) -> list
 
 @pytest.mark.parametrize("policy", ["on_demand", "immediate"])
 @pytest.mark.parametrize("size", [0, 5000, BIG])
-def test_content_is_served_and_saved(client, mirror, instance, policy, size):
+def test_pull_through_file_is_served_and_saved(client, mirror, instance, policy, size):
     m = mirror(policy)
     path = m.add("a.bin", size)
     first = client.get(path)
@@ -166,7 +168,7 @@ def test_content_is_served_and_saved(client, mirror, instance, policy, size):
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_streamed_content_is_not_saved(client, mirror, instance):
+def test_streamed_file_is_not_saved(client, mirror, instance):
     m = mirror("streamed")
     path = m.add("a.bin", BIG)
     for _ in range(2):
@@ -176,66 +178,66 @@ def test_streamed_content_is_not_saved(client, mirror, instance):
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_a_hundred_clients_cause_one_fetch(own, mirror):
+def test_hundred_clients_of_one_file_cause_one_fetch(own, mirror):
     m = mirror()
-    held = Held(1_000_000)
-    path = m.add("a.bin", BIG, held)
+    paused = PausedResponse(1_000_000)
+    path = m.add("a.bin", BIG, paused)
 
-    bodies = asyncio.run(gather(own.content_url + path, 100, held.release))
+    bodies = asyncio.run(gather(own.content_url + path, 100, paused.release))
     assert set(bodies) == {m.data("a.bin")}
     assert m.gets("a.bin") == 1
 
 
-def test_the_first_client_may_leave(client, mirror):
+def test_client_disconnect_of_the_first_client_keeps_the_fetch_for_others(client, mirror):
     m = mirror()
-    held = Held(1_000_000)
-    path = m.add("a.bin", BIG, held)
+    paused = PausedResponse(1_000_000)
+    path = m.add("a.bin", BIG, paused)
     with client.stream("GET", path) as first:
         next(first.iter_raw(1))
     with client.stream("GET", path) as second:
-        held.release()
+        paused.release()
         assert second.read() == m.data("a.bin")
     wait_until(lambda: m.saved("a.bin"))
     assert m.gets("a.bin") == 1
 
 
-def test_it_is_saved_when_all_have_left(client, mirror):
+def test_client_disconnect_of_all_clients_does_not_stop_saving(client, mirror):
     m = mirror()
-    held = Held(1_000_000)
-    with client.stream("GET", m.add("a.bin", BIG, held)) as only:
+    paused = PausedResponse(1_000_000)
+    with client.stream("GET", m.add("a.bin", BIG, paused)) as only:
         next(only.iter_raw(1))
-    held.release()
+    paused.release()
     wait_until(lambda: m.saved("a.bin"))
 
 
-def test_what_nobody_waits_for_and_nobody_saves_ends(client, mirror, instance):
+def test_client_disconnect_of_all_clients_ends_a_streamed_fetch(client, mirror, instance):
     m = mirror("streamed")
-    with client.stream("GET", m.add("a.bin", BIG, Held(1_000_000))) as only:
+    with client.stream("GET", m.add("a.bin", BIG, PausedResponse(1_000_000))) as only:
         next(only.iter_raw(1))
     wait_until(lambda: m.upstream.open == 0)
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_the_repository_gains_what_is_pulled_through(client, mirror):
+def test_repository_gets_the_pulled_through_content(client, mirror):
     m = mirror(repository=True)
     path = m.add("dir/a.bin", 5000)
     assert client.get(path).content == m.data("dir/a.bin")
     wait_until(lambda: m.repository.latest_version().number == 1)
-    settle()  # it was a worker
-    assert client.get(path).headers["Last-Modified"], "it comes from the repository"
+    settle()  # the worker's write
+    assert client.get(path).headers["Last-Modified"], "served from the repository"
     assert "a.bin" in client.get(f"{m.base}/dir/").text
     assert m.gets("dir/a.bin") == 1
 
 
-def test_tasks_are_left_to_workers(client, mirror, own):
-    """A process of the API would run them itself, and change its working directory meanwhile."""
+def test_task_of_repository_runs_in_a_worker(client, mirror, own):
+    """An API process would run an immediate task itself, in a working directory of its own."""
     m = mirror(repository=True)
     assert client.get(m.add("a.bin", 5000)).status_code == 200
     wait_until(lambda: m.repository.latest_version().number == 1)
     assert "Starting task" not in own.said()
 
 
-def test_a_repository_gains_what_another_one_pulled_through(client, mirror, orm):
+def test_repository_gets_content_that_another_distribution_pulled_through(client, mirror, orm):
     m = mirror()
     path = m.add("a.bin", 5000)
     assert client.get(path).content == m.data("a.bin")
@@ -249,25 +251,25 @@ def test_a_repository_gains_what_another_one_pulled_through(client, mirror, orm)
 
 
 @pytest.mark.parametrize("is_known", [False, True])
-def test_a_repository_is_asked_once_by_clients_that_come_together(own, mirror, orm, is_known):
+def test_repository_gets_one_task_for_concurrent_clients(own, mirror, orm, is_known):
     from pulpcore.app.models import Task
 
     m = mirror(repository=True)
     path = m.add("a.bin", 5000)
-    if is_known:  # by another distribution, whose repository has nothing to gain from this one's
+    if is_known:  # through another distribution, which has no repository
         first = orm.distribution(from_publication=False, remote=m.remote)
         assert httpx.get(f"{own.content_url}{first}/a.bin", trust_env=False).status_code == 200
         wait_until(lambda: m.saved("a.bin"))
     assert set(asyncio.run(gather(own.content_url + path, 100))) == {m.data("a.bin")}
     wait_until(lambda: m.repository.latest_version().number == 1)
-    asked = Task.objects.filter(name__endswith="add_and_remove").order_by("-pulp_created")
+    tasks = Task.objects.filter(name__endswith="add_and_remove").order_by("-pulp_created")
     pk = str(m.repository.pk)
-    mine = [task for task in asked[:200] if pk in str(task.reserved_resources_record)]
+    mine = [task for task in tasks[:200] if pk in str(task.reserved_resources_record)]
     assert len(mine) == 1
     assert m.gets("a.bin") == 1
 
 
-def test_a_repository_that_could_not_be_asked_is_asked_again(orm, instance, monkeypatch):
+def test_repository_claim_is_released_when_adding_content_fails(orm, instance, monkeypatch):
     from pulp_file.app.models import FileRepository
 
     from pulpcore.content_star.remote.pull_through.repository import add_to_repository, claim
@@ -287,7 +289,7 @@ def test_a_repository_that_could_not_be_asked_is_asked_again(orm, instance, monk
     assert claim(repository, file)
 
 
-def test_the_repository_goes_before_the_remote(client, mirror, orm):
+def test_repository_content_precedes_the_remote(client, mirror, orm):
     from pulpcore.app.models import Distribution
 
     m = mirror()
@@ -298,8 +300,8 @@ def test_the_repository_goes_before_the_remote(client, mirror, orm):
     assert m.gets("a.bin") == 0
 
 
-def test_content_that_is_there_is_used_again(client, mirror, orm):
-    """Also where it is known and not saved, and with an artifact that something else has."""
+def test_existing_content_and_artifact_are_used(client, mirror, orm):
+    """The content exists without its artifact, which other content has."""
     from pulpcore.app.models import Artifact, ContentArtifact
 
     m = mirror()
@@ -313,7 +315,7 @@ def test_content_that_is_there_is_used_again(client, mirror, orm):
     assert Artifact.objects.filter(sha256=digest).count() == 1
 
 
-def test_what_its_remote_is_known_to_have_is_content_on_demand(client, mirror):
+def test_reclaimed_file_is_on_demand_content_with_etag_and_digest(client, mirror):
     from pulpcore.app.models import ContentArtifact, RemoteArtifact
 
     m = mirror()
@@ -325,11 +327,11 @@ def test_what_its_remote_is_known_to_have_is_content_on_demand(client, mirror):
     known.update(sha256=hashlib.sha256(m.data("a.bin")).hexdigest(), size=5000)
     assert client.head(path).headers["ETag"] == etag(m.data("a.bin"))
     assert m.gets("a.bin") == 1
-    m.behave("a.bin", behave.wrong)
+    m.set_behaviour("a.bin", remote_server.wrong_bytes)
     assert client.get(path).status_code == 502, "the digest is checked"
 
 
-def test_what_a_remote_has_elsewhere_by_now_is_found_there(client, mirror):
+def test_remote_with_changed_url_updates_the_remote_artifact(client, mirror):
     from pulpcore.app.models import RemoteArtifact
 
     m = mirror()
@@ -347,7 +349,7 @@ def test_what_a_remote_has_elsewhere_by_now_is_found_there(client, mirror):
     assert m.gets("a.bin") == 1
 
 
-def test_content_of_several_files(client, mirror):
+def test_content_with_several_files_is_saved_file_by_file(client, mirror):
     from pulpcore.app.models import ContentArtifact
 
     m = mirror()
@@ -360,7 +362,7 @@ def test_content_of_several_files(client, mirror):
     wait_until(lambda: m.saved("a.gemspec"))
 
 
-def test_processes_fetch_the_same_once(own, other, mirror):
+def test_fetch_lock_lets_two_processes_fetch_each_file_once(own, other, mirror):
     from pulpcore.app.models import Artifact, ContentArtifact
 
     m = mirror()
@@ -383,10 +385,10 @@ def test_processes_fetch_the_same_once(own, other, mirror):
     assert Artifact.objects.filter(sha256__in=digests).count() == 10
 
 
-def test_a_process_waits_for_the_one_that_fetches(own, other, mirror):
+def test_fetch_lock_makes_a_second_process_wait_for_the_fetch(own, other, mirror):
     m = mirror()
-    held = Held(1_000_000)
-    path = m.add("a.bin", BIG, held)
+    paused = PausedResponse(1_000_000)
+    path = m.add("a.bin", BIG, paused)
     with (
         ThreadPoolExecutor(2) as clients,
         httpx.stream("GET", own.content_url + path, trust_env=False, timeout=30) as first,
@@ -396,7 +398,7 @@ def test_a_process_waits_for_the_one_that_fetches(own, other, mirror):
         with pytest.raises(httpx.ReadTimeout):
             httpx.get(other.content_url + path, trust_env=False, timeout=1)
         waiting = clients.submit(httpx.get, other.content_url + path, trust_env=False, timeout=30)
-        held.release()
+        paused.release()
         assert start + b"".join(chunks) == m.data("a.bin")
         response = waiting.result()
         assert response.content == m.data("a.bin")
@@ -404,9 +406,9 @@ def test_a_process_waits_for_the_one_that_fetches(own, other, mirror):
     assert m.gets("a.bin") == 1
 
 
-def test_a_process_takes_over_from_one_that_dies(own, mirror, instance):
+def test_fetch_lock_is_taken_over_from_a_killed_process(own, mirror, instance):
     m = mirror()
-    path = m.add("a.bin", BIG, Held(1_000_000))
+    path = m.add("a.bin", BIG, PausedResponse(1_000_000))
     with serving(
         instance, app="tests.support.pull_through_app:application", PYTHONPATH=str(ROOT)
     ) as other:
@@ -415,7 +417,7 @@ def test_a_process_takes_over_from_one_that_dies(own, mirror, instance):
             next(first.iter_raw())
             with pytest.raises(httpx.ReadTimeout):
                 httpx.get(own.content_url + path, trust_env=False, timeout=1)
-            m.behave("a.bin", behave.plain)
+            m.set_behaviour("a.bin", remote_server.plain)
             other.process.kill()
             response = httpx.get(own.content_url + path, trust_env=False, timeout=30)
             assert response.content == m.data("a.bin")
@@ -423,7 +425,7 @@ def test_a_process_takes_over_from_one_that_dies(own, mirror, instance):
     wait_until(lambda: m.saved("a.bin"))
 
 
-def test_in_a_domain_it_is_saved_in_its_storage(instance, server, orm, tmp_path):
+def test_pull_through_in_a_domain_is_saved_in_its_storage(instance, server, orm, tmp_path):
     from pulp_file.app.models import FileContent, FileRemote
 
     from pulpcore.app.contexts import with_domain
@@ -458,7 +460,7 @@ def test_in_a_domain_it_is_saved_in_its_storage(instance, server, orm, tmp_path)
         domain.delete()
 
 
-# How remotes answer
+# Responses of remotes
 
 
 async def page(request: web.Request, data: bytes) -> web.StreamResponse:
@@ -469,13 +471,13 @@ async def page(request: web.Request, data: bytes) -> web.StreamResponse:
 @pytest.mark.parametrize(
     ("path", "content_type"),
     [
-        ("simple/star.broken", "text/html"),  # the plugin takes an index page for content
+        ("simple/star.broken", "text/html"),  # content to the plugin, which cannot parse it
         ("simple/star", "text/html"),
-        ("star.xml.gz", "application/gzip"),  # which its name says
-        ("index.json", "text/html"),  # metadata is the remote's
+        ("star.xml.gz", "application/gzip"),  # by the file's name
+        ("index.json", "text/html"),  # metadata: the remote's type
     ],
 )
-def test_type_is_that_of_the_remote_where_the_name_says_none(
+def test_content_type_is_of_the_file_name_or_else_of_the_remote(
     client, mirror, path, content_type, method
 ):
     m = mirror()
@@ -487,9 +489,9 @@ def test_type_is_that_of_the_remote_where_the_name_says_none(
 
 
 @pytest.mark.parametrize("path", ["dir/star.rpm", "star.tar.gz", "dir/é b", "star.html.txt"])
-def test_headers_of_content_are_the_same_before_and_after_it_is_saved(client, mirror, path):
+def test_headers_are_the_same_before_and_after_the_save(client, mirror, path):
     m = mirror()
-    url = m.add(path, 5000, behave.chunked if "é" in path else None)
+    url = m.add(path, 5000, remote_server.chunked if "é" in path else None)
     answers = [client.get(url) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200] * 3
     cold, saved, again = (answer.headers for answer in answers)
@@ -503,8 +505,10 @@ def test_headers_of_content_are_the_same_before_and_after_it_is_saved(client, mi
     assert cold["X-Plugin"]
 
 
-@pytest.mark.parametrize("behaviour", [behave.chunked, behave.encoded])
-def test_what_is_decoded_is_what_is_sent_and_saved(client, mirror, behaviour):
+@pytest.mark.parametrize("behaviour", [remote_server.chunked, remote_server.gzip_encoded])
+def test_content_encoding_of_the_remote_is_decoded_before_sending_and_saving(
+    client, mirror, behaviour
+):
     m = mirror()
     path = m.add("a.bin", BIG, behaviour)
     response = client.get(path)
@@ -516,35 +520,35 @@ def test_what_is_decoded_is_what_is_sent_and_saved(client, mirror, behaviour):
     assert m.seen("a.bin")[0].headers["Accept-Encoding"] == "identity"
 
 
-def test_what_has_no_length_comes_as_it_comes(client, mirror):
+def test_unknown_length_is_streamed_without_etag_and_ranges(client, mirror):
     m = mirror()
-    held = Held(BIG - 1000, tells_length=False)
-    path = m.add("a.bin", BIG, held)
+    paused = PausedResponse(BIG - 1000, with_length=False)
+    path = m.add("a.bin", BIG, paused)
     with client.stream("GET", path, headers={"Range": "bytes=0-9"}) as response:
-        assert response.status_code == 200, "nobody knows the size yet"
+        assert response.status_code == 200, "the size is not known yet"
         assert {"Content-Length", "ETag", "Accept-Ranges"}.isdisjoint(response.headers)
         chunks = response.iter_raw()
         got = next(chunks)
-        held.release()
+        paused.release()
         assert got + b"".join(chunks) == m.data("a.bin")
     wait_until(lambda: m.saved("a.bin"))
     assert client.get(path, headers={"Range": "bytes=0-9"}).status_code == 206
 
 
-def test_ranges_are_answered_where_the_size_is_known(client, mirror):
+def test_range_of_known_size_returns_206_during_the_fetch(client, mirror):
     m = mirror()
-    held = Held(1_000_000)
-    path = m.add("a.bin", BIG, held)
+    paused = PausedResponse(1_000_000)
+    path = m.add("a.bin", BIG, paused)
     response = client.get(path, headers={"Range": "bytes=1000-299999"})
     assert response.status_code == 206
     assert response.headers["Content-Range"] == f"bytes 1000-299999/{BIG}"
     assert response.content == m.data("a.bin")[1000:300_000]
-    held.release()
+    paused.release()
     wait_until(lambda: m.saved("a.bin"))
     assert m.gets("a.bin") == 1
 
 
-def test_redirects_of_the_remote_are_followed(client, mirror):
+def test_redirect_of_the_remote_is_followed(client, mirror):
     m = mirror()
     m.add("elsewhere.bin", 5000)
 
@@ -558,9 +562,9 @@ def test_redirects_of_the_remote_are_followed(client, mirror):
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 429, 500, 503])
 @pytest.mark.parametrize("name", ["a.bin", "index.html"])
-def test_the_remote_says_no(client, mirror, own, status, name):
+def test_error_status_of_the_remote_is_passed_on_without_secrets(client, mirror, own, status, name):
     m = mirror(username="someone", password="do-not-tell")
-    path = m.add(name, 5000, behave.status(status))
+    path = m.add(name, 5000, remote_server.status(status))
     for method in ("GET", "HEAD"):
         response = client.request(method, path)
         assert response.status_code == status
@@ -570,7 +574,7 @@ def test_the_remote_says_no(client, mirror, own, status, name):
     assert f"{m.folder}/" not in own.said()
 
 
-def test_the_remote_cannot_be_reached(client, mirror, own):
+def test_unreachable_remote_returns_502_without_secrets(client, mirror, own):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -582,30 +586,30 @@ def test_the_remote_cannot_be_reached(client, mirror, own):
     assert "/secret/" not in own.said()
 
 
-def test_the_remote_hangs(client, mirror):
+def test_read_timeout_of_the_remote_returns_504(client, mirror):
     m = mirror(sock_read_timeout=0.2)
-    path = m.add("a.bin", BIG, Held(0))
+    path = m.add("a.bin", BIG, PausedResponse(0))
     assert client.get(path).status_code == 504
     wait_until(lambda: m.upstream.open == 0)
 
 
-STALLS = {"connect": None, "answer": behave.hanging, "body": Held(1_000_000)}
+STALLS = {"connect": None, "answer": remote_server.hanging, "body": PausedResponse(1_000_000)}
 
 
 @pytest.mark.parametrize("stall", STALLS)
 @pytest.mark.parametrize("kind", ["on_demand", "streamed", "a.bin", "index.html"])
-def test_a_remote_that_stalls_is_waited_for_by_nobody_for_ever(
+def test_stalled_remote_ends_at_a_timeout_for_all_clients(
     own, instance, mirror, remote_file, silent, kind, stall
 ):
-    """Neither the client that came first nor the next one; `kind` is a policy, or pulled."""
-    # What comes before it stalls must not seem to, on a busy machine.
+    """`kind` is the policy of an on-demand file, or the name of a pull-through file."""
+    # Long enough for the part before the stall, on a busy machine.
     read = 2.0 if stall == "body" else 0.3
     limits = {"sock_connect_timeout": 0.3, "sock_read_timeout": read}
     if kind in ("on_demand", "streamed"):
         file = remote_file(BIG, policy=kind, **limits)
         path, server = file.path, file.upstream
         if behaviour := STALLS[stall]:
-            file.behave(behaviour)
+            file.set_behaviour(behaviour)
         else:
             file.set(url=f"{silent}{file.sources[0]}")
     else:
@@ -625,9 +629,9 @@ def test_a_remote_that_stalls_is_waited_for_by_nobody_for_ever(
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_the_remote_breaks_off(client, mirror, instance):
+def test_truncated_response_of_the_remote_cuts_ours_and_saves_nothing(client, mirror, instance):
     m = mirror()
-    path = m.add("a.bin", BIG, behave.truncated(1_500_000))
+    path = m.add("a.bin", BIG, remote_server.truncated(1_500_000))
     with pytest.raises(httpx.RemoteProtocolError):
         client.get(path)
     assert not m.saved("a.bin")
@@ -636,16 +640,16 @@ def test_the_remote_breaks_off(client, mirror, instance):
 
 @pytest.mark.parametrize("status", [204, 206, 300, 304])
 @pytest.mark.parametrize("name", ["a.bin", "index.html"])
-def test_what_is_no_file_is_not_taken_for_one(client, mirror, status, name):
+def test_success_status_other_than_200_of_the_remote_returns_502(client, mirror, status, name):
     m = mirror()
-    path = m.add(name, 5000, behave.status(status))
+    path = m.add(name, 5000, remote_server.status(status))
     for method in ("GET", "HEAD"):
         assert client.request(method, path).status_code == 502
     assert not m.saved(name)
 
 
 @pytest.mark.parametrize("part", ["bytes 0-99/*", "bytes 0-99/5000", "bytes 100-199/5000"])
-def test_a_part_that_nobody_asked_for_is_not_taken_for_the_file(client, mirror, part):
+def test_partial_content_without_a_range_request_is_not_saved(client, mirror, part):
     m = mirror()
 
     async def partial_content(request, data):
@@ -658,13 +662,13 @@ def test_a_part_that_nobody_asked_for_is_not_taken_for_the_file(client, mirror, 
 
 
 @pytest.mark.parametrize("name", ["a.bin", "index.html"])
-@pytest.mark.parametrize("behaviour", [behave.plain, behave.encoded])
-def test_head_fetches_no_body(client, mirror, instance, name, behaviour):
+@pytest.mark.parametrize("behaviour", [remote_server.plain, remote_server.gzip_encoded])
+def test_head_sends_head_to_the_remote_and_saves_nothing(client, mirror, instance, name, behaviour):
     m = mirror()
     path = m.add(name, BIG, behaviour)
     response = client.head(path)
     assert response.status_code == 200
-    expected = str(BIG) if behaviour is behave.plain else None
+    expected = str(BIG) if behaviour is remote_server.plain else None
     assert response.headers.get("Content-Length") == expected
     assert not m.saved(name)
     wait_until(lambda: spooled(instance) == [])
@@ -681,7 +685,7 @@ def test_head_fetches_no_body(client, mirror, instance, name, behaviour):
         ("..%5Ca.bin", 404),
     ],
 )
-def test_paths_do_not_lead_out_of_the_remote(own, mirror, path, status):
+def test_path_with_dot_segments_does_not_leave_the_remote(own, mirror, path, status):
     m = mirror()
     host, port = own.url.removeprefix("http://").split(":")
     before = len(m.upstream.seen)
@@ -692,14 +696,14 @@ def test_paths_do_not_lead_out_of_the_remote(own, mirror, path, status):
     assert len(m.upstream.seen) == before
 
 
-def test_paths_are_what_they_are_for_the_remote(client, mirror):
+def test_path_is_encoded_in_the_url_of_the_remote(client, mirror):
     m = mirror()
     client.get(f"{m.base}/a%3Fb%23c%2541%20d+e%2Ff")
     assert m.upstream.seen[-1].path == f"/{m.folder}/a?b#c%41 d+e/f"
     assert m.upstream.seen[-1].query_string == ""
 
 
-def test_the_plugin_makes_the_url_of_path_and_request(client, mirror):
+def test_plugin_makes_the_remote_url_from_path_and_request(client, mirror):
     m = mirror("streamed")
     path = m.add("a.bin", 5000)
     m.add("b.bin", 5000)
@@ -708,7 +712,7 @@ def test_the_plugin_makes_the_url_of_path_and_request(client, mirror):
     assert client.get(path, params={"instead": ""}).status_code == 404
 
 
-def test_the_plugin_makes_the_url_of_what_is_saved_too(client, mirror, orm):
+def test_plugin_makes_the_remote_url_of_saved_files_too(client, mirror, orm):
     from pulpcore.app.models import RemoteArtifact
 
     m = mirror()
@@ -724,8 +728,8 @@ def test_the_plugin_makes_the_url_of_what_is_saved_too(client, mirror, orm):
     wait_until(lambda: RemoteArtifact.objects.filter(remote=m.remote).count() == 2)
 
 
-def test_the_plugin_has_no_pull_through(content, mirror):
-    """pulp_file as it is: served, and never saved."""
+def test_plugin_without_pull_through_streams_and_saves_nothing(content, mirror):
+    """pulp_file as it is released."""
     m = mirror()
     path = m.add("a.bin", 5000)
     for _ in range(2):
@@ -733,14 +737,14 @@ def test_the_plugin_has_no_pull_through(content, mirror):
     assert not m.saved("a.bin")
 
 
-def test_a_remote_of_files_that_are_not_to_be_read(client, mirror, tmp_path):
+def test_file_url_of_remote_outside_of_allowed_import_paths_returns_502(client, mirror, tmp_path):
     m = mirror(url=f"file://{tmp_path}/")
     (tmp_path / "a.bin").write_bytes(b"from a file")
     response = client.get(f"{m.base}/a.bin")
-    assert response.status_code == 502, "only below ALLOWED_IMPORT_PATHS"
+    assert response.status_code == 502
 
 
-def test_files_of_this_machine(client, mirror, folder):
+def test_file_url_of_remote_is_served_and_saved(client, mirror, folder):
     (folder / "remote").mkdir()
     (folder / "secret").write_bytes(b"secret")
     (folder / "remote" / "a.bin").write_bytes(b"from a file")
@@ -755,7 +759,7 @@ def test_files_of_this_machine(client, mirror, folder):
     assert client.get(f"{m.base}/%2e%2e%2fsecret").status_code == 400
 
 
-def test_nothing_is_asked_of_the_remote_before_the_guard(client, mirror, orm):
+def test_guard_denies_before_the_remote_is_requested(client, mirror, orm):
     from pulpcore.app.models import Distribution, HeaderContentGuard
 
     m = mirror()
@@ -771,8 +775,8 @@ def test_nothing_is_asked_of_the_remote_before_the_guard(client, mirror, orm):
 # Metadata
 
 
-def validated(tag: str = '"1"', **headers: str) -> behave.Behaviour:
-    """Answers conditional requests."""
+def with_etag(tag: str = '"1"', **headers: str) -> remote_server.Behaviour:
+    """Return a behaviour that sends `tag` as ETag, and 304 to `If-None-Match` with it."""
 
     async def answer(request, data):
         if request.headers.get("If-None-Match") == tag:
@@ -792,9 +796,9 @@ def validated(tag: str = '"1"', **headers: str) -> behave.Behaviour:
     return answer
 
 
-def test_metadata_is_passed_on_and_not_saved(client, mirror):
+def test_metadata_is_passed_on_with_safe_headers_and_not_saved(client, mirror):
     m = mirror()
-    path = m.add("simple/", b"<a>index</a>", validated(Cache_Control="max-age=0"))
+    path = m.add("simple/", b"<a>index</a>", with_etag(Cache_Control="max-age=0"))
     response = client.get(path)
     assert response.content == b"<a>index</a>"
     assert response.headers["Content-Type"] == "application/vnd.index+html"
@@ -808,9 +812,9 @@ def test_metadata_is_passed_on_and_not_saved(client, mirror):
     assert client.get(path, headers={"If-None-Match": 'W/"1"'}).status_code == 304
 
 
-def test_metadata_is_shared_for_a_moment(own, client, mirror):
+def test_metadata_cache_serves_concurrent_clients_from_one_fetch(own, client, mirror):
     m = mirror()
-    path = m.add("index.html", 50_000, validated())
+    path = m.add("index.html", 50_000, with_etag())
     bodies = asyncio.run(gather(own.content_url + path, 100))
     assert set(bodies) == {m.data("index.html")}
     assert client.head(path).headers["Content-Length"] == "50000"
@@ -820,22 +824,22 @@ def test_metadata_is_shared_for_a_moment(own, client, mirror):
 
 
 @pytest.mark.parametrize("tag", ['"1"', 'W/"1"'])
-def test_metadata_is_asked_about_and_not_sent_again(client, mirror, tag):
+def test_metadata_cache_revalidates_with_if_none_match(client, mirror, tag):
     m = mirror()
-    path = m.add("index.html", 50_000, validated(tag, Cache_Control="max-age=0"))
+    path = m.add("index.html", 50_000, with_etag(tag, Cache_Control="max-age=0"))
     bodies = [client.get(path).content for _ in range(3)]
     assert bodies == [m.data("index.html")] * 3
     asked = [each.headers.get("If-None-Match") for each in m.seen("index.html")]
     assert asked == [None, tag, tag]
-    m.add("index.html", b"new", validated('"2"', Cache_Control="no-cache"))
+    m.add("index.html", b"new", with_etag('"2"', Cache_Control="no-cache"))
     assert client.get(path).content == b"new"
     assert client.get(path).content == b"new"
     assert m.seen("index.html")[-1].headers["If-None-Match"] == '"2"'
 
 
-def test_what_is_said_when_nothing_has_changed_counts_from_then_on(client, mirror):
+def test_metadata_cache_updates_headers_from_304(client, mirror):
     m = mirror()
-    path = m.add("index.html", 100, validated(Cache_Control="max-age=60", Age="60", X_Keep="a"))
+    path = m.add("index.html", 100, with_etag(Cache_Control="max-age=60", Age="60", X_Keep="a"))
     assert client.get(path).headers["X-PyPI-Last-Serial"] == "7"
 
     async def unchanged(request, data):
@@ -843,27 +847,27 @@ def test_what_is_said_when_nothing_has_changed_counts_from_then_on(client, mirro
         headers = {"ETag": '"1"', "X-PyPI-Last-Serial": "8", "Cache-Control": "max-age=60"}
         return web.Response(status=304, headers=headers)
 
-    m.behave("index.html", unchanged)
-    for _ in range(3):  # the first one asks, and the others have no need to
+    m.set_behaviour("index.html", unchanged)
+    for _ in range(3):  # the first one revalidates, the others are cache hits
         answer = client.get(path)
         assert answer.content == m.data("index.html")
         assert answer.headers["X-PyPI-Last-Serial"] == "8"
-        assert answer.headers["Content-Type"] == "application/vnd.index+html", "not said again"
+        assert answer.headers["Content-Type"] == "application/vnd.index+html", "not in the 304"
         assert answer.headers["ETag"] == '"1"'
     assert m.gets("index.html") == 2
 
 
-def test_what_must_not_be_kept_any_more_is_not(client, mirror):
+def test_metadata_cache_drops_the_entry_on_304_with_no_store(client, mirror):
     m = mirror()
-    path = m.add("index.html", 100, validated(Cache_Control="max-age=0"))
+    path = m.add("index.html", 100, with_etag(Cache_Control="max-age=0"))
     client.get(path)
 
     async def unchanged(request, data):
         if "If-None-Match" not in request.headers:
-            return await behave.plain(request, data)
+            return await remote_server.plain(request, data)
         return web.Response(status=304, headers={"Cache-Control": "no-store"})
 
-    m.behave("index.html", unchanged)
+    m.set_behaviour("index.html", unchanged)
     answer = client.get(path)
     assert answer.content == m.data("index.html")
     assert answer.headers["Cache-Control"] == "no-store"
@@ -875,26 +879,26 @@ def test_what_must_not_be_kept_any_more_is_not(client, mirror):
     ("expires", "gets"),
     [("0", 3), ("Fri, 01 Jan 2010 00:00:00 GMT", 3), ("Fri, 01 Jan 2100 00:00:00 GMT", 1)],
 )
-def test_metadata_expires_when_its_remote_says_so(client, mirror, expires, gets):
+def test_metadata_cache_entry_expires_by_expires_header(client, mirror, expires, gets):
     m = mirror()
-    path = m.add("index.html", 100, validated(Expires=expires))
+    path = m.add("index.html", 100, with_etag(Expires=expires))
     for _ in range(3):
         assert client.get(path).content == m.data("index.html")
     assert m.gets("index.html") == gets
 
 
-def test_clients_with_a_copy_of_their_own_do_not_start_it_again_and_again(client, mirror):
+def test_conditional_requests_during_a_metadata_fetch_return_304_and_share_it(client, mirror):
     m = mirror()
-    held = Held(1_000_000, ETag='"1"')
-    path = m.add("index.html", BIG, held)
+    paused = PausedResponse(1_000_000, ETag='"1"')
+    path = m.add("index.html", BIG, paused)
     for _ in range(3):
         assert client.get(path, headers={"If-None-Match": '"1"'}).status_code == 304
-    held.release()
+    paused.release()
     assert client.get(path).content == m.data("index.html")
     assert m.gets("index.html") == 1
 
 
-def test_metadata_with_a_date_alone_is_asked_about_by_it(client, mirror):
+def test_metadata_cache_revalidates_with_if_modified_since(client, mirror):
     m = mirror()
     date = "Fri, 01 Jan 2010 00:00:00 GMT"
 
@@ -912,7 +916,7 @@ def test_metadata_with_a_date_alone_is_asked_about_by_it(client, mirror):
     assert m.seen("index.html")[-1].headers["If-Modified-Since"] == date
 
 
-def test_head_says_of_metadata_what_get_does(client, mirror):
+def test_head_of_metadata_has_the_headers_of_get(client, mirror):
     m = mirror()
     dates = ["Fri, 01 Jan 2010 00:00:00 GMT", "Sat, 02 Jan 2010 00:00:00 GMT"]
 
@@ -926,32 +930,34 @@ def test_head_says_of_metadata_what_get_does(client, mirror):
         return answer
 
     path = m.add("index.html", 100, dated(dates[0]))
-    assert "ETag" not in client.head(path).headers, "nobody knows it yet"
-    told = client.get(path).headers
-    assert told["ETag"] == etag(m.data("index.html"))
+    assert "ETag" not in client.head(path).headers, "not known before a GET"
+    of_get = client.get(path).headers
+    assert of_get["ETag"] == etag(m.data("index.html"))
     head = client.head(path).headers
     for name in ("ETag", "Last-Modified", "Content-Length"):
-        assert head[name] == told[name]
+        assert head[name] == of_get[name]
     asked = [each.headers.get("If-Modified-Since") for each in m.seen("index.html")]
-    assert asked == [None, None, dates[0]], "as GET asks"
+    assert asked == [None, None, dates[0]], "revalidates as GET does"
     m.add("index.html", 200, dated(dates[1]))
     head = client.head(path).headers
     assert (head["Last-Modified"], head["Content-Length"]) == (dates[1], "200")
-    m.behave("index.html", behave.status(404))
+    m.set_behaviour("index.html", remote_server.status(404))
     assert [client.request(method, path).status_code for method in ("HEAD", "GET")] == [404, 404]
 
 
 @pytest.mark.parametrize(
     ("behaviour", "is_forbidden"),
     [
-        (behave.plain, False),
-        (validated(Vary="*"), False),
-        (validated(Cache_Control="no-store"), True),
-        (validated(Cache_Control="private, max-age=60"), True),
+        (remote_server.plain, False),
+        (with_etag(Vary="*"), False),
+        (with_etag(Cache_Control="no-store"), True),
+        (with_etag(Cache_Control="private, max-age=60"), True),
     ],
     ids=["no validators", "vary", "no-store", "private"],
 )
-def test_what_may_not_be_kept_is_not(client, mirror, behaviour, is_forbidden):
+def test_metadata_that_must_not_be_cached_is_fetched_each_time(
+    client, mirror, behaviour, is_forbidden
+):
     m = mirror()
     path = m.add("index.html", 100, behaviour)
     for _ in range(2):
@@ -962,29 +968,29 @@ def test_what_may_not_be_kept_is_not(client, mirror, behaviour, is_forbidden):
     assert "If-None-Match" not in m.seen("index.html")[-1].headers
 
 
-def test_metadata_outlives_a_remote_that_fails(client, mirror):
+def test_metadata_cache_serves_stale_entry_on_remote_error(client, mirror):
     m = mirror()
-    path = m.add("index.html", 100, validated(Cache_Control="max-age=0"))
+    path = m.add("index.html", 100, with_etag(Cache_Control="max-age=0"))
     assert client.get(path).status_code == 200
-    m.behave("index.html", behave.status(500))
+    m.set_behaviour("index.html", remote_server.status(500))
     assert client.head(path).headers["ETag"] == '"1"'
     assert client.get(path).content == m.data("index.html")
-    m.behave("index.html", validated(Cache_Control="max-age=0"))
+    m.set_behaviour("index.html", with_etag(Cache_Control="max-age=0"))
     assert client.get(path).content == m.data("index.html")
 
 
-def test_metadata_outlives_a_remote_that_hangs(client, mirror):
+def test_metadata_cache_serves_stale_entry_on_remote_timeout(client, mirror):
     m = mirror(sock_read_timeout=0.3)
-    path = m.add("index.html", 100, validated(Cache_Control="max-age=0"))
+    path = m.add("index.html", 100, with_etag(Cache_Control="max-age=0"))
     assert client.get(path).status_code == 200
-    m.behave("index.html", behave.hanging)
+    m.set_behaviour("index.html", remote_server.hanging)
     assert client.get(path).content == m.data("index.html")
     wait_until(lambda: m.upstream.open == 0)
 
 
-def test_nothing_is_shared_where_that_is_turned_off(instance, mirror):
+def test_metadata_cache_with_ttl_0_revalidates_each_time(instance, mirror):
     m = mirror()
-    path = m.add("index.html", 100, validated())
+    path = m.add("index.html", 100, with_etag())
     with serving(instance, PULP_CONTENT_STAR_METADATA_TTL="0") as strict:
         for _ in range(3):
             answer = httpx.get(strict.content_url + path, trust_env=False)
@@ -993,25 +999,25 @@ def test_nothing_is_shared_where_that_is_turned_off(instance, mirror):
     assert asked == [None, '"1"', '"1"']
 
 
-def test_metadata_that_is_gone_is_gone(client, mirror):
+def test_metadata_cache_drops_the_entry_on_404(client, mirror):
     m = mirror()
-    path = m.add("index.html", 100, validated(Cache_Control="max-age=0"))
+    path = m.add("index.html", 100, with_etag(Cache_Control="max-age=0"))
     assert client.get(path).status_code == 200
-    m.behave("index.html", behave.status(404))
+    m.set_behaviour("index.html", remote_server.status(404))
     assert client.get(path).status_code == 404
-    m.behave("index.html", behave.status(500))
-    assert client.get(path).status_code == 500, "nothing is left of it"
+    m.set_behaviour("index.html", remote_server.status(500))
+    assert client.get(path).status_code == 500, "no stale entry is left"
 
 
-def test_metadata_that_must_be_asked_about_does_not_outlive_it(client, mirror):
+def test_metadata_cache_with_must_revalidate_serves_no_stale_entry(client, mirror):
     m = mirror()
-    path = m.add("index.html", 100, validated(Cache_Control="max-age=0, must-revalidate"))
+    path = m.add("index.html", 100, with_etag(Cache_Control="max-age=0, must-revalidate"))
     assert client.get(path).status_code == 200
-    m.behave("index.html", behave.status(500))
+    m.set_behaviour("index.html", remote_server.status(500))
     assert client.get(path).status_code == 500
 
 
-def test_other_credentials_get_other_metadata(client, mirror):
+def test_metadata_cache_is_separate_for_changed_credentials(client, mirror):
     m = mirror(username="one", password="1")
 
     async def by_user(request, data):
@@ -1027,8 +1033,8 @@ def test_other_credentials_get_other_metadata(client, mirror):
 
 
 @pytest.mark.parametrize("name", ["a.bin", "index.html"])
-def test_remotes_of_one_url_share_nothing(client, mirror, name):
-    """What one has by its credentials is nothing that the other has, be it kept or saved."""
+def test_remotes_with_the_same_url_share_neither_cache_nor_saved_files(client, mirror, name):
+    """Their credentials differ, and therefore what they may serve."""
 
     async def by_user(request, data):
         user = request.headers.get("Authorization")
@@ -1052,13 +1058,11 @@ def test_remotes_of_one_url_share_nothing(client, mirror, name):
 
 
 @pytest.mark.parametrize("name", ["a.bin", "index.html"])
-def test_what_another_distribution_fetched_is_behind_the_guard_all_the_same(
-    client, mirror, orm, name
-):
+def test_guard_denies_files_fetched_by_an_unguarded_distribution(client, mirror, orm, name):
     from pulpcore.app.models import HeaderContentGuard
 
     m = mirror()
-    path = m.add(name, b"data", validated())
+    path = m.add(name, b"data", with_etag())
     guard = orm.guard(HeaderContentGuard, header_name="x-key", header_value="open")
     guarded = orm.distribution(from_publication=False, remote=m.remote, content_guard=guard)
     assert client.get(path).content == b"data"
@@ -1071,11 +1075,11 @@ def test_what_another_distribution_fetched_is_behind_the_guard_all_the_same(
             assert "ETag" not in answer.headers
     allowed = client.get(f"{guarded}/{name}", headers={"X-Key": "b3Blbg=="})
     assert allowed.content == b"data"
-    assert "max-age=0" in allowed.headers["Cache-Control"], "caches ask each time"
+    assert "max-age=0" in allowed.headers["Cache-Control"], "shared caches revalidate"
     assert m.gets(name) == 1
 
 
-def test_headers_that_cannot_be_sent_on_are_not(client, mirror):
+def test_headers_of_the_remote_that_are_invalid_are_dropped(client, mirror):
     m = mirror()
 
     async def odd(request, data):
@@ -1092,13 +1096,13 @@ def test_headers_that_cannot_be_sent_on_are_not(client, mirror):
         assert response.headers["ETag"] != "x"
 
 
-def test_what_is_kept_is_bounded(instance, mirror):
+def test_metadata_cache_size_is_bounded(instance, mirror):
     m = mirror()
-    paths = [m.add(f"{index}.html", 100, validated()) for index in range(6)]
-    large = m.add("large.html", 113, validated())  # a quarter of the room is the most for one
+    paths = [m.add(f"{index}.html", 100, with_etag()) for index in range(6)]
+    large = m.add("large.html", 113, with_etag())  # over a quarter of the cache size
     with serving(instance, PULP_CONTENT_STAR_METADATA_SIZE="450") as limited:
         for path in [*paths, paths[5], paths[0], large, large]:
             assert httpx.get(limited.content_url + path, trust_env=False).status_code == 200
     assert m.gets("5.html") == 1
-    assert m.gets("0.html") == 2, "it had to make room"
+    assert m.gets("0.html") == 2, "evicted"
     assert m.gets("large.html") == 2

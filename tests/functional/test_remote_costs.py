@@ -1,4 +1,4 @@
-"""What fetching large files costs a process: bounded memory and disk, and no time of its loop."""
+"""Costs of downloads from remotes: bounded memory and disk, no blocking of the event loop."""
 
 import asyncio
 import hashlib
@@ -12,7 +12,7 @@ import httpx
 import pytest
 from aiohttp import web
 
-from tests.support import remote_server as behave
+from tests.support import remote_server
 from tests.support.instance import wait_until
 from tests.support.server import Server, serving
 
@@ -21,12 +21,12 @@ PIECE = os.urandom(1_000_000)
 COUNT = 220
 HUGE = COUNT * len(PIECE)
 
-# Bytes that a process may need for one download more, Python's own included.
+# Bytes by which one more download may grow a process, Python's own included.
 MEMORY = 40_000_000
 
 
 async def huge(request: web.Request, data: bytes) -> web.StreamResponse:
-    """More bytes than anybody should have in memory, this server included."""
+    """Send more bytes than a process may hold in memory, without holding them here either."""
     response = web.StreamResponse(headers={"Content-Length": str(HUGE)})
     await response.prepare(request)
     for _ in range(COUNT):
@@ -48,7 +48,7 @@ def own(instance) -> Iterator[Server]:
 
 
 def memory(server: Server, name: str) -> int:
-    """What the kernel says of a process, in bytes: `VmRSS` is now, `VmHWM` the most so far."""
+    """Return bytes of a process's memory from the kernel: `VmRSS` now, `VmHWM` the peak."""
     for line in Path(f"/proc/{server.process.pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
@@ -56,8 +56,8 @@ def memory(server: Server, name: str) -> int:
 
 
 def on_disk(server: Server, folder: str) -> dict[int, int]:
-    """The bytes of the files below `folder` that the process has open, by inode: also of those
-    without a name."""
+    """Return the bytes of the files below `folder` that the process has open, by inode: also of
+    unlinked ones."""
     found = {}
     for fd in Path(f"/proc/{server.process.pid}/fd").iterdir():
         try:
@@ -65,27 +65,31 @@ def on_disk(server: Server, folder: str) -> dict[int, int]:
                 status = fd.stat()
                 found[status.st_ino] = status.st_size
         except FileNotFoundError:
-            continue  # closed meanwhile
+            continue  # already closed
     return found
 
 
 @pytest.mark.parametrize("policy", ["on_demand", "streamed"])
-def test_a_slow_client_fills_neither_memory_nor_disk(own, instance, remote_file, policy):
+def test_slow_client_of_a_huge_file_keeps_memory_and_disk_bounded(
+    own, instance, remote_file, policy
+):
     file = remote_file(BIG, policy=policy)
     url = own.content_url + file.path
     warm = remote_file(BIG, policy=policy)
     httpx.get(own.content_url + warm.path, trust_env=False, timeout=60).raise_for_status()
     digest = huge_digest()
-    file.behave(huge)
+    file.set_behaviour(huge)
     file.set(sha256=digest, size=HUGE)
     home = str(instance.home)
 
     wait_until(lambda: on_disk(own, home) == {})
-    Path(f"/proc/{own.process.pid}/clear_refs").write_text("5")  # the most so far is what is now
+    Path(f"/proc/{own.process.pid}/clear_refs").write_text(
+        "5"
+    )  # resets the peak to the current size
     before = memory(own, "VmRSS")
     most = 0
 
-    def has_come() -> bool:
+    def is_on_disk() -> bool:
         nonlocal most
         most = max(most, sum(on_disk(own, home).values()))
         return most >= HUGE
@@ -94,12 +98,12 @@ def test_a_slow_client_fills_neither_memory_nor_disk(own, instance, remote_file,
     with httpx.stream("GET", url, trust_env=False, timeout=60) as slow:
         chunks = slow.iter_raw()
         received.update(next(chunks))
-        wait_until(has_come, 120)
+        wait_until(is_on_disk, 120)
         wait_until(lambda: file.upstream.open == 0)
         if policy == "on_demand":
             wait_until(lambda: file.artifact, 120)
-        has_come()
-        assert most == HUGE, "one file, once, for all who read and save it"
+        is_on_disk()
+        assert most == HUGE, "one temporary file, for reading and saving"
         for chunk in chunks:
             received.update(chunk)
     assert received.hexdigest() == digest
@@ -113,8 +117,8 @@ def test_a_slow_client_fills_neither_memory_nor_disk(own, instance, remote_file,
         saved.delete()
 
 
-class Watch:
-    """Counts bytes and calls of what blocks, on the event loop and off it."""
+class BlockingCalls:
+    """Counts bytes and calls of blocking functions, on the event loop and off it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.on_loop: Counter[str] = Counter()
@@ -150,7 +154,7 @@ class Watch:
         self._patch.setattr(os, "write", counted)
 
     def watch_hashes(self) -> None:
-        """Of all that Pulp computes digests with, its downloaders and its storage too."""
+        """Count the bytes that Pulp's hashers get, also of its downloaders and storage."""
         from pulpcore.app import pulp_hashlib
 
         make = pulp_hashlib.new
@@ -171,18 +175,20 @@ class Watch:
 
 
 @pytest.mark.parametrize("policy", ["on_demand", "streamed"])
-@pytest.mark.parametrize("behaviour", [behave.plain, behave.encoded, behave.wrong])
-def test_hashing_and_writing_is_not_done_on_the_event_loop(
+@pytest.mark.parametrize(
+    "behaviour", [remote_server.plain, remote_server.gzip_encoded, remote_server.wrong_bytes]
+)
+def test_hashing_and_writing_run_off_the_event_loop(
     here, remote_file, monkeypatch, behaviour, policy
 ):
     file = remote_file(BIG, policy=policy)
-    file.behave(behaviour)
-    watch = Watch(monkeypatch)
+    file.set_behaviour(behaviour)
+    watch = BlockingCalls(monkeypatch)
     watch.watch_writes()
     watch.watch_hashes()
     for name in ("fsync", "open", "ftruncate", "link", "rename", "unlink"):
         watch.watch(os, name)
-    if behaviour is behave.wrong:
+    if behaviour is remote_server.wrong_bytes:
         with pytest.raises(OSError):
             here(file.path)
     else:

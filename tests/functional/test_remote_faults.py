@@ -1,4 +1,4 @@
-"""Remotes that need more than a URL, or go wrong in ways that a server alone cannot show."""
+"""Remotes with TLS and proxies, timeouts, encodings, and faults of database, disk and storage."""
 
 import asyncio
 import gzip
@@ -15,12 +15,12 @@ import pytest
 from aiohttp import web
 
 from pulpcore.content_star.remote import timeouts
-from tests.support import remote_server as behave
+from tests.support import remote_server
 from tests.support.certificates import Authority
 from tests.support.instance import in_venv, wait_until
 from tests.support.orm import Site
 from tests.support.proxy import PASSWORD, USER, Proxy, serving_proxy
-from tests.support.remote_server import Held, Upstream, serving_upstream
+from tests.support.remote_server import PausedResponse, Upstream, serving_upstream
 from tests.support.server import Server, free_port, running, serving
 from tests.support.stores import STORES
 
@@ -33,7 +33,7 @@ def spooled(instance) -> list[str]:
 
 @pytest.fixture(scope="module")
 def own(instance) -> Iterator[Server]:
-    """A server whose log can be read."""
+    """A server for this module, for tests that read its log."""
     with serving(instance) as running:
         yield running
 
@@ -48,7 +48,7 @@ def authority() -> Authority:
 
 @pytest.fixture(scope="module")
 def secure(authority, tmp_path_factory) -> Iterator[Upstream]:
-    """An upstream that nobody but `authority` vouches for, and that wants a certificate of it."""
+    """An HTTPS upstream with a certificate of `authority`, which requires a client certificate."""
     folder = tmp_path_factory.mktemp("tls")
     certificate, key = authority.pair()
     for name, pem in {"certificate": certificate, "key": key, "ca": authority.pem}.items():
@@ -67,14 +67,12 @@ def trust(authority) -> dict[str, str]:
 
 
 def move(file, server: Upstream) -> None:
-    """Have the first source of a file at another upstream."""
+    """Move the first source of a file to another upstream."""
     server.files[file.sources[0]] = file.data
     file.set(url=f"{server.url}{file.sources[0]}")
 
 
-def test_a_remote_with_its_own_authority_and_a_client_certificate(
-    content, remote_file, secure, trust
-):
+def test_tls_remote_with_ca_and_client_certificate_is_fetched(content, remote_file, secure, trust):
     file = remote_file(**trust)
     move(file, secure)
     assert content.get(file.path).content == file.data
@@ -83,7 +81,7 @@ def test_a_remote_with_its_own_authority_and_a_client_certificate(
 
 
 @pytest.mark.parametrize("missing", ["ca_cert", "client_cert", "ca_cert client_cert"])
-def test_a_remote_that_cannot_be_trusted_or_does_not_trust_us(
+def test_tls_remote_without_trusted_certificates_returns_502(
     content, remote_file, secure, trust, missing
 ):
     given = {name: value for name, value in trust.items() if name not in missing.split()}
@@ -97,7 +95,7 @@ def test_a_remote_that_cannot_be_trusted_or_does_not_trust_us(
     assert (secure.gets[file.sources[0]], file.gets) == (0, [0, 1])
 
 
-def test_a_remote_that_is_not_to_be_verified(content, remote_file, secure, trust):
+def test_tls_remote_without_validation_is_fetched(content, remote_file, secure, trust):
     del trust["ca_cert"]
     file = remote_file(**trust, tls_validation=False)
     move(file, secure)
@@ -114,20 +112,20 @@ def behind(proxy: Proxy, password: str = PASSWORD) -> dict[str, str]:
     return {"proxy_url": proxy.url, "proxy_username": USER, "proxy_password": password}
 
 
-def test_a_remote_behind_a_proxy(content, remote_file, proxy):
+def test_proxy_of_http_remote_is_used_with_credentials(content, remote_file, proxy):
     file = remote_file(**behind(proxy))
     assert content.get(file.path).content == file.data
     assert ("GET", f"{file.upstream.url}{file.sources[0]}", True) in proxy.seen
 
 
-def test_a_secure_remote_behind_a_proxy(content, remote_file, secure, trust, proxy):
+def test_proxy_of_https_remote_is_used_with_connect(content, remote_file, secure, trust, proxy):
     file = remote_file(**trust, **behind(proxy))
     move(file, secure)
     assert content.get(file.path).content == file.data
     assert ("CONNECT", secure.url.split("/")[2], True) in proxy.seen
 
 
-def test_a_proxy_that_refuses(own, remote_file, proxy):
+def test_proxy_that_refuses_credentials_returns_502_without_secrets(own, remote_file, proxy):
     file = remote_file(**behind(proxy, "another-secret"))
     answer = httpx.get(own.content_url + file.path, trust_env=False, timeout=60)
     assert answer.status_code == 502
@@ -136,10 +134,10 @@ def test_a_proxy_that_refuses(own, remote_file, proxy):
     assert file.gets == [0]
 
 
-# Time
+# Timeouts
 
 
-def test_a_remote_that_accepts_no_connection_makes_way(content, remote_file, silent):
+def test_connect_timeout_fails_over_to_the_next_remote(content, remote_file, silent):
     file = remote_file(sock_connect_timeout=0.2)
     file.set(url=f"{silent}{file.sources[0]}")
     assert content.get(file.path).status_code == 504
@@ -147,81 +145,81 @@ def test_a_remote_that_accepts_no_connection_makes_way(content, remote_file, sil
     assert content.get(file.path).content == file.data
 
 
-def test_a_remote_that_does_not_answer_makes_way(content, remote_file):
+def test_read_timeout_fails_over_to_the_next_remote(content, remote_file):
     file = remote_file(sock_read_timeout=0.2)
-    file.behave(behave.hanging)
+    file.set_behaviour(remote_server.hanging)
     assert content.get(file.path).status_code == 504
     file.add_source()
     assert content.get(file.path).content == file.data
     wait_until(lambda: file.upstream.open == 0)
 
 
-def test_a_remote_that_stops_in_the_middle_makes_way(content, remote_file):
+def test_read_timeout_within_the_body_fails_over_to_the_next_remote(content, remote_file):
     file = remote_file(BIG, sock_read_timeout=0.2)
-    file.behave(Held(1_000_000))
+    file.set_behaviour(PausedResponse(1_000_000))
     file.add_source()
     assert content.get(file.path).content == file.data
     assert file.gets[1] == 1
     wait_until(lambda: file.upstream.open == 0)
 
 
-def test_a_remote_without_timeouts_does_not_hang_for_ever(here, remote_file, monkeypatch):
+def test_first_byte_timeout_ends_a_remote_without_timeouts(here, remote_file, monkeypatch):
     monkeypatch.setattr(timeouts, "FIRST_BYTE_TIMEOUT", 0.5)
     file = remote_file()
-    file.behave(behave.hanging)
+    file.set_behaviour(remote_server.hanging)
     assert here(file.path).status_code == 504
     monkeypatch.undo()
     file.add_source()
     assert here(file.path).content == file.data
 
 
-def test_no_more_remotes_are_asked_when_it_has_taken_long(here, remote_file, monkeypatch):
+def test_failover_timeout_tries_no_further_remotes(here, remote_file, monkeypatch):
     from pulpcore.content_star.remote import download
 
     monkeypatch.setattr(timeouts, "FIRST_BYTE_TIMEOUT", 0.5)
     monkeypatch.setattr(download, "FAILOVER_TIMEOUT", 0.0)
     file = remote_file()
-    file.behave(behave.hanging)
+    file.set_behaviour(remote_server.hanging)
     file.add_source()
     assert here(file.path).status_code == 504
     assert file.gets == [1, 0]
 
 
 @pytest.mark.parametrize("at", [0, 1_000_000])
-def test_a_remote_that_dribbles_makes_way(here, remote_file, monkeypatch, at):
+def test_stall_timeout_of_a_dripping_remote_fails_over(here, remote_file, monkeypatch, at):
     monkeypatch.setattr(timeouts, "STALL_WINDOW", 1.0)
     file = remote_file(BIG)
 
-    async def dribble(request, data):
-        monkeypatch.undo()  # the next one may take its time
-        return await behave.dribbling(at)(request, data)
+    async def drip(request, data):
+        monkeypatch.undo()  # no limit for the next remote
+        return await remote_server.dripping(at)(request, data)
 
-    file.behave(dribble)
+    file.set_behaviour(drip)
     file.add_source()
     assert here(file.path).content == file.data
     assert file.gets == [1, 1]
 
 
-def test_a_remote_that_was_given_more_time_has_it(here, remote_file, monkeypatch):
+def test_read_timeout_of_the_remote_overrides_first_byte_timeout(here, remote_file, monkeypatch):
     monkeypatch.setattr(timeouts, "FIRST_BYTE_TIMEOUT", 0.1)
     file = remote_file(sock_read_timeout=20)
 
     async def late(request, data):
         await asyncio.sleep(0.5)
-        return await behave.plain(request, data)
+        return await remote_server.plain(request, data)
 
-    file.behave(late)
+    file.set_behaviour(late)
     assert here(file.path).content == file.data
     assert file.gets == [1]
 
 
 # Content-Encoding
 
-IN_CHUNKS = behave.in_chunks(behave.said_to_be_encoded)
+CHUNKED_MISLABELLED = remote_server.without_length(remote_server.mislabelled_as_gzip)
 
 
-def compressed(file) -> None:
-    """Make it a compressed file, which its digest is of."""
+def compress_file(file) -> None:
+    """Replace the file by its gzip form, with the digest of that."""
     file.data = gzip.compress(file.data)
     for source in file.sources:
         file.upstream.files[source] = file.data
@@ -229,11 +227,13 @@ def compressed(file) -> None:
 
 
 @pytest.mark.parametrize("knows_size", [True, False])
-@pytest.mark.parametrize("behaviour", [behave.said_to_be_encoded, IN_CHUNKS])
-def test_a_compressed_file_stays_as_its_digest_says(content, remote_file, behaviour, knows_size):
+@pytest.mark.parametrize("behaviour", [remote_server.mislabelled_as_gzip, CHUNKED_MISLABELLED])
+def test_content_encoding_of_a_gzip_file_is_not_decoded(
+    content, remote_file, behaviour, knows_size
+):
     file = remote_file(400_000)
-    compressed(file)
-    file.behave(behaviour)
+    compress_file(file)
+    file.set_behaviour(behaviour)
     if not knows_size:
         file.set(size=None)
     answer = content.get(file.path)
@@ -245,12 +245,15 @@ def test_a_compressed_file_stays_as_its_digest_says(content, remote_file, behavi
 
 
 @pytest.mark.parametrize("knows_size", [True, False])
-@pytest.mark.parametrize("behaviour", [behave.encoded, behave.in_chunks(behave.encoded)])
-def test_an_encoding_is_undone_where_the_digest_says_so(
+@pytest.mark.parametrize(
+    "behaviour",
+    [remote_server.gzip_encoded, remote_server.without_length(remote_server.gzip_encoded)],
+)
+def test_content_encoding_is_decoded_where_the_digest_is_of_decoded_bytes(
     content, remote_file, behaviour, knows_size
 ):
     file = remote_file(2_000_000)
-    file.behave(behaviour)
+    file.set_behaviour(behaviour)
     if not knows_size:
         file.set(size=None)
     answer = content.get(file.path)
@@ -261,11 +264,16 @@ def test_an_encoding_is_undone_where_the_digest_says_so(
 
 
 @pytest.mark.parametrize("knows_size", [True, False])
-@pytest.mark.parametrize("behaviour", [behave.encoded, behave.in_chunks(behave.encoded)])
-def test_an_encoding_of_wrong_bytes(content, remote_file, instance, behaviour, knows_size):
+@pytest.mark.parametrize(
+    "behaviour",
+    [remote_server.gzip_encoded, remote_server.without_length(remote_server.gzip_encoded)],
+)
+def test_content_encoding_with_digest_mismatch_returns_502(
+    content, remote_file, instance, behaviour, knows_size
+):
     file = remote_file(5000)
     file.upstream.files[file.sources[0]] = file.data[:-1]
-    file.behave(behaviour)
+    file.set_behaviour(behaviour)
     if not knows_size:
         file.set(size=None)
     assert content.get(file.path).status_code == 502
@@ -275,20 +283,20 @@ def test_an_encoding_of_wrong_bytes(content, remote_file, instance, behaviour, k
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
-def test_an_encoding_that_is_none(content, remote_file, encoding):
+def test_content_encoding_that_does_not_decode_fails_over(content, remote_file, encoding):
     file = remote_file(5000)
 
     async def lying(request, data):
         return web.Response(body=random.randbytes(100), headers={"Content-Encoding": encoding})
 
-    file.behave(lying)
+    file.set_behaviour(lying)
     assert content.get(file.path).status_code == 502
     file.add_source()
     assert content.get(file.path).content == file.data
 
 
-def test_an_encoding_that_does_not_end(content, remote_file, instance):
-    """Nobody has said how long it is when it is encoded; the file's own size is a bound to it."""
+def test_content_encoding_of_an_endless_body_returns_502(content, remote_file, instance):
+    """The encoded length is unknown; the known size of the file bounds it."""
     file = remote_file(5000)
 
     async def endless(request, data):
@@ -298,36 +306,38 @@ def test_an_encoding_that_does_not_end(content, remote_file, instance):
             await response.write(bytes(100_000))
         return response
 
-    file.behave(endless)
+    file.set_behaviour(endless)
     assert content.get(file.path).status_code == 502
     assert file.remote_artifacts[0].failed_at
     wait_until(lambda: file.upstream.open == 0)
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_redirects_are_followed(content, remote_file):
+def test_redirect_of_remote_is_followed(content, remote_file):
     file, other = remote_file(), remote_file()
 
     async def elsewhere(request, data):
         raise web.HTTPFound(f"/{other.sources[0]}")
 
     other.upstream.files[other.sources[0]] = file.data
-    file.behave(elsewhere)
+    file.set_behaviour(elsewhere)
     assert content.get(file.path).content == file.data
     file.wait_until_saved()
     assert (file.gets, other.gets) == ([1], [1])
 
 
-# What Pulp knows and does
+# Digests, database, disk and storage
 
 
 @pytest.mark.parametrize("second", ["on_demand", "streamed"])
-@pytest.mark.parametrize("behaviour", [behave.status(404), behave.truncated(1_000_000)])
-def test_it_is_saved_if_the_remote_that_ends_it_wants_that(
+@pytest.mark.parametrize(
+    "behaviour", [remote_server.status(404), remote_server.truncated(1_000_000)]
+)
+def test_policy_of_the_last_remote_decides_about_saving(
     content, remote_file, instance, behaviour, second
 ):
     file = remote_file(BIG, policy="on_demand" if second == "streamed" else "streamed")
-    file.behave(behaviour)
+    file.set_behaviour(behaviour)
     file.add_source(policy=second)
     assert content.get(file.path).content == file.data
     if second == "on_demand":
@@ -339,7 +349,7 @@ def test_it_is_saved_if_the_remote_that_ends_it_wants_that(
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_a_digest_that_this_pulp_does_not_trust(content, remote_file):
+def test_forbidden_digest_alone_fails_over_to_the_next_remote(content, remote_file):
     file = remote_file()
     file.set(sha256=None, md5=hashlib.md5(file.data).hexdigest())
     assert content.get(file.path).status_code == 502
@@ -348,55 +358,55 @@ def test_a_digest_that_this_pulp_does_not_trust(content, remote_file):
     assert file.gets == [0, 1]
 
 
-def by_another_digest(file) -> None:
-    """Have its remotes announce its sha512 instead of its sha256."""
+def announce_sha512(file) -> None:
+    """Set the sha512 digest of its remote artifacts instead of the sha256."""
     digest = hashlib.sha512(file.data).hexdigest()
     file.content_artifact.remoteartifact_set.update(sha256=None, sha512=digest)
 
 
-def test_what_is_known_by_another_digest_comes_as_it_comes(content, remote_file):
+def test_file_known_by_sha512_has_no_etag_during_the_fetch(content, remote_file):
     file = remote_file(BIG)
-    by_another_digest(file)
-    held = Held(1_000_000)
-    file.behave(held)
+    announce_sha512(file)
+    paused = PausedResponse(1_000_000)
+    file.set_behaviour(paused)
     assert content.head(file.path).headers["Content-Length"] == str(BIG)
     assert file.gets == [0]
     part = content.get(file.path, headers={"Range": "bytes=1000-299999"})
     assert part.content == file.data[1000:300_000]
-    assert "ETag" not in part.headers, "nobody knows the sha256 yet"
-    held.release()
+    assert "ETag" not in part.headers, "the sha256 is not known yet"
+    paused.release()
     file.wait_until_saved()
     assert content.get(file.path).headers["ETag"]
     assert file.gets == [1]
 
 
-def test_what_is_known_by_another_digest_is_gone_on_with(content, remote_file):
+def test_file_known_by_sha512_is_resumed_with_a_range(content, remote_file):
     file = remote_file(BIG)
-    file.behave(behave.truncated(1_000_000))
+    file.set_behaviour(remote_server.truncated(1_000_000))
     file.add_source()
-    file.behave(behave.ranges, source=1)
-    by_another_digest(file)
+    file.set_behaviour(remote_server.ranges, source=1)
+    announce_sha512(file)
     assert content.get(file.path).content == file.data
     assert "Range" in file.upstream.seen[-1].headers
     file.wait_until_saved()
 
 
-def test_wrong_bytes_by_another_digest(content, remote_file):
+def test_sha512_mismatch_cuts_the_response(content, remote_file):
     file = remote_file(BIG)
-    file.behave(behave.wrong)
-    by_another_digest(file)
+    file.set_behaviour(remote_server.wrong_bytes)
+    announce_sha512(file)
     with pytest.raises(httpx.RemoteProtocolError):
         content.get(file.path)
     wait_until(lambda: file.remote_artifacts[0].failed_at)
     assert file.artifact is None
 
 
-def test_content_that_is_removed_while_its_file_is_fetched(own, instance, remote_file):
+def test_content_removed_during_the_fetch_is_served_and_not_saved(own, instance, remote_file):
     from pulpcore.app.models import Artifact, RepositoryContent
 
     file = remote_file(BIG)
-    held = Held(1_000_000)
-    file.behave(held)
+    paused = PausedResponse(1_000_000)
+    file.set_behaviour(paused)
     url = own.content_url + file.path
     with httpx.stream("GET", url, trust_env=False, timeout=60) as response:
         chunks = response.iter_raw()
@@ -404,7 +414,7 @@ def test_content_that_is_removed_while_its_file_is_fetched(own, instance, remote
         unit = file.content_artifact.content
         RepositoryContent.objects.filter(content=unit).delete()
         unit.delete()
-        held.release()
+        paused.release()
         assert got + b"".join(chunks) == file.data
     wait_until(lambda: "was removed while its file was fetched" in own.said())
     assert "Traceback" not in own.said()
@@ -413,10 +423,10 @@ def test_content_that_is_removed_while_its_file_is_fetched(own, instance, remote
 
 
 @pytest.mark.parametrize("delay", [0, 1])
-def test_an_artifact_that_orphan_cleanup_removes_while_it_would_be_used(
+def test_artifact_removed_by_orphan_cleanup_during_the_save_is_saved_again(
     content, remote_file, delay
 ):
-    """It removes the file after it has committed, be that some seconds later."""
+    """Orphan cleanup deletes the file after its commit, or some time later."""
     from django.db import connection, transaction
 
     from tests.support.orm import artifact
@@ -449,8 +459,8 @@ def test_an_artifact_that_orphan_cleanup_removes_while_it_would_be_used(
     assert file.gets == [1]
 
 
-def test_a_disk_that_is_full(instance, remote_file):
-    """A limit to the size of files stands for it: to write fails all the same."""
+def test_full_disk_cuts_the_response_and_blames_no_remote(instance, remote_file):
+    """A limit of the file size (RLIMIT_FSIZE) has writes fail as a full disk does."""
     big, small = remote_file(BIG), remote_file(5000)
     port = free_port()
     server = in_venv(["uvicorn", "pulpcore.routing:application", "--port", str(port)])
@@ -461,12 +471,12 @@ def test_a_disk_that_is_full(instance, remote_file):
         assert "WORKING_DIRECTORY failed" in own.said()
         answer = httpx.get(own.content_url + small.path, trust_env=False, timeout=60)
         assert answer.content == small.data
-    assert big.remote_artifacts[0].failed_at is None, "it is no fault of the remote's"
+    assert big.remote_artifacts[0].failed_at is None, "not the remote's fault"
     assert big.artifact is None
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_a_file_is_saved_in_object_storage(instance, domains, remote_file):
+def test_on_demand_file_is_saved_in_object_storage(instance, domains, remote_file):
     with STORES["s3"]() as store:
         site = Site(store.storage_class, store.settings, {})
         site.set(redirect_to_object_storage=False)
@@ -477,7 +487,7 @@ def test_a_file_is_saved_in_object_storage(instance, domains, remote_file):
             file.wait_until_saved()
             store.relay.reset()
             assert httpx.get(url, trust_env=False, timeout=60).content == file.data
-            wait_until(lambda: sum(store.relay.passed) > BIG)  # it comes from the store
+            wait_until(lambda: sum(store.relay.passed) > BIG)  # read from the object store
             assert file.gets == [1]
             wait_until(lambda: spooled(instance) == [])
         finally:

@@ -1,4 +1,4 @@
-"""Whatever remotes do, nobody gets a whole body, or the end of one, that is not the file's."""
+"""Integrity of downloads: no response completes with bytes that do not match the digest."""
 
 import asyncio
 import hashlib
@@ -15,63 +15,69 @@ import pytest
 from aiohttp import web
 from django.db import transaction
 
-from tests.support import remote_server as behave
+from tests.support import remote_server
 from tests.support.instance import wait_until
-from tests.support.remote_server import Held
+from tests.support.remote_server import PausedResponse
 
 SIZE = 700_000
 
 
 async def another(request: web.Request, data: bytes) -> web.StreamResponse:
-    """Another file of the same size."""
+    """Send another file of the same size."""
     return web.Response(body=random.Random(1).randbytes(len(data)))
 
 
 async def part_of_another(request: web.Request, data: bytes) -> web.StreamResponse:
-    return await behave.ranges(request, random.Random(2).randbytes(len(data)))
+    return await remote_server.ranges(request, random.Random(2).randbytes(len(data)))
 
 
 async def too_short(request: web.Request, data: bytes) -> web.StreamResponse:
     return web.Response(body=data[:-1])
 
 
-GOOD = [behave.plain, behave.ranges, behave.chunked, behave.encoded, behave.in_chunks(behave.plain)]
+GOOD = [
+    remote_server.plain,
+    remote_server.ranges,
+    remote_server.chunked,
+    remote_server.gzip_encoded,
+    remote_server.without_length(remote_server.plain),
+]
 BAD = [
-    behave.wrong,
-    behave.in_chunks(behave.wrong),
-    behave.too_long,
+    remote_server.wrong_bytes,
+    remote_server.without_length(remote_server.wrong_bytes),
+    remote_server.too_long,
     too_short,
-    behave.in_chunks(too_short),
-    behave.truncated(300_000),
-    behave.said_to_be_encoded,
+    remote_server.without_length(too_short),
+    remote_server.truncated(300_000),
+    remote_server.mislabelled_as_gzip,
     another,
     part_of_another,
-    behave.status(500),
-    behave.status(204),
-    behave.status(206),
+    remote_server.status(500),
+    remote_server.status(204),
+    remote_server.status(206),
 ]
 RANGES = ["", "bytes=0-", "bytes=-1000", "bytes=600000-", f"bytes=1-{SIZE}", "bytes=0-0,-5"]
 
 
 @dataclass
-class Got:
-    """What a client got, if it got all that was announced."""
+class Received:
+    """A complete response, with the Range that was requested."""
 
-    asked: str
+    requested: str
     status: int
     body: bytes
 
 
-async def ask(client: httpx.AsyncClient, url: str, asked: str, method: str) -> Got | None:
-    headers = {"Range": asked} if asked else {}
+async def ask(client: httpx.AsyncClient, url: str, requested: str, method: str) -> Received | None:
+    headers = {"Range": requested} if requested else {}
     try:
         answer = await client.request(method, url, headers=headers)
     except httpx.RemoteProtocolError:
         return None
-    return None if method == "HEAD" else Got(asked, answer.status_code, answer.content)
+    return None if method == "HEAD" else Received(requested, answer.status_code, answer.content)
 
 
-def ends_of(data: bytes) -> dict[str, bytes]:
+def expected_ranges(data: bytes) -> dict[str, bytes]:
     return {
         "": data,
         "bytes=0-": data,
@@ -82,7 +88,9 @@ def ends_of(data: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("unknown", [{}, {"size": None}, {"sha256": None}])
-def test_nobody_gets_wrong_bytes(instance, remote_file, unknown: dict[str, Any]):
+def test_digest_mismatch_is_never_served_by_any_mix_of_remotes(
+    instance, remote_file, unknown: dict[str, Any]
+):
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -94,34 +102,34 @@ def test_nobody_gets_wrong_bytes(instance, remote_file, unknown: dict[str, Any])
             for policy in policies[1:]:
                 file.add_source(policy=policy)
             for source in range(3):
-                file.behave(chance.choice([*BAD, chance.choice(GOOD)]), source)
+                file.set_behaviour(chance.choice([*BAD, chance.choice(GOOD)]), source)
             fields = dict(unknown)
-            if "sha256" in fields:  # by which they know it instead
+            if "sha256" in fields:  # the digest that is known instead
                 fields["sha512"] = hashlib.sha512(file.data).hexdigest()
             file.content_artifact.remoteartifact_set.update(**fields)
             files.append(file)
 
-    async def ask_all() -> list[tuple[Any, Got | None]]:
+    async def ask_all() -> list[tuple[Any, Received | None]]:
         limits = httpx.Limits(max_connections=None)
-        asked = [
+        requested = [
             (file, chance.choice(RANGES), chance.choice(["GET", "GET", "GET", "HEAD"]))
             for file in [*files] * 10
         ]
         async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=60) as client:
             answers = await asyncio.gather(
-                *(ask(client, instance.content_url + file.path, *how) for file, *how in asked)
+                *(ask(client, instance.content_url + file.path, *how) for file, *how in requested)
             )
-        return [(file, got) for (file, *_), got in zip(asked, answers, strict=True)]
+        return [(file, got) for (file, *_), got in zip(requested, answers, strict=True)]
 
-    for _ in range(2):  # the second time, bad ones are left out and good ones may be saved
+    for _ in range(2):  # in the second round, failed remotes cool down and good files may be saved
         for file, got in asyncio.run(ask_all()):
             if got is None:
                 continue
-            assert got.status in (200, 206, 502), (got.asked, got.status)
+            assert got.status in (200, 206, 502), (got.requested, got.status)
             if got.status == 200:
                 assert got.body == file.data
-            elif got.status == 206 and got.asked in ends_of(file.data):
-                assert got.body == ends_of(file.data)[got.asked]
+            elif got.status == 206 and got.requested in expected_ranges(file.data):
+                assert got.body == expected_ranges(file.data)[got.requested]
             elif got.status == 206:
                 assert file.data[-5:] in got.body
     wait_until(lambda: files[0].upstream.open == 0)
@@ -131,38 +139,40 @@ def test_nobody_gets_wrong_bytes(instance, remote_file, unknown: dict[str, Any])
             assert file.artifact.file.read() == file.data
 
 
-@pytest.mark.parametrize("asked", ["bytes=-1", "bytes=600000-", f"bytes=0-{SIZE}", "bytes=0-0,-1"])
-def test_the_end_waits_until_all_is_verified(content, remote_file, asked):
-    """What is small enough to be read at once is refused; of the rest the end is missing."""
+@pytest.mark.parametrize(
+    "requested", ["bytes=-1", "bytes=600000-", f"bytes=0-{SIZE}", "bytes=0-0,-1"]
+)
+def test_range_with_the_last_byte_waits_for_verification(content, remote_file, requested):
+    """Responses that fit in one read are refused, larger ones are cut before the end."""
     file = remote_file(SIZE)
-    file.behave(behave.wrong)
+    file.set_behaviour(remote_server.wrong_bytes)
     with suppress(httpx.RemoteProtocolError):
-        assert content.get(file.path, headers={"Range": asked}).status_code == 502
+        assert content.get(file.path, headers={"Range": requested}).status_code == 502
     assert file.remote_artifacts[0].failed_at
     early = content.get(file.path, headers={"Range": "bytes=0-9"})
-    assert early.status_code == 502, "nothing of it is served from then on"
+    assert early.status_code == 502, "nothing is served after the mismatch"
 
 
-def test_the_end_is_kept_back_though_it_has_come(instance, remote_file):
-    """It might be all, and nobody knows before the remote ends."""
+def test_range_with_the_last_byte_waits_for_the_end_of_the_remote(instance, remote_file):
+    """The size is unknown until the remote's response ends, though all bytes have arrived."""
     file = remote_file(SIZE)
     file.upstream.files[file.sources[0]] = random.randbytes(SIZE)
-    held = Held(SIZE, tells_length=False)
-    file.behave(held)
+    paused = PausedResponse(SIZE, with_length=False)
+    file.set_behaviour(paused)
     folder = Path(instance.state.working_directory)
     get = partial(httpx.get, instance.content_url + file.path, trust_env=False, timeout=60)
     with ThreadPoolExecutor(1) as clients:
         asking = clients.submit(get, headers={"Range": "bytes=-1"})
         wait_until(lambda: SIZE in [path.stat().st_size for path in folder.glob("content-*")])
-        assert get(headers={"Range": "bytes=0-9"}).status_code == 206, "which no one can verify"
-        held.release()
+        assert get(headers={"Range": "bytes=0-9"}).status_code == 206, "before verification"
+        paused.release()
         assert asking.result().status_code == 502
 
 
-def test_a_part_is_cut_as_soon_as_the_whole_is_known_to_be_wrong(instance, remote_file):
-    """Though all of its bytes had come, and might be right."""
+def test_range_is_cut_when_the_whole_file_fails_verification(instance, remote_file):
+    """Although all bytes of the range had arrived, and might be right."""
     file = remote_file(30_000_000)
-    file.behave(behave.wrong)
+    file.set_behaviour(remote_server.wrong_bytes)
     headers = {"Range": "bytes=0-28999999"}
     with httpx.stream(
         "GET", instance.content_url + file.path, headers=headers, trust_env=False, timeout=60

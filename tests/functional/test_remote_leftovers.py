@@ -1,4 +1,4 @@
-"""What is left of fetches when clients, remotes and processes have gone: nothing."""
+"""Leaks of downloads: files, connections, descriptors, threads and objects after all have ended."""
 
 import asyncio
 import os
@@ -13,17 +13,17 @@ from django.db import connection, transaction
 
 from pulpcore.content_star.remote.lock import APPLICATION_NAME
 from pulpcore.content_star.remote.temporary_file import remove_abandoned
-from tests.support import remote_server as behave
+from tests.support import remote_server
 from tests.support.instance import wait_until
 from tests.support.orm import artifact
 from tests.support.pulp import unique
-from tests.support.remote_server import Held, Upstream
+from tests.support.remote_server import PausedResponse, Upstream
 from tests.support.server import Server, serving
 
 BIG = 3_000_000
 
-# What docs/database.md says: four threads for content, a heartbeat, two for saving. Those that
-# listen and elect have names of their own.
+# As in docs/database.md: four threads for content, a heartbeat, two for saving. The connections
+# of the cache listener and the fetch locks have other application names.
 DATABASE_CONNECTIONS = 7
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ def descriptors(server: Server) -> list[str]:
         try:
             found.append(os.readlink(folder / fd))
         except FileNotFoundError:
-            continue  # closed meanwhile
+            continue  # already closed
     return sorted(found)
 
 
@@ -60,7 +60,7 @@ def threads(server: Server) -> int:
 
 
 def pulled_through(orm, server: Upstream) -> list[str]:
-    """Paths of files that distributions ask their remotes for, which behave in different ways."""
+    """Return paths of pull-through files whose remote answers in different ways."""
     from pulp_file.app.models import FileRemote
 
     found = []
@@ -70,11 +70,11 @@ def pulled_through(orm, server: Upstream) -> list[str]:
         remote = FileRemote(name=folder, url=url, policy=policy, max_retries=1)
         base = orm.distribution(from_publication=False, remote=orm._save(remote))
         for name, behaviour in {
-            "a.bin": behave.plain,
-            "chunked.bin": behave.chunked,
-            "broken.bin": behave.truncated(1_000_000),
-            "refused.bin": behave.status(403),
-            "index.html": behave.chunked,
+            "a.bin": remote_server.plain,
+            "chunked.bin": remote_server.chunked,
+            "broken.bin": remote_server.truncated(1_000_000),
+            "refused.bin": remote_server.status(403),
+            "index.html": remote_server.chunked,
         }.items():
             server.files[f"{folder}/{name}"] = random.randbytes(BIG)
             server.behaviours[f"{folder}/{name}"] = behaviour
@@ -82,7 +82,7 @@ def pulled_through(orm, server: Upstream) -> list[str]:
     return found
 
 
-def test_nothing_is_left_of_requests_of_all_kinds(instance, remote_file, server, orm):
+def test_downloads_of_all_kinds_leak_no_resources(instance, remote_file, server, orm):
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -94,27 +94,27 @@ def test_nothing_is_left_of_requests_of_all_kinds(instance, remote_file, server,
         "cut": {},
         "hanging": {"sock_read_timeout": 0.1, "max_retries": 1},
         "encoded": {},
-        "verified by nobody": {"tls_validation": False},
+        "no TLS validation": {"tls_validation": False},
     }
     behaviours = {
-        "wrong": behave.wrong,
-        "refused": behave.status(404),
-        "cut": behave.truncated(1_000_000),
-        "hanging": behave.hanging,
-        "encoded": behave.encoded,
+        "wrong": remote_server.wrong_bytes,
+        "refused": remote_server.status(404),
+        "cut": remote_server.truncated(1_000_000),
+        "hanging": remote_server.hanging,
+        "encoded": remote_server.gzip_encoded,
     }
     files = []
     for kind in [*kinds] * 2:
         file = remote_file(BIG, **kinds[kind])
         if kind in behaviours:
-            file.behave(behaviours[kind])
+            file.set_behaviour(behaviours[kind])
         files.append(file)
     paths = [file.path for file in files] + pulled_through(orm, server)
     name = unique("app")
     environ = {
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "always::ResourceWarning",
-        "PULP_CONTENT_STAR_METADATA_SIZE": "0",  # what is kept would be left
+        "PULP_CONTENT_STAR_METADATA_SIZE": "0",  # cached metadata would count as a leak
     }
     with serving(
         instance, app="tests.support.fetch_counts_app:application", PGAPPNAME=name, **environ
@@ -146,7 +146,7 @@ def test_nothing_is_left_of_requests_of_all_kinds(instance, remote_file, server,
             async with httpx.AsyncClient(trust_env=False, limits=limits) as client:
                 await asyncio.gather(*(visit(client) for _ in range(count)))
 
-        def rest() -> None:
+        def wait_until_idle() -> None:
             wait_until(lambda: spooled(instance) == [], explain=lambda: str(spooled(instance)))
             wait_until(lambda: server.connected() == 0, explain=lambda: str(server.connected()))
             wait_until(lambda: connections(APPLICATION_NAME) == 0)
@@ -156,11 +156,11 @@ def test_nothing_is_left_of_requests_of_all_kinds(instance, remote_file, server,
             )
 
         asyncio.run(visit_all(25))
-        rest()
+        wait_until_idle()
         before = len(descriptors(own)) - connections(name)
         asyncio.run(visit_all(200))
-        rest()
-        # Connections of pools are opened when they are needed, and counted apart.
+        wait_until_idle()
+        # Connections of the database pools are opened on demand, and counted separately.
         wait_until(
             lambda: len(descriptors(own)) - connections(name) <= before,
             explain=lambda: "\n".join(descriptors(own)),
@@ -172,17 +172,17 @@ def test_nothing_is_left_of_requests_of_all_kinds(instance, remote_file, server,
         assert "Unclosed" not in said
         assert "was never awaited" not in said
         assert "never retrieved" not in said
-        # Pulp's own field leaves its reader of what it saves to Python, which closes it at once.
+        # Pulp's own model field does not close the file it reads; Python does so at once.
         unclosed = [line for line in said.splitlines() if "ResourceWarning: unclosed" in line]
         assert [line for line in unclosed if "BufferedReader" not in line] == []
 
 
-def test_files_of_a_process_that_was_killed_go_with_the_next_start(instance, remote_file):
+def test_temporary_files_of_a_killed_process_are_removed_by_the_next_start(instance, remote_file):
     wait_until(lambda: spooled(instance) == [])
     files = [remote_file(BIG), remote_file(BIG)]
-    held = Held(1_000_000)
+    paused = PausedResponse(1_000_000)
     for file in files:
-        file.behave(held)
+        file.set_behaviour(paused)
     with (
         serving(instance) as killed,
         httpx.stream("GET", killed.content_url + files[0].path, trust_env=False) as first,
@@ -200,13 +200,13 @@ def test_files_of_a_process_that_was_killed_go_with_the_next_start(instance, rem
             left = spooled(instance)
             assert len(left) == 1
             assert set(left) < set(both)
-        held.release()
+        paused.release()
         assert got + b"".join(chunks) == files[1].data
     files[1].wait_until_saved()
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_files_of_others_stay(tmp_path):
+def test_files_of_other_programs_are_not_removed(tmp_path):
     names = ["content-mine", "other", "content-star-link"]
     (tmp_path / "other").write_bytes(b"")
     (tmp_path / "content-mine").write_bytes(b"")
@@ -217,20 +217,20 @@ def test_files_of_others_stay(tmp_path):
 
 
 @pytest.mark.parametrize("way", ["SIGTERM", "SIGINT"])
-def test_the_process_ends_when_what_it_has_fetched_is_saved(instance, remote_file, way):
+def test_shutdown_waits_until_a_fetched_file_is_saved(instance, remote_file, way):
     file = remote_file()
     old = artifact(file.data)
     locked, over = threading.Event(), threading.Event()
 
-    def hold() -> None:
-        """Somebody else works with the artifact, and saving has to wait."""
+    def lock_artifact() -> None:
+        """Lock the artifact's row, so that saving has to wait."""
         with transaction.atomic():
             type(old).objects.select_for_update().get(pk=old.pk)
             locked.set()
             over.wait(60)
         connection.close()
 
-    holding = threading.Thread(target=hold)
+    holding = threading.Thread(target=lock_artifact)
     holding.start()
     locked.wait(60)
     with serving(instance) as own:

@@ -1,4 +1,4 @@
-"""What remotes may send: no more than a size, a ratio and the disk allow."""
+"""Limits of downloads: maximum size, compression ratio and free disk space."""
 
 import gzip
 import hashlib
@@ -36,7 +36,7 @@ def limited(instance) -> Iterator[Server]:
 
 
 def read(url: str, **headers: str) -> tuple[int, int, bool]:
-    """GET `url`; return the status, how many bytes came, and whether that was all."""
+    """GET `url`; return the status, the bytes received, and whether the response was complete."""
     with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=60) as response:
         length = 0
         try:
@@ -48,23 +48,23 @@ def read(url: str, **headers: str) -> tuple[int, int, bool]:
 
 
 def sent_as(encoding: str, encode: Callable[[bytes], bytes]) -> Behaviour:
-    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+    async def respond(request: web.Request, data: bytes) -> web.StreamResponse:
         return web.Response(body=encode(data), headers={"Content-Encoding": encoding})
 
-    return behave
+    return respond
 
 
 def members(data: bytes) -> bytes:
-    """Compress `data` as many files of gzip, one after the other."""
+    """Compress `data` as a sequence of gzip members."""
     step = 1_000_000
     parts = [data[start : start + step] for start in range(0, len(data), step)]
     return b"".join(map(gzip.compress, parts))
 
 
 def endless(part: bytes, **headers: str) -> Behaviour:
-    """Send `part` again and again, until the client has had enough."""
+    """Send `part` repeatedly until the client closes the connection."""
 
-    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+    async def respond(request: web.Request, data: bytes) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         with suppress(ConnectionError):
@@ -72,7 +72,7 @@ def endless(part: bytes, **headers: str) -> Behaviour:
                 await response.write(part)
         return response
 
-    return behave
+    return respond
 
 
 BOMBS = {
@@ -87,8 +87,8 @@ BOMBS = {
 def test_decompression_bomb_is_not_decompressed(own, mirror, instance, name, bomb):  # noqa: F811
     m = mirror()
     path = m.add(name, bytes(BOMB), BOMBS[bomb])
-    status, length, is_all = read(own.content_url + path)
-    assert (status, is_all) == (200, False), "it had begun"
+    status, length, is_complete = read(own.content_url + path)
+    assert (status, is_complete) == (200, False), "cut after it had begun"
     assert length <= RATIO_FREE
     said = own.said().splitlines()
     assert any(m.remote.name in line and "more than 100 times its size" in line for line in said)
@@ -96,21 +96,21 @@ def test_decompression_bomb_is_not_decompressed(own, mirror, instance, name, bom
     wait_until(lambda: spooled(instance) == [])
 
 
-def test_decompression_bomb_of_a_known_digest_is_not_decompressed(content, remote_file):
-    """Its digest would tell whether it is the file, but not before the disk is full."""
+def test_decompression_bomb_with_a_known_digest_returns_502(content, remote_file):
+    """The digest could be verified only after the disk had been filled."""
     file = remote_file(0)
     file.upstream.files[file.sources[0]] = bytes(BOMB)
-    file.behave(BOMBS["gzip"])
+    file.set_behaviour(BOMBS["gzip"])
     file.set(size=None, sha256="1" * 64)
     assert content.get(file.path).status_code == 502
     assert file.remote_artifacts[0].failed_at
 
 
-def test_what_compresses_well_is_decompressed_where_its_size_is_known(content, remote_file):
+def test_decompression_over_the_ratio_is_allowed_up_to_the_known_size(content, remote_file):
     file = remote_file(0)
     file.data = bytes(BOMB)
     file.upstream.files[file.sources[0]] = file.data
-    file.behave(BOMBS["gzip"])
+    file.set_behaviour(BOMBS["gzip"])
     file.set(size=BOMB, sha256=hashlib.sha256(file.data).hexdigest())
     assert content.get(file.path).content == file.data
 
@@ -125,11 +125,11 @@ ENDLESS = {
 
 @pytest.mark.parametrize("name", ["a.bin", "index.json"], ids=["content", "metadata"])
 @pytest.mark.parametrize("body", ENDLESS)
-def test_body_without_an_end_is_cut(limited, mirror, instance, name, body):  # noqa: F811
+def test_endless_body_is_cut_at_the_maximum_size(limited, mirror, instance, name, body):  # noqa: F811
     m = mirror()
     path = m.add(name, b"", ENDLESS[body])
-    status, length, is_all = read(limited.content_url + path)
-    assert not is_all or status == 502
+    status, length, is_complete = read(limited.content_url + path)
+    assert not is_complete or status == 502
     assert length <= MAX_SIZE
     said = limited.said().splitlines()
     assert any(m.remote.name in line and "CONTENT_STAR_REMOTE_MAX_SIZE" in line for line in said)
@@ -138,27 +138,27 @@ def test_body_without_an_end_is_cut(limited, mirror, instance, name, body):  # n
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
-def test_file_of_the_largest_size_is_fetched(limited, mirror, is_chunked):  # noqa: F811
+def test_file_of_maximum_size_is_fetched_and_no_larger_one(limited, mirror, is_chunked):  # noqa: F811
     m = mirror()
     path = m.add("a.bin", MAX_SIZE, chunked if is_chunked else None)
     assert read(limited.content_url + path) == (200, MAX_SIZE, True)
     path = m.add("b.bin", MAX_SIZE + 1, chunked if is_chunked else None)
-    status, _, is_all = read(limited.content_url + path)
-    assert (status, is_all) != (200, True)
+    status, _, is_complete = read(limited.content_url + path)
+    assert (status, is_complete) != (200, True)
 
 
-def test_known_size_is_its_own_limit(limited, remote_file):
+def test_known_size_replaces_the_maximum_size(limited, remote_file):
     file = remote_file(3 * MAX_SIZE)
     url = limited.content_url + file.path
     assert httpx.get(url, trust_env=False, timeout=60).content == file.data
 
 
-def test_downloads_leave_room_on_the_disk(here, remote_file, monkeypatch):
-    """They end while others can still write; here, what is left free is all there is."""
+def test_disk_reserve_refuses_downloads_with_503(here, remote_file, monkeypatch):
+    """The reserve is set to more than the disk has."""
     file = remote_file(5000)
     monkeypatch.setattr(spool, "RESERVE", 2**62)
     monkeypatch.setattr(spool, "RESERVE_PART", 1)
     assert here(file.path).status_code == 503
-    assert file.remote_artifacts[0].failed_at is None, "it is no fault of the remote's"
+    assert file.remote_artifacts[0].failed_at is None, "not the remote's fault"
     monkeypatch.undo()
     assert here(file.path).content == file.data

@@ -1,4 +1,4 @@
-"""Files that are to be saved: a client that has read all of one finds it saved."""
+"""Saving before the response ends: a client that received a whole file finds it saved."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,14 +18,14 @@ BIG = 3_000_000
 
 @contextmanager
 def saving_blocked(file: RemoteFile) -> Iterator[None]:
-    """Hold the row that refers to the artifact, so that saving waits."""
+    """Lock the row of the content artifact, so that saving waits."""
     with transaction.atomic():
         type(file.content_artifact).objects.select_for_update().get(pk=file.content_artifact.pk)
         yield
 
 
 def wait_for_save() -> None:
-    """Wait until the process is about to refer to the artifact."""
+    """Wait until the process waits for the row of the content artifact."""
     waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype IN ('transactionid', 'tuple')"
     with connection.cursor() as cursor:
         wait_until(lambda: (cursor.execute(waiting), cursor.fetchone())[1])
@@ -39,7 +39,7 @@ def getting(clients: ThreadPoolExecutor, url: str, method: str = "GET", **header
 
 @pytest.mark.parametrize("unknown", [[], ["size"], ["size", "sha256"]], ids=str)
 @pytest.mark.parametrize("size", [0, 1, 5000, BIG])
-def test_on_demand_file_ends_when_it_is_saved(instance, remote_file, size, unknown):
+def test_on_demand_response_ends_after_the_save(instance, remote_file, size, unknown):
     file = remote_file(size)
     file.set(**dict.fromkeys(unknown))
     url = instance.content_url + file.path
@@ -50,11 +50,11 @@ def test_on_demand_file_ends_when_it_is_saved(instance, remote_file, size, unkno
             assert not any(each.done() for each in asked)
         for each in asked:
             assert each.result().content == file.data
-        assert file.artifact, "at once"
+        assert file.artifact, "when the response ends"
     assert file.gets == [1]
 
 
-def test_range_waits_for_the_save_only_where_it_has_the_last_byte(instance, remote_file):
+def test_range_waits_for_the_save_only_with_the_last_byte(instance, remote_file):
     file = remote_file(BIG)
     url = instance.content_url + file.path
     with ThreadPoolExecutor(4) as clients:
@@ -74,8 +74,8 @@ def test_range_waits_for_the_save_only_where_it_has_the_last_byte(instance, remo
         assert both.result().status_code == 206
 
 
-def test_save_that_takes_long_is_not_waited_for(own, remote_file):  # noqa: F811
-    """The client has its file after some seconds, and the log says why."""
+def test_save_timeout_ends_the_response_and_is_logged(own, remote_file):  # noqa: F811
+    """After some seconds the response ends without the save, and the log names the cause."""
     file = remote_file(5000)
     with saving_blocked(file):
         answer = httpx.get(own.content_url + file.path, trust_env=False, timeout=60)
@@ -84,7 +84,7 @@ def test_save_that_takes_long_is_not_waited_for(own, remote_file):  # noqa: F811
     file.wait_until_saved()
 
 
-def test_streamed_file_waits_for_nothing(own, remote_file):  # noqa: F811
+def test_streamed_response_does_not_wait_for_a_save(own, remote_file):  # noqa: F811
     file = remote_file(5000, policy="streamed")
     with saving_blocked(file):
         answer = httpx.get(own.content_url + file.path, trust_env=False, timeout=60)
@@ -93,8 +93,8 @@ def test_streamed_file_waits_for_nothing(own, remote_file):  # noqa: F811
     assert file.artifact is None
 
 
-def test_save_that_fails_ends_the_answer(client, own, mirror):  # noqa: F811
-    """What the plugin takes for content and cannot read, such as an index page."""
+def test_failed_save_ends_the_response_and_is_logged(client, own, mirror):  # noqa: F811
+    """The plugin takes the file for content and cannot parse it, as an index page."""
     m = mirror()
     path = m.add("page.broken", 5000)
     assert client.get(path).content == m.data("page.broken")
@@ -102,7 +102,7 @@ def test_save_that_fails_ends_the_answer(client, own, mirror):  # noqa: F811
 
 
 @pytest.mark.parametrize("size", [1, 5000, BIG])
-def test_pulled_through_file_ends_when_its_repository_was_asked(client, mirror, size):  # noqa: F811
+def test_pull_through_response_ends_after_dispatching_its_task(client, mirror, size):  # noqa: F811
     from pulpcore.app.models import Task
 
     m = mirror(repository=True)
@@ -110,8 +110,8 @@ def test_pulled_through_file_ends_when_its_repository_was_asked(client, mirror, 
         before = Task.objects.count()
         path = m.add(name, size)
         assert client.get(path).content == m.data(name)
-        assert m.saved(name), "at once"
-        assert Task.objects.count() == before + 1, "at once"
+        assert m.saved(name), "when the response ends"
+        assert Task.objects.count() == before + 1, "when the response ends"
     wait_until(tasks_have_ended)  # before their repository is deleted
 
 
@@ -121,7 +121,7 @@ def tasks_have_ended() -> bool:
     return not Task.objects.filter(finished_at=None).exists()
 
 
-def test_known_file_is_added_to_its_repository_before_it_ends(client, mirror, orm):  # noqa: F811
+def test_pull_through_of_saved_file_dispatches_its_task(client, mirror, orm):  # noqa: F811
     from pulpcore.app.models import Task
 
     m = mirror()
@@ -131,5 +131,5 @@ def test_known_file_is_added_to_its_repository_before_it_ends(client, mirror, or
     other = orm.distribution(from_publication=False, remote=m.remote, repository=repository)
     before = Task.objects.count()
     assert client.get(f"{other}/a.bin").content == m.data("a.bin")
-    assert Task.objects.count() == before + 1, "at once"
+    assert Task.objects.count() == before + 1, "when the response ends"
     wait_until(tasks_have_ended)  # before their repository is deleted

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.parity.test_parity import FILE, Row, ask, compare, facets, judge
-from tests.support import remote_server as behave
+from tests.support import remote_server
 from tests.support.instance import wait_until
 from tests.support.orm import Orm
 from tests.support.remote_server import serving_upstream
@@ -72,10 +72,10 @@ def places(instance) -> Iterator[dict[str, str]]:
         for path in ("a.bin", "index.html", "simple/", "", "index.xml", "ours.bin", "them.bin"):
             server.files[path] = b"0123456789"
         for path, behaviour in {
-            "chunked.html": behave.chunked,
-            "encoded.bin": behave.encoded,
-            **{f"{code}.html": behave.status(code) for code in (401, 403, 500)},
-            "429.bin": behave.status(429),
+            "chunked.html": remote_server.chunked,
+            "encoded.bin": remote_server.gzip_encoded,
+            **{f"{code}.html": remote_server.status(code) for code in (401, 403, 500)},
+            "429.bin": remote_server.status(429),
         }.items():
             server.files[path] = b"0123456789"
             server.behaviours[path] = behaviour

@@ -169,10 +169,10 @@ def asked_by_pulp_alone(far: Upstream) -> bool:
 def typed(content_type: str) -> Behaviour:
     """Have a remote tell the type of what it sends."""
 
-    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+    async def respond(request: web.Request, data: bytes) -> web.StreamResponse:
         return web.Response(body=data, content_type=content_type)
 
-    return behave
+    return respond
 
 
 def get(url: str, **arguments: Any) -> httpx.Response:

@@ -1,6 +1,6 @@
-"""Applications that serve with pull-through in pulp_file, as plugins that have it do it.
+"""The applications with pull-through in pulp_file, which lacks three methods for it.
 
-Real plugins with pull-through are not installed for tests; pulp_file lacks three methods to be one.
+No plugin with pull-through is installed for these tests; `tests/plugins_real` has some.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ METADATA = ("/", ".html", ".json", ".xml", "PULP_MANIFEST")
 
 
 def install() -> None:
-    """Give pulp_file pull-through, in this process."""
+    """Add pull-through to pulp_file in this process."""
     from pulp_file.app.models import FileContent, FileRemote, FileRepository
 
     from pulpcore.app.models import Distribution
@@ -24,17 +24,17 @@ def install() -> None:
 
     def of_artifact(artifact: Any, path: str) -> Any:
         if path.endswith(".broken"):
-            raise ValueError("This is no such file.")
+            raise ValueError("not a file of this type")
         content = FileContent(relative_path=path, digest=artifact.sha256)
         if not path.endswith(".gem"):
             return content
-        # Some plugins know of further files by the first one.
+        # As plugins whose content has several files, such as pulp_gem's.
         return content, {path: artifact, f"{path}spec": None}
 
     join = FileRemote.get_remote_artifact_url
 
     def url(remote: Any, path: str, request: Any = None) -> str | None:
-        # Some plugins are told in the query what to ask for.
+        # As plugins that take the file's URL from the query, such as pulp_python.
         return join(remote, request.query.get("instead", path) if request else path)
 
     FileRemote.get_remote_artifact_url = url
@@ -48,7 +48,7 @@ install()
 
 
 def upstream() -> None:
-    """Run `pulpcore-content` with it, on the arguments of the command line."""
+    """Run `pulpcore-content` with pull-through, with the arguments of the command line."""
     from pulpcore.content.entrypoint import main
 
     main()

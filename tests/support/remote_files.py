@@ -1,4 +1,4 @@
-"""Files that Pulp knows and has not saved, made without a sync, with remotes of any settings."""
+"""On-demand files, created in the database without a sync, with remotes of any settings."""
 
 import hashlib
 import random
@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import transaction
 
-from tests.support import remote_server as behave
+from tests.support import remote_server
 from tests.support.instance import wait_until
 from tests.support.orm import Orm
 from tests.support.pulp import unique
@@ -17,7 +17,7 @@ from tests.support.remote_server import Upstream
 
 @dataclass
 class RemoteFile:
-    """A file in a distribution of its own, and where it can be had."""
+    """An on-demand file in a distribution of its own, and its remotes."""
 
     data: bytes
     path: str
@@ -26,11 +26,11 @@ class RemoteFile:
     content_artifact: Any
     upstream: Upstream
     sources: list[str] = field(default_factory=list)
-    """Below the root of the server, in the order in which they are asked."""
+    """Paths on the remote server, in the order in which they are tried."""
 
     @property
     def gets(self) -> list[int]:
-        """How often each source was asked."""
+        """The number of requests for each source."""
         return [self.upstream.gets[source] for source in self.sources]
 
     @property
@@ -40,18 +40,18 @@ class RemoteFile:
 
     @property
     def artifact(self) -> Any:
-        """What has been saved, or None."""
+        """The saved artifact, or None."""
         self.content_artifact.refresh_from_db()
         return self.content_artifact.artifact
 
     def wait_until_saved(self) -> None:
         wait_until(lambda: self.artifact)
 
-    def behave(self, behaviour: behave.Behaviour, source: int = 0) -> None:
+    def set_behaviour(self, behaviour: remote_server.Behaviour, source: int = 0) -> None:
         self.upstream.behaviours[self.sources[source]] = behaviour
 
     def add_source(self, url: str | None = None, **settings: Any) -> None:
-        """Give it one remote more, on the upstream or at the root `url` that leads there."""
+        """Add a remote with the file, on the upstream or at `url`, a root that leads there."""
         from pulp_file.app.models import FileRemote
 
         from pulpcore.app.models import RemoteArtifact
@@ -77,13 +77,13 @@ class RemoteFile:
         self.sources.append(source)
 
     def set(self, source: int = 0, **fields: Any) -> None:
-        """Change what is known of it from a source."""
+        """Change fields of the remote artifact of a source."""
         remote_artifact = self.remote_artifacts[source]
         type(remote_artifact).objects.filter(pk=remote_artifact.pk).update(**fields)
 
 
 class RemoteFiles:
-    """Makes such files, and removes them and what was saved of them."""
+    """Creates on-demand files; `cleanup` deletes them and their artifacts."""
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
@@ -91,7 +91,7 @@ class RemoteFiles:
         self._made: list[tuple[RemoteFile, Any, Any]] = []
 
     def make(self, size: int = 5000, domain: Any = None, **settings: Any) -> RemoteFile:
-        """A file of so many bytes; `settings` are those of its first remote."""
+        """Create a file of `size` bytes; `settings` are those of its first remote."""
         from pulp_file.app.models import FileContent
 
         from pulpcore.app.contexts import with_domain
@@ -99,7 +99,7 @@ class RemoteFiles:
 
         data = random.randbytes(size)
         domain = domain or Domain.objects.get(name="default")
-        with with_domain(domain), transaction.atomic():  # so that it is settled once
+        with with_domain(domain), transaction.atomic():  # one invalidation for all writes
             digest = hashlib.sha256(data).hexdigest()
             unit = FileContent.objects.create(relative_path="file", digest=digest)
             known = ContentArtifact.objects.create(content=unit, relative_path="file")
@@ -123,7 +123,7 @@ class RemoteFiles:
                 type(unit).objects.filter(pk=unit.pk).delete()
                 Remote.objects.filter(pk__in=[pk for (pk,) in remotes]).delete()
                 digest = hashlib.sha256(file.data).hexdigest()
-                # Others may have the same data: there is one artifact without a byte.
+                # Other content may have the same artifact, such as the empty one.
                 unused = Artifact.objects.filter(content_memberships=None)
                 for artifact in unused.filter(sha256=digest, pulp_domain=domain):
                     artifact.delete()

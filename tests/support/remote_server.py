@@ -1,4 +1,4 @@
-"""A server that remotes point at, which counts what it is asked and misbehaves as it is told."""
+"""An HTTP server that remotes point at: it counts requests, and can misbehave for each path."""
 
 import asyncio
 import gzip
@@ -17,26 +17,26 @@ Behaviour = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Upstream:
-    """Serves `files` by path. Use `serving_upstream` to have one run."""
+    """The remote server's files by path, and how it answers; `serving_upstream` runs one."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
-    """How a path is answered, if not plainly."""
+    """The behaviour of a path; `plain` where there is none."""
 
     gets: Counter[str] = field(default_factory=Counter)
-    """How often each path was asked for."""
+    """The number of requests of each path, GET and HEAD."""
 
     seen: list[web.Request] = field(default_factory=list)
     open: int = 0
-    """Answers being sent."""
+    """The number of responses that are being sent."""
 
     connected: Callable[[], int] = int
-    """Tells how many connections clients have to it, idle ones included."""
+    """Return the number of open client connections, idle ones included."""
 
     url: str = ""
 
     def manifest(self, *paths: str) -> bytes:
-        """The PULP_MANIFEST by which pulp_file learns of files, with their true digests."""
+        """Return a PULP_MANIFEST of files, from which pulp_file syncs them."""
         lines = [
             f"{path},{hashlib.sha256(self.files[path]).hexdigest()},{len(self.files[path])}"
             for path in paths
@@ -51,8 +51,8 @@ class Upstream:
             raise web.HTTPNotFound
         self.open += 1
         try:
-            behave = self.behaviours.get(path, plain)
-            return await behave(request, self.files[path])
+            behaviour = self.behaviours.get(path, plain)
+            return await behaviour(request, self.files[path])
         finally:
             self.open -= 1
 
@@ -62,7 +62,7 @@ async def plain(request: web.Request, data: bytes) -> web.StreamResponse:
 
 
 async def ranges(request: web.Request, data: bytes) -> web.StreamResponse:
-    """What is asked for from some byte on."""
+    """Answer a range request: the file from the first byte of the range to its end."""
     start = request.http_range.start or 0
     headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
     return web.Response(status=206, body=data[start:], headers=headers)
@@ -78,8 +78,8 @@ async def chunked(request: web.Request, data: bytes) -> web.StreamResponse:
     return response
 
 
-async def wrong(request: web.Request, data: bytes) -> web.StreamResponse:
-    """As many bytes, the last of them another."""
+async def wrong_bytes(request: web.Request, data: bytes) -> web.StreamResponse:
+    """Send a body of the right length whose last byte is wrong."""
     return web.Response(body=data[:-1] + bytes([data[-1] ^ 1]))
 
 
@@ -87,39 +87,39 @@ async def too_long(request: web.Request, data: bytes) -> web.StreamResponse:
     return await chunked(request, data + b"more")
 
 
-async def encoded(request: web.Request, data: bytes) -> web.StreamResponse:
-    """Compressed although nobody asked for it."""
+async def gzip_encoded(request: web.Request, data: bytes) -> web.StreamResponse:
+    """Send the file with Content-Encoding gzip, whatever Accept-Encoding says."""
     return web.Response(body=gzip.compress(data), headers={"Content-Encoding": "gzip"})
 
 
-async def said_to_be_encoded(request: web.Request, data: bytes) -> web.StreamResponse:
-    """A compressed file, of which it is said that its compression is to be undone."""
+async def mislabelled_as_gzip(request: web.Request, data: bytes) -> web.StreamResponse:
+    """Send the file as it is with Content-Encoding gzip: for files that are gzip themselves."""
     return web.Response(body=data, headers={"Content-Encoding": "gzip"})
 
 
-def in_chunks(behaviour: Behaviour) -> Behaviour:
-    """The same without a length."""
+def without_length(behaviour: Behaviour) -> Behaviour:
+    """Return `behaviour` with chunked encoding, without Content-Length."""
 
-    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+    async def respond(request: web.Request, data: bytes) -> web.StreamResponse:
         response = await behaviour(request, data)
         response.enable_chunked_encoding()
         return response
 
-    return behave
+    return respond
 
 
 async def hanging(request: web.Request, data: bytes) -> web.StreamResponse:
-    """Never answers."""
+    """Send no response until the client disconnects."""
     while True:
         if request.transport is None or request.transport.is_closing():
             return web.Response()
         await asyncio.sleep(0.01)
 
 
-def dribbling(at: int) -> Behaviour:
-    """Sends `at` bytes, and then one at a time."""
+def dripping(at: int) -> Behaviour:
+    """Send `at` bytes at once, and then one every 50 ms."""
 
-    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+    async def respond(request: web.Request, data: bytes) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": str(len(data))})
         await response.prepare(request)
         await response.write(data[:at])
@@ -129,20 +129,20 @@ def dribbling(at: int) -> Behaviour:
                 await response.write(data[start : start + 1])
         return response
 
-    return behave
+    return respond
 
 
 def status(code: int) -> Behaviour:
-    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+    async def respond(request: web.Request, data: bytes) -> web.StreamResponse:
         return web.Response(status=code)
 
-    return behave
+    return respond
 
 
 def truncated(at: int) -> Behaviour:
-    """Announces everything, and cuts the connection after `at` bytes."""
+    """Announce the whole file with Content-Length, and close the connection after `at` bytes."""
 
-    async def behave(request: web.Request, data: bytes) -> web.StreamResponse:
+    async def respond(request: web.Request, data: bytes) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": str(len(data))})
         await response.prepare(request)
         await response.write(data[:at])
@@ -151,15 +151,15 @@ def truncated(at: int) -> Behaviour:
         request.transport.close()
         return response
 
-    return behave
+    return respond
 
 
-class Held:
-    """Sends the first `at` bytes, and the rest when it is released."""
+class PausedResponse:
+    """Send the first `at` bytes, and the rest after `release()`."""
 
-    def __init__(self, at: int, tells_length: bool = True, **headers: str) -> None:
+    def __init__(self, at: int, with_length: bool = True, **headers: str) -> None:
         self.at = at
-        self.tells_length = tells_length
+        self.with_length = with_length
         self.headers = headers
         self._released = threading.Event()
 
@@ -167,7 +167,7 @@ class Held:
         self._released.set()
 
     async def __call__(self, request: web.Request, data: bytes) -> web.StreamResponse:
-        length = {"Content-Length": str(len(data))} if self.tells_length else {}
+        length = {"Content-Length": str(len(data))} if self.with_length else {}
         response = web.StreamResponse(headers={**length, **self.headers})
         await response.prepare(request)
         await response.write(data[: self.at])
@@ -183,7 +183,7 @@ class Held:
 
 @contextmanager
 def serving_upstream(tls: ssl.SSLContext | None = None) -> Iterator[Upstream]:
-    """Run an `Upstream` in a thread, on a port of its own, with HTTPS if there is a context."""
+    """Run an `Upstream` in a thread on a random port, with HTTPS if there is a TLS context."""
     upstream = Upstream()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
