@@ -1,4 +1,4 @@
-"""`X-PULP-CACHE`, which upstream sends where its cache is on."""
+"""The header `X-PULP-CACHE`, which upstream sends if its cache is enabled."""
 
 import base64
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ FILES = {"a.txt": b"0123456789", "big": bytes(1_000_000), "dir/b": b"b", "page/i
 
 @pytest.fixture(scope="module")
 def caching(instance) -> Iterator[Server]:
-    """A server whose cache is on, as Pulp has it. Its Redis is not there, and not needed."""
+    """A server with CACHE_ENABLED. Its Redis does not exist, and is not needed."""
     on = {"PULP_CACHE_ENABLED": "true", "PULP_REDIS_URL": "redis://127.0.0.1:1"}
     with serving(instance, **on) as server:
         yield server
@@ -29,15 +29,17 @@ def cached(caching: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def asked(client: httpx.Client, path: str, times: int = 3, method: str = "GET", **headers: str):
-    """Return the header of each of several answers, which have one status."""
+def cache_headers(
+    client: httpx.Client, path: str, times: int = 3, method: str = "GET", **headers: str
+):
+    """Repeat a request; return the common status, and the header of each response."""
     answers = [client.request(method, path, headers=headers) for _ in range(times)]
     assert len({answer.status_code for answer in answers}) == 1
     return answers[0].status_code, [answer.headers.get("X-PULP-CACHE") for answer in answers]
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "told"),
+    ("path", "status", "expected"),
     [
         ("/a.txt", 200, ["MISS", "HIT", "HIT"]),
         ("/big", 200, ["MISS", "HIT", "HIT"]),
@@ -48,33 +50,33 @@ def asked(client: httpx.Client, path: str, times: int = 3, method: str = "GET", 
         ("/dir", 301, [None, None, None]),
     ],
 )
-def test_cache_header_of_publication(cached, orm, path, status, told):
+def test_cache_header_of_publication(cached, orm, path, status, expected):
     base = orm.distribution(publication=orm.publication(FILES))
-    assert asked(cached, base + path) == (status, told)
+    assert cache_headers(cached, base + path) == (status, expected)
 
 
 def test_cache_header_of_head_and_conditions_and_ranges(cached, orm):
     base = orm.distribution(publication=orm.publication(FILES))
-    assert asked(cached, f"{base}/a.txt", method="HEAD") == (200, ["MISS", "HIT", "HIT"])
-    assert asked(cached, f"{base}/a.txt", **CHANGED) == (304, [None, "HIT", "HIT"])
+    assert cache_headers(cached, f"{base}/a.txt", method="HEAD") == (200, ["MISS", "HIT", "HIT"])
+    assert cache_headers(cached, f"{base}/a.txt", **CHANGED) == (304, [None, "HIT", "HIT"])
     etag = cached.get(f"{base}/a.txt").headers["ETag"]
-    assert asked(cached, f"{base}/a.txt", **{"If-None-Match": etag}) == (304, ["HIT"] * 3)
-    assert asked(cached, f"{base}/a.txt", Range="bytes=0-1") == (206, ["HIT"] * 3)
-    assert asked(cached, f"{base}/a.txt", Range="bytes=99-") == (416, [None] * 3)
-    assert asked(cached, f"{base}/big", Range="bytes=0-1") == (206, ["MISS", "HIT", "HIT"])
+    assert cache_headers(cached, f"{base}/a.txt", **{"If-None-Match": etag}) == (304, ["HIT"] * 3)
+    assert cache_headers(cached, f"{base}/a.txt", Range="bytes=0-1") == (206, ["HIT"] * 3)
+    assert cache_headers(cached, f"{base}/a.txt", Range="bytes=99-") == (416, [None] * 3)
+    assert cache_headers(cached, f"{base}/big", Range="bytes=0-1") == (206, ["MISS", "HIT", "HIT"])
 
 
-def test_cache_header_is_not_told_to_those_whom_a_guard_denies(cached, pulp, orm):
+def test_cache_header_is_absent_where_a_guard_denies(cached, pulp, orm):
     guard = pulp.create(
         "contentguards/core/header/", name=unique("guard"), header_name="x-key", header_value="open"
     )
     repository = pulp.repository({"a.txt": b"a"})
     pulp.publish(repository)
     base = pulp.distribute(repository=repository, content_guard=guard["pulp_href"])
-    assert asked(cached, f"{base}/a.txt") == (403, [None] * 3)
-    assert asked(cached, f"{base}/a.txt", **KEY) == (200, ["MISS", "HIT", "HIT"])
-    assert asked(cached, f"{base}/a.txt") == (403, [None] * 3)
-    assert asked(cached, f"{base}/", **KEY) == (200, ["MISS", "HIT", "HIT"])
+    assert cache_headers(cached, f"{base}/a.txt") == (403, [None] * 3)
+    assert cache_headers(cached, f"{base}/a.txt", **KEY) == (200, ["MISS", "HIT", "HIT"])
+    assert cache_headers(cached, f"{base}/a.txt") == (403, [None] * 3)
+    assert cache_headers(cached, f"{base}/", **KEY) == (200, ["MISS", "HIT", "HIT"])
 
 
 def test_cache_header_is_a_miss_after_a_change(cached, pulp):
@@ -82,8 +84,8 @@ def test_cache_header_is_a_miss_after_a_change(cached, pulp):
     pulp.publish(repository)
     base = pulp.distribute(repository=repository)
     for _ in range(2):
-        assert asked(cached, f"{base}/a.txt", 2) == (200, ["MISS", "HIT"])
-        assert asked(cached, f"{base}/", 2) == (200, ["MISS", "HIT"])
+        assert cache_headers(cached, f"{base}/a.txt", 2) == (200, ["MISS", "HIT"])
+        assert cache_headers(cached, f"{base}/", 2) == (200, ["MISS", "HIT"])
         pulp.publish(repository)
 
 
@@ -93,32 +95,32 @@ def test_cache_header_of_unpublished_repository(cached, orm, by):
     target = version.repository.cast() if by == "repository" else version
     base = orm.distribution(**{by: target})
     for path in ("/a.txt", "/"):
-        assert asked(cached, base + path) == (404, ["MISS", "HIT", "HIT"])
+        assert cache_headers(cached, base + path) == (404, ["MISS", "HIT", "HIT"])
     publication = orm.publication({"b.txt": b"b"}, version)
     for path in ("/a.txt", "/"):
-        assert asked(cached, base + path) == (200, ["MISS", "HIT", "HIT"])
+        assert cache_headers(cached, base + path) == (200, ["MISS", "HIT", "HIT"])
     publication.delete()
-    assert asked(cached, f"{base}/a.txt") == (404, ["MISS", "HIT", "HIT"])
+    assert cache_headers(cached, f"{base}/a.txt") == (404, ["MISS", "HIT", "HIT"])
 
 
-def test_cache_header_is_absent_where_nothing_is_kept(cached, pulp, server, orm):
+def test_cache_header_is_absent_where_nothing_is_cached(cached, pulp, server, orm):
     top = unique("top")
     orm.distribution(f"{top}/nothing")
-    assert asked(cached, f"{top}/nothing/a") == (404, [None] * 3)
-    assert asked(cached, f"{top}/") == (200, [None] * 3)
-    assert asked(cached, f"{top}/no/such") == (404, [None] * 3)
-    assert asked(cached, "") == (200, [None] * 3)
+    assert cache_headers(cached, f"{top}/nothing/a") == (404, [None] * 3)
+    assert cache_headers(cached, f"{top}/") == (200, [None] * 3)
+    assert cache_headers(cached, f"{top}/no/such") == (404, [None] * 3)
+    assert cache_headers(cached, "") == (200, [None] * 3)
     folder = Folder(pulp, server)
     folder.fill()
     _, base = folder.sync("streamed")
-    assert asked(cached, f"{base}/small") == (200, [None] * 3)
+    assert cache_headers(cached, f"{base}/small") == (200, [None] * 3)
     folder = Folder(pulp, server)
     folder.fill()
     _, base = folder.sync("on_demand")
-    assert asked(cached, f"{base}/big") == (200, [None, "MISS", "HIT"])
+    assert cache_headers(cached, f"{base}/big") == (200, [None, "MISS", "HIT"])
 
 
-def test_cache_header_is_absent_where_the_cache_is_off(content, orm):
+def test_cache_header_is_absent_with_the_cache_disabled(content, orm):
     base = orm.distribution(publication=orm.publication(FILES))
     for path in ("/a.txt", "/", "/nope"):
-        assert asked(content, base + path)[1] == [None] * 3
+        assert cache_headers(content, base + path)[1] == [None] * 3

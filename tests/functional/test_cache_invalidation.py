@@ -1,4 +1,4 @@
-"""What is kept in memory is never older than what has been committed."""
+"""Invalidation of the response cache: no response is older than the last commit."""
 
 import asyncio
 import contextlib
@@ -48,11 +48,11 @@ from tests.support.server import free_port, serving
 
 pytestmark = pytest.mark.usefixtures("orm")
 
-WORKING = "Response cache enabled"
+CACHE_ENABLED = "Response cache enabled"
 
 
 def current(cache: ResponseCache) -> ResponseCache:
-    """Plans of a process that has heard of everything for ever."""
+    """Return `cache`, confirmed as current for ever, without a listener."""
     cache.confirm(float("inf"))
     return cache
 
@@ -63,8 +63,8 @@ def cache():
 
 
 @pytest.fixture
-def planned(cache):
-    """The content app in this process, with plans that only this process's own changes reach."""
+def cached_app(cache):
+    """The content app in this process, with a cache that only this process's signals invalidate."""
     executor = DatabaseExecutor(threads=2)
     with signal_invalidation(cache):
         prefix = settings.CONTENT_PATH_PREFIX
@@ -74,7 +74,7 @@ def planned(cache):
 
 
 def queries_of(cache: ResponseCache, path: str) -> list[str]:
-    """Answer GET `path` as a request that no answer is kept for, and return the SQL it takes."""
+    """Answer GET `path` without a cache entry, and return the SQL queries."""
     scope = {"type": "http", "method": "GET", "path": f"/pulp/content/{path}"}
     request = Request({**scope, "headers": [], "query_string": b""})
     with CaptureQueriesContext(connection) as queries, contextlib.suppress(Exception):
@@ -86,7 +86,7 @@ def queries_of(cache: ResponseCache, path: str) -> list[str]:
     return [query["sql"] for query in queries]
 
 
-def test_a_cold_file_below_a_known_distribution_costs_one_query(orm, cache):
+def test_cache_miss_below_a_cached_distribution_takes_one_query(orm, cache):
     version = orm.version({"a/1.rpm": b"1", "a/2.rpm": b"2"})
     base = orm.distribution(from_publication=False, repository_version=version)
     cold = queries_of(cache, f"{base}/a/1.rpm")
@@ -94,7 +94,7 @@ def test_a_cold_file_below_a_known_distribution_costs_one_query(orm, cache):
     assert len(queries_of(cache, f"{base}/a/2.rpm")) == 1
 
 
-def test_a_file_passed_through_a_publication_costs_one(orm, cache):
+def test_cache_miss_of_pass_through_publication_takes_one_query(orm, cache):
     version = orm.version({"a/1.rpm": b"1", "a/2.rpm": b"2"})
     base = orm.distribution(publication=orm.publication({"repomd.xml": b"x"}, version))
     queries_of(cache, f"{base}/a/1.rpm")
@@ -102,37 +102,39 @@ def test_a_file_passed_through_a_publication_costs_one(orm, cache):
     assert len(queries_of(cache, f"{base}/a/2.rpm")) == 1
 
 
-class Counting(DatabaseExecutor):
-    """Counts the trips through it."""
+class CountingExecutor(DatabaseExecutor):
+    """Counts its runs."""
 
-    trips = 0
+    runs = 0
 
     async def run(self, work, *args, **kwargs):
-        self.trips += 1
+        self.runs += 1
         return await super().run(work, *args, **kwargs)
 
 
 @pytest.fixture
-def crowd(cache):
-    """Ask for many paths at the same moment; returns the answers and how many trips it took."""
+def get_concurrently(cache):
+    """Return a function that GETs paths concurrently: responses, and runs of the executor."""
 
     def ask(paths: list[str]) -> tuple[list[httpx.Response], int]:
-        async def all_at_once() -> list[httpx.Response]:
+        async def gather() -> list[httpx.Response]:
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://pulp") as client:
                 return await asyncio.gather(*(client.get(f"/pulp/content/{p}") for p in paths))
 
-        executor = Counting(threads=2)
+        executor = CountingExecutor(threads=2)
         app = Errors(Content(executor, settings.CONTENT_PATH_PREFIX, cache))
-        responses = asyncio.run(all_at_once())
+        responses = asyncio.run(gather())
         asyncio.run(executor.close())
-        return responses, executor.trips
+        return responses, executor.runs
 
     return ask
 
 
 @pytest.mark.parametrize("kind", ["publication", "version"])
-def test_who_asks_at_the_same_time_shares_a_query(orm, cache, crowd, monkeypatch, kind):
+def test_batch_of_concurrent_cache_misses_shares_a_query(
+    orm, cache, get_concurrently, monkeypatch, kind
+):
     names = [f"{number}.bin" for number in range(MAX_BATCH + 8)]
     version = orm.version({name: name.encode() for name in names})
     if kind == "version":
@@ -140,20 +142,22 @@ def test_who_asks_at_the_same_time_shares_a_query(orm, cache, crowd, monkeypatch
         base = orm.distribution(repository_version=version)
     else:
         base = orm.distribution(publication=orm.publication({}, version))
-    (first,), trips = crowd([f"{base}/0.bin"])
-    assert (first.text, trips) == ("0.bin", 1)
+    (first,), runs = get_concurrently([f"{base}/0.bin"])
+    assert (first.text, runs) == ("0.bin", 1)
     paths = [f"{base}/{name}" for name in names[1:]]
-    responses, trips = crowd(paths)
+    responses, runs = get_concurrently(paths)
     assert [response.text for response in responses] == names[1:]
-    assert trips == 2, "one for each group"
-    responses, trips = crowd(paths)
+    assert runs == 2, "one for each batch"
+    responses, runs = get_concurrently(paths)
     assert [response.text for response in responses] == names[1:]
-    assert trips == 0
+    assert runs == 0
 
 
-def test_who_finds_nothing_or_fails_goes_alone(orm, cache, crowd, monkeypatch):
+def test_batch_leaves_missing_and_failing_paths_to_runs_of_their_own(
+    orm, cache, get_concurrently, monkeypatch
+):
     base = orm.distribution(publication=orm.publication({"a": b"a", "b": b"b", "sub/c": b"c"}))
-    crowd([f"{base}/a"])
+    get_concurrently([f"{base}/a"])
     plain = PublicationApp.extra_headers
 
     def extra_headers(self, path):
@@ -163,40 +167,40 @@ def test_who_finds_nothing_or_fails_goes_alone(orm, cache, crowd, monkeypatch):
 
     monkeypatch.setattr(PublicationApp, "extra_headers", extra_headers)
     cache.invalidate_all()
-    crowd([f"{base}/a"])
+    get_concurrently([f"{base}/a"])
     paths = ["sub/c", "b", "nothing", "sub", "sub/", ""]
-    responses, trips = crowd([f"{base}/{path}" for path in paths])
+    responses, runs = get_concurrently([f"{base}/{path}" for path in paths])
     assert [response.status_code for response in responses] == [200, 418, 404, 301, 200, 200]
     assert responses[0].text == "c"
-    assert trips == 1 + 5
+    assert runs == 1 + 5
 
 
-def test_who_asks_where_nothing_is_served_is_told(orm, cache, crowd):
+def test_batch_below_a_distribution_of_nothing_returns_404(orm, cache, get_concurrently):
     base = orm.distribution()
     for _ in range(2):
-        responses, _ = crowd([f"{base}/{path}" for path in "abc"])
+        responses, _ = get_concurrently([f"{base}/{path}" for path in "abc"])
         assert [response.status_code for response in responses] == [404] * 3
 
 
-def test_those_with_a_guard_are_asked_one_by_one(orm, cache, crowd):
+def test_batch_excludes_guarded_distributions(orm, cache, get_concurrently):
     guard = HeaderContentGuard(name=orm.unique(), header_name="X-Key", header_value="secret")
     orm._save(guard)
     publication = orm.publication({"a": b"a", "b": b"b", "c": b"c"})
     base = orm.distribution(publication=publication, content_guard=guard)
-    crowd([f"{base}/a"])
-    responses, trips = crowd([f"{base}/{path}" for path in "abc"])
+    get_concurrently([f"{base}/a"])
+    responses, runs = get_concurrently([f"{base}/{path}" for path in "abc"])
     assert [response.status_code for response in responses] == [403] * 3
-    assert trips == 3
+    assert runs == 3
 
 
 @pytest.mark.parametrize("path", ["a.bin", "sub", "", "nothing.bin"])
-def test_a_warm_answer_costs_no_query(orm, planned, cache, path):
+def test_cache_hit_equals_the_miss_and_takes_no_query(orm, cached_app, cache, path):
     files = {"a.bin": b"a", "sub/b.bin": b"b", "index.html": b"<p>"}
     base = orm.distribution(publication=orm.publication(files))
-    cold = get(planned, f"/pulp/content/{base}/{path}")
+    cold = get(cached_app, f"/pulp/content/{base}/{path}")
     entry = cache.get(CacheKey(f"{base}/{path}", "GET", json=False))
-    assert entry is not None and entry.is_public, "the database is not asked"
-    warm = get(planned, f"/pulp/content/{base}/{path}")
+    assert entry is not None and entry.is_public, "served by the fast path"
+    warm = get(cached_app, f"/pulp/content/{base}/{path}")
     assert (warm.status_code, warm.content) == (cold.status_code, cold.content)
     assert warm.headers == cold.headers
 
@@ -204,7 +208,7 @@ def test_a_warm_answer_costs_no_query(orm, planned, cache, path):
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("accept", ["*/*", "application/json"])
 @pytest.mark.parametrize(
-    "asked",
+    "requested",
     [
         {},
         {"If-None-Match": "{etag}"},
@@ -216,16 +220,18 @@ def test_a_warm_answer_costs_no_query(orm, planned, cache, path):
         {"Range": "bytes=100-"},
     ],
 )
-def test_a_warm_answer_is_the_cold_one(orm, planned, app, method, accept, asked):
-    """All that comes before the layers is what comes through them, whatever is asked."""
+def test_fast_path_response_equals_the_uncached_one(
+    orm, cached_app, app, method, accept, requested
+):
+    """With all conditional and range headers, as GET and HEAD."""
     base = orm.distribution(publication=orm.publication({"a.bin": b"0123456789"}))
     url = f"/pulp/content/{base}/a.bin"
     etag = get(app, url).headers["ETag"]
-    headers = {name: value.format(etag=etag) for name, value in asked.items()}
+    headers = {name: value.format(etag=etag) for name, value in requested.items()}
     cold = get(app, url, {"Accept": accept, **headers}, method=method)
     for _ in range(3):
-        get(planned, url, {"Accept": accept}, method=method)
-        warm = get(planned, url, {"Accept": accept, **headers}, method=method)
+        get(cached_app, url, {"Accept": accept}, method=method)
+        warm = get(cached_app, url, {"Accept": accept, **headers}, method=method)
         assert (warm.status_code, warm.content) == (cold.status_code, cold.content)
         assert dict(warm.headers) == {
             name: value for name, value in cold.headers.items() if name != "correlation-id"
@@ -233,9 +239,9 @@ def test_a_warm_answer_is_the_cold_one(orm, planned, app, method, accept, asked)
 
 
 @pytest.mark.parametrize("path", ["sub/a.bin", "sub/none", "sub"])
-def test_spellings_of_one_path_have_one_cache_entry(orm, planned, cache, path):
+def test_cache_has_one_entry_for_all_spellings_of_a_path(orm, cached_app, cache, path):
     base = orm.distribution(publication=orm.publication({"sub/a.bin": b"a" * 1000}))
-    first = get(planned, f"/pulp/content/{base}/{path}")
+    first = get(cached_app, f"/pulp/content/{base}/{path}")
     entries, size = set(cache._entries), cache.size
     for spelling in (
         "{0}//{1}",
@@ -247,100 +253,100 @@ def test_spellings_of_one_path_have_one_cache_entry(orm, planned, cache, path):
     ):
         target = "/pulp/content/" + spelling.format(base, path)
         for _ in range(2):
-            again = get_raw(planned, target)
+            again = get_raw(cached_app, target)
             assert (again.status_code, again.headers) == (first.status_code, first.headers)
             assert again.content == first.content
     assert (set(cache._entries), cache.size) == (entries, size)
 
 
-def test_bytes_of_a_file_are_held_once_for_all_paths_and_accepts(orm, planned, cache):
+def test_cache_holds_the_bytes_of_a_file_once_for_all_paths_and_accepts(orm, cached_app, cache):
     data = b"a" * 1000
     base = orm.distribution(publication=orm.publication({"a.bin": data, "b.bin": data}))
     for path in ("a.bin", "b.bin"):
         for accept in ("*/*", "application/json"):
             url = f"/pulp/content/{base}/{path}"
-            assert get(planned, url, {"Accept": accept}).content == data
+            assert get(cached_app, url, {"Accept": accept}).content == data
     assert cache.size == len(data)
 
 
-def test_made_up_paths_take_no_place_from_files(orm, planned, cache):
+def test_cache_entries_of_404s_evict_no_files(orm, cached_app, cache):
     base = orm.distribution(publication=orm.publication({"a.bin": b"a"}))
-    get(planned, f"/pulp/content/{base}/a.bin")
+    get(cached_app, f"/pulp/content/{base}/a.bin")
     for number in range(cache.capacity + 1):
-        assert get(planned, f"/pulp/content/{base}/none-{number}").status_code == 404
+        assert get(cached_app, f"/pulp/content/{base}/none-{number}").status_code == 404
     assert cache.get(CacheKey(f"{base}/a.bin", "GET", json=False)) is not None
 
 
 @pytest.mark.parametrize("path", ["a" + "/" * 2700, "ab/" * 900, ("x" * 2000 + "/") * 4])
-def test_no_path_makes_a_large_statement(orm, cache, path):
+def test_path_with_many_segments_makes_no_large_statement(orm, cache, path):
     for sql in (queries := queries_of(cache, path)):
         assert len(sql) < 100_000
     assert queries
 
 
-def test_a_listing_is_not_kept(orm, planned, cache):
+def test_cache_has_no_entry_for_a_listing(orm, cached_app, cache):
     base = orm.distribution(publication=orm.publication({"a.bin": b"a"}))
-    assert get(planned, f"/pulp/content/{base}/").status_code == 200
+    assert get(cached_app, f"/pulp/content/{base}/").status_code == 200
     assert cache.get(CacheKey(f"{base}/", "GET", json=False)) is None
 
 
-def test_redirects_keep_the_query_of_each_request(orm, planned):
+def test_cache_hit_of_redirect_has_the_query_of_the_request(orm, cached_app):
     base = orm.distribution(publication=orm.publication({"sub/a.bin": b"a"}))
     for query in ("one=1", "two=2"):
-        response = get(planned, f"/pulp/content/{base}/sub?{query}")
+        response = get(cached_app, f"/pulp/content/{base}/sub?{query}")
         assert response.headers["Location"] == f"/pulp/content/{base}/sub/?{query}"
 
 
-def test_an_index_page_is_not_given_to_those_who_prefer_json(orm, planned):
+def test_cache_hit_of_index_page_is_not_sent_to_clients_that_prefer_json(orm, cached_app):
     base = orm.distribution(publication=orm.publication({"index.html": b"<p>"}))
     url = f"/pulp/content/{base}/"
-    assert get(planned, url).content == b"<p>"
-    as_json = get(planned, url, {"Accept": "application/json"})
+    assert get(cached_app, url).content == b"<p>"
+    as_json = get(cached_app, url, {"Accept": "application/json"})
     assert as_json.headers["Content-Type"] == "application/json"
-    assert get(planned, url).content == b"<p>"
+    assert get(cached_app, url).content == b"<p>"
 
 
-def test_a_guard_decides_each_time(orm, planned, cache):
+def test_cache_hit_asks_the_guard_each_time(orm, cached_app, cache):
     guard = orm.guard(HeaderContentGuard, header_name="x-pass", header_value="yes")
     base = orm.distribution(publication=orm.publication({"a.bin": b"a"}), content_guard=guard)
     url = f"/pulp/content/{base}/a.bin"
     right, wrong = {"x-pass": "eWVz"}, {"x-pass": "bm8="}
     for _ in range(2):
-        assert get(planned, url, right).status_code == 200
-        assert get(planned, url, wrong).status_code == 403
-        assert get(planned, url).status_code == 403
+        assert get(cached_app, url, right).status_code == 200
+        assert get(cached_app, url, wrong).status_code == 403
+        assert get(cached_app, url).status_code == 403
     assert cache.get(CacheKey(f"{base}/a.bin", "GET", json=False)) is not None
     guard.header_value = "no"
     guard.save()
-    assert get(planned, url, right).status_code == 403
-    assert get(planned, url, wrong).status_code == 200
+    assert get(cached_app, url, right).status_code == 403
+    assert get(cached_app, url, wrong).status_code == 200
 
 
-def test_own_changes_count_at_once(orm, planned):
-    """Nothing listens here: the process's own signals do it."""
+def test_cache_is_invalidated_by_signals_of_the_own_process(orm, cached_app):
+    """Without a listener."""
     old, new = orm.publication({"a": b"old"}), orm.publication({"a": b"new"})
     base = orm.distribution(publication=old)
     url = f"/pulp/content/{base}/a"
-    assert get(planned, url).content == b"old"
+    assert get(cached_app, url).content == b"old"
     distribution = Distribution.objects.get(base_path=base)
     distribution.publication = new
     distribution.save()
-    assert get(planned, url).content == b"new"
+    assert get(cached_app, url).content == b"new"
     distribution.base_path = moved = orm.unique()
     distribution.save()
-    assert get(planned, url).status_code == 404
-    assert get(planned, f"/pulp/content/{moved}/a").content == b"new"
+    assert get(cached_app, url).status_code == 404
+    assert get(cached_app, f"/pulp/content/{moved}/a").content == b"new"
     distribution.delete()
-    assert get(planned, f"/pulp/content/{moved}/a").status_code == 404
+    assert get(cached_app, f"/pulp/content/{moved}/a").status_code == 404
 
 
-def test_what_the_api_changed_counts_at_once(instance, pulp, content):
-    """Made in the very process that serves; a test's own writes would wait for it."""
+def test_cache_is_invalidated_before_the_api_responds(instance, pulp, content):
+    """The API of the same process makes the change; writes of tests would wait for the listener."""
     repository = pulp.repository({"a": b"a"})
     base = pulp.distribute(publication=pulp.publish(repository))
     guard = pulp.create("contentguards/core/header/", name=base, header_name="x", header_value="y")
     href = pulp.get(f"{pulp.root}distributions/file/file/?base_path={base}")["results"][0]
-    with instance.client() as client:  # not `pulp`, which waits
+    with instance.client() as client:  # `pulp` waits for invalidation
         for name, expected in ((guard["pulp_href"], 403), (None, 200)) * 3:
             answer = client.patch(href["pulp_href"], json={"content_guard": name})
             assert answer.status_code in (200, 202), answer.text
@@ -349,70 +355,74 @@ def test_what_the_api_changed_counts_at_once(instance, pulp, content):
             assert content.get(f"{base}/a").status_code == expected
 
 
-def test_a_plugin_with_a_handler_of_its_own_is_asked_each_time(orm, planned, cache, monkeypatch):
+def test_cache_hit_calls_content_handler_of_the_plugin_each_time(
+    orm, cached_app, cache, monkeypatch
+):
     base = orm.distribution(publication=orm.publication({"a": b"a", "b": b"b"}))
-    instead = ContentArtifact.objects.get(
+    other = ContentArtifact.objects.get(
         published_artifact__publication__distribution__base_path=base, relative_path="b"
     )
-    answers, asked = [None], []
+    answers, requested = [None], []
 
     def content_handler(self, path):
-        asked.append(path)
+        requested.append(path)
         return answers[-1]
 
     monkeypatch.setattr(FileDistribution, "content_handler", content_handler)
     url = f"/pulp/content/{base}/a"
-    for answer, expected in ((None, b"a"), (None, b"a"), (instead, b"b"), (None, b"a")):
+    for answer, expected in ((None, b"a"), (None, b"a"), (other, b"b"), (None, b"a")):
         answers.append(answer)
-        assert get(planned, url).content == expected
-    assert asked == ["a"] * 4
+        assert get(cached_app, url).content == expected
+    assert requested == ["a"] * 4
     entry = cache.get(CacheKey(f"{base}/a", "GET", json=False))
     assert entry is not None and entry.asks_plugin
 
 
-def test_an_app_of_a_plugin_keeps_nothing_unless_it_says_so(orm, planned, cache, monkeypatch):
-    class Silent(PublicationApp):
+def test_cache_has_entries_only_for_plugin_apps_that_are_cacheable(
+    orm, cached_app, cache, monkeypatch
+):
+    class Default(PublicationApp):
         pass
 
-    class Sure(PublicationApp):
+    class Cacheable(PublicationApp):
         cacheable = True
 
     base = orm.distribution(publication=orm.publication({"a": b"a"}))
-    for app, entry in ((Silent, False), (Sure, True)):
+    for app, entry in ((Default, False), (Cacheable, True)):
         monkeypatch.setattr("pulpcore.content_star.content.app_for", lambda _, app=app: app)
-        assert get(planned, f"/pulp/content/{base}/a").content == b"a"
+        assert get(cached_app, f"/pulp/content/{base}/a").content == b"a"
         assert (cache.get(CacheKey(f"{base}/a", "GET", json=False)) is not None) == entry
 
 
-def test_a_small_file_is_read_once_and_a_large_one_each_time(orm, planned):
+def test_cache_holds_the_bytes_of_small_files_only(orm, cached_app):
     files = {"small": b"s" * 100, "large": b"l" * (MAX_CACHED_SIZE + 1)}
     publication = orm.publication(files)
     base = orm.distribution(publication=publication)
     for name, status in (("small", 200), ("large", 404)):
         url = f"/pulp/content/{base}/{name}"
-        assert get(planned, url).content == files[name]
+        assert get(cached_app, url).content == files[name]
         published = publication.published_artifact.get(relative_path=name)
         stored = Path(published.content_artifact.artifact.file.path)
         stored.unlink()
-        assert get(planned, url).status_code == status
+        assert get(cached_app, url).status_code == status
         stored.write_bytes(files[name])
-        assert get(planned, url, {"Range": "bytes=0-9"}).content == files[name][:10]
+        assert get(cached_app, url, {"Range": "bytes=0-9"}).content == files[name][:10]
 
 
-def test_readers_never_see_what_was_replaced_before_they_asked(orm, content):
-    """A writer in this process, readers of another one."""
+def test_cache_hit_is_never_older_than_the_last_commit(orm, content):
+    """Writes in this process, reads from the server's."""
     publications = [orm.publication({"a": b"%d" % number}) for number in range(30)]
     base = orm.distribution(publication=publications[0])
     committed, done = [0], threading.Event()
     wrong: list[str] = []
-    asked: list[int] = []
+    requested: list[int] = []
 
     def read() -> None:
         with httpx.Client(base_url=content.base_url, trust_env=False) as client:
             while not done.is_set():
                 at_least = committed[0]
                 answer = client.get(f"{base}/a")
-                asked.append(at_least)
+                requested.append(at_least)
                 if answer.status_code != 200 or int(answer.content) < at_least:
                     wrong.append(f"{answer.status_code} {answer.text} < {at_least}")
 
@@ -420,11 +430,11 @@ def test_readers_never_see_what_was_replaced_before_they_asked(orm, content):
         jobs = [readers.submit(read) for _ in range(3)]
         try:
             for number, publication in enumerate(publications):
-                # Returns when the server has heard of it (`tests/support/invalidation.py`).
+                # Returns after invalidation in the server (`tests/support/invalidation.py`).
                 Distribution.objects.filter(base_path=base).update(publication=publication)
                 committed[0] = number
-                enough = len(asked) + 5
-                wait_until(lambda enough=enough: len(asked) >= enough or wrong)
+                enough = len(requested) + 5
+                wait_until(lambda enough=enough: len(requested) >= enough or wrong)
         finally:
             done.set()
         for job in jobs:
@@ -432,33 +442,33 @@ def test_readers_never_see_what_was_replaced_before_they_asked(orm, content):
     assert wrong == []
 
 
-def test_a_change_that_is_told_together_with_a_question_is_heard_of(orm, content):
+def test_notification_of_a_change_in_one_transaction_with_a_sync_invalidates(orm, content):
     old, new = orm.publication({"a": b"old"}), orm.publication({"a": b"new"})
     base = orm.distribution(publication=old)
     distribution = Distribution.objects.filter(base_path=base)
     for publication, expected in ((new, b"new"), (old, b"old")):
         content.get(f"{base}/a")
-        # A transaction's notifications come together, in their order.
+        # PostgreSQL delivers the notifications of a transaction in order.
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"{SYNC_PREFIX}question"])
             distribution.update(publication=publication)
         assert content.get(f"{base}/a").content == expected
 
 
-def test_questions_do_not_keep_a_process_from_listening(instance):
+def test_sync_notifications_without_pause_do_not_delay_the_listener(instance):
     done = threading.Event()
 
-    def ask() -> None:
+    def notify() -> None:
         with connection.cursor() as cursor:
             while not done.is_set():
                 cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"{SYNC_PREFIX}question"])
         connection.close()
 
-    with ThreadPoolExecutor(1) as asking:
-        job = asking.submit(ask)
+    with ThreadPoolExecutor(1) as notifier:
+        job = notifier.submit(notify)
         try:
             with serving(instance) as server:
-                wait_until(lambda: WORKING in server.said() or NO_LISTEN in server.said())
+                wait_until(lambda: CACHE_ENABLED in server.said() or NO_LISTEN in server.said())
                 assert NO_LISTEN not in server.said()
         finally:
             done.set()
@@ -466,7 +476,7 @@ def test_questions_do_not_keep_a_process_from_listening(instance):
 
 
 def notified(work) -> list[str]:
-    """Do `work` and return the payloads that it has sent."""
+    """Run `work` and return the payloads of its notifications."""
     parameters = connection.get_connection_params()
     names = ("host", "port", "dbname", "user", "password")
     known = {name: parameters[name] for name in names if name in parameters}
@@ -483,7 +493,7 @@ def notified(work) -> list[str]:
     raise AssertionError
 
 
-def test_a_statement_sends_one_payload_however_many_rows_it_changes(orm):
+def test_trigger_sends_one_notification_for_a_statement(orm):
     units = orm.content({f"{number}": b"same" for number in range(150)})
     files = ContentArtifact.objects.filter(content__in=units)
     some = list(files.values_list("pk", flat=True)[:3])
@@ -492,7 +502,7 @@ def test_a_statement_sends_one_payload_however_many_rows_it_changes(orm):
     assert notified(lambda: files.update(artifact=None)) == ["all"]
 
 
-def test_saving_what_was_on_demand_tells_nothing(orm):
+def test_trigger_sends_no_notification_for_saving_an_on_demand_file(orm):
     units = orm.content({"a": b"saved later"})
     file = ContentArtifact.objects.get(content__in=units)
     artifact = file.artifact
@@ -502,14 +512,14 @@ def test_saving_what_was_on_demand_tells_nothing(orm):
     )
 
 
-def test_own_tables_of_plugins_tell_too(orm):
+def test_trigger_sends_notification_for_tables_of_plugins(orm):
     guard = orm.guard(HeaderContentGuard, header_name="x", header_value="y")
     assert notified(
         lambda: HeaderContentGuard.objects.filter(pk=guard.pk).update(header_name="z")
     ) == [str(guard.pk)]
 
 
-def test_publishing_tells_of_nothing_before_it_is_complete(orm):
+def test_trigger_sends_no_notification_before_a_publication_is_complete(orm):
     version = orm.version({})
     publication = Publication(repository_version=version, pulp_type="file.file")
     publication.save()
@@ -524,12 +534,12 @@ def test_publishing_tells_of_nothing_before_it_is_complete(orm):
     publication.delete()
 
 
-def test_a_listener_that_is_cut_off_comes_back(instance, orm):
+def test_listener_reconnects_after_its_connection_is_lost(instance, orm):
     old, new = orm.publication({"a": b"old"}), orm.publication({"a": b"new"})
     base = orm.distribution(publication=old)
     with serving(instance) as server:
         url = f"{server.content_url}{base}/a"
-        wait_until(lambda: WORKING in server.said(), explain=server.said)
+        wait_until(lambda: CACHE_ENABLED in server.said(), explain=server.said)
         assert httpx.get(url).content == httpx.get(url).content == b"old"
         with connection.cursor() as cursor:
             cursor.execute(
@@ -540,19 +550,19 @@ def test_a_listener_that_is_cut_off_comes_back(instance, orm):
         Distribution.objects.filter(base_path=base).update(publication=new)
         wait_until(lambda: httpx.get(url).content == b"new")
         assert NO_CONNECTION in server.said()
-        wait_until(lambda: server.said().count(WORKING) == 2, explain=server.said)
+        wait_until(lambda: server.said().count(CACHE_ENABLED) == 2, explain=server.said)
         Distribution.objects.filter(base_path=base).update(publication=old)
         assert httpx.get(url).content == b"old"
-    wait_until_kept(instance)
+    wait_until_cache_enabled(instance)
 
 
-def test_without_triggers_every_request_is_looked_up(instance, orm):
-    """The migration is undone and done again, on a database with data and with servers on it."""
+def test_cache_is_disabled_while_triggers_are_missing(instance, orm):
+    """The migration is reversed and applied again while servers run on a database with data."""
     old, new = orm.publication({"a": b"old"}), orm.publication({"a": b"new"})
     base = orm.distribution(publication=old)
     with serving(instance) as server:
         url = f"{server.content_url}{base}/a"
-        wait_until(lambda: WORKING in server.said(), explain=server.said)
+        wait_until(lambda: CACHE_ENABLED in server.said(), explain=server.said)
         try:
             instance.run(["pulpcore-manager", "migrate", "content_star", "zero"])
             wait_until(lambda: NO_TRIGGERS in server.said(), explain=server.said)
@@ -563,23 +573,23 @@ def test_without_triggers_every_request_is_looked_up(instance, orm):
             assert httpx.get(url).content == b"new"
         finally:
             instance.run(["pulpcore-manager", "migrate"])
-        wait_until(lambda: server.said().count(WORKING) == 2, 60, server.said)
+        wait_until(lambda: server.said().count(CACHE_ENABLED) == 2, 60, server.said)
         assert httpx.get(f"{server.content_url}readyz").text == "ok\n"
         assert httpx.get(url).content == b"new"
         Distribution.objects.filter(base_path=base).update(publication=old)
         assert httpx.get(url).content == b"old"
-    wait_until_kept(instance)
+    wait_until_cache_enabled(instance)
 
 
-def wait_until_kept(instance: Instance) -> None:
-    """Wait until the instance's own process, which other tests ask, uses its plans again."""
+def wait_until_cache_enabled(instance: Instance) -> None:
+    """Wait until the instance's own process, which other tests use, has its cache enabled again."""
     as_json = {"Accept": "application/json"}
     url = f"{instance.content_url}readyz"
 
-    def cache() -> str:
+    def cache_state() -> str:
         return httpx.get(url, headers=as_json).json()["cache"]
 
-    wait_until(lambda: cache() == "enabled", explain=cache)
+    wait_until(lambda: cache_state() == "enabled", explain=cache_state)
 
 
 POOLER = """
@@ -596,7 +606,7 @@ pool_mode = {mode}
 
 @contextlib.contextmanager
 def pooler(folder: Path, mode: str):
-    """Run pgbouncer in front of the instance's database; yields its port."""
+    """Run pgbouncer before the instance's database; yield its port."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed")
@@ -606,7 +616,7 @@ def pooler(folder: Path, mode: str):
     config.write_text(POOLER.format(host=host, port=port, mode=mode))
     process = subprocess.Popen(
         [*_as_account(), program, "-q", str(config)]
-    )  # root it refuses to be
+    )  # refuses to run as root
     try:
         wait_until(lambda: listens(port))
         yield port
@@ -620,8 +630,8 @@ def listens(port: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("mode", "said"), [("transaction", NO_LISTEN), ("session", WORKING)])
-def test_poolers_of_connections(instance, orm, tmp_path, mode, said):
+@pytest.mark.parametrize(("mode", "said"), [("transaction", NO_LISTEN), ("session", CACHE_ENABLED)])
+def test_cache_is_disabled_behind_a_transaction_pooler_alone(instance, orm, tmp_path, mode, said):
     old, new = orm.publication({"a": b"old"}), orm.publication({"a": b"new"})
     base = orm.distribution(publication=old)
     host = connection.settings_dict["HOST"]
@@ -635,5 +645,5 @@ def test_poolers_of_connections(instance, orm, tmp_path, mode, said):
             assert httpx.get(url).content == httpx.get(url).content == b"old"
             Distribution.objects.filter(base_path=base).update(publication=new)
             assert httpx.get(url).content == b"new"
-            other = WORKING if said == NO_LISTEN else NO_LISTEN
+            other = CACHE_ENABLED if said == NO_LISTEN else NO_LISTEN
             assert other not in server.said()

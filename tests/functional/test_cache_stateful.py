@@ -1,7 +1,7 @@
-"""Whatever is changed, in whatever order: what a process has kept is what one without plans finds.
+"""The response cache under random sequences of changes: hits equal uncached responses.
 
-Hypothesis invents the orders. The changes are made as Pulp's tasks make them, as `QuerySet.update`
-does, which sends no signals, and in SQL; each returns when the server has heard of it.
+Hypothesis generates the sequences. Changes are made as Pulp's tasks make them, by
+`QuerySet.update`, which sends no signals, and in SQL; each returns after invalidation.
 """
 
 from django.db import connection
@@ -24,18 +24,18 @@ PATHS = ("a", "b", "sub/a", "sub", "sub/")
 DATA = (b"one", b"two", b"three")
 PASS = {"x-pass": "eWVz"}  # "yes"
 
-# What decides about a file, and what a client would notice.
+# Headers that depend on the file and its distribution.
 HEADERS = ("etag", "content-length", "location", "content-disposition", "surrogate-key")
 
 
-class Follow(RuleBasedStateMachine):
-    """One repository, and a distribution of it that is pointed at this and that."""
+class CacheMachine(RuleBasedStateMachine):
+    """One repository, and a distribution that serves it, its versions and publications in turn."""
 
     app = None
-    """Without plans: looks everything up."""
+    """The content app in this process, without a cache."""
 
     content = None
-    """Another process, with plans."""
+    """A client of the server, with a cache."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Follow(RuleBasedStateMachine):
     def delete_latest_version(self) -> None:
         version = self.repository.latest_version()
         if version.number > 0:
-            # What is distributed is protected.
+            # A version that is distributed is protected.
             self.point("nothing")
             version.delete()
             self.point("repository")
@@ -109,7 +109,7 @@ class Follow(RuleBasedStateMachine):
             cursor.execute(
                 "UPDATE core_distribution SET base_path = %s WHERE base_path = %s", [self.base, old]
             )
-        self.same(old, "a")
+        self.check(old, "a")
 
     @rule()
     def recreate(self) -> None:
@@ -119,12 +119,12 @@ class Follow(RuleBasedStateMachine):
             for name in ("repository", "repository_version", "publication", "content_guard")
         }
         old.cast().delete()
-        self.same(self.base, "a")
+        self.check(self.base, "a")
         self.orm.distribution(self.base, **fields)
 
     @rule(path=st.sampled_from(["a", "sub/a"]))
     def reclaim(self, path: str) -> None:
-        """As the task that reclaims disk space, and then the file is saved again."""
+        """Remove the artifact as the task that reclaims disk space, and save it again."""
         version = self.repository.latest_version()
         file = ContentArtifact.objects.filter(
             content__in=version.content, relative_path=path, artifact__isnull=False
@@ -132,9 +132,9 @@ class Follow(RuleBasedStateMachine):
         if file is None:
             return
         artifact = file.artifact
-        self.same(self.base, path)
+        self.check(self.base, path)
         ContentArtifact.objects.filter(pk=file.pk).update(artifact=None)
-        self.same(self.base, path)
+        self.check(self.base, path)
         ContentArtifact.objects.filter(pk=file.pk).update(artifact=artifact)
 
     @rule(text=st.sampled_from(["one", "two"]))
@@ -143,34 +143,35 @@ class Follow(RuleBasedStateMachine):
 
     @rule(complete=st.booleans())
     def complete(self, complete: bool) -> None:
-        """A version that is not yet there, as while a task makes it."""
+        """Make the latest version incomplete, as while a task creates it, and complete again."""
         latest = RepositoryVersion.objects.filter(repository=self.repository).order_by("-number")
         RepositoryVersion.objects.filter(pk=latest[0].pk).update(complete=complete)
-        self.same(self.base, "a")
+        self.check(self.base, "a")
         RepositoryVersion.objects.filter(pk=latest[0].pk).update(complete=True)
 
     @invariant()
-    def everything_is_the_same(self) -> None:
+    def cached_responses_equal_uncached(self) -> None:
         for path in PATHS:
-            self.same(self.base, path)
+            self.check(self.base, path)
 
-    def same(self, base: str, path: str) -> None:
+    def check(self, base: str, path: str) -> None:
         assert self.app is not None and self.content is not None
         for headers in ({}, PASS):
-            found = get(self.app, f"/pulp/content/{base}/{path}", headers)
-            for _ in range(2):  # the second may come from what the first has left
-                given = self.content.get(f"{base}/{path}", headers=headers)
-                assert given.status_code == found.status_code, (base, path, given.text, found.text)
-                if found.headers.get("content-type") != "text/html; charset=utf-8":
-                    assert given.content == found.content, (base, path)
+            expected = get(self.app, f"/pulp/content/{base}/{path}", headers)
+            for _ in range(2):  # the second may be a cache hit
+                found = self.content.get(f"{base}/{path}", headers=headers)
+                failed = (base, path, found.text, expected.text)
+                assert found.status_code == expected.status_code, failed
+                if expected.headers.get("content-type") != "text/html; charset=utf-8":
+                    assert found.content == expected.content, (base, path)
                 for name in HEADERS:
-                    assert given.headers.get(name) == found.headers.get(name), (base, path, name)
+                    assert found.headers.get(name) == expected.headers.get(name), (base, path, name)
 
 
-def test_cache_entries_follow_every_change(orm, app, content):
-    Follow.app, Follow.content = app, content
+def test_cache_hits_equal_uncached_responses_after_every_change(orm, app, content):
+    CacheMachine.app, CacheMachine.content = app, content
     run_state_machine_as_test(
-        Follow,
+        CacheMachine,
         settings=settings(
             max_examples=6,
             stateful_step_count=10,

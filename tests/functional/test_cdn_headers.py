@@ -1,4 +1,4 @@
-"""What caches in front are told: names to purge by, and what answers depend on."""
+"""Headers for CDNs and shared caches: surrogate keys, Cache-Control and Vary."""
 
 import base64
 
@@ -11,8 +11,8 @@ KEY = {"X-Key": base64.b64encode(b"open").decode()}
 OLD = {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}
 
 
-def tags(response) -> set[str]:
-    """The names that a response can be purged by, the same in both headers."""
+def surrogate_keys(response) -> set[str]:
+    """Return the surrogate keys of a response, the same in Surrogate-Key and Cache-Tag."""
     keys = response.headers.get("Surrogate-Key", "").split()
     assert response.headers.get("Cache-Tag", "").split(",") == (keys or [""])
     assert len(set(keys)) == len(keys)
@@ -38,13 +38,15 @@ def distribution(base: str):
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_answers_name_what_they_come_from(content, orm, method, path, headers, status):
+def test_surrogate_keys_name_distribution_repository_version_and_publication(
+    content, orm, method, path, headers, status
+):
     publication = orm.publication({"a.txt": b"abc", "dir/b": b"b"})
     version = publication.repository_version
     base = orm.distribution(publication=publication)
     response = content.request(method, base + path, headers=headers)
     assert response.status_code == (200 if (method, status) == ("HEAD", 206) else status)
-    assert tags(response) == {
+    assert surrogate_keys(response) == {
         f"distribution-{distribution(base).pk}",
         f"repository-{version.repository_id}",
         f"version-{version.pk}",
@@ -52,38 +54,38 @@ def test_answers_name_what_they_come_from(content, orm, method, path, headers, s
     }
 
 
-def test_the_names_change_with_what_is_published(content, pulp, orm):
+def test_surrogate_keys_change_with_the_publication(content, pulp, orm):
     repository = pulp.repository({"a.txt": b"a"})
     base = pulp.distribute(repository=repository)
-    before = tags(content.get(f"{base}/a.txt"))
+    before = surrogate_keys(content.get(f"{base}/a.txt"))
     pulp.publish(repository)
-    published = tags(content.get(f"{base}/a.txt"))
+    published = surrogate_keys(content.get(f"{base}/a.txt"))
     pulp.upload(repository, "b.txt", b"b")
     pulp.publish(repository)
-    after = tags(content.get(f"{base}/a.txt"))
+    after = surrogate_keys(content.get(f"{base}/a.txt"))
     lasting = before & published & after
     assert {tag.split("-")[0] for tag in lasting} == {"distribution", "repository"}
     assert {tag.split("-")[0] for tag in published - after} == {"version", "publication"}
     assert {tag.split("-")[0] for tag in after - published} == {"version", "publication"}
 
 
-def test_a_distribution_without_content_has_a_name(content, orm):
+def test_surrogate_key_of_a_distribution_without_content(content, orm):
     base = orm.distribution()
     expected = {f"distribution-{distribution(base).pk}"}
-    assert tags(content.get(base)) == tags(content.get(f"{base}/x")) == expected
+    assert surrogate_keys(content.get(base)) == surrogate_keys(content.get(f"{base}/x")) == expected
 
 
 @pytest.mark.parametrize("path", ["", "nope/nope", "livez"])
-def test_what_belongs_to_no_distribution_has_no_names(content, path):
-    assert tags(content.get(path)) == set()
+def test_surrogate_keys_are_absent_outside_of_distributions(content, path):
+    assert surrogate_keys(content.get(path)) == set()
 
 
 @pytest.mark.parametrize("path", ["/a.txt", "/", "", "/nope"])
-def test_who_is_denied_learns_no_names(content, pulp, orm, path):
+def test_surrogate_keys_are_absent_where_a_guard_denies(content, pulp, orm, path):
     base = guarded(pulp, "header", header_name="x-key", header_value="open")
     denied = content.get(base + path)
-    assert (denied.status_code, tags(denied)) == (403, set())
-    assert tags(content.get(base + path, headers=KEY))
+    assert (denied.status_code, surrogate_keys(denied)) == (403, set())
+    assert surrogate_keys(content.get(base + path, headers=KEY))
 
 
 def guarded(pulp, kind: str, **fields) -> str:
@@ -92,7 +94,7 @@ def guarded(pulp, kind: str, **fields) -> str:
     return pulp.distribute(publication=pulp.publish(repository), content_guard=guard["pulp_href"])
 
 
-def test_caches_ask_each_time_for_all_that_a_distribution_answers(content, pulp, orm):
+def test_cache_control_has_shared_caches_revalidate_each_time(content, pulp, orm):
     free = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
     rbac = guarded(pulp, "rbac")
     header = guarded(pulp, "header", header_name="x-key", header_value="open")
@@ -103,12 +105,12 @@ def test_caches_ask_each_time_for_all_that_a_distribution_answers(content, pulp,
     for path, request in requests:
         headers = content.get(path, **request).headers
         assert headers["Cache-Control"] == "public, max-age=0, must-revalidate"
-        # Caches ask with what each client sent, and the guard decides: one copy is enough for all.
+        # Revalidation carries the client's own headers to the guard, so no Vary is needed.
         assert headers.get("Vary", "Accept") in ("Accept", "Accept-Encoding, Accept")
 
 
 @pytest.mark.parametrize(
-    ("cache_control", "is_asked_for"),
+    ("cache_control", "is_revalidated"),
     [
         ("max-age=600", False),
         ("public, s-maxage=600, max-age=0", False),
@@ -117,8 +119,8 @@ def test_caches_ask_each_time_for_all_that_a_distribution_answers(content, pulp,
         ("public, max-age=0", True),
     ],
 )
-def test_answers_that_caches_may_reuse_vary_by_what_the_guard_decides_by(
-    app, orm, monkeypatch, cache_control, is_asked_for
+def test_vary_of_reusable_responses_has_the_headers_of_the_guard(
+    app, orm, monkeypatch, cache_control, is_revalidated
 ):
     from pulp_file.app.models import FileDistribution
 
@@ -140,4 +142,4 @@ def test_answers_that_caches_may_reuse_vary_by_what_the_guard_decides_by(
         base = orm.distribution(publication=publication, content_guard=guard)
         response = get(app, f"/pulp/content/{base}/a.txt")
         assert response.status_code == 200
-        assert response.headers.get("Vary") == (None if is_asked_for else vary)
+        assert response.headers.get("Vary") == (None if is_revalidated else vary)

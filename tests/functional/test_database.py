@@ -1,4 +1,4 @@
-"""The database door against a real database that is cut off."""
+"""The database executor, with connections that a real PostgreSQL terminates."""
 
 import asyncio
 import concurrent.futures
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.usefixtures("orm")
 
 
 @contextlib.contextmanager
-def opened(threads: int = 2):
-    """A door in the test's own event loop."""
+def opened_executor(threads: int = 2):
+    """An executor with an event loop of its own; yields it and the loop's `run`."""
     with asyncio.Runner() as runner:
         executor = DatabaseExecutor(threads)
         try:
@@ -34,15 +34,15 @@ def opened(threads: int = 2):
             runner.run(executor.close())
 
 
-def backend() -> int:
-    """The id of the server process behind this thread's connection."""
+def backend_pid() -> int:
+    """Return the pid of PostgreSQL's process for this thread's connection."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         return cursor.fetchone()[0]
 
 
 def terminate(condition: str, *parameters: object) -> int:
-    """Cut off all other connections that meet a condition on `pg_stat_activity`; wait for it."""
+    """Terminate other connections that match a condition on `pg_stat_activity`; return how many."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity"
@@ -52,57 +52,57 @@ def terminate(condition: str, *parameters: object) -> int:
         return cursor.fetchone()[0]
 
 
-def test_a_thread_keeps_its_connection_from_trip_to_trip():
-    with opened(1) as (executor, run):
-        assert run(executor.run(backend)) == run(executor.run(backend))
+def test_executor_thread_keeps_its_connection_between_runs():
+    with opened_executor(1) as (executor, run):
+        assert run(executor.run(backend_pid)) == run(executor.run(backend_pid))
 
 
-def test_trips_see_the_callers_context():
+def test_executor_copies_the_context_of_the_caller():
     variable = contextvars.ContextVar("variable", default="none")
-    with opened() as (executor, run):
+    with opened_executor() as (executor, run):
 
-        async def trip() -> str:
+        async def run_in_context() -> str:
             variable.set("mine")
             return await executor.run(variable.get)
 
-        assert run(trip()) == "mine"
+        assert run(run_in_context()) == "mine"
 
 
-def test_relative_paths_lead_to_the_working_directory_in_trips_alone(tmp_path, monkeypatch):
+def test_executor_threads_have_the_working_directory_of_pulp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with opened() as (executor, run):
+    with opened_executor() as (executor, run):
         assert run(executor.run(os.getcwd)) == settings.WORKING_DIRECTORY
         executor = executor.executor()
         assert executor.submit(os.getcwd).result() == settings.WORKING_DIRECTORY
         assert Path.cwd() == tmp_path
 
 
-def test_where_threads_can_have_no_directory_of_their_own_they_stay(tmp_path, monkeypatch):
+def test_executor_threads_keep_the_directory_where_unshare_fails(tmp_path, monkeypatch):
     def refused() -> None:
         raise PermissionError
 
     monkeypatch.setattr("pulpcore.content_star.database.working_directory._unshare", refused)
     monkeypatch.chdir(tmp_path)
-    with opened(1) as (executor, run):
+    with opened_executor(1) as (executor, run):
         assert run(executor.run(os.getcwd)) == str(tmp_path)
     assert Path.cwd() == tmp_path
 
 
-def test_no_more_trips_at_once_than_threads():
+def test_executor_runs_no_more_work_at_once_than_threads():
     inside, most = 0, 0
     lock = threading.Lock()
-    together = threading.Barrier(2)
+    barrier = threading.Barrier(2)
 
     def work() -> None:
         nonlocal inside, most
         with lock:
             inside += 1
             most = max(most, inside)
-        together.wait(60)
+        barrier.wait(60)
         with lock:
             inside -= 1
 
-    with opened(2) as (executor, run):
+    with opened_executor(2) as (executor, run):
 
         async def six() -> None:
             await asyncio.gather(*(executor.run(work) for _ in range(6)))
@@ -111,45 +111,45 @@ def test_no_more_trips_at_once_than_threads():
     assert most == 2
 
 
-def test_a_read_survives_a_connection_that_died_while_idle():
-    with opened(1) as (executor, run):
-        dead = run(executor.run(backend))
+def test_executor_repeats_work_after_an_idle_connection_was_lost():
+    with opened_executor(1) as (executor, run):
+        dead = run(executor.run(backend_pid))
         assert terminate("pid = %s", dead) == 1
-        assert run(executor.run(backend)) != dead
+        assert run(executor.run(backend_pid)) != dead
 
 
-def test_a_read_survives_a_connection_that_dies_under_it():
+def test_executor_repeats_work_whose_connection_is_lost():
     calls = []
 
     def work() -> int:
-        pid = backend()
+        pid = backend_pid()
         calls.append(pid)
         if len(calls) == 1:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-        return backend()
+        return backend_pid()
 
-    with opened(1) as (executor, run):
+    with opened_executor(1) as (executor, run):
         assert run(executor.run(work)) == calls[1]
     assert len(calls) == 2
 
 
-def test_work_is_not_done_again_for_ever():
+def test_executor_gives_up_work_that_loses_each_connection():
     calls = []
 
     def work() -> None:
-        calls.append(backend())
+        calls.append(backend_pid())
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
-    with opened(1) as (executor, run):
+    with opened_executor(1) as (executor, run):
         with pytest.raises(ConnectionLost):
             run(executor.run(work))
-        assert len(set(calls)) == len(calls) > 1, "each time on a fresh connection"
-        assert run(executor.run(backend)) not in calls
+        assert len(set(calls)) == len(calls) > 1, "a new connection each time"
+        assert run(executor.run(backend_pid)) not in calls
 
 
-def test_who_queues_while_the_database_is_away_does_not_wait_for_all_before():
+def test_executor_queue_of_an_unavailable_database_fails_fast():
     calls: dict[int, int] = {}
 
     def work(number: int) -> None:
@@ -157,19 +157,19 @@ def test_who_queues_while_the_database_is_away_does_not_wait_for_all_before():
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
-    with opened(1) as (executor, run):
+    with opened_executor(1) as (executor, run):
 
         async def five() -> list[object]:
-            trips = (executor.run(work, number) for number in range(5))
-            return await asyncio.gather(*trips, return_exceptions=True)
+            runs = (executor.run(work, number) for number in range(5))
+            return await asyncio.gather(*runs, return_exceptions=True)
 
         assert all(isinstance(result, ConnectionLost) for result in run(five()))
     assert calls[0] > 2
-    # Their first connection may have been a stale one, so a second is tried in any case.
+    # The first connection may have been a stale one, so a second is always tried.
     assert [calls[number] for number in range(1, 5)] == [2, 2, 2, 2]
 
 
-def test_an_error_that_is_not_the_connections_is_raised_at_once():
+def test_executor_does_not_repeat_work_after_other_database_errors():
     calls = []
 
     def work() -> None:
@@ -177,23 +177,23 @@ def test_an_error_that_is_not_the_connections_is_raised_at_once():
         with connection.cursor() as cursor:
             cursor.execute("SELECT nonsense")
 
-    with opened(1) as (executor, run):
-        before = run(executor.run(backend))
+    with opened_executor(1) as (executor, run):
+        before = run(executor.run(backend_pid))
         with pytest.raises(ProgrammingError):
             run(executor.run(work))
         assert calls == [1]
-        assert run(executor.run(backend)) == before, "the connection was fine and is kept"
+        assert run(executor.run(backend_pid)) == before, "the connection is kept"
 
 
-def test_closing_the_door_closes_every_connection():
-    with opened(3) as (executor, run):
+def test_executor_close_closes_every_connection():
+    with opened_executor(3) as (executor, run):
 
         async def three() -> list[int]:
-            together = threading.Barrier(3)
+            barrier = threading.Barrier(3)
 
             def work() -> int:
-                together.wait(60)
-                return backend()
+                barrier.wait(60)
+                return backend_pid()
 
             return await asyncio.gather(*(executor.run(work) for _ in range(3)))
 
@@ -208,7 +208,7 @@ def test_closing_the_door_closes_every_connection():
     wait_until(lambda: left() == 0)
 
 
-def test_a_query_that_hangs_does_not_keep_the_process_from_stopping(instance):
+def test_hanging_query_does_not_delay_shutdown(instance):
     options = {"PGAPPNAME": "hanging"}
     with (
         serving(instance, "--timeout-graceful-shutdown", "1", **options) as server,
@@ -218,14 +218,14 @@ def test_a_query_that_hangs_does_not_keep_the_process_from_stopping(instance):
             with connection.cursor() as cursor:
                 cursor.execute("LOCK TABLE core_distribution, core_appstatus")
             answer = clients.submit(httpx.get, f"{server.content_url}x/y", timeout=60)
-            wait_until(lambda: waiting("hanging"))
+            wait_until(lambda: count_waiting("hanging"))
             server.process.terminate()
             server.process.wait(60)
         assert answer.exception(60) or answer.result().status_code == 500
     AppStatus.objects.filter(name__startswith=f"{server.process.pid}@").delete()
 
 
-def waiting(application: str) -> int:
+def count_waiting(application: str) -> int:
     """Count the connections of an application that wait for a lock."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -236,11 +236,11 @@ def waiting(application: str) -> int:
         return cursor.fetchone()[0]
 
 
-def test_no_download_fails_while_all_connections_are_cut_off(instance, orm):
-    """Ten times over, with 8 clients; upstream's content app fails a quarter of the requests."""
+def test_database_connections_terminated_under_load_fail_no_download(instance, orm):
+    """Ten times, with 8 clients; upstream's content app fails a quarter of the requests."""
     files = {f"{n}.bin": f"file {n}".encode() * 1000 for n in range(8)}
     base = orm.distribution(publication=orm.publication(files))
-    # Else all but the first of them would be answered from memory.
+    # Without a cache, so that each request queries the database.
     options = {"PULP_CONTENT_STAR_CACHE_ENTRIES": "0", "PGAPPNAME": "unplugged"}
     done = threading.Event()
     answers: list[int] = []
@@ -273,17 +273,17 @@ def test_no_download_fails_while_all_connections_are_cut_off(instance, orm):
         server.process.terminate()
         server.process.wait(60)
     left = AppStatus.objects.filter(name__startswith=f"{server.process.pid}@")
-    assert not left.exists(), "the heartbeat was cut off too, and left nothing behind"
+    assert not left.exists(), "the heartbeat removed its row, though its connection was lost"
 
 
 def terminate_when_busy(application: str) -> int:
-    """Wait until an application has connections, then cut them all off."""
+    """Wait until an application has connections, then terminate them all."""
     counts: list[int] = []
     wait_until(lambda: counts.append(terminate("application_name = %s", application)) or counts[-1])
     return sum(counts)
 
 
-def test_no_connection_waits_for_a_slow_client(instance, orm):
+def test_slow_clients_hold_no_database_connection(instance, orm):
     data = b"0123456789abcdef" * (1 << 20)
     base = orm.distribution(publication=orm.publication({"big.bin": data}))
     options = {"PULP_CONTENT_STAR_DATABASE_THREADS": "1"}
@@ -298,8 +298,8 @@ def test_no_connection_waits_for_a_slow_client(instance, orm):
             assert digest.digest() == hashlib.sha256(data).digest()
 
 
-def test_a_pool_of_connections_is_shared_with_the_api(instance, orm):
-    """Two connections for four threads of content and the API: each is given back in time."""
+def test_database_pool_of_django_is_shared_with_the_api(instance, orm):
+    """Two connections for the API and four threads of content: each is returned to the pool."""
     data = b"pooled" * 1000
     base = orm.distribution(publication=orm.publication({"a.bin": data}))
     databases = instance.environ["PULP_DATABASES"].replace(
@@ -320,12 +320,12 @@ def test_a_pool_of_connections_is_shared_with_the_api(instance, orm):
             assert cursor.fetchone()[0] <= 2
 
 
-def test_a_database_that_is_away_is_said_so(instance):
-    nowhere = '@json {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "pulp",'
-    nowhere += ' "USER": "pulp", "HOST": "/nonexistent"}}'
-    with serving(instance, PULP_DATABASES=nowhere) as server:
+def test_unavailable_database_returns_503_with_retry_after(instance):
+    unavailable = '@json {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "pulp",'
+    unavailable += ' "USER": "pulp", "HOST": "/nonexistent"}}'
+    with serving(instance, PULP_DATABASES=unavailable) as server:
         response = httpx.get(f"{server.content_url}x/y", timeout=60)
         assert response.status_code == 503
         assert int(response.headers["Retry-After"]) > 0
         assert "nonexistent" not in response.text
-        assert "cannot write its row" in server.said(), "and the heartbeat goes on trying"
+        assert "cannot write its row" in server.said(), "by the heartbeat"

@@ -1,4 +1,4 @@
-"""Probes of the real process, with what they ask for there and away."""
+"""Health probes, with database and storage available and unavailable."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ TEXT = "text/plain; charset=utf-8"
 
 
 @pytest.mark.parametrize("path", ["livez", "readyz"])
-def test_probes(content, path):
+def test_probe_returns_200(content, path):
     response = content.get(path)
     assert (response.status_code, response.text) == (200, "ok\n")
     assert response.headers["Cache-Control"] == "no-store"
@@ -24,7 +24,7 @@ def test_probes(content, path):
 
 
 @pytest.mark.parametrize("name", ["livez", "readyz"])
-def test_probes_hide_no_content(content, orm, name):
+def test_probe_hides_no_distribution_of_its_name(content, orm, name):
     orm.distribution(name, publication=orm.publication({"a.txt": b"a", f"{name}": b"b"}))
     assert content.get(name).text == "ok\n"
     assert content.get(f"{name}/a.txt").content == b"a"
@@ -33,7 +33,7 @@ def test_probes_hide_no_content(content, orm, name):
     assert f'"{name}/"' in content.get("").text
 
 
-def test_probes_are_above_domains(instance, orm):
+def test_probe_precedes_a_domain_of_its_name(instance, orm):
     from pulpcore.app.models import Domain
 
     domain = Domain(name="livez", storage_class="pulpcore.app.models.storage.FileSystem")
@@ -43,30 +43,30 @@ def test_probes_are_above_domains(instance, orm):
         assert "Index of /pulp/content/livez/" in httpx.get(f"{server.content_url}livez/").text
 
 
-def test_a_database_that_is_away(instance, tmp_path):
-    """The socket's directory is a link here, and the link goes away for a while."""
-    road = tmp_path / "road"
-    road.symlink_to(instance.address.socket_dir)
-    databases = instance.environ["PULP_DATABASES"].replace(instance.address.socket_dir, str(road))
+def test_readyz_with_unavailable_database_returns_503(instance, tmp_path):
+    """The server reaches PostgreSQL's socket through a symbolic link, which is removed."""
+    link = tmp_path / "link"
+    link.symlink_to(instance.address.socket_dir)
+    databases = instance.environ["PULP_DATABASES"].replace(instance.address.socket_dir, str(link))
     app = "pulpcore.routing:content_application"
     with serving(instance, app=app, PULP_DATABASES=databases) as server:
-        # No connection yet is in the pool of content: it could live on without the link.
-        road.unlink()
+        # Content has no connection yet: an open one would survive without the link.
+        link.unlink()
         response = httpx.get(f"{server.content_url}readyz", timeout=30)
         assert (response.status_code, response.text) == (503, "The database is not available.\n")
         assert httpx.get(f"{server.content_url}livez").status_code == 200
-        road.symlink_to(instance.address.socket_dir)
+        link.symlink_to(instance.address.socket_dir)
         wait_until(lambda: httpx.get(f"{server.content_url}readyz", timeout=30).status_code == 200)
 
 
-def test_a_database_that_does_not_answer(instance, tmp_path):
-    """It accepts connections and says nothing."""
-    road, silent = tmp_path / "road", tmp_path / "silent"
-    road.symlink_to(instance.address.socket_dir)
+def test_readyz_with_database_timeout_returns_503(instance, tmp_path):
+    """The database accepts connections and sends nothing."""
+    link, silent = tmp_path / "link", tmp_path / "silent"
+    link.symlink_to(instance.address.socket_dir)
     silent.mkdir()
-    databases = instance.environ["PULP_DATABASES"].replace(instance.address.socket_dir, str(road))
+    databases = instance.environ["PULP_DATABASES"].replace(instance.address.socket_dir, str(link))
     app = "pulpcore.routing:content_application"
-    # Nobody but the probe is to connect: without plans, nobody listens.
+    # Without a cache there is no listener, so that only the probe connects.
     environ = {"PULP_DATABASES": databases, "PULP_CONTENT_STAR_CACHE_ENTRIES": "0"}
     with (
         serving(instance, app=app, **environ) as server,
@@ -74,43 +74,43 @@ def test_a_database_that_does_not_answer(instance, tmp_path):
     ):
         database.bind(str(silent / ".s.PGSQL.5432"))
         database.listen()
-        road.unlink()
-        road.symlink_to(silent)
-        patient = partial(httpx.get, timeout=30)
+        link.unlink()
+        link.symlink_to(silent)
+        get = partial(httpx.get, timeout=30)
         with ThreadPoolExecutor() as pool:
-            responses = list(pool.map(patient, [f"{server.content_url}readyz"] * 5))
+            responses = list(pool.map(get, [f"{server.content_url}readyz"] * 5))
         for response in responses:
             assert (response.status_code, response.text) == (
                 503,
                 "The check of database and storage took over 5 s.\n",
             )
-        heard = messages(database)
-        assert len(heard) == 1, f"however many ask: {heard} {server.said()}"
+        received = messages(database)
+        assert len(received) == 1, f"one check for all: {received} {server.said()}"
         assert httpx.get(f"{server.content_url}livez").status_code == 200
         database.close()
 
 
 def messages(listener: socket.socket) -> list[bytes]:
-    """Take all connections that wait to be accepted; return what each of them has begun with."""
-    heard = []
+    """Accept all pending connections; return the first message of each."""
+    received = []
     listener.setblocking(False)
-    # None is closed before all are taken: who loses a connection tries again at once.
+    # Closed only after all are accepted: a client that loses its connection reconnects at once.
     with ExitStack() as taken, suppress(BlockingIOError):
         while True:
             connection = taken.enter_context(listener.accept()[0])
             connection.settimeout(30)
-            heard.append(connection.recv(4096))
-    return heard
+            received.append(connection.recv(4096))
+    return received
 
 
-def test_readyz_asked_by_many_at_once_returns_200(content):
-    """Each check ends, and the next begins, while others still wait for the first."""
+def test_readyz_of_concurrent_clients_returns_200(content):
+    """The next check begins while clients still wait for the first one's result."""
     with ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(lambda _: content.get("readyz").status_code, range(800)))
     assert codes == [200] * 800
 
 
-def test_a_storage_that_is_away(instance, tmp_path):
+def test_readyz_with_unavailable_storage_returns_503(instance, tmp_path):
     media = tmp_path / "media"
     app = "pulpcore.routing:content_application"
     with serving(instance, app=app, PULP_MEDIA_ROOT=str(media)) as server:

@@ -1,9 +1,8 @@
-"""Waits until every process on the database has heard of what has been committed.
+"""Wait until the caches of all processes on the database are invalidated after a commit.
 
-Content apps answer from memory until they hear of a change, some milliseconds after its commit and
-a second at most. Tests that change something and look at once ask all of them whether they have
-heard (`sync`, see `cache/invalidation/listener.py`). Django's connections in this process do so
-after a write.
+A content app may answer from its cache until the notification of a change arrives, milliseconds
+after the commit and a second at most. So Django's connections in this process send a sync
+notification after each write and wait for the replies (see `cache/invalidation/listener.py`).
 """
 
 import threading
@@ -19,16 +18,16 @@ _own: psycopg.Connection | None = None
 
 
 def watch() -> None:
-    """Have all of Django's connections that are made from now on settle what they write."""
+    """Have Django's connections opened from now on call `settle` after each write."""
     from django.db.backends.signals import connection_created
 
     connection_created.connect(_watch)
 
 
 def settle() -> None:
-    """Return when everything committed before is heard of by all who listen.
+    """Return when every listening process has invalidated its cache for all earlier commits.
 
-    Who does not answer within `MAX_STALENESS` does not use by then what may be out of date.
+    A process that does not reply within `MAX_STALENESS` has stopped using its cache by then.
     """
     from django.db import connection
 
@@ -73,7 +72,7 @@ def _sync(own: psycopg.Connection) -> None:
         " WHERE application_name = %s AND datname = current_database()",
         [APPLICATION_NAME],
     )
-    # By name: one that has just begun to listen may answer too.
+    # By pid, since a process that has just begun to listen may reply too.
     missing = {pid for (pid,) in rows}
     if not missing:
         return
@@ -93,7 +92,7 @@ def _settling(execute: Any, sql: Any, params: Any, many: bool, context: dict[str
     result = execute(sql, params, many, context)
     if str(sql).lstrip().upper().startswith(_WRITES):
         connection = context["connection"]
-        # Once, for all that a transaction writes.
+        # Once per transaction.
         if all(hook is not settle for _, hook, *_ in connection.run_on_commit):
             connection.on_commit(settle)
     return result
