@@ -1,4 +1,4 @@
-"""Who may see guarded content, and who is asked to say who they are, on the real process."""
+"""Authentication for guarded content: challenges, sessions, the password cache, other classes."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ CHALLENGE = 'Basic realm="api"'
 
 @pytest.fixture(scope="module")
 def guard(instance) -> Iterator[Any]:
-    """An RBAC guard, whose `base` is the base path of what it guards."""
+    """An RBAC guard, whose `base` is the base path of the guarded distribution."""
     from pulpcore.app.models import RBACContentGuard
 
     pulp = instance.pulp()
@@ -33,7 +33,7 @@ def guard(instance) -> Iterator[Any]:
 
 @pytest.fixture
 def user(guard, orm) -> Iterator[Any]:
-    """A user who may download, with the password `first`."""
+    """A user with the guard's download role and the password `first`."""
     from django.contrib.auth import get_user_model
 
     from pulpcore.app.role_util import assign_role
@@ -46,7 +46,7 @@ def user(guard, orm) -> Iterator[Any]:
 
 @pytest.fixture
 def get(content, guard):
-    """Ask for the secret; returns the status, after a look at what came with it."""
+    """Return a function that GETs the guarded file, checks the headers and returns the status."""
 
     def get(name: str = "", password: str = "", **options: Any) -> int:
         auth = (name, password) if name else None
@@ -61,7 +61,7 @@ def get(content, guard):
 
 @pytest.fixture
 def browser(instance, user) -> Iterator[httpx.Client]:
-    """A browser in which the user has logged in at the API's login page."""
+    """A client with a session: the user has logged in at the API's login page."""
     with httpx.Client(base_url=instance.url, trust_env=False) as client:
         log_in(client, user, "first")
         yield client
@@ -75,12 +75,12 @@ def log_in(client: httpx.Client, user: Any, password: str) -> None:
     assert response.status_code == 302, response.text
 
 
-# Asking for credentials
+# Challenges
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", ["/secret.txt", "/", "", "/nothing"])
-def test_without_credentials_they_are_asked_for(content, guard, method, path):
+def test_challenge_is_sent_without_credentials(content, guard, method, path):
     response = content.request(method, guard.base + path, headers={"If-None-Match": "*"})
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == CHALLENGE
@@ -88,14 +88,14 @@ def test_without_credentials_they_are_asked_for(content, guard, method, path):
     assert response.text == ("" if method == "HEAD" else response.text)
 
 
-def test_the_question_has_a_reason_and_leaves_scripts_alone(content, guard):
+def test_challenge_of_xml_http_request_is_not_shown_by_browsers(content, guard):
     scripted = {"X-Requested-With": "XMLHttpRequest", "Accept": "application/json"}
     response = content.get(f"{guard.base}/secret.txt", headers=scripted)
     assert response.headers["www-authenticate"] == f"x{CHALLENGE}"
     assert "credentials were not provided" in response.json()["detail"]
 
 
-def test_clients_that_wait_to_be_asked_get_the_file(content, guard, user):
+def test_challenge_is_answered_by_a_standard_client(content, guard, user):
     url = f"{content.base_url}{guard.base}/secret.txt"
     passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     passwords.add_password(None, url, user.username, "first")
@@ -106,7 +106,7 @@ def test_clients_that_wait_to_be_asked_get_the_file(content, guard, user):
         assert response.read() == SECRET
 
 
-def test_a_known_user_who_may_not_is_not_asked_again(get, user):
+def test_user_without_permission_gets_403_without_challenge(get, user):
     from django.contrib.auth import get_user_model
 
     stranger = get_user_model().objects.create_user(unique("user"), password="first")
@@ -124,7 +124,7 @@ def test_a_known_user_who_may_not_is_not_asked_again(get, user):
         {"Authorization": "Basic a b"},
         {"Authorization": "Basic ????"},
         {"Authorization": "Basic " + "AAAA" * 2000},
-        {"Authorization": "Basic YQBiOmM="},  # a NUL, which no name in the database has
+        {"Authorization": "Basic YQBiOmM="},  # a NUL, which PostgreSQL refuses
         {"Authorization": "Basic 7aCAOmM="},  # a lone surrogate
         {"Authorization": b"Basic \xff\xfe"},
         {"Authorization": b"\xe9"},
@@ -133,7 +133,7 @@ def test_a_known_user_who_may_not_is_not_asked_again(get, user):
         {"X-CLIENT-CERT": "a certificate"},
     ],
 )
-def test_refused_credentials_are_not_asked_for_again(get, headers):
+def test_invalid_credentials_get_403_without_challenge(get, headers):
     assert get(headers=headers) == 403
 
 
@@ -158,14 +158,14 @@ def test_refused_credentials_are_not_asked_for_again(get, headers):
         {"X-CLIENT-CERT": ""},
     ],
 )
-def test_odd_headers_are_no_credentials(content, guard, headers):
+def test_malformed_headers_are_no_credentials(content, guard, headers):
     headers = {
         name: value if isinstance(value, bytes) else value.encode("latin-1")
         for name, value in headers.items()
     }
     response = content.get(f"{guard.base}/secret.txt", headers=headers)
     assert response.status_code in (400, 401), response.text
-    # Only what is no HTTP is refused before the guard is asked.
+    # Only invalid HTTP is refused before authentication.
     refused = ("Invalid HTTP", "Host header")
     assert response.status_code == 401 or any(text in response.text for text in refused)
 
@@ -173,7 +173,7 @@ def test_odd_headers_are_no_credentials(content, guard, headers):
 # Sessions
 
 
-def test_a_browser_that_is_logged_in_may_browse(browser, guard):
+def test_session_of_a_user_with_permission_gets_content(browser, guard):
     url = f"/pulp/content/{guard.base}/"
     assert "secret.txt" in browser.get(url).text
     response = browser.get(url + "secret.txt")
@@ -186,13 +186,13 @@ def test_a_browser_that_is_logged_in_may_browse(browser, guard):
     assert response.headers["www-authenticate"] == CHALLENGE
 
 
-def test_a_session_of_someone_who_may_not_is_refused(browser, guard, user):
+def test_session_of_a_user_without_permission_gets_403(browser, guard, user):
     user.object_roles.all().delete()
     response = browser.get(f"/pulp/content/{guard.base}/secret.txt")
     assert response.status_code == 403
 
 
-def test_a_session_ends_with_the_password_and_content_does_not_touch_it(browser, guard, user):
+def test_session_is_invalid_after_a_password_change_and_not_deleted(browser, guard, user):
     from django.contrib.sessions.models import Session
 
     user.set_password("second")
@@ -204,10 +204,10 @@ def test_a_session_ends_with_the_password_and_content_does_not_touch_it(browser,
     Session.objects.filter(pk=key).delete()
 
 
-# Remembered passwords
+# The cache of correct passwords
 
 
-def test_a_new_password_counts_at_once(get, user):
+def test_password_cache_is_invalid_after_a_password_change(get, user):
     assert [get(user.username, "first") for _ in range(3)] == [200] * 3
     assert get(user.username, "second") == 403
     user.set_password("second")
@@ -216,14 +216,14 @@ def test_a_new_password_counts_at_once(get, user):
     assert [get(user.username, "second") for _ in range(2)] == [200] * 2
 
 
-def test_a_failure_is_not_remembered(get, user):
+def test_password_cache_has_no_wrong_passwords(get, user):
     assert [get(user.username, "second") for _ in range(2)] == [403] * 2
     user.set_password("second")
     user.save()
     assert get(user.username, "second") == 200
 
 
-def test_users_who_are_not_any_more_are_refused_at_once(get, user):
+def test_password_cache_is_invalid_for_inactive_renamed_and_deleted_users(get, user):
     assert get(user.username, "first") == 200
     user.is_active = False
     user.save()
@@ -240,17 +240,17 @@ def test_users_who_are_not_any_more_are_refused_at_once(get, user):
     assert get(user.username, "first") == 403
 
 
-def test_permissions_are_looked_up_each_time(get, user):
+def test_password_cache_does_not_cache_permissions(get, user):
     assert get(user.username, "first") == 200
     user.object_roles.all().delete()
     assert get(user.username, "first") == 403
 
 
-# Other classes
+# Other authentication classes
 
 
-def test_the_apis_own_classes_decide(instance, guard, user):
-    """A proxy tells the user in a header; REST framework's rule is that nobody is asked then."""
+def test_authentication_classes_of_the_rest_framework_setting_are_used(instance, guard, user):
+    """With a header class first, REST framework sends no challenge."""
     classes = [
         "pulpcore.app.authentication.JSONHeaderRemoteAuthentication",
         "rest_framework.authentication.BasicAuthentication",
@@ -280,11 +280,11 @@ def test_the_apis_own_classes_decide(instance, guard, user):
 
         assert status(headers=identity({"user": user.username})) == 200
         assert status(auth=(user.username, "first")) == 200
-        assert status(cookies=log_in_at(server.url, user)) == 403, "no class for sessions"
+        assert status(cookies=log_in_at(server.url, user)) == 403, "no session authentication"
         odd = [{"user": "a\0b"}, {"user": "nobody"}, {"user": ""}, {}, [], "text", 5, None]
         for headers in [{}, {"X-Identity": "?"}, {"X-Identity": b"\xff"}, *map(identity, odd)]:
             assert status(headers=headers) == 403, headers
-        # A proxy that sets X-Identity lets X_Identity pass, which it knows nothing of.
+        # A proxy that sets X-Identity passes a client's X_Identity on unchanged.
         spoofed = {"X_Identity": identity({"user": user.username})["X-Identity"]}
         assert status(headers=spoofed) == 403
         api = f"{server.url}/pulp/api/v3/repositories/"

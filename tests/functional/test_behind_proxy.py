@@ -37,7 +37,7 @@ APACHE_MODULES = next(
     ),
     None,
 )
-# Of the web server's workers, where the tests run as root.
+# The account of the web server's workers, where the tests run as root.
 USER = pwd.getpwnam("nobody")
 GROUP = grp.getgrgid(USER.pw_gid)
 
@@ -69,7 +69,7 @@ class Proxied:
     key: Path
 
     def client(self, certificate: bool = False, address: str = "127.0.0.1") -> httpx.Client:
-        """Return a client that connects from `address`, with its TLS certificate or without."""
+        """Return a client that connects from `address`, with or without its TLS certificate."""
         context = ssl.create_default_context(cadata=self.authority.pem)
         if certificate:
             context.load_cert_chain(self.certificate, self.key)
@@ -88,8 +88,8 @@ def samples(heading: str) -> list[str]:
     return [dedent(block).strip() for block in blocks if block.strip()]
 
 
-def replaced(text: str, values: dict[str, str]) -> str:
-    """Replace each key, which has to be there, by its value."""
+def replace_all(text: str, values: dict[str, str]) -> str:
+    """Replace each key, which must occur, by its value."""
     for old, new in values.items():
         assert old in text, old
         text = text.replace(old, new)
@@ -121,7 +121,7 @@ def nginx_configuration(folder: Path, port: int) -> str:
             fastcgi_temp_path {folder}/fastcgi;
             uwsgi_temp_path {folder}/uwsgi;
             scgi_temp_path {folder}/scgi;
-            {replaced(sample, values)}
+            {replace_all(sample, values)}
         }}
     """
 
@@ -133,13 +133,13 @@ def apache_configuration(folder: Path, port: int) -> str:
         "/run/pulp/": f"{folder}/",
         "/etc/pulp/certs/": f"{folder}/",
     }
-    # Comments stand on lines of their own in Apache's configuration.
-    sample = re.sub(r"(\S) +#.*", r"\1", replaced(sample, values))
+    # Apache allows comments only on lines of their own.
+    sample = re.sub(r"(\S) +#.*", r"\1", replace_all(sample, values))
     names = ["authz_core", "headers", "mpm_event", "proxy", "proxy_http", "ssl", "unixd"]
     modules = [
         f"LoadModule {name}_module {APACHE_MODULES}/mod_{name}.so"
         for name in names
-        if (Path(str(APACHE_MODULES)) / f"mod_{name}.so").exists()  # or it is built in
+        if (Path(str(APACHE_MODULES)) / f"mod_{name}.so").exists()  # the others are built in
     ]
     lines = [
         f"ServerRoot {folder}",
@@ -173,11 +173,11 @@ PROXIES: dict[str, tuple[Callable[[Path, int], str], Callable[[Path], list[str]]
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param("nginx", marks=pytest.mark.skipif(NGINX is None, reason="no nginx here")),
+        pytest.param("nginx", marks=pytest.mark.skipif(NGINX is None, reason="needs nginx")),
         pytest.param(
             "apache",
             marks=pytest.mark.skipif(
-                APACHE is None or APACHE_MODULES is None, reason="no Apache with mod_ssl here"
+                APACHE is None or APACHE_MODULES is None, reason="needs Apache with mod_ssl"
             ),
         ),
     ],
@@ -185,7 +185,7 @@ PROXIES: dict[str, tuple[Callable[[Path, int], str], Callable[[Path], list[str]]
 def proxied(request, instance: Instance) -> Iterator[Proxied]:
     configure, command = PROXIES[request.param]
     authority = Authority()
-    # Short enough for a socket's name; the workers of the web server are another user.
+    # A short path, for the socket's name, which the web server's account can read.
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
         folder.chmod(0o755)
@@ -199,7 +199,7 @@ def proxied(request, instance: Instance) -> Iterator[Proxied]:
         errors = folder / "error.log"
         try:
             wait_until(lambda: _listens(process, errors, port), 60)
-            # The web server's 502 is an answer too: `proxied` waits for ours.
+            # `running` accepts the web server's 502; wait for our response.
             with running(instance, uvicorn, f"https://127.0.0.1:{port}", **LOG_ON) as server:
                 proxied = Proxied(server, authority, certificate, key)
                 with proxied.client() as client:
@@ -230,7 +230,7 @@ def base(module_orm) -> str:
 
 
 def logged_address(server: Server, mark: str) -> str:
-    """Return the client's address in the access log's line that has `mark` in it."""
+    """Return the client's address in the access log line that contains `mark`."""
 
     def lines() -> list[str]:
         return [line for line in server.said().splitlines() if mark in line]
@@ -269,7 +269,7 @@ def test_signed_url_is_valid_and_a_changed_one_is_not(client, module_orm, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_range_of_a_file_passes_through(client, base, name):
+def test_range_and_conditions_pass_through_the_proxy(client, base, name):
     url, data = quote(f"{CONTENT}{base}/{name}"), FILES[name]
     whole = client.get(url)
     assert (whole.status_code, whole.content) == (200, data)
@@ -315,7 +315,7 @@ def test_certificate_guard_gets_the_certificate_of_the_connection(proxied, clien
 def test_inherited_unix_socket_trusts_forwarded_headers_with_option(
     instance, base, options, address
 ):
-    """As the socket unit of systemd with a path in `ListenStream`."""
+    """As with systemd's socket unit with a path in `ListenStream`."""
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(socket.socket(socket.AF_UNIX)) as listener,

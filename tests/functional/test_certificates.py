@@ -1,4 +1,4 @@
-"""pulp_certguard's guards on the real process, with certificates made here."""
+"""pulp_certguard's X.509 and RHSM guards, with certificates made by the tests."""
 
 import socket
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ from tests.support.versions import since
 
 SECRET = b"for those with a certificate"
 
-# Extensions by which subscriptions (RHSM, version 1) name their order and the paths they open.
+# Extensions of subscription certificates (RHSM, version 1): the order, and the entitled path.
 ORDER = "1.3.6.1.4.1.2312.9.4.1"
 PATH = "1.3.6.1.4.1.2312.9.2.1.1.6"
 
 
 def text(value: str) -> bytes:
-    """Encode a short text as ASN.1."""
+    """Encode a short text as an ASN.1 UTF8String."""
     return bytes([12, len(value)]) + value.encode()
 
 
-def sent(certificate: str) -> dict[str, str]:
-    """Return the header in which proxies send a client's certificate."""
+def header_of(certificate: str) -> dict[str, str]:
+    """Return the header by which proxies pass on a client's certificate."""
     return {"X-CLIENT-CERT": quote(certificate)}
 
 
@@ -38,7 +38,7 @@ def authority() -> Authority:
 
 @pytest.fixture(scope="module", params=["x509", "rhsm"])
 def guarded(request, instance, authority) -> Iterator[str]:
-    """The base path of what a guard of either kind guards."""
+    """The base path of a distribution, once behind an X.509 and once behind an RHSM guard."""
     yield from guard(instance, authority, request.param)
 
 
@@ -55,7 +55,7 @@ def rhsm_guarded(instance, authority) -> Iterator[str]:
 def guard(instance, authority: Authority, kind: str) -> Iterator[str]:
     pulp = instance.pulp()
     endpoint = f"contentguards/certguard/{kind}/"
-    # The first of a bundle is someone else's.
+    # The first authority of the bundle has issued nothing.
     bundle = Authority().pem + authority.pem
     href = pulp.create(endpoint, name=unique("guard"), ca_certificate=bundle)["pulp_href"]
     publication = pulp.publish(pulp.repository({"secret.txt": SECRET}))
@@ -70,20 +70,22 @@ def for_path(authority: Authority, path: str, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("path", ["/secret.txt", "/", "/PULP_MANIFEST"])
-def test_a_trusted_certificate_opens(content, guarded, authority, path):
-    header = sent(for_path(authority, f"/{guarded}"))
+def test_certificate_guard_permits_a_trusted_certificate(content, guarded, authority, path):
+    header = header_of(for_path(authority, f"/{guarded}"))
     assert content.get(guarded + path, headers=header).status_code == 200
     assert content.head(guarded + path, headers=header).status_code == 200
 
 
-def test_proxies_send_line_breaks_as_spaces(content, guarded, authority):
+def test_certificate_guard_permits_line_breaks_sent_as_spaces(content, guarded, authority):
     certificate = for_path(authority, f"/{guarded}").strip().replace("\n", " ")
     response = content.get(f"{guarded}/secret.txt", headers={"X-CLIENT-CERT": certificate})
     assert response.content == SECRET
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_other_certificates_do_not(content, guarded, authority, method):
+def test_certificate_guard_denies_untrusted_and_malformed_certificates(
+    content, guarded, authority, method
+):
     stranger, path = Authority(), f"/{guarded}"
     bad = [
         for_path(stranger, path),
@@ -93,25 +95,25 @@ def test_other_certificates_do_not(content, guarded, authority, method):
         "-----BEGIN CERTIFICATE-----é-----END CERTIFICATE-----",
         "%",
     ]
-    for header in [{}, *map(sent, bad), {"X-CLIENT-CERT": ""}, {"X-CLIENT-CERT": b"\xff\xfe"}]:
+    for header in [{}, *map(header_of, bad), {"X-CLIENT-CERT": ""}, {"X-CLIENT-CERT": b"\xff\xfe"}]:
         response = content.request(method, f"{guarded}/secret.txt", headers=header)
         assert response.status_code == 403, header
         assert SECRET not in response.content
         assert "www-authenticate" not in response.headers
 
 
-def test_the_reasons_are_told(content, x509_guarded, authority):
+def test_certificate_guard_denial_has_its_reason(content, x509_guarded, authority):
     def reason(header: dict[str, str]) -> str:
         return content.get(f"{x509_guarded}/secret.txt", headers=header).text
 
     assert "X-CLIENT-CERT" in reason({})
-    assert "expired" in reason(sent(authority.issue(until=NOW - DAY)))
-    assert "certificate" in reason(sent(Authority().issue()))
+    assert "expired" in reason(header_of(authority.issue(until=NOW - DAY)))
+    assert "certificate" in reason(header_of(Authority().issue()))
 
 
-def test_a_subscription_opens_the_paths_it_names(content, rhsm_guarded, authority):
+def test_rhsm_guard_permits_the_entitled_paths(content, rhsm_guarded, authority):
     def status(**extensions: bytes) -> int:
-        header = sent(authority.issue(**extensions))
+        header = header_of(authority.issue(**extensions))
         return content.get(f"{rhsm_guarded}/secret.txt", headers=header).status_code
 
     order = {ORDER: text("order")}
@@ -121,7 +123,7 @@ def test_a_subscription_opens_the_paths_it_names(content, rhsm_guarded, authorit
     assert status(**order, **{PATH: text(f"/{top}/$arch/debug")}) == 403
     assert status(**order, **{PATH: text(f"/{top[:-1]}")}) == 403
     assert status(**order) == 403
-    assert status() == 403, "trusted, and no subscription"
+    assert status() == 403, "a trusted certificate without a subscription"
 
 
 @pytest.mark.parametrize(
@@ -137,11 +139,11 @@ def test_a_subscription_opens_the_paths_it_names(content, rhsm_guarded, authorit
         "/{base}/secret.txt",
     ],
 )
-def test_a_subscription_opens_the_path_that_is_served(instance, rhsm_guarded, authority, spelling):
-    """Not the one it is spelled with: a client may have a right to that alone."""
+def test_rhsm_guard_compares_the_normalized_path(instance, rhsm_guarded, authority, spelling):
+    """The path as sent begins with an entitled path, but leads elsewhere."""
 
     def get(path: str, entitled: str) -> tuple[int, bytes]:
-        header = sent(for_path(authority, f"/{entitled}"))
+        header = header_of(for_path(authority, f"/{entitled}"))
         return get_as_it_stands(instance.url, f"/pulp/content/{path}", header)
 
     path = spelling.format(entitled="entitled", base=rhsm_guarded)
@@ -152,29 +154,31 @@ def test_a_subscription_opens_the_path_that_is_served(instance, rhsm_guarded, au
 
 
 @since("3.117")
-def test_a_domain_is_no_part_of_a_subscriptions_path(instance, rhsm_guarded, authority):
-    header = sent(for_path(authority, f"/{rhsm_guarded}"))
+def test_rhsm_guard_compares_the_path_without_the_domain(instance, rhsm_guarded, authority):
+    header = header_of(for_path(authority, f"/{rhsm_guarded}"))
     with serving(instance, PULP_DOMAIN_ENABLED="true") as server:
         url = f"{server.content_url}default/{rhsm_guarded}/secret.txt"
         assert httpx.get(url, headers=header).content == SECRET
         assert httpx.get(url).status_code == 403
 
 
-# Beyond all that upstream's server takes: 16 KiB for one header
+# Beyond the limit of upstream's server, 16 KiB for a header
 BIG = {"1.2.3.4": bytes(range(256)) * 80}
 
 
-def test_large_certificates_pass(content, x509_guarded, authority):
-    header = sent(authority.issue(**BIG))
+def test_certificate_guard_permits_certificates_over_24_kib(content, x509_guarded, authority):
+    header = header_of(authority.issue(**BIG))
     assert len(header["X-CLIENT-CERT"]) > 24 * 1024
     assert content.get(f"{x509_guarded}/secret.txt", headers=header).content == SECRET
-    header = sent(Authority().issue(**BIG))
+    header = header_of(Authority().issue(**BIG))
     assert content.get(f"{x509_guarded}/secret.txt", headers=header).status_code == 403
 
 
 @pytest.mark.parametrize("limited", [True, False])
-def test_h11_takes_large_certificates_with_an_option(instance, x509_guarded, authority, limited):
-    """Without it they fail if they come in pieces, as from a network."""
+def test_certificate_over_the_limit_of_h11_needs_an_option(
+    instance, x509_guarded, authority, limited
+):
+    """Without the option, h11 refuses a head in two parts, as from a network."""
     header = quote(authority.issue(**BIG))
     option = () if limited else ("--h11-max-incomplete-event-size", "131072")
     with serving(instance, "--http", "h11", *option) as server:
@@ -183,7 +187,7 @@ def test_h11_takes_large_certificates_with_an_option(instance, x509_guarded, aut
         request = f"GET {path} HTTP/1.1\r\nHost: pulp\r\nX-CLIENT-CERT: {header}\r\n\r\n".encode()
         with socket.create_connection((url.host, url.port)) as connection:
             connection.sendall(request[: 20 * 1024])
-            httpx.options(server.content_url)  # once it is answered, the piece has been read
+            httpx.options(server.content_url)  # after its response, the first part has been read
             if not limited:
                 connection.sendall(request[20 * 1024 :])
             answer = connection.recv(1000)

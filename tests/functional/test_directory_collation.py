@@ -1,4 +1,4 @@
-"""Finding directories where the collation of the database is not C, as it mostly is not."""
+"""Directories in a database whose collation is not C: results, query costs, and the indexes."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ MANY = 100_000
 
 @pytest.fixture(scope="module")
 def bulk(instance: Instance) -> Iterator[Bulk]:
-    """A directory for each file, with another in it that has in its name what LIKE gives sense."""
+    """Each file in a directory of its own, with LIKE's special characters in the names."""
     orm = Orm()
     bulk = Bulk(orm, MANY, "Packages/%s-{unique}/100%%_\\/é")
     yield bulk
@@ -33,25 +33,25 @@ def bulk(instance: Instance) -> Iterator[Bulk]:
 @pytest.fixture(scope="module")
 def sources(bulk) -> dict[str, ContentSource]:
     published = bulk.publish()
-    passing = bulk.orm.publication({}, bulk.version)
-    assert passing.pass_through
+    pass_through = bulk.orm.publication({}, bulk.version)
+    assert pass_through.pass_through
     return {
         "version": ContentSource(None, bulk.version),
         "publication": ContentSource(published, bulk.version),
-        "pass-through": ContentSource(passing, bulk.version),
+        "pass-through": ContentSource(pass_through, bulk.version),
     }
 
 
 @pytest.fixture(scope="module")
 def schema(sources) -> Iterator[None]:
-    """Copies of the two tables with paths, as a database with another collation has them."""
+    """Copies of the two tables with paths, with another collation than C."""
     with copies_of_paths():
         yield
 
 
 @pytest.fixture
 def other(schema) -> Iterator[None]:
-    """Have this connection see the copies."""
+    """Make the copies the tables of this connection."""
     with seeing_copies():
         yield
 
@@ -63,7 +63,7 @@ def indexed(other) -> None:
 
 
 def indexes() -> dict[str, bool]:
-    """Return those of ours that this connection sees, and whether they can be used."""
+    """Return our indexes on this connection's tables by name, and whether each is valid."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT name, indisvalid FROM unnest(%s::text[]) AS name"
@@ -73,11 +73,11 @@ def indexes() -> dict[str, bool]:
         return dict(cursor.fetchall())
 
 
-def test_where_the_collation_is_c_core_has_the_indexes_already(bulk):
+def test_migration_of_indexes_creates_none_with_collation_c(bulk):
     assert indexes() == {}, "after the migrations of the instance"
 
 
-def test_the_migration_can_be_done_twice_and_undone(indexed):
+def test_migration_of_indexes_can_be_repeated_and_reversed(indexed):
     migration.create(None, EDITOR)
     assert indexes() == dict.fromkeys(NAMES, True)
     migration.drop(None, EDITOR)
@@ -85,7 +85,7 @@ def test_the_migration_can_be_done_twice_and_undone(indexed):
     migration.drop(None, EDITOR)
 
 
-def test_an_index_of_the_operators_own_will_do(other):
+def test_migration_of_indexes_accepts_an_equivalent_index(other):
     with connection.cursor() as cursor:
         cursor.execute(
             "CREATE INDEX theirs ON core_contentartifact (relative_path varchar_pattern_ops)"
@@ -95,7 +95,7 @@ def test_an_index_of_the_operators_own_will_do(other):
     assert list(indexes()) == ["content_star_published_path"]
 
 
-def test_what_a_failed_attempt_left_is_replaced(other):
+def test_migration_of_indexes_replaces_an_invalid_index(other):
     with psycopg.connect(**connection.get_connection_params() | {"autocommit": False}) as writer:
         writer.execute("LOCK TABLE other.core_contentartifact IN ROW EXCLUSIVE MODE")
         with connection.cursor() as cursor, pytest.raises(OperationalError):
@@ -110,7 +110,7 @@ def test_what_a_failed_attempt_left_is_replaced(other):
 
 @pytest.mark.parametrize("database", ["bulk", "other", "indexed"])
 @pytest.mark.parametrize("kind", ["version", "publication", "pass-through"])
-def test_what_is_found_is_the_same_everywhere(request, bulk, sources, database, kind):
+def test_directory_lookup_is_the_same_with_every_collation(request, bulk, sources, database, kind):
     request.getfixturevalue(database)
     source = sources[kind]
     one = bulk.path(7).split("/")[1]
@@ -142,14 +142,14 @@ def test_what_is_found_is_the_same_everywhere(request, bulk, sources, database, 
 
 
 def blocks_of(ask: Callable[[], object]) -> tuple[int, str]:
-    """Return how many blocks what `ask` asks the database makes it look at, and the plans."""
+    """Return the number of blocks read by the queries of `ask`, and their plans."""
     directory.path_order()
     plans = plans_of(ask)
     blocks = sum(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] for plan in plans)
     return blocks, json.dumps(plans, indent=1)
 
 
-ASKED: dict[str, Callable[[ContentSource, str], object]] = {
+LOOKUPS: dict[str, Callable[[ContentSource, str], object]] = {
     "exists": directory.exists,
     "all of it": directory.entries,
     "a page": lambda source, path: directory.entries(source, path, PageQuery(None, 1001)),
@@ -158,17 +158,17 @@ ASKED: dict[str, Callable[[ContentSource, str], object]] = {
 
 @pytest.mark.parametrize("database", ["bulk", "indexed"])
 @pytest.mark.parametrize("kind", ["version", "publication", "pass-through"])
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", LOOKUPS)
 @pytest.mark.parametrize("path", ["nothing/", "{one}/"])
-def test_a_small_directory_costs_little(request, bulk, sources, database, kind, name, path):
+def test_small_directory_reads_under_100_blocks(request, bulk, sources, database, kind, name, path):
     request.getfixturevalue(database)
     path = path.format(one=bulk.path(7).rsplit("/", 2)[0])
-    blocks, plan = blocks_of(lambda: ASKED[name](sources[kind], path))
+    blocks, plan = blocks_of(lambda: LOOKUPS[name](sources[kind], path))
     assert blocks < 100, plan
 
 
 @pytest.mark.parametrize("kind", ["version", "publication", "pass-through"])
-def test_without_the_indexes_it_costs_more(other, sources, kind):
-    """Else what is asked above would say nothing."""
+def test_directory_lookup_without_the_indexes_reads_more_blocks(other, sources, kind):
+    """Shows that the test of blocks above needs the indexes to pass."""
     blocks, plan = blocks_of(lambda: directory.exists(sources[kind], "nothing/"))
     assert blocks > (1000 if kind != "pass-through" else 500), plan

@@ -1,4 +1,4 @@
-"""Pages of directories are what a listing in Python has, in any collation and by any plan."""
+"""Pages of directories equal a listing in Python, with any collation and query strategy."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -19,10 +19,10 @@ from tests.support.orm import Orm
 
 
 class Trees:
-    """A version, and publications of it, whose files a test replaces.
+    """A version, and publications of it, whose paths tests replace.
 
-    Of the four content units the first two are in the version; the third was removed before, the
-    fourth added later.
+    Of four content units, the first two are in the version; the third was removed before it, the
+    fourth added after it.
     """
 
     ADDED = tuple(datetime(2020, 1, day, tzinfo=UTC) for day in (1, 2))
@@ -49,16 +49,16 @@ class Trees:
             members.update(pulp_created=added)
         self.publication = orm.publication({}, version)
         self.publication.pass_through = False
-        self.passing = orm.publication({}, version)
+        self.pass_through = orm.publication({}, version)
         self.sources = {
             "version": ContentSource(None, version),
             "publication": ContentSource(self.publication, version),
-            "pass-through": ContentSource(self.passing, version),
+            "pass-through": ContentSource(self.pass_through, version),
         }
 
     def fill(self, paths: dict[str, set[int]]) -> None:
-        """Give each path the content units of these numbers; publish what is in the version."""
-        publications = (self.publication, self.passing)
+        """Create the paths for content units by number; publish those of the first unit."""
+        publications = (self.publication, self.pass_through)
         PublishedArtifact.objects.filter(publication__in=publications).delete()
         ContentArtifact.objects.filter(content__in=self.contents)._raw_delete("default")
         files = [
@@ -79,7 +79,7 @@ class Trees:
         )
 
     def listing(self, paths: dict[str, set[int]], kind: str, path: str) -> list[DirectoryEntry]:
-        """List a directory in Python."""
+        """Return the expected entries of a directory, computed in Python."""
         shown = {0} if kind == "publication" else {0, 1}
         listed: dict[str, DirectoryEntry] = {}
         for file, units in paths.items():
@@ -112,7 +112,7 @@ def core(instance) -> None:
 
 @pytest.fixture
 def other(schema) -> Iterator[None]:
-    """Another collation, and no index in the order of code points."""
+    """Another collation, without an index in code point order."""
     with seeing_copies():
         yield
 
@@ -135,7 +135,7 @@ def pages_of(source: ContentSource, path: str, size: int) -> list[DirectoryEntry
 
 
 DIRECTORIES = ["", "a/", "a/%_\\/"]
-# What sorts around the slash, has sense in LIKE, or is not in the order of code points elsewhere.
+# Characters that sort next to the slash, are special in LIKE, or have another order elsewhere.
 _character = st.sampled_from("aAbB-_%\\.!0 ~ßéÉ𝔘ｆ/") | st.characters(
     codec="utf-8", exclude_characters="\0"
 )
@@ -143,8 +143,8 @@ _paths = st.builds(
     str.__add__, st.sampled_from(DIRECTORIES), st.text(_character, min_size=1, max_size=5)
 )
 _units = st.sets(st.integers(0, 3), min_size=1)
-# Whether the version is read as a whole; how many rows, and paths for them, are read in a row.
-PLANS = {
+# Whether the version is sparse, and so read as a whole; ROWS and PATHS of one query.
+STRATEGIES = {
     "all rows at once": (False, directory.ROWS, directory.PATHS),
     "one row at a time, so names by skip scans": (False, 1, directory.PATHS),
     "three rows out of as many paths": (False, 3, 3),
@@ -159,11 +159,11 @@ PLANS = {
 )
 @given(paths=st.dictionaries(_paths, _units, min_size=1, max_size=14), size=st.integers(2, 5))
 @example(paths={path: {0} for path in ("a", "a/b", "a/c", "a-b", "a0", "A", "é/x")}, size=1)
-@example(paths={"0": {0}, "c": {0}, "b": {0, 1}}, size=2)  # with paths of others between them
+@example(paths={"0": {0}, "c": {0}, "b": {0, 1}}, size=2)  # other publications' paths in between
 @example(paths={"a/%_\\/x": {0}, "a/%_\\": {1}, "a/b_\\/x": {0, 1}, "a/%\x01": {2}}, size=1)
 @example(paths={"//": {0, 1}, "/": {1}, "/a": {0}, "\U0010ffff/\U0010ffff": {0}, "b": {3}}, size=2)
 @example(paths={"a/\x01": {0}, "a/\x01/\x01": {1}, "a/a\x01": {0}, "a/a": {0}, "a/a/": {0}}, size=1)
-def test_pages_are_those_of_a_listing_in_python(request, trees, database, paths, size):
+def test_pages_of_directory_equal_a_listing_in_python(request, trees, database, paths, size):
     request.getfixturevalue(database)
     trees.fill(paths)
     expected = {
@@ -171,7 +171,7 @@ def test_pages_are_those_of_a_listing_in_python(request, trees, database, paths,
         for kind in trees.sources
         for path in DIRECTORIES
     }
-    for is_sparse, rows, paths_in_a_row in PLANS.values():
+    for is_sparse, rows, paths_in_a_row in STRATEGIES.values():
         with (
             patch.object(directory, "_is_sparse", lambda source, answer=is_sparse: answer),
             patch.object(directory, "ROWS", rows),

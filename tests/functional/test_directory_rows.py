@@ -1,4 +1,4 @@
-"""How many rows PostgreSQL looks at for a page of a directory; the machine's speed is no matter."""
+"""The number of rows that PostgreSQL reads for a page of a directory, by its query plans."""
 
 from collections.abc import Iterator
 
@@ -52,14 +52,14 @@ def database(request, sources) -> Iterator[None]:
             yield
 
 
-# A path, its file and its membership. Not the versions: PostgreSQL reads a table of one page from
-# start to end for each row, and other tests' versions with it.
+# Paths, files and memberships. Not the versions: PostgreSQL scans a table of one page for each
+# row, which includes the versions of other tests.
 TABLES = ("core_publishedartifact", "core_contentartifact", "core_repositorycontent")
 PAGE_ROWS = len(TABLES) * (directory.ROWS + 1)
 
 
-def rows_touched(source: ContentSource, path: str, after: str | None) -> tuple[float, list[Plan]]:
-    """Return how many rows of paths and memberships a page of 1000 entries looks at."""
+def rows_read(source: ContentSource, path: str, after: str | None) -> tuple[float, list[Plan]]:
+    """Return the rows of TABLES read for a page of 1000 entries, and the query plans."""
     directory.path_order()
     plans = plans_of(lambda: directory.entries(source, path, PageQuery(after, 1001)))
     rows = (row for plan in plans for row in rows_of(plan))
@@ -74,32 +74,32 @@ KINDS = ("version", "publication", "pass-through")
 def test_page_of_large_directory_reads_rows_of_the_page_only(sources, database, kind, after):
     source = sources[f"flat {kind}"]
     assert len(directory.entries(source, "Packages/", PageQuery(after, 1001))) == 1001
-    rows, plans = rows_touched(source, "Packages/", after)
+    rows, plans = rows_read(source, "Packages/", after)
     assert rows <= PAGE_ROWS + 1, plans
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("name", "path"), [("flat", "Packages/"), ("tree", "Trees/")])
-def test_page_behind_the_end_reads_next_to_nothing(sources, database, name, kind, path):
+def test_page_beyond_the_end_reads_under_10_rows(sources, database, name, kind, path):
     source = sources[f"{name} {kind}"]
     assert directory.entries(source, path, PageQuery("\U0010ffff", 1001)) == []
-    rows, plans = rows_touched(source, path, "\U0010ffff")
+    rows, plans = rows_read(source, path, "\U0010ffff")
     assert rows < 10, plans
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_page_of_large_subdirectories_is_read_as_a_whole_once(sources, database, kind, monkeypatch):
+def test_page_of_large_subdirectories_reads_all_rows_once(sources, database, kind, monkeypatch):
     monkeypatch.setattr(directory, "entry_cache", directory.EntryCache(1000))
     source = sources[f"tree {kind}"]
     page = directory.entries(source, "Trees/", PageQuery(None, 1001))
     assert [entry.name for entry in page] == sorted(f"{number}/" for number in range(100))
-    rows, plans = rows_touched(source, "Trees/", None)
+    rows, plans = rows_read(source, "Trees/", None)
     assert rows < PAGE_ROWS + 110, plans
-    rows, plans = rows_touched(source, "Trees/", "98/")
+    rows, plans = rows_read(source, "Trees/", "98/")
     assert rows < 200 * len(TABLES) + 10, plans
 
 
-def test_names_in_a_publication_are_found_without_what_is_below_them(sources, database):
+def test_subdirectory_names_of_a_publication_are_found_by_skip_scan(sources, database):
     source = sources["tree publication"]
     directory.path_order()
     found: list[str] = []
@@ -109,8 +109,10 @@ def test_names_in_a_publication_are_found_without_what_is_below_them(sources, da
 
 
 @pytest.mark.parametrize("after", [None, "\U0010ffff"])
-def test_paths_of_other_repositories_are_not_all_looked_at(sources, tree, monkeypatch, after):
-    """Although a version is no small one, others may have nearly all there is in a directory."""
+def test_page_of_small_version_does_not_read_the_paths_of_other_repositories(
+    sources, tree, monkeypatch, after
+):
+    """Even where the version is not known to be sparse among the paths of a directory."""
     monkeypatch.setattr(directory, "PATHS", 1000)
     monkeypatch.setattr(directory, "_is_sparse", lambda source: False)
     few = Bulk(tree.orm, 10, "Trees/%2$s-{unique}")
@@ -120,26 +122,26 @@ def test_paths_of_other_repositories_are_not_all_looked_at(sources, tree, monkey
             0 if after else 10
         )
         monkeypatch.setattr(directory, "entry_cache", directory.EntryCache(0))
-        _, plans = rows_touched(source, "Trees/", after)
+        _, plans = rows_read(source, "Trees/", after)
         read = [dict(rows_of(plan)) for plan in plans]
         assert sum(rows.get("core_repositorycontent", 0) for rows in read) < 1100, plans
     finally:
         few.remove()
 
 
-def test_small_version_among_many_files_is_read_by_its_members(sources, tree):
-    """There is no index on the paths of a version, only on those of all."""
+def test_page_of_sparse_version_is_read_by_its_members(sources, tree):
+    """There is no index on the paths of one version, only on all paths."""
     small = Bulk(tree.orm, 10, "Trees/5%2$s-{unique}")
     try:
         source = ContentSource(None, small.version)
         assert directory._is_sparse(source)
         assert not directory._is_sparse(sources["tree version"])
-        rows, plans = rows_touched(source, "Trees/", None)
+        rows, plans = rows_read(source, "Trees/", None)
         assert rows < 10 * len(TABLES) + 10, plans
     finally:
         small.remove()
 
 
-def test_size_of_a_version_is_known_without_reading_its_ids(sources):
+def test_sparseness_of_a_version_is_known_without_reading_its_ids(sources):
     (plan,) = plans_of(lambda: directory._is_sparse(sources["flat version"]))
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 20, plan

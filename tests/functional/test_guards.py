@@ -1,4 +1,4 @@
-"""Content guards on the real process: what is denied is sent by no way."""
+"""Content guards: denied content is in no response."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ def secret(instance) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def guarded(instance, secret) -> Iterator[str]:
-    """The base path of a distribution of it, behind a header guard."""
+    """The base path of a distribution of the publication, behind a header guard."""
     pulp = instance.pulp()
     yield guard_with(pulp, secret, "header", header_name="x-key", header_value="open")
     pulp.cleanup()
@@ -37,7 +37,7 @@ def guard_with(pulp, secret: str, kind: str, **fields) -> str:
     return pulp.distribute(publication=secret, content_guard=guard["pulp_href"])
 
 
-def test_the_key_opens(content, guarded):
+def test_header_guard_permits_the_right_header(content, guarded):
     assert content.get(f"{guarded}/secret.txt", headers=KEY).content == SECRET
     assert "secret.txt" in content.get(f"{guarded}/", headers=KEY).text
 
@@ -56,7 +56,7 @@ def test_the_key_opens(content, guarded):
 )
 @pytest.mark.parametrize("path", ["/secret.txt", "/", "", "/nothing", "/PULP_MANIFEST"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_without_the_key_nothing_is_said(content, guarded, method, path, headers):
+def test_guard_denies_without_revealing_anything(content, guarded, method, path, headers):
     response = content.request(method, guarded + path, headers=headers)
     assert response.status_code == 403
     assert not {"etag", "last-modified", "content-range", "location"} & set(response.headers)
@@ -64,7 +64,7 @@ def test_without_the_key_nothing_is_said(content, guarded, method, path, headers
     assert b"secret.txt" not in response.content
 
 
-def test_rbac_asks_who_the_user_is(content, pulp, secret):
+def test_rbac_guard_permits_by_user(content, pulp, secret):
     base = guard_with(pulp, secret, "rbac")
     assert content.get(f"{base}/secret.txt").status_code == 401
     assert content.get(f"{base}/secret.txt", auth=("admin", "wrong")).status_code == 403
@@ -78,14 +78,14 @@ def test_rbac_asks_who_the_user_is(content, pulp, secret):
         ({"Content-Type": "text/plain; charset*=no-such-encoding'x'%ff"}, 403),
     ],
 )
-def test_headers_that_nobody_can_read_make_nobody(content, pulp, headers, status, secret):
+def test_rbac_guard_denies_with_unreadable_headers(content, pulp, headers, status, secret):
     base = guard_with(pulp, secret, "rbac")
     response = content.get(f"{base}/secret.txt", headers=headers)
     assert response.status_code == status
     assert SECRET not in response.content
 
 
-def test_a_composite_permits_if_one_of_its_guards_does(content, pulp, secret):
+def test_composite_guard_permits_if_one_of_its_guards_does(content, pulp, secret):
     header = pulp.create(
         "contentguards/core/header/",
         name=unique("guard"),
@@ -99,7 +99,7 @@ def test_a_composite_permits_if_one_of_its_guards_does(content, pulp, secret):
     assert content.get(f"{base}/secret.txt", auth=pulp.auth).content == SECRET
 
 
-def test_a_signed_url_opens_what_it_was_signed_for(content, pulp, orm, secret):
+def test_redirect_guard_permits_the_signed_path_only(content, pulp, orm, secret):
     from pulpcore.app.models import ContentRedirectContentGuard
 
     base = guard_with(pulp, secret, "content_redirect")
@@ -111,7 +111,7 @@ def test_a_signed_url_opens_what_it_was_signed_for(content, pulp, orm, secret):
     assert content.get(url + "0").status_code == 403
 
 
-def test_a_signed_url_opens_no_other_file_however_it_is_spelled(instance, pulp, orm):
+def test_redirect_guard_denies_other_files_in_all_spellings_of_the_path(instance, pulp, orm):
     from pulpcore.app.models import ContentRedirectContentGuard
 
     guard = orm.guard(ContentRedirectContentGuard)
@@ -139,7 +139,7 @@ def test_a_signed_url_opens_no_other_file_however_it_is_spelled(instance, pulp, 
         assert status in (400, 403) and SECRET not in body, spelling
 
 
-def test_guarded_distributions_are_hidden_where_the_domain_says_so(content, pulp, orm, secret):
+def test_guarded_distributions_are_hidden_by_the_domain(content, pulp, orm, secret):
     from pulpcore.app.models import Domain
 
     guarded, open_ = guard_with(pulp, secret, "rbac"), pulp.distribute()
@@ -154,7 +154,7 @@ def test_guarded_distributions_are_hidden_where_the_domain_says_so(content, pulp
     assert f'"{open_}/"' in listing
 
 
-def test_guarded_distributions_are_hidden_where_the_setting_says_so(instance, pulp, secret):
+def test_guarded_distributions_are_hidden_by_the_setting(instance, pulp, secret):
     guarded, open_ = guard_with(pulp, secret, "rbac"), pulp.distribute()
     with serving(instance, PULP_HIDE_GUARDED_DISTRIBUTIONS="true") as server:
         listing = httpx.get(server.content_url).text
@@ -164,7 +164,7 @@ def test_guarded_distributions_are_hidden_where_the_setting_says_so(instance, pu
 
 @pytest.fixture(scope="module", params=["broken", "composite"])
 def broken(request, instance, secret) -> Iterator[str]:
-    """The base path of what is behind a guard whose plugin is gone."""
+    """The base path of a distribution whose guard's plugin is not installed."""
     from pulpcore.app.models import CompositeContentGuard, ContentGuard, Distribution
 
     pulp = instance.pulp()
@@ -187,7 +187,7 @@ def broken(request, instance, secret) -> Iterator[str]:
 )
 @pytest.mark.parametrize("path", ["/secret.txt", "/", "", "/nothing", "/PULP_MANIFEST"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_guard_that_breaks_opens_nothing(content, broken, method, path, headers):
+def test_guard_that_fails_denies_with_500(content, broken, method, path, headers):
     response = content.request(method, broken + path, headers=headers)
     assert response.status_code == 500
     assert not {"etag", "last-modified", "content-range", "location"} & set(response.headers)
@@ -198,14 +198,14 @@ def test_a_guard_that_breaks_opens_nothing(content, broken, method, path, header
 
 @pytest.fixture(scope="module")
 def with_jq(instance, secret) -> Iterator[str]:
-    """The base path of what opens to a header with JSON whose `identity.org` is `good`."""
+    """The base path of a distribution whose guard expects JSON with `identity.org` `good`."""
     pulp = instance.pulp()
     fields = {"header_name": "x-json", "header_value": "good", "jq_filter": ".identity.org"}
     yield guard_with(pulp, secret, "header", **fields)
     pulp.cleanup()
 
 
-def test_a_header_may_be_json(content, with_jq):
+def test_header_guard_with_jq_filter_permits_matching_json(content, with_jq):
     key = base64.b64encode(json.dumps({"identity": {"org": "good"}}).encode())
     assert content.get(f"{with_jq}/secret.txt", headers={"X-JSON": key}).content == SECRET
 
@@ -229,7 +229,7 @@ def test_a_header_may_be_json(content, with_jq):
         base64.b64encode(b'{"identity": {"org": NaN}}'),
     ],
 )
-def test_odd_keys_are_refused(content, with_jq, guarded, value):
+def test_header_guard_denies_malformed_values(content, with_jq, guarded, value):
     key = value if isinstance(value, bytes) else value.encode("latin-1")
     for base in (with_jq, guarded):
         response = content.get(f"{base}/secret.txt", headers={"X-JSON": key, "X-Key": key})
@@ -238,7 +238,7 @@ def test_odd_keys_are_refused(content, with_jq, guarded, value):
 
 
 @since("3.119")
-def test_a_secret_of_the_environment_opens(instance, pulp, orm, secret):
+def test_environment_variable_guard_permits_the_value_of_the_variable(instance, pulp, orm, secret):
     from pulpcore.app.models import Distribution, EnvVarHeaderContentGuard
 
     guard = EnvVarHeaderContentGuard(
@@ -261,7 +261,7 @@ def test_a_secret_of_the_environment_opens(instance, pulp, orm, secret):
 
 
 @since("3.117")
-def test_the_domains_default_guard_guards_what_is_made_without_one(content, pulp, secret):
+def test_default_guard_of_the_domain_guards_new_distributions(content, pulp, secret):
     from pulpcore.app.models import ContentGuard, Domain
 
     header = {"header_name": "x-key", "header_value": "open"}
@@ -276,5 +276,7 @@ def test_the_domains_default_guard_guards_what_is_made_without_one(content, pulp
     later = pulp.distribute(publication=secret)
     assert content.get(f"{base}/secret.txt").status_code == 403
     assert content.get(f"{base}/secret.txt", headers=KEY).content == SECRET
-    assert content.get(f"{rbac}/secret.txt", headers=KEY).status_code == 401, "its own counts"
+    assert content.get(f"{rbac}/secret.txt", headers=KEY).status_code == 401, (
+        "its own guard decides"
+    )
     assert content.get(f"{later}/secret.txt").content == SECRET

@@ -1,4 +1,4 @@
-"""Directories as JSON, and what plugins answer to those who prefer it."""
+"""JSON listings: format, pagination, content negotiation, and the JSON of plugins."""
 
 import re
 from collections.abc import Iterator
@@ -21,9 +21,7 @@ from starlette.requests import Request
 
 from pulpcore.app.models import ContentArtifact, Distribution, PublishedArtifact
 from pulpcore.content_star import content as content_module
-from pulpcore.content_star.listings import directory
-from pulpcore.content_star.listings import pagination as window
-from pulpcore.content_star.listings import stream as listing_page
+from pulpcore.content_star.listings import directory, pagination, stream
 from pulpcore.content_star.listings.pagination import make_cursor
 from pulpcore.content_star.resolve.paths import ContentPath
 from tests.functional.test_paths import NAMES
@@ -36,7 +34,7 @@ ROOT = "/pulp/content/"
 
 @pytest.fixture(scope="module")
 def publication(module_orm):
-    """A publication whose files a test may replace with `publish_at`."""
+    """A publication whose paths tests replace with `publish_at`."""
     publication = module_orm.publication({"seed": b"seed!"})
     publication.content_artifact = PublishedArtifact.objects.get(
         publication=publication
@@ -57,7 +55,7 @@ def sample(module_orm) -> str:
 
 
 def publish_at(publication, paths) -> None:
-    """Publish one and the same file at every one of `paths`, and nowhere else."""
+    """Publish the same file at all of `paths`, and at no others."""
     PublishedArtifact.objects.filter(publication=publication).delete()
     PublishedArtifact.objects.bulk_create(
         PublishedArtifact(
@@ -70,13 +68,13 @@ def publish_at(publication, paths) -> None:
 
 
 def names(listing: dict) -> list[str]:
-    """The names of a JSON listing as the HTML listing has them."""
+    """Return the names of a JSON listing, directories with a slash as in HTML."""
     slash = {"directory": "/", "file": ""}
     return [entry["name"] + slash[entry["type"]] for entry in listing["entries"]]
 
 
-def walk(fetch, url: str) -> list[dict]:
-    """All pages of a listing, found as a client finds them: by `next`."""
+def all_pages(fetch, url: str) -> list[dict]:
+    """Return all pages of a listing, by following `next`."""
     pages, location = [], httpx.URL("http://pulp").join(url)
     while True:
         response = fetch(location.raw_path.decode())
@@ -84,7 +82,7 @@ def walk(fetch, url: str) -> list[dict]:
         pages.append(response.json())
         if pages[-1]["next"] is None:
             return pages
-        assert len(pages) < 10_000, "there is no end to it"
+        assert len(pages) < 10_000, "endless pagination"
         location = location.join(pages[-1]["next"])
 
 
@@ -92,7 +90,7 @@ def all_names(pages: list[dict]) -> list[str]:
     return [name for page in pages for name in names(page)]
 
 
-def test_the_form_of_a_listing(content, module_orm):
+def test_json_listing_format(content, module_orm):
     version = module_orm.version({"dir/sub/c": b"c" * 3000, "dir/é %#?:": b"12345", "dir/z": b""})
     base = module_orm.distribution(
         publication=module_orm.publication({"dir/meta": b"m"}, version=version)
@@ -115,7 +113,7 @@ def test_the_form_of_a_listing(content, module_orm):
     }
 
 
-def test_the_date_of_an_entry_is_the_files_own(content, module_orm):
+def test_json_listing_date_is_last_modified_of_the_file(content, module_orm):
     version = module_orm.version({"a": b"a"})
     base = module_orm.distribution(from_publication=False, repository_version=version)
     (entry,) = content.get(f"{base}/", headers=JSON).json()["entries"]
@@ -124,7 +122,7 @@ def test_the_date_of_an_entry_is_the_files_own(content, module_orm):
 
 
 @pytest.mark.parametrize("from_publication", [True, False])
-def test_files_of_any_name_list_link_and_download(content, module_orm, from_publication):
+def test_json_listing_of_file_names_with_special_characters(content, module_orm, from_publication):
     files = {f"{name}/{name}": name.encode() for name in NAMES}
     if from_publication:
         source = {"publication": module_orm.publication(files)}
@@ -146,16 +144,18 @@ MANY = [f"{case}{number}" for number in range(800) for case in ("f", "F", "_ß")
 ]
 
 
-def test_the_pages_of_a_large_directory_are_the_html_listing(content, publication, replaceable):
+def test_pagination_of_a_large_publication_equals_the_html_listing(
+    content, publication, replaceable
+):
     publish_at(publication, MANY)
-    pages = walk(lambda url: content.get(_below(url), headers=JSON), f"{ROOT}{replaceable}/")
+    pages = all_pages(lambda url: content.get(_below(url), headers=JSON), f"{ROOT}{replaceable}/")
     assert [len(page["entries"]) for page in pages] == [1000, 1000, 600]
     html = content.get(f"{replaceable}/")
     assert all_names(pages) == list(parse_listing(html.text))
     assert all_names(pages) == sorted({_entry(path) for path in MANY})
 
 
-def test_the_pages_of_a_large_repository_version_are_the_html_listing(content, module_orm):
+def test_pagination_of_a_large_version_equals_the_html_listing(content, module_orm):
     version = module_orm.version({"seed": b"seed!"})
     (seed,) = ContentArtifact.objects.filter(content__in=version.content)
     ContentArtifact.objects.bulk_create(
@@ -163,7 +163,7 @@ def test_the_pages_of_a_large_repository_version_are_the_html_listing(content, m
         for path in MANY
     )
     base = module_orm.distribution(from_publication=False, repository_version=version)
-    pages = walk(lambda url: content.get(_below(url), headers=JSON), f"{ROOT}{base}/")
+    pages = all_pages(lambda url: content.get(_below(url), headers=JSON), f"{ROOT}{base}/")
     assert [len(page["entries"]) for page in pages] == [1000, 1000, 601]
     assert all_names(pages) == list(parse_listing(content.get(f"{base}/").text))
 
@@ -173,12 +173,12 @@ def _below(url: str) -> str:
 
 
 def _entry(path: str) -> str:
-    """The entry of a directory under which `path`, relative to it, is found."""
+    """Return the entry of the directory that leads to `path`, relative to it."""
     name, slash, _ = path.partition("/")
     return name + slash
 
 
-# What sorts around the slash and the case, or otherwise than by code point in some collation.
+# Characters that sort next to the slash, by case, or by another order than code points.
 _character = st.sampled_from("aAbB-_.!0 ~ßéÉ𝔘ｆ/") | st.characters(
     codec="utf-8", exclude_characters="\0"
 )
@@ -194,27 +194,27 @@ _bounded = hypothesis_settings(
 @given(paths=_paths, added=_paths, size=st.integers(1, 6))
 @example(paths={"a", "a/b", "a-b", "A", "a.b/c"}, added={"a", "a/", "b/"}, size=1)
 @example(paths={"/", "//", "/a"}, added={"z"}, size=1)
-def test_walking_the_pages_is_the_sorted_set_of_names(
+def test_pagination_yields_the_sorted_set_of_names(
     app, publication, replaceable, rows, paths, added, size
 ):
-    """With one row a query, names are found by skip scans."""
+    """With one row per query, names are found by skip scans."""
     publish_at(publication, paths)
     extra = {_entry(path) for path in added}
     with (
-        patch.object(window, "PAGE_SIZE", size),
+        patch.object(pagination, "PAGE_SIZE", size),
         patch.object(directory, "ROWS", rows),
         patch.object(directory, "entry_cache", directory.EntryCache(0)),
         patch.object(
             FileDistribution, "content_handler_list_directory", lambda self, path: extra, create=1
         ),
     ):
-        pages = walk(lambda url: get(app, url, JSON), f"{ROOT}{replaceable}/")
+        pages = all_pages(lambda url: get(app, url, JSON), f"{ROOT}{replaceable}/")
     assert all_names(pages) == sorted({_entry(path) for path in paths} | extra)
     assert all(len(page["entries"]) == size for page in pages[:-1])
     assert pages[-1]["entries"]
 
 
-# The database takes no base path with white space, dots for a segment, or segments of nothing.
+# Pulp allows no base path with white space, dot segments or empty segments.
 _bases = st.sets(
     st.text(_character, min_size=1, max_size=6).filter(
         lambda base: not re.search(r"[\s?#]|/\.{0,2}/", f"/{base}/")
@@ -227,7 +227,7 @@ _bases = st.sets(
 @_bounded
 @given(bases=_bases, size=st.integers(1, 6))
 @example(bases={"a/x", "a-b", "A", "a.b/c", "B", "ab"}, size=1)
-def test_walking_base_paths_is_the_sorted_set_of_names(app, module_orm, bases, size):
+def test_pagination_of_base_paths_yields_the_sorted_set_of_names(app, module_orm, bases, size):
     top = module_orm.unique()
     rows = [
         Distribution(name=f"{top}/{base}", base_path=f"{top}/{base}", pulp_type="file.file")
@@ -235,8 +235,8 @@ def test_walking_base_paths_is_the_sorted_set_of_names(app, module_orm, bases, s
     ]
     Distribution.objects.bulk_create(rows)
     try:
-        with patch.object(window, "PAGE_SIZE", size):
-            pages = walk(lambda url: get(app, url, JSON), f"{ROOT}{top}/")
+        with patch.object(pagination, "PAGE_SIZE", size):
+            pages = all_pages(lambda url: get(app, url, JSON), f"{ROOT}{top}/")
         html = parse_listing(get(app, f"{ROOT}{top}/").text)
     finally:
         Distribution.objects.filter(base_path__startswith=f"{top}/").delete()
@@ -245,10 +245,10 @@ def test_walking_base_paths_is_the_sorted_set_of_names(app, module_orm, bases, s
     assert all(entry["modified"] is None for page in pages for entry in page["entries"])
 
 
-def test_entries_that_come_and_go_between_pages_move_no_others(
+def test_pagination_is_stable_when_entries_are_added_and_removed(
     app, publication, replaceable, monkeypatch
 ):
-    monkeypatch.setattr(window, "PAGE_SIZE", 2)
+    monkeypatch.setattr(pagination, "PAGE_SIZE", 2)
     publish_at(publication, ["b", "d", "f", "h"])
     first = get(app, f"{ROOT}{replaceable}/", JSON).json()
     assert names(first) == ["b", "d"]
@@ -257,14 +257,14 @@ def test_entries_that_come_and_go_between_pages_move_no_others(
     assert names(second) == ["f", "g"]
     publish_at(publication, ["a"])
     third = get(app, f"{ROOT}{replaceable}/{second['next']}", JSON)
-    assert third.status_code == 200, "the directory is there, and nothing is left of it"
+    assert third.status_code == 200, "an existing directory without further entries"
     assert third.json()["entries"] == []
     assert third.json()["next"] is None
 
 
 @contextmanager
 def rows_read() -> Iterator[list[int]]:
-    """Collect how many rows each query of this thread brings out of the database."""
+    """Collect the number of rows that each query of this thread returns."""
     rows: list[int] = []
 
     def count(execute, sql, params, many, context):
@@ -276,8 +276,10 @@ def rows_read() -> Iterator[list[int]]:
         yield rows
 
 
-def ask(path: str, query: str = "", method: str = "GET", accept: str = "application/json"):
-    """Make the response in this thread, as the door's threads do; return the rows of queries."""
+def rows_of_request(
+    path: str, query: str = "", method: str = "GET", accept: str = "application/json"
+):
+    """Make the response as the executor's threads do; return the number of rows of each query."""
     url = f"{ROOT}{path}"
     scope = {
         "type": "http",
@@ -293,46 +295,48 @@ def ask(path: str, query: str = "", method: str = "GET", accept: str = "applicat
 
 
 @pytest.mark.parametrize("cursor", [None, "a", "f5"])
-def test_a_page_reads_one_row_more_than_it_shows(publication, replaceable, monkeypatch, cursor):
-    monkeypatch.setattr(window, "PAGE_SIZE", 10)
-    monkeypatch.setattr(listing_page, "row_cache", listing_page.RowCache(0))
+def test_pagination_reads_one_row_more_than_the_page(publication, replaceable, monkeypatch, cursor):
+    monkeypatch.setattr(pagination, "PAGE_SIZE", 10)
+    monkeypatch.setattr(stream, "row_cache", stream.RowCache(0))
     directory.path_order()
     publish_at(publication, MANY)
     query = f"cursor={make_cursor(cursor)}" if cursor else ""
-    rows = ask(f"{replaceable}/", query)
+    rows = rows_of_request(f"{replaceable}/", query)
     assert max(rows) == 11
-    assert len(rows) == len(ask(f"{replaceable}/", accept="text/html")) - 1, "no look for the index"
-    assert max(ask(f"{replaceable}/", method="HEAD")) == 1
+    assert len(rows) == len(rows_of_request(f"{replaceable}/", accept="text/html")) - 1, (
+        "no query for index.html"
+    )
+    assert max(rows_of_request(f"{replaceable}/", method="HEAD")) == 1
 
 
-def test_a_page_of_base_paths_reads_one_row_more_than_it_shows(module_orm, monkeypatch):
-    monkeypatch.setattr(window, "PAGE_SIZE", 10)
+def test_pagination_of_base_paths_reads_one_row_more_than_the_page(module_orm, monkeypatch):
+    monkeypatch.setattr(pagination, "PAGE_SIZE", 10)
     top = module_orm.unique()
     bases = [f"{top}/{number}/{leaf}" for number in range(30) for leaf in "ab"]
     Distribution.objects.bulk_create(
         Distribution(name=base, base_path=base, pulp_type="file.file") for base in bases
     )
     try:
-        assert max(ask(f"{top}/")) == 11
-        assert max(ask(f"{top}/", f"cursor={make_cursor('5/')}")) == 4, "6/, 7/, 8/ and 9/"
-        assert max(ask(f"{top}/", method="HEAD")) == 1
+        assert max(rows_of_request(f"{top}/")) == 11
+        assert max(rows_of_request(f"{top}/", f"cursor={make_cursor('5/')}")) == 4, (
+            "6/, 7/, 8/ and 9/"
+        )
+        assert max(rows_of_request(f"{top}/", method="HEAD")) == 1
     finally:
         Distribution.objects.filter(base_path__startswith=f"{top}/").delete()
 
 
-def test_names_sort_by_code_point_whatever_the_collation_of_the_database(
-    module_orm, publication, replaceable
-):
-    """The database of the tests has no other collation to try: ask the planner how it sorts."""
+def test_pagination_sorts_by_code_point_in_the_query_plan(module_orm, publication, replaceable):
+    """The instance's database has no other collation, so the query plan is checked."""
     publish_at(publication, MANY)
     top = module_orm.distribution(f"{module_orm.unique()}/below").partition("/")[0]
     for path in (f"{replaceable}/", f"{top}/"):
         with CaptureQueriesContext(connection) as queries:
-            ask(path)
+            rows_of_request(path)
         with connection.cursor() as database:
             database.execute("EXPLAIN VERBOSE " + queries[-1]["sql"])
             plan = [line for (line,) in database]
-        # Others are by ids, for joins. Core's index has the order of code points here.
+        # Other sorts are by ids, for joins. Core's index is in code point order here.
         assert directory.path_order().using == ""
         sorts = [line for line in plan if "Sort Key" in line and "_path" in line]
         assert sorts, plan
@@ -344,7 +348,7 @@ BAD_CURSORS = ["", "x", "A", "!", "é", "PmE=PmE", "%00", "PgA", "Pv8", "YWJj", 
 
 @pytest.mark.parametrize("cursor", BAD_CURSORS)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_bad_cursors_are_refused_clearly(content, sample, method, cursor):
+def test_cursor_that_is_malformed_returns_400(content, sample, method, cursor):
     for path in (f"{sample}/", f"{sample}/dir/", ""):
         response = content.request(method, f"{path}?cursor={cursor}", headers=JSON)
         assert response.status_code == 400
@@ -352,7 +356,7 @@ def test_bad_cursors_are_refused_clearly(content, sample, method, cursor):
         assert content.request(method, f"{path}?cursor={cursor}").status_code == 200, "HTML"
 
 
-def test_a_made_up_cursor_shows_nothing_that_is_not_listed_anyway(content, sample):
+def test_cursor_that_is_forged_shows_no_unlisted_entries(content, sample):
     whole = names(content.get(f"{sample}/", headers=JSON).json())
     for name in ("../", "/", "dir/", "dir/b", "\U0010ffff", "' OR 1=1 --", "%"):
         response = content.get(f"{sample}/?cursor={make_cursor(name)}", headers=JSON)
@@ -383,7 +387,7 @@ PREFER_JSON = [
 
 
 @pytest.mark.parametrize("accept", PREFER_HTML + PREFER_JSON)
-def test_what_clients_prefer_they_get_and_caches_are_told(content, sample, accept):
+def test_accept_header_selects_html_or_json_with_vary(content, sample, accept):
     is_json = accept in PREFER_JSON
     top = content.get("", headers={"Accept": accept})
     listed = content.get(f"{sample}/", headers={"Accept": accept})
@@ -397,11 +401,11 @@ def test_what_clients_prefer_they_get_and_caches_are_told(content, sample, accep
     assert not is_json or names(page.json()) == ["b", "index.html"]
     file = content.get(f"{sample}/file.json", headers={"Accept": accept})
     assert file.content == b'{"a": "file"}'
-    assert "Vary" not in file.headers, "one file for all: caches need to keep it once only"
+    assert "Vary" not in file.headers, "a shared cache needs one copy of a file"
     assert "Content-Disposition" in file.headers
 
 
-def test_an_index_page_that_did_not_change_still_varies(content, sample):
+def test_index_page_304_has_vary(content, sample):
     tag = content.get(f"{sample}/dir/").headers["ETag"]
     response = content.get(f"{sample}/dir/", headers={"If-None-Match": tag})
     assert response.status_code == 304
@@ -411,11 +415,11 @@ def test_an_index_page_that_did_not_change_still_varies(content, sample):
 
 
 @pytest.mark.parametrize("path", ["", "/", "/dir", "/dir/", "/file.json", "/nope", "/nope/"])
-def test_head_is_get_without_a_body(content, sample, path):
+def test_head_has_the_headers_of_get_and_no_body(content, sample, path):
     got = content.get(sample + path, headers=JSON)
     headed = content.head(sample + path, headers=JSON)
     assert (headed.status_code, headed.content) == (got.status_code, b"")
-    # The last is known only once the list is made.
+    # The ETag of a listing is only known after it was rendered.
     ignored = {"date", "correlation-id", "content-length", "etag" * path.endswith("/")}
     if got.headers.get("ETag", "").startswith("W/") and not path:
         ignored.add("etag")
@@ -424,14 +428,14 @@ def test_head_is_get_without_a_body(content, sample, path):
     }
 
 
-def test_a_missing_slash_is_redirected_with_its_query(content, sample):
+def test_missing_slash_redirects_with_the_query(content, sample):
     for path in ("", "/dir"):
         response = content.get(f"{sample}{path}?cursor=x&a=b", headers=JSON)
         assert response.status_code == 301
         assert response.headers["Location"] == f"{ROOT}{sample}{path}/?cursor=x&a=b"
 
 
-def test_hidden_and_guarded_distributions_do_not_show(content, pulp, orm):
+def test_hidden_and_guarded_distributions_are_not_listed(content, pulp, orm):
     from pulpcore.app.models import Domain
 
     top = orm.unique()
@@ -455,7 +459,7 @@ def test_hidden_and_guarded_distributions_do_not_show(content, pulp, orm):
 
 @pytest.mark.parametrize("path", ["/", "/dir/", "/file.json", "/?cursor=x", "/nope/"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_guards_come_first(content, pulp, orm, method, path):
+def test_guard_denies_before_listings_and_cursors(content, pulp, orm, method, path):
     guard = pulp.create("contentguards/core/rbac/", name=orm.unique())
     publication = orm.publication({"file.json": b"{}", "dir/b": b"b"})
     href = guard["pulp_href"]
@@ -469,17 +473,19 @@ def test_guards_come_first(content, pulp, orm, method, path):
     assert b"file.json" not in response.content
 
 
-def test_the_signature_of_the_first_page_opens_the_next(app, pulp, orm, monkeypatch):
+def test_redirect_guard_permits_the_next_page_with_the_signature_of_the_first(
+    app, pulp, orm, monkeypatch
+):
     from pulpcore.app.models import ContentRedirectContentGuard
 
-    monkeypatch.setattr(window, "PAGE_SIZE", 2)
+    monkeypatch.setattr(pagination, "PAGE_SIZE", 2)
     publication = orm.publication(dict.fromkeys("abcde", b""))
     guard = ContentRedirectContentGuard(name=orm.unique())
     guard.save()
     try:
         base = orm.distribution(publication=publication, content_guard=guard)
         url = guard.preauthenticate_url(f"http://pulp{ROOT}{base}/")
-        pages = walk(lambda url: get(app, url, JSON), url)
+        pages = all_pages(lambda url: get(app, url, JSON), url)
         assert [names(page) for page in pages] == [["a", "b"], ["c", "d"], ["e"]]
         assert pages[1]["next"].count("cursor=") == 1
         assert get(app, f"{ROOT}{base}/?cursor={make_cursor('a')}", JSON).status_code == 403
@@ -488,12 +494,12 @@ def test_the_signature_of_the_first_page_opens_the_next(app, pulp, orm, monkeypa
         guard.delete()
 
 
-# What plugins answer
+# The JSON of plugins
 
 
 @pytest.fixture
 def plugin(monkeypatch):
-    """Give the file plugin a `content_handler_json`, as newer versions of plugins have."""
+    """Return a function that adds `content_handler_json` to pulp_file's distributions."""
 
     def install(hook) -> None:
         monkeypatch.setattr(
@@ -505,38 +511,40 @@ def plugin(monkeypatch):
 
 @pytest.mark.parametrize("answer", [{"packages": ["é"]}, [], {}, [1, None]])
 @pytest.mark.parametrize("path", ["/", "/dir/", "/file.json", "/virtual", "/dir/b"])
-def test_the_json_of_a_plugin_comes_before_all_else(app, sample, plugin, path, answer):
-    asked = []
-    plugin(lambda path: asked.append(path) or answer)
+def test_plugin_json_precedes_files_and_listings(app, sample, plugin, path, answer):
+    calls = []
+    plugin(lambda path: calls.append(path) or answer)
     response = get(app, f"{ROOT}{sample}{path}", JSON)
     assert response.status_code == 200
     assert response.json() == answer
-    assert asked == [path.removeprefix("/")]
+    assert calls == [path.removeprefix("/")]
     assert response.headers["Content-Type"] == "application/json"
     assert response.headers["Vary"] == "Accept"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_who_does_not_prefer_json_is_not_given_it_and_caches_are_told(app, sample, plugin):
-    asked = []
-    plugin(asked.append)
+def test_plugin_json_is_not_sent_to_clients_that_prefer_html(app, sample, plugin):
+    calls = []
+    plugin(calls.append)
     for path, says in (("/file.json", "file"), ("/", "Index of"), ("/dir/", "page")):
         response = get(app, f"{ROOT}{sample}{path}")
         assert says in response.text
         assert response.headers["Vary"].split(", ")[-1] == "Accept"
-    assert asked == []
+    assert calls == []
 
 
 @pytest.mark.parametrize(
     ("own", "sent"), [("Cookie", "Cookie, Accept"), ("*", "*"), ("x, accept", "x, accept")]
 )
-def test_what_else_an_answer_varies_by_stays(app, sample, plugin, monkeypatch, own, sent):
+def test_plugin_vary_header_is_kept_and_extended_by_accept(
+    app, sample, plugin, monkeypatch, own, sent
+):
     plugin(lambda path: None)
     monkeypatch.setattr(FileDistribution, "content_headers_for", lambda self, path: {"Vary": own})
     assert get(app, f"{ROOT}{sample}/file.json").headers["Vary"] == sent
 
 
-def test_none_of_a_plugin_leaves_the_path_to_us(app, sample, plugin, monkeypatch):
+def test_plugin_json_of_none_serves_the_path_as_without_it(app, sample, plugin, monkeypatch):
     plugin(lambda path: None)
     assert get(app, f"{ROOT}{sample}/file.json", JSON).content == b'{"a": "file"}'
     listing = get(app, f"{ROOT}{sample}/dir/", JSON)
@@ -548,12 +556,12 @@ def test_none_of_a_plugin_leaves_the_path_to_us(app, sample, plugin, monkeypatch
     assert get(app, f"{ROOT}{sample}/virtual", JSON).content == b"bb", "content_handler is next"
 
 
-def test_a_missing_slash_of_the_root_is_no_question_to_a_plugin(app, sample, plugin):
-    plugin(lambda path: {"asked": path})
+def test_plugin_json_is_not_called_for_the_root_without_slash(app, sample, plugin):
+    plugin(lambda path: {"path": path})
     assert get(app, f"{ROOT}{sample}", JSON).status_code == 301
 
 
-def test_responses_of_aiohttp_are_sent_as_they_are(app, sample, plugin):
+def test_plugin_json_may_be_an_aiohttp_response(app, sample, plugin):
     plugin(lambda path: json_response({"a": 1}, status=203, headers={"X-Of": "the plugin"}))
     response = get(app, f"{ROOT}{sample}/", JSON)
     assert (response.status_code, response.json()) == (203, {"a": 1})
@@ -562,7 +570,7 @@ def test_responses_of_aiohttp_are_sent_as_they_are(app, sample, plugin):
 
 
 @pytest.mark.parametrize("answer", [object(), {"a": {1}}, float("nan")])
-def test_what_is_not_json_is_the_plugins_error(app, sample, plugin, caplog, answer):
+def test_plugin_json_that_is_not_serializable_returns_500(app, sample, plugin, caplog, answer):
     plugin(lambda path: answer)
     response = get(app, f"{ROOT}{sample}/", JSON)
     assert response.status_code == 500
@@ -570,7 +578,7 @@ def test_what_is_not_json_is_the_plugins_error(app, sample, plugin, caplog, answ
     assert "JSON" in caplog.text
 
 
-def test_a_guard_is_asked_before_a_plugin(app, orm, plugin):
+def test_guard_denies_before_plugin_json(app, orm, plugin):
     from pulpcore.app.models import HeaderContentGuard
 
     plugin(lambda path: {"secret": path})
@@ -588,26 +596,28 @@ def test_a_guard_is_asked_before_a_plugin(app, orm, plugin):
         guard.delete()
 
 
-def test_pulpcore_without_the_hook_is_served(app, sample, monkeypatch):
+def test_pulpcore_without_content_handler_json_is_served(app, sample, monkeypatch):
     monkeypatch.delattr(Distribution, "content_handler_json", raising=False)
     assert get(app, f"{ROOT}{sample}/file.json", JSON).content == b'{"a": "file"}'
     assert names(get(app, f"{ROOT}{sample}/", JSON).json()) == ["dir/", "file.json"]
     monkeypatch.setattr(
         FileDistribution, "content_handler_json", lambda self, path: [path], raising=False
     )
-    assert get(app, f"{ROOT}{sample}/dir/", JSON).json() == ["dir/"], "a plugin made for both"
+    assert get(app, f"{ROOT}{sample}/dir/", JSON).json() == ["dir/"], (
+        "a plugin's hook without pulpcore's"
+    )
 
 
-def test_entries_of_a_plugin_join_pages_and_make_directories(app, sample, monkeypatch):
-    monkeypatch.setattr(window, "PAGE_SIZE", 2)
+def test_plugin_entries_are_merged_into_pages_and_make_directories(app, sample, monkeypatch):
+    monkeypatch.setattr(pagination, "PAGE_SIZE", 2)
     extra = {"": {"a", "dir/", "file.json", "z/"}, "z/": {"x"}}
     monkeypatch.setattr(
         FileDistribution, "content_handler_list_directory", lambda self, p: extra.get(p, set())
     )
-    pages = walk(lambda url: get(app, url, JSON), f"{ROOT}{sample}/")
+    pages = all_pages(lambda url: get(app, url, JSON), f"{ROOT}{sample}/")
     assert [names(page) for page in pages] == [["a", "dir/"], ["file.json", "z/"]]
     assert pages[0]["entries"][0]["size"] is None
-    assert pages[1]["entries"][0]["size"] == 13, "what is really there is told in full"
+    assert pages[1]["entries"][0]["size"] == 13, "the published file's entry wins"
     assert names(get(app, f"{ROOT}{sample}/z/", JSON).json()) == ["x"]
     past = get(app, f"{ROOT}{sample}/z/?cursor={make_cursor('x')}", JSON)
     assert past.json()["entries"] == []

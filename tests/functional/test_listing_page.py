@@ -1,4 +1,4 @@
-"""HTML listings of directories too large to be read before the first byte."""
+"""HTML listings of large directories: streaming, memory, compression and the row cache."""
 
 import gzip
 import re
@@ -34,7 +34,7 @@ PLAIN = TEXT | {"Accept-Encoding": "identity"}
 
 @pytest.fixture(scope="module")
 def bulk(module_orm) -> Iterator[Bulk]:
-    """Files below `p/`, and some further down in a hundred directories."""
+    """Files in `p/`, and some more in a hundred directories below it."""
     bulk = Bulk(module_orm, COUNT, "p/%s-é<&{unique}")
     ContentArtifact.objects.bulk_create(
         ContentArtifact(content_id=each.content_id, relative_path=f"p/{n % 100}/{n}")
@@ -58,7 +58,7 @@ def base(module_orm, bulk) -> str:
 
 @pytest.fixture(scope="module")
 def whole(source, base) -> str:
-    """The page, made of what one query brings."""
+    """The HTML listing, rendered from the result of one query."""
     entries = directory.entries(source, "p/", ALL_ENTRIES)
     assert len(entries) == COUNT + 100
     return html_listing(f"/pulp/content/{base}/p/", entries)
@@ -66,23 +66,23 @@ def whole(source, base) -> str:
 
 @pytest.fixture
 def fresh(orm, bulk) -> Iterator[str]:
-    """The base path of a publication of the same that nobody has listed yet."""
+    """The base path of a publication of the same files, without cached rows."""
     publication = bulk.publish()
     orm._created.append(publication)
     yield orm.distribution(publication=publication)
 
 
 @pytest.fixture
-def nothing_kept(monkeypatch) -> RowCache:
-    entry = RowCache(listing_page.MAX_CACHE_BYTES)
-    monkeypatch.setattr(listing_page, "row_cache", entry)
-    return entry
+def empty_row_cache(monkeypatch) -> RowCache:
+    cache = RowCache(listing_page.MAX_CACHE_BYTES)
+    monkeypatch.setattr(listing_page, "row_cache", cache)
+    return cache
 
 
-def test_a_large_directory_streams_and_is_the_same_when_it_is_kept(content, base, whole):
+def test_large_listing_is_streamed_and_the_same_from_the_cache(content, base, whole):
     first, second = (content.get(f"{base}/p/", headers=TEXT) for _ in range(2))
     assert first.text == whole
-    assert "Content-Length" not in first.headers, "it began before the end was known"
+    assert "Content-Length" not in first.headers, "streamed"
     assert second.text == whole
     assert int(second.headers["Content-Length"]) == second.num_bytes_downloaded
     for name in ("Content-Type", "Vary", "X-Content-Type-Options", "Content-Security-Policy"):
@@ -91,7 +91,7 @@ def test_a_large_directory_streams_and_is_the_same_when_it_is_kept(content, base
     assert first.headers["Content-Type"] == "text/html; charset=utf-8"
 
 
-def test_many_clients_at_once_get_the_same(content, fresh, whole):
+def test_large_listing_is_the_same_for_concurrent_clients(content, fresh, whole):
     pages: list[str] = []
 
     def fetch() -> None:
@@ -106,7 +106,7 @@ def test_many_clients_at_once_get_the_same(content, fresh, whole):
     assert [parse_listing(page) for page in pages] == [parse_listing(whole)] * 8
 
 
-def test_head_lists_nothing(content, base):
+def test_head_of_large_listing_has_no_content_length(content, base):
     answer = content.head(f"{base}/p/", headers=TEXT)
     assert answer.status_code == 200
     assert "Content-Length" not in answer.headers
@@ -114,7 +114,7 @@ def test_head_lists_nothing(content, base):
 
 @contextmanager
 def stalled(url: str, path: str, *headers: str) -> Iterator[socket.socket]:
-    """A client whose receive buffer is small, and that reads no more than the status line."""
+    """A client with a small receive buffer that reads only the status line."""
     address = httpx.URL(url)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -134,13 +134,13 @@ def _busy() -> list[str]:
         return [state for (state,) in cursor]
 
 
-def test_no_connection_waits_for_a_slow_reader_of_a_listing(instance, fresh):
+def test_slow_client_of_large_listing_holds_no_database_connection(instance, fresh):
     with stalled(instance.url, f"/pulp/content/{fresh}/p/"):
         wait_until(lambda: not _busy())
 
 
-def test_what_a_client_does_not_take_is_not_read(source, nothing_kept, monkeypatch):
-    """Nor is what another client has had read."""
+def test_large_listing_reads_rows_on_demand_and_shares_them(source, empty_row_cache, monkeypatch):
+    """Rows that another client has read are not queried twice."""
     read: list[str | None] = []
     part = directory.read_part
 
@@ -159,7 +159,7 @@ def test_what_a_client_does_not_take_is_not_read(source, nothing_kept, monkeypat
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
-def test_many_clients_that_read_nothing_keep_no_other_waiting(instance, base, crowded, encoding):
+def test_stalled_clients_of_large_listings_do_not_block_others(instance, base, crowded, encoding):
     header = f"Accept-Encoding: {encoding}"
     with (
         serving(instance, app="pulpcore.routing:content_application") as server,
@@ -175,7 +175,9 @@ def test_many_clients_that_read_nothing_keep_no_other_waiting(instance, base, cr
         wait_until(lambda: not _busy())
 
 
-def test_a_failure_while_reading_cuts_the_connection(instance, base, monkeypatch, nothing_kept):
+def test_large_listing_that_fails_midway_aborts_the_response(
+    instance, base, monkeypatch, empty_row_cache
+):
     from pulpcore.content_star.application import create_application
 
     part = directory.read_part
@@ -190,7 +192,7 @@ def test_a_failure_while_reading_cuts_the_connection(instance, base, monkeypatch
         get(create_application("content"), f"/pulp/content/{base}/p/", TEXT)
 
 
-def test_names_of_a_plugin_join_a_large_directory(fresh, monkeypatch, nothing_kept):
+def test_plugin_entries_are_merged_into_a_large_listing(fresh, monkeypatch, empty_row_cache):
     from pulp_file.app.models import FileDistribution
 
     from pulpcore.content_star.application import create_application
@@ -229,35 +231,35 @@ def crowded(orm) -> Iterator[str]:
         )
 
 
-def _most_resident(pid: int) -> int:
-    """Return how many bytes of memory a process has had at once, since it was asked last."""
+def _peak_memory(pid: int) -> int:
+    """Return the peak memory of a process in bytes, and reset it."""
     line = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert line
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     return int(line[1]) * 1024
 
 
-def test_memory_does_not_grow_with_the_listing(instance, base, crowded):
+def test_large_listing_keeps_memory_bounded(instance, base, crowded):
     with serving(instance, app="pulpcore.routing:content_application") as server:
         pid = server.process.pid
 
         def read(path: str, **headers: str) -> int:
-            """Return the bytes of the page, which is not kept here either."""
+            """GET the page in chunks, and return its length."""
             url = f"{server.content_url}{path}"
             with httpx.stream("GET", url, headers=PLAIN | headers, timeout=60) as response:
                 assert response.status_code == 200
                 return sum(map(len, response.iter_raw()))
 
         read(f"{base}/p/")
-        _most_resident(pid)
+        _peak_memory(pid)
         read(f"{base}/p/")
-        before = _most_resident(pid)
+        before = _peak_memory(pid)
         size = read(f"{crowded}/many/")
-        first = _most_resident(pid) - before
+        first = _peak_memory(pid) - before
         assert read(f"{crowded}/many/") == size
-        second = _most_resident(pid) - before
+        second = _peak_memory(pid) - before
     assert size > _MANY * 150
-    # As much as may be kept of it, compressed, and as much again while that is done or undone.
+    # The limit of cached rows, compressed, and as much again while they are (de)compressed.
     assert first < 2 * listing_page.MAX_DIRECTORY_BYTES
     assert second < 2 * listing_page.MAX_DIRECTORY_BYTES
 
@@ -271,27 +273,27 @@ def rows_of(*sizes: int) -> list[Rows]:
     return made
 
 
-def test_what_is_used_least_goes_first():
-    entry = RowCache(100)
+def test_row_cache_evicts_the_least_recently_used_entry():
+    cache = RowCache(100)
     for key, rows in zip("abc", rows_of(40, 40, 40), strict=True):
-        entry.put(key, rows)
-        assert entry.get("a")
-    assert entry.get("b") is None
-    assert entry.get("c")
+        cache.put(key, rows)
+        assert cache.get("a")
+    assert cache.get("b") is None
+    assert cache.get("c")
 
 
-def test_rows_that_grew_are_counted_anew():
-    entry = RowCache(100)
+def test_row_cache_counts_the_new_size_of_an_entry_that_grew():
+    cache = RowCache(100)
     first, second = rows_of(40, 40)
-    entry.put("a", first)
-    entry.put("b", second)
+    cache.put("a", first)
+    cache.put("b", second)
     second.deflated += 40
-    entry.put("b", second)
-    assert entry.get("a") is None
-    assert entry.get("b") is second
+    cache.put("b", second)
+    assert cache.get("a") is None
+    assert cache.get("b") is second
 
 
-def test_what_would_change_is_not_kept(module_orm, nothing_kept):
+def test_row_cache_has_no_incomplete_versions(module_orm, empty_row_cache):
     version = module_orm.version({"d/a": b"1"})
     level = ListedDirectory(ContentSource(None, version), "d/", ())
     assert level.read() is level.read()
@@ -300,10 +302,8 @@ def test_what_would_change_is_not_kept(module_orm, nothing_kept):
     assert level.read() is not level.read()
 
 
-def test_a_listing_with_a_file_of_unknown_size_is_kept_for_a_while(
-    module_orm, nothing_kept, monkeypatch
-):
-    """Its size is shown once it is known: nothing says when a file is saved."""
+def test_row_cache_entry_with_unknown_sizes_expires(module_orm, empty_row_cache, monkeypatch):
+    """Saving a file, which makes its size known, sends no notification."""
     version = module_orm.version({"d/a": b"12345", "d/b": b"1"})
     file = ContentArtifact.objects.get(content__in=version.content, relative_path="d/a")
     artifact, file.artifact = file.artifact, None
@@ -319,8 +319,8 @@ def test_a_listing_with_a_file_of_unknown_size_is_kept_for_a_while(
     assert level.read().size > rows.size
 
 
-def test_a_client_that_accepts_gzip_gets_the_same_page_in_fewer_bytes(content, fresh, whole):
-    for _ in range(2):  # as it is read, and as it is kept
+def test_large_listing_is_compressed_for_accept_encoding_gzip(content, fresh, whole):
+    for _ in range(2):  # streamed, and from the cache
         with content.stream("GET", f"{fresh}/p/", headers=TEXT | GZIP) as answer:
             raw = b"".join(answer.iter_raw())
         assert answer.headers["Content-Encoding"] == "gzip"

@@ -1,4 +1,4 @@
-"""Basic passwords are checked without holding up anything else, on a process of ours."""
+"""Password checks for Basic authentication: threads and limits for clients and names."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +22,7 @@ CLIENTS = 32
 
 
 class Site:
-    """A server with a guarded file and an open one, whose password checks can be held."""
+    """A server with a guarded and an open file, whose password checks can be blocked."""
 
     def __init__(self, url: str, guarded: str, open_path: str, folder: Path) -> None:
         self.url = url
@@ -38,7 +38,7 @@ class Site:
         (self.folder / "hold").unlink(missing_ok=True)
 
     def checks(self) -> list[str]:
-        """The names whose passwords are being checked."""
+        """Return the user names whose passwords are being checked."""
         return sorted(mark.name.split("-")[1] for mark in self.folder.glob("check-*"))
 
     def get(self, name: str, password: str, source: str) -> httpx.Response:
@@ -60,7 +60,7 @@ def server(instance, tmp_path_factory) -> Iterator[Site]:
     publication = pulp.publish(pulp.repository({"secret.txt": SECRET}))
     guarded = pulp.distribute(publication=publication, content_guard=guard)
     open_path = pulp.distribute(publication=publication)
-    # Nothing is kept: each request for the open file is looked up.
+    # Without a cache: each request for the open file queries the database.
     environ = {
         "PULP_CONTENT_STAR_CACHE_ENTRIES": "0",
         "PULP_CONTENT_STAR_BASIC_AUTH_TTL": "0",
@@ -86,7 +86,7 @@ def statuses(futures: list[Future[httpx.Response]]) -> list[int]:
     return [future.result().status_code for future in futures]
 
 
-def test_wrong_passwords_hold_up_no_lookups(site):
+def test_password_checks_do_not_block_database_queries(site):
     sources = [site.ask("admin", source=f"192.0.2.{number}") for number in range(16)]
     wait_until(lambda: len(site.checks()) == THREADS)
     for _ in range(20):
@@ -97,8 +97,8 @@ def test_wrong_passwords_hold_up_no_lookups(site):
     assert statuses(sources) == [403] * 16
 
 
-def test_one_source_has_one_check_at_a_time_and_leaves_a_thread_to_others(instance, site):
-    """Also with several names, and all addresses of a network that one client has."""
+def test_password_checks_of_one_network_leave_a_thread_to_others(instance, site):
+    """With several user names, from several addresses of an IPv6 /64."""
     attack = [site.ask(f"user{n}", source=f"2001:db8:0:1::{n}") for n in range(8)]
     wait_until(lambda: len(site.checks()) == 1)
     right = site.ask("admin", instance.password, source="2001:db8:0:2::1")
@@ -110,8 +110,8 @@ def test_one_source_has_one_check_at_a_time_and_leaves_a_thread_to_others(instan
     assert statuses(attack) == [403] * 8
 
 
-def test_right_password_from_the_source_of_wrong_ones_returns_200(instance, site):
-    """As from behind one NAT, for the very name that is tried."""
+def test_password_check_of_the_address_of_an_attack_returns_200(instance, site):
+    """As from behind one NAT, for the attacked user name."""
     attack = [site.ask("admin", f"wrong{n}", source="192.0.2.77") for n in range(12)]
     wait_until(site.checks)
     right = site.ask("admin", instance.password, source="192.0.2.77")
@@ -120,7 +120,7 @@ def test_right_password_from_the_source_of_wrong_ones_returns_200(instance, site
     assert statuses(attack) == [403] * 12
 
 
-def test_too_many_checks_of_one_name_return_429_and_other_names_wait(instance, site):
+def test_password_checks_over_the_limit_of_a_name_return_429(instance, site):
     more = 5
     attack = [site.ask("root", source="192.0.2.78") for _ in range(1 + MAX_WAITING_PER_NAME + more)]
     wait_until(lambda: sum(future.done() for future in attack) == more)
@@ -136,7 +136,7 @@ def test_too_many_checks_of_one_name_return_429_and_other_names_wait(instance, s
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_basic_password_is_checked_once_a_request(instance, site, method):
+def test_password_of_basic_authentication_is_checked_once_per_request(instance, site, method):
     site.release()
     url, auth = site.url + site.guarded, ("admin", instance.password)
     response = httpx.request(method, url, auth=auth, trust_env=False, timeout=60)

@@ -1,4 +1,4 @@
-"""Names of every kind, and URLs that are none."""
+"""Paths: unusual file names and base paths, dot segments, and malformed URLs and headers."""
 
 import socket
 from urllib.parse import quote
@@ -37,7 +37,7 @@ BASE_PATHS = [
 ]
 
 
-def test_files_of_any_name_list_link_and_download(content, orm):
+def test_file_names_with_special_characters_are_listed_and_served(content, orm):
     files = {f"dir/{name}": name.encode() for name in NAMES}
     base = orm.distribution(from_publication=False, repository_version=orm.version(files))
     listing = content.get(f"{base}/dir/")
@@ -51,7 +51,7 @@ def test_files_of_any_name_list_link_and_download(content, orm):
         assert "\n" not in response.headers["Content-Disposition"]
 
 
-def test_links_of_a_listing_lead_to_the_files(content, orm):
+def test_listing_links_resolve_to_the_files(content, orm):
     files = {f"{name}/{name}": name.encode() for name in NAMES}
     base = orm.distribution(from_publication=False, repository_version=orm.version(files))
     root = content.get(f"{base}/")
@@ -63,7 +63,7 @@ def test_links_of_a_listing_lead_to_the_files(content, orm):
 
 
 @pytest.mark.parametrize("name", BASE_PATHS)
-def test_base_paths_of_any_name_list_and_serve(content, orm, name):
+def test_base_paths_with_special_characters_are_listed_and_served(content, orm, name):
     base = orm.distribution(
         f"{orm.unique()}/{name}", publication=orm.publication({"a/b.txt": b"b"})
     )
@@ -78,7 +78,7 @@ def test_base_paths_of_any_name_list_and_serve(content, orm, name):
 
 
 def _links(listing: httpx.Response) -> list[httpx.URL]:
-    """Follow links as a browser does: each `href` against the URL of the page."""
+    """Resolve each `href` against the URL of the page, as a browser does."""
     from html import unescape
     from re import findall
 
@@ -88,7 +88,7 @@ def _links(listing: httpx.Response) -> list[httpx.URL]:
 
 @pytest.fixture(scope="module")
 def raw(instance):
-    """Send a request line as it stands, and return status and body: clients tidy URLs up."""
+    """Return a function that sends a request target unchanged; HTTP clients normalize it."""
 
     def send(
         target: bytes, *headers: bytes, method: bytes = b"GET", with_head: bool = False
@@ -120,7 +120,7 @@ def base(instance):
     orm.cleanup()
 
 
-TRICKS = [
+TRAVERSALS = [
     "%s/../../../../../../etc/passwd",
     "%s/..%%2f..%%2f..%%2fetc%%2fpasswd",
     "%s/%%2e%%2e/%%2e%%2e/etc/passwd",
@@ -141,9 +141,9 @@ TRICKS = [
 ]
 
 
-@pytest.mark.parametrize("trick", TRICKS)
-def test_no_path_leads_anywhere_but_to_content(raw, base, trick):
-    target = "/pulp/content/" + (trick % base if "%s" in trick else trick % ())
+@pytest.mark.parametrize("traversal", TRAVERSALS)
+def test_path_traversal_returns_400_or_404(raw, base, traversal):
+    target = "/pulp/content/" + (traversal % base if "%s" in traversal else traversal % ())
     status, body = raw(target.encode())
     assert status in (400, 404), body
     assert b"root:" not in body
@@ -169,7 +169,7 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_dot_segments_and_repeated_slashes_lead_to_the_file(raw, base, spelling):
+def test_dot_segments_and_repeated_slashes_are_normalized_to_the_file(raw, base, spelling):
     target = f"/pulp/content/{spelling.format(base=base)}".encode()
     assert raw(target) == (200, b"in a directory")
     assert raw(target, b"Range: bytes=3-")[0] == 206
@@ -179,12 +179,12 @@ def test_dot_segments_and_repeated_slashes_lead_to_the_file(raw, base, spelling)
 @pytest.mark.parametrize(
     "spelling", ["{base}/dir/", "{base}//dir//", "{base}/./dir/.", "{base}/dir/x/.."]
 )
-def test_dot_segments_and_repeated_slashes_lead_to_the_directory(raw, base, spelling):
+def test_dot_segments_and_repeated_slashes_are_normalized_to_the_directory(raw, base, spelling):
     status, body = raw(f"/pulp/content/{spelling.format(base=base)}".encode())
     assert (status, b"b.txt" in body) == (200, True)
 
 
-def test_a_missing_slash_is_redirected_to_the_normal_path(raw, base):
+def test_missing_slash_redirects_to_the_normalized_path(raw, base):
     for spelling in ("{base}//dir?a=b", "{base}/./dir?a=b"):
         target = f"/pulp/content/{spelling.format(base=base)}".encode()
         status, body, head = raw(target, with_head=True)
@@ -214,11 +214,11 @@ def test_a_missing_slash_is_redirected_to_the_normal_path(raw, base):
         (b"/pulp/content/?" + b"a=b&" * 3000, 414),
     ],
 )
-def test_dot_segments_never_lead_above_the_content_prefix(raw, target, status):
+def test_dot_segments_above_the_content_prefix_return_400(raw, target, status):
     assert raw(target)[0] == status
 
 
-def test_dot_segments_never_leave_a_domain(domains, base):
+def test_dot_segments_above_a_domain_return_400(domains, base):
     for path, status in (
         (f"default/{base}/./a.txt", 200),
         (f"default/x/../{base}//a.txt", 200),
@@ -232,7 +232,7 @@ def test_dot_segments_never_leave_a_domain(domains, base):
         assert get_as_it_stands(domains.url, f"/pulp/content/{path}")[0] == status, path
 
 
-def test_a_base_path_of_many_segments_is_served(content, orm):
+def test_base_path_of_65_segments_is_served(content, orm):
     deep = "/".join([orm.unique(), *"abcdefgh" * 8])
     orm.distribution(deep, publication=orm.publication({"a.txt": b"deep"}))
     for _ in range(2):
@@ -264,7 +264,7 @@ def test_a_base_path_of_many_segments_is_served(content, orm):
         (b"/pulp/content/" + "é".encode(), 400),
     ],
 )
-def test_paths_that_are_none(raw, target, status):
+def test_malformed_path_returns_an_error_status(raw, target, status):
     assert raw(target)[0] == status
 
 
@@ -300,11 +300,11 @@ def test_paths_that_are_none(raw, target, status):
         (b"X-Forwarded-For: nonsense", 200),
     ],
 )
-def test_headers_that_are_none(raw, base, header, status):
+def test_malformed_headers_are_ignored_or_refused(raw, base, header, status):
     assert raw(f"/pulp/content/{base}/a.txt".encode(), header)[0] == status
 
 
-def test_bad_cookies_and_credentials_get_a_clear_answer_from_a_guard(raw, pulp, orm):
+def test_guard_denies_malformed_cookies_and_credentials(raw, pulp, orm):
     guard = pulp.create("contentguards/core/rbac/", name=orm.unique())
     base = pulp.distribute(content_guard=guard["pulp_href"])
     target = f"/pulp/content/{base}/a.txt".encode()
@@ -314,7 +314,7 @@ def test_bad_cookies_and_credentials_get_a_clear_answer_from_a_guard(raw, pulp, 
 
 
 @pytest.mark.parametrize("path", ["/pulp/content/", "/pulp/api/v3/status/", "/"])
-def test_websockets_are_refused_politely(raw, path):
+def test_websocket_upgrade_returns_501(raw, path):
     upgrade = (
         b"Upgrade: websocket",
         b"Connection: Upgrade",

@@ -1,4 +1,4 @@
-"""What a cold request asks the database, and how the database goes about it."""
+"""SQL queries of a cache miss: their number, query plans, and prepared statements."""
 
 import json
 import re
@@ -40,8 +40,8 @@ def published(bulk) -> Publication:
 
 
 @pytest.fixture(scope="module")
-def crowd(bulk, published) -> Iterator[str]:
-    """Thousands of distributions, repositories, versions and publications; the base path of one."""
+def crowded_base(bulk, published) -> Iterator[str]:
+    """A base path among thousands of distributions, repositories, versions and publications."""
     repository = bulk.orm.version({}).repository
     repositories = Repository.objects.bulk_create(
         Repository(name=bulk.orm.unique(), pulp_type="file.file") for _ in range(5000)
@@ -68,7 +68,7 @@ def crowd(bulk, published) -> Iterator[str]:
 
 
 def parameters_of(query: Query, bulk: Bulk, published: Publication, base: str) -> dict[str, object]:
-    """Values for whatever `query` takes, that find something."""
+    """Return values for the parameters of `query` with which it finds a row."""
     values = {
         "domain": "default",
         "prefixes": [base.partition("/")[0], base, f"{base}/x"],
@@ -81,14 +81,14 @@ def parameters_of(query: Query, bulk: Bulk, published: Publication, base: str) -
     return {name: values[name] for name in query.parameters}
 
 
-COLD = [name for name, value in vars(queries).items() if isinstance(value, Query)]
+QUERIES = [name for name, value in vars(queries).items() if isinstance(value, Query)]
 
 
-@pytest.mark.parametrize("name", COLD)
+@pytest.mark.parametrize("name", QUERIES)
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
-def test_every_query_of_the_cold_path_is_on_indexes(bulk, published, crowd, name, mode):
+def test_query_plans_use_indexes(bulk, published, crowded_base, name, mode):
     query: Query = getattr(queries, name)
-    parameters = parameters_of(query, bulk, published, crowd)
+    parameters = parameters_of(query, bulk, published, crowded_base)
     assert query.one(parameters) is not None
     with connection.cursor() as cursor:
         cursor.execute(f"SET plan_cache_mode = {mode}")
@@ -97,7 +97,7 @@ def test_every_query_of_the_cold_path_is_on_indexes(bulk, published, crowd, name
             plan = [line for (line,) in cursor]
         finally:
             cursor.execute("RESET plan_cache_mode")
-    # The two tables that are small on any Pulp.
+    # Domains and content guards are few on any Pulp.
     scans = [line for line in plan if "Seq Scan" in line]
     assert not [
         line for line in scans if "core_domain" not in line and "contentguard" not in line
@@ -108,8 +108,8 @@ def test_every_query_of_the_cold_path_is_on_indexes(bulk, published, crowd, name
     assert read < 60, plan
 
 
-def test_a_file_costs_as_many_rows_in_a_small_repository_as_in_a_large_one(bulk, small):
-    def touched(each: Bulk) -> list[tuple[str, float]]:
+def test_query_of_a_file_reads_as_many_rows_in_a_large_repository(bulk, small):
+    def rows_read(each: Bulk) -> list[tuple[str, float]]:
         parameters = {
             "paths": [each.path(7)],
             "repository": each.version.repository_id,
@@ -123,7 +123,7 @@ def test_a_file_costs_as_many_rows_in_a_small_repository_as_in_a_large_one(bulk,
         _walk((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"], found)
         return sorted(found)
 
-    assert touched(bulk) == touched(small)
+    assert rows_read(bulk) == rows_read(small)
 
 
 def _walk(node: dict, found: list[tuple[str, float]]) -> None:
@@ -135,7 +135,7 @@ def _walk(node: dict, found: list[tuple[str, float]]) -> None:
 
 
 def ask(path: str):
-    """Make the response to GET in this thread, as the door's threads do."""
+    """Return the response to GET, made in this thread as the executor's threads do."""
     scope = {"type": "http", "method": "GET", "path": f"/pulp/content/{path}"}
     request = Request({**scope, "headers": [], "query_string": b""})
     return respond(request, ContentPath("default", path))
@@ -143,7 +143,7 @@ def ask(path: str):
 
 @pytest.fixture
 def sample(orm) -> dict[str, str]:
-    """Base paths of distributions of all kinds, all with `a` in them, by kind."""
+    """Base paths of distributions with the file `a`, by kind."""
     version = orm.version({"a": b"a"})
     publication = orm.publication({"meta": b"x"}, version)
     plain = orm.version({"a": b"a"})
@@ -167,7 +167,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["a", "meta"])
-def test_a_file_costs_three_queries_at_most(sample, kind, name):
+def test_queries_of_a_file_are_three_at_most(sample, kind, name):
     if name == "meta" and kind.startswith("plain"):
         pytest.skip("not published")
     with CaptureQueriesContext(connection) as captured:
@@ -180,27 +180,27 @@ def test_a_file_costs_three_queries_at_most(sample, kind, name):
 
 @pytest.fixture
 def unprepared(monkeypatch) -> Iterator[None]:
-    """Nothing is known of prepared statements, and nothing will be."""
+    """Clear the registry of prepared statements, and close the connection afterwards."""
     monkeypatch.setattr(Query, "prepares", True)
     monkeypatch.setattr(Query, "_prepared", type(Query._prepared)())
     yield
-    connection.close()  # what is known of it is not true any more
+    connection.close()  # its statements are no longer those of the registry
 
 
-def test_a_pooler_that_forgets_statements_is_no_error(sample, unprepared):
+def test_prepared_statement_lost_by_a_pooler_turns_preparing_off(sample, unprepared):
     path = f"{sample['publication']}/a"
     ask(path)
     with connection.cursor() as cursor:
         cursor.execute("DEALLOCATE ALL")
     assert ask(path).source.name.startswith("/")
-    assert not Query.prepares, "it would happen again and again"
+    assert not Query.prepares
     assert ask(path).source.name.startswith("/")
 
 
-def test_a_pooler_that_hands_out_prepared_sessions_is_no_error(sample, unprepared):
+def test_prepared_statement_of_a_pooled_session_is_reused(sample, unprepared):
     path = f"{sample['publication']}/a"
     ask(path)
-    Query._prepared.clear()  # the same session again, as far as the database knows
+    Query._prepared.clear()  # as a new connection to the same session of the pooler
     assert ask(path).source.name.startswith("/")
     assert Query.prepares
 
@@ -213,7 +213,7 @@ def test_prepared_statement_is_prepared_again_after_a_column_changed_its_type(sa
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE core_distribution ALTER name TYPE varchar(300)")
         try:
-            assert ask(path).source.name.startswith("/"), "sent without being prepared"
+            assert ask(path).source.name.startswith("/"), "executed unprepared"
             assert ask(path).source.name.startswith("/")
             cursor.execute("SELECT name FROM pg_prepared_statements")
             prepared = {name for (name,) in cursor.fetchall()}
@@ -239,20 +239,20 @@ def test_deferred_fields_are_named_to_from_db(sample, monkeypatch):
         assert len(names) == count
 
 
-def test_a_transaction_is_not_put_at_risk(sample, unprepared):
+def test_prepared_statements_are_not_used_in_a_transaction(sample, unprepared):
     with transaction.atomic():
         assert ask(f"{sample['publication']}/a").source.name.startswith("/")
     assert not Query._prepared
 
 
-def test_operators_can_rule_prepared_statements_out(sample, unprepared, monkeypatch):
+def test_prepared_statements_are_disabled_by_prepare_threshold(sample, unprepared, monkeypatch):
     options = {**connection.settings_dict["OPTIONS"], "prepare_threshold": None}
     monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
     assert ask(f"{sample['publication']}/a").source.name.startswith("/")
     assert not Query._prepared
 
 
-def test_each_version_has_what_was_at_the_path_then(orm):
+def test_query_of_a_path_in_old_versions_finds_their_content(orm):
     empty = orm.version({})
     repository = empty.repository
     first, second = orm.content({"same": b"1"}), orm.content({"same": b"2"})
@@ -279,11 +279,11 @@ def test_each_version_has_what_was_at_the_path_then(orm):
     assert content_at(empty) is None
 
 
-def test_the_columns_of_a_plugin_are_there_when_it_looks(sample):
+def test_find_distribution_loads_the_columns_of_the_plugin_model(sample):
     from pulpcore.content_star.resolve.distribution import find_distribution
 
-    place = find_distribution(ContentPath("default", sample["publication"]))
-    whole = type(place.distribution).objects.get(pk=place.distribution.pk)
+    found = find_distribution(ContentPath("default", sample["publication"]))
+    whole = type(found.distribution).objects.get(pk=found.distribution.pk)
     for field in whole._meta.concrete_fields:
-        assert getattr(place.distribution, field.attname) == getattr(whole, field.attname)
-    assert type(place.distribution.publication.repository_version) is RepositoryVersion
+        assert getattr(found.distribution, field.attname) == getattr(whole, field.attname)
+    assert type(found.distribution.publication.repository_version) is RepositoryVersion

@@ -7,7 +7,7 @@ from django.db import connection
 from tests.support.orm import Orm, artifact
 from tests.support.pulp import unique
 
-# As saving content and adding it to a repository make them, but for the content that they share.
+# The rows of saved content in a repository version, except that all files share one artifact.
 _CONTENT = """
     WITH made AS (
         SELECT gen_random_uuid() AS content, format(%(form)s, n, n %% 100) AS path
@@ -58,13 +58,13 @@ class Bulk:
     """A repository whose version 1 holds `count` files, until `remove`."""
 
     def __init__(self, orm: Orm, count: int, form: str = "Packages/%s-{unique}.rpm") -> None:
-        """`form` makes a path of the number of a file, from 1 on, and its last two digits."""
+        """Create the files; `form` is the path's format, of the number and its last two digits."""
         from pulpcore.app.util import get_domain_pk
 
         self.form = form.replace("{unique}", unique("bulk"))
         self.count = count
         self.orm = orm
-        # A version of its own for the bulk, so that what is made in SQL is removed in SQL.
+        # A version of its own, so that rows made in SQL are also removed in SQL.
         empty = orm.version({})
         self.version = empty.repository.new_version()
         self.version.complete = True

@@ -1,4 +1,4 @@
-"""The tables with paths as a database has them whose collation is not C, as it mostly is not."""
+"""Copies of the tables with paths with another collation than C, as most databases have."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ _COPY = """
 
 @contextmanager
 def copies_of_paths() -> Iterator[None]:
-    """Copy the two tables with paths into a schema of their own, with another collation."""
+    """Copy the two tables with paths into a schema, with another collation than C."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE SCHEMA other")
         try:
@@ -36,7 +36,7 @@ def copies_of_paths() -> Iterator[None]:
 
 @contextmanager
 def seeing_copies(indexed: bool = False) -> Iterator[None]:
-    """Have this connection see the copies, with the indexes of migration 0002 or without."""
+    """Make the copies this connection's tables, with or without the indexes of migration 0002."""
     with connection.cursor() as cursor:
         cursor.execute("SET search_path TO other, public")
         directory.path_order.cache_clear()

@@ -1,4 +1,4 @@
-"""An authentication backend for tests: a password check takes as long as a file exists."""
+"""An authentication backend that blocks password checks while a file exists."""
 
 import os
 import time
@@ -9,13 +9,13 @@ from typing import Any
 from django.contrib.auth.backends import ModelBackend
 
 HOLD = "STAR_TEST_HOLD"
-"""The environment variable that names a directory: of one file for each check under way."""
+"""The environment variable that names a directory, with one file for each running check."""
 
 
 class HoldingBackend(ModelBackend):
-    """Django's own backend, which waits for the file `hold` to go before it checks a password.
+    """Django's model backend; it blocks while the file `hold` exists.
 
-    That of a wrong one takes no longer: `wrong...`.
+    Passwords that begin with `wrong` are refused without hashing, which keeps the tests fast.
     """
 
     def authenticate(self, request: Any, username: Any = None, **credentials: Any) -> Any:

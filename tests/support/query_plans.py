@@ -1,4 +1,4 @@
-"""What PostgreSQL reads to answer: by its plans, whose counts do not depend on the machine."""
+"""Rows that PostgreSQL reads, from its query plans, which do not depend on the machine."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ Plan = dict[str, Any]
 
 
 def plans_of(ask: Callable[[], object]) -> list[Plan]:
-    """Return the plans of the queries of `ask`, as EXPLAIN (ANALYZE, BUFFERS) has them."""
+    """Return the plans of the queries of `ask`, by EXPLAIN (ANALYZE, BUFFERS)."""
     with CaptureQueriesContext(connection) as captured:
         ask()
     plans = []
@@ -24,7 +24,7 @@ def plans_of(ask: Callable[[], object]) -> list[Plan]:
 
 
 def rows_of(plan: Plan) -> Iterator[tuple[str, float]]:
-    """Yield each table that is read, and how many of its rows are, shown or not."""
+    """Yield each table of a plan and the number of rows read, filtered ones included."""
     if "Relation Name" in plan:
         rows = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
         yield plan["Relation Name"], rows * plan["Actual Loops"]
