@@ -1,4 +1,4 @@
-"""Bodies of requests to the API: read by views while they arrive, within bounds (issue 10, 3)."""
+"""Request bodies of the API: streamed to views, within limits and timeouts (issue 10, 3)."""
 
 import re
 import socket
@@ -29,7 +29,7 @@ def server(instance) -> Iterator[Server]:
         yield server
 
 
-def test_upload_without_credentials_returns_401_before_its_body_is_taken(server):
+def test_upload_without_credentials_returns_401_before_its_body_is_read(server):
     with Raw(server.url) as client:
         client.head("POST", UPLOAD, Content_Length=100 * 1024**4)
         sent = client.send_until_response(bytes(MEGABYTE))
@@ -38,16 +38,16 @@ def test_upload_without_credentials_returns_401_before_its_body_is_taken(server)
         assert response.getheader("Connection") == "close"
         assert response.read()
         sent += client.send_until_closed(bytes(MEGABYTE))
-    assert sent < 32 * MEGABYTE  # nearly all of it in the kernel's buffers
+    assert sent < 32 * MEGABYTE  # nearly all in the kernel's buffers
 
 
-def test_upload_without_credentials_that_expects_100_continue_returns_401_at_once(server):
+def test_upload_without_credentials_that_expects_100_continue_returns_401(server):
     with Raw(server.url) as client:
         client.head("POST", UPLOAD, Content_Length=MEGABYTE, Expect="100-continue")
         assert client.read_to_end().startswith(b"HTTP/1.1 401 ")
 
 
-def test_upload_with_credentials_that_expects_100_continue_is_asked_for_its_body(server, instance):
+def test_upload_with_credentials_that_expects_100_continue_gets_it(server, instance):
     data = b"--b\r\nContent-Disposition: form-data; name=x\r\n\r\n1\r\n--b--\r\n"
     with Raw(server.url) as client:
         client.head(
@@ -64,7 +64,7 @@ def test_upload_with_credentials_that_expects_100_continue_is_asked_for_its_body
         assert client.response().status == 400  # "No file was submitted."
 
 
-def test_unfinished_bodies_hold_little_memory_and_no_other_request(server):
+def test_incomplete_bodies_keep_memory_bounded_and_block_no_other_request(server):
     process = psutil.Process(server.process.pid)
     form = {"Content_Type": "application/x-www-form-urlencoded"}
     httpx.get(f"{server.url}/auth/login/", trust_env=False)
@@ -108,8 +108,8 @@ read: list[bytes | Exception] = []
 
 
 @csrf_exempt
-def noted(request: HttpRequest) -> HttpResponse:
-    """Note what the view got, since a client that has left learns nothing."""
+def recorded(request: HttpRequest) -> HttpResponse:
+    """Record the body or error that the view got, which a disconnected client cannot receive."""
     try:
         read.append(request.read())
     except Exception as error:
@@ -129,7 +129,7 @@ def counted(request: HttpRequest) -> HttpResponse:
 
 @csrf_exempt
 def read_late(request: HttpRequest) -> StreamingHttpResponse:
-    """Read the body on the server's event loop, which would wait for itself."""
+    """Read the body on the server's event loop, which would block on itself."""
 
     async def parts() -> AsyncIterator[bytes]:
         read.append(b"begun")
@@ -142,7 +142,7 @@ def read_late(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(parts())
 
 
-VIEWS = (read_late, echo, size, body, asynchronous, unread, noted, counted)
+VIEWS = (read_late, echo, size, body, asynchronous, unread, recorded, counted)
 
 
 @pytest.fixture(scope="module")
@@ -196,14 +196,14 @@ def test_connection_with_an_unread_body_is_closed_after_the_response(url):
         assert client.read_to_end() == b""
 
 
-def test_connection_with_a_small_unread_body_is_kept(url):
+def test_connection_with_a_small_unread_body_is_kept_alive(url):
     with httpx.Client(base_url=url, trust_env=False) as client:
         for _ in range(2):
             response = client.put("/unread", content=bytes(1000))
             assert "connection" not in response.headers
 
 
-def test_body_over_the_limit_returns_413_before_it_is_taken(limited):
+def test_body_over_the_limit_returns_413_before_it_is_read(limited):
     with Raw(limited) as client:
         client.head("PUT", "/size", Content_Length=LIMIT + 1, Expect="100-continue")
         assert client.read_to_end().startswith(b"HTTP/1.1 413 ")
@@ -225,7 +225,7 @@ def test_body_that_stalls_returns_408(url, monkeypatch, count):
 
 
 def test_body_that_drips_returns_408(url, monkeypatch):
-    """Each part is in time, and all of it too slow for a thread to wait for it."""
+    """Each part arrives in time, but the whole is too slow for a thread to wait for it."""
     monkeypatch.setattr(request_body, "STALL_TIMEOUT", 1.0)
     with Raw(url) as client:
         client.head("PUT", "/size", Content_Length=100_000)
@@ -236,28 +236,28 @@ def test_body_that_drips_returns_408(url, monkeypatch):
 
 
 @pytest.mark.parametrize("headers", [{"Content_Length": 100_000}, {"Transfer_Encoding": "chunked"}])
-def test_view_gets_an_error_where_the_client_leaves_before_the_end_of_a_body(url, headers):
+def test_client_disconnect_within_a_body_raises_oserror_in_the_view(url, headers):
     read.clear()
     with Raw(url) as client:
-        client.head("PUT", "/noted", **headers)
+        client.head("PUT", "/recorded", **headers)
         client.send(b"a\r\n0123456789\r\n")
     wait_until(lambda: read)
     assert isinstance(read[0], OSError)
 
 
-def test_small_body_that_breaks_off_reaches_no_view(url):
+def test_client_disconnect_within_a_small_body_calls_no_view(url):
     read.clear()
     with Raw(url) as client:
-        client.head("PUT", "/noted", Content_Length=100)
+        client.head("PUT", "/recorded", Content_Length=100)
         client.send(b"0123456789")
-    assert httpx.put(f"{url}/noted", content=b"whole", trust_env=False).status_code == 200
+    assert httpx.put(f"{url}/recorded", content=b"whole", trust_env=False).status_code == 200
     assert read == [b"whole"]
 
 
-def test_half_open_client_is_no_end_of_a_body(url):
+def test_half_closed_connection_does_not_end_a_body(url):
     read.clear()
     with Raw(url) as client:
-        client.head("PUT", "/noted", Content_Length=100_000)
+        client.head("PUT", "/recorded", Content_Length=100_000)
         client.send(b"0123456789")
         client.socket.shutdown(socket.SHUT_WR)
         wait_until(lambda: read)

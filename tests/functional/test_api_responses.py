@@ -1,4 +1,4 @@
-"""Responses of Django's views on the wire: length, headers and streams (issue 10, 29)."""
+"""Responses of Django views as sent: Content-Length, headers and streams (issue 10, 29)."""
 
 import asyncio
 import io
@@ -23,7 +23,7 @@ def _with_length(length: object, content: object, status: int = 200) -> HttpResp
 
 
 def longer(request: HttpRequest) -> HttpResponse:
-    """As pulp_container answers the PUT of a manifest."""
+    """Return a response as pulp_container's to PUT of a manifest."""
     return _with_length(0, None, 201)
 
 
@@ -37,7 +37,7 @@ def shorter(request: HttpRequest) -> HttpResponse:
     return _with_length(10, b"01234")
 
 
-def no_number(request: HttpRequest) -> HttpResponse:
+def invalid_length(request: HttpRequest) -> HttpResponse:
     return _with_length("many", b"01234")
 
 
@@ -77,7 +77,7 @@ closed = threading.Event()
 
 
 class Parts:
-    """An iterator that notes in which threads it runs, and that it is closed."""
+    """An iterator that records the threads it runs in, and that it was closed."""
 
     def __init__(self) -> None:
         self.threads: set[int] = set()
@@ -137,7 +137,7 @@ async def endless_events(request: HttpRequest) -> StreamingHttpResponse:
 
 
 VIEWS = (
-    longer, longer_stream, shorter, no_number, no_content, not_modified, plain, hop_by_hop,
+    longer, longer_stream, shorter, invalid_length, no_content, not_modified, plain, hop_by_hop,
     control_character, headers, file, stream, endless, asynchronous, endless_events,
 )  # fmt: skip
 
@@ -149,7 +149,7 @@ def url(instance) -> Iterator[str]:
 
 
 def on_one_connection(url: str, method: str, path: str) -> tuple[int, dict[str, str], bytes]:
-    """Ask for a path, and for another on the same connection; return the first response."""
+    """Request `path`, and another on the same connection; return the first response."""
     with Raw(url) as client:
         client.head(method, path)
         first = client.response() if method != "HEAD" else client.response("HEAD")
@@ -159,7 +159,7 @@ def on_one_connection(url: str, method: str, path: str) -> tuple[int, dict[str, 
     return first.status, {name.lower(): value for name, value in first.getheaders()}, body
 
 
-def test_response_longer_than_content_length_is_cut_and_the_connection_kept(url, caplog):
+def test_response_longer_than_content_length_is_truncated(url, caplog):
     for _ in range(3):
         status, headers, body = on_one_connection(url, "GET", "/longer")
         assert (status, headers["content-length"], body) == (201, "0", b"")
@@ -170,11 +170,11 @@ def test_response_longer_than_content_length_is_cut_and_the_connection_kept(url,
     ]
 
 
-def test_stream_longer_than_content_length_is_cut(url):
+def test_stream_longer_than_content_length_is_truncated(url):
     assert on_one_connection(url, "GET", "/longer_stream")[2] == b"0123"
 
 
-def test_response_shorter_than_content_length_ends_with_its_connection(url, caplog):
+def test_response_shorter_than_content_length_closes_the_connection(url, caplog):
     with Raw(url) as client:
         client.head("GET", "/shorter")
         answer = client.read_to_end()
@@ -184,13 +184,13 @@ def test_response_shorter_than_content_length_ends_with_its_connection(url, capl
     assert "Traceback" not in caplog.text
 
 
-def test_content_length_that_is_no_number_is_dropped(url):
-    _, headers, body = on_one_connection(url, "GET", "/no_number")
+def test_content_length_that_is_invalid_is_dropped(url):
+    _, headers, body = on_one_connection(url, "GET", "/invalid_length")
     assert (headers.get("content-length"), body) == (None, b"01234")
 
 
 @pytest.mark.parametrize("path", ["/no_content", "/not_modified"])
-def test_response_without_content_by_its_status_has_no_body(url, path):
+def test_response_with_status_204_or_304_has_no_body(url, path):
     _, headers, body = on_one_connection(url, "GET", path)
     assert (headers.get("content-length"), body) == (None, b"")
 
@@ -211,7 +211,7 @@ def test_header_with_a_control_character_returns_500(url, caplog):
     assert "X-Name" in caplog.text
 
 
-def test_headers_beyond_ascii_and_cookies_are_sent_as_django_has_them(url):
+def test_headers_beyond_ascii_and_cookies_are_encoded_as_by_django(url):
     response = httpx.get(f"{url}/headers", trust_env=False)
     raw = dict(response.headers.raw)
     assert raw[b"x-name"] == "café".encode("latin-1")
@@ -227,13 +227,13 @@ def test_file_response_is_sent_whole(url):
     assert response.content == bytes(range(256)) * 4096
 
 
-def test_stream_is_made_and_closed_in_one_thread_with_its_connection(url):
+def test_stream_is_iterated_and_closed_in_one_thread(url):
     assert httpx.get(f"{url}/stream", trust_env=False).text == "part part part 1"
     wait_until(closed.is_set)
 
 
 @pytest.mark.parametrize("path", ["/endless", "/endless_events"])
-def test_stream_ends_when_its_client_leaves(url, path):
+def test_stream_is_closed_after_client_disconnect(url, path):
     with Raw(url) as client:
         client.head("GET", path)
         assert client.response().status == 200

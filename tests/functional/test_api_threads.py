@@ -1,4 +1,4 @@
-"""Django's views in our process, which expect WSGI: bodies, threads and event loops."""
+"""Django views under ASGI that expect WSGI: bodies, threads, event loops and uploads."""
 
 import asyncio
 import hashlib
@@ -23,13 +23,13 @@ from tests.support.server import Server, serving
 
 @csrf_exempt
 def body(request: HttpRequest) -> HttpResponse:
-    """Read a body as pulp_container and pulp_maven do, and the rest as Django does."""
+    """Read from `wsgi.input`, as pulp_container and pulp_maven do, and then by Django's API."""
     start = request.META["wsgi.input"].read(4)
     return HttpResponse(start + b"|" + request.read())
 
 
 def fetch(request: HttpRequest) -> HttpResponse:
-    """Wait for something as Pulp's downloaders do."""
+    """Run a coroutine on the thread's event loop, as Pulp's downloaders do."""
     return HttpResponse(asyncio.get_event_loop().run_until_complete(asyncio.sleep(0, "fetched")))
 
 
@@ -42,7 +42,7 @@ def api(instance, monkeypatch):
     clear_url_caches()
 
 
-def ask(api, method: str, url: str, **content) -> httpx.Response:
+def send(api, method: str, url: str, **content) -> httpx.Response:
     async def request() -> httpx.Response:
         transport = httpx.ASGITransport(api)
         async with httpx.AsyncClient(transport=transport, base_url="http://pulp") as client:
@@ -51,12 +51,12 @@ def ask(api, method: str, url: str, **content) -> httpx.Response:
     return asyncio.run(request())
 
 
-def test_the_body_is_where_wsgi_has_it(api):
-    assert ask(api, "PUT", "/body", content=b"0123456789").text == "0123|456789"
+def test_body_is_readable_from_wsgi_input(api):
+    assert send(api, "PUT", "/body", content=b"0123456789").text == "0123|456789"
 
 
-def test_views_may_wait_in_an_event_loop_of_their_own(api):
-    assert ask(api, "GET", "/fetch").text == "fetched"
+def test_view_may_run_an_event_loop_in_its_thread(api):
+    assert send(api, "GET", "/fetch").text == "fetched"
 
 
 MEGABYTE = 1 << 20
@@ -76,7 +76,7 @@ def server(instance) -> Iterator[Server]:
 
 
 def spooled(folder: str) -> list[int]:
-    """Return the sizes in bytes of the uploads that are in a folder."""
+    """Return the sizes in bytes of the temporary upload files in a folder."""
     sizes = []
     for file in Path(folder).glob("*.upload*"):
         with suppress(FileNotFoundError):
@@ -85,16 +85,16 @@ def spooled(folder: str) -> list[int]:
 
 
 def written(server: Server, thread: int | None = None) -> int:
-    """Bytes that a server, or one of its threads, has written to anything so far."""
+    """Return the bytes that a server, or one of its threads, has written in all."""
     process = Path(f"/proc/{server.process.pid}")
     file = process / (f"task/{thread}/io" if thread else "io")
     counts = dict(line.split(": ") for line in file.read_text().splitlines())
     return int(counts["wchar"])
 
 
-def test_a_large_upload_goes_below_pulps_own_directory_by_threads(instance, server):
+def test_large_upload_is_written_to_the_working_directory_by_threads(instance, server):
     folder = str(instance.state.working_directory)
-    loop = server.process.pid  # by which the first thread goes, too
+    loop = server.process.pid  # the id of the main thread, too
     digest = hashlib.sha256()
 
     def body() -> Iterator[bytes]:
@@ -125,7 +125,7 @@ def test_a_large_upload_goes_below_pulps_own_directory_by_threads(instance, serv
     wait_until(lambda: not spooled(folder))
 
 
-def test_nothing_is_left_of_an_upload_whose_client_has_left(instance, server):
+def test_client_disconnect_during_an_upload_leaves_no_temporary_file(instance, server):
     folder = str(instance.state.working_directory)
 
     def body() -> Iterator[bytes]:
@@ -158,15 +158,15 @@ def test_header_that_is_slow_to_parse_returns_431_when_too_long(instance, name, 
             assert response.status_code == status, response.text
 
 
-def test_parallel_openapi_schemas_equal_those_made_alone(instance):
-    """The rest framework's generator keeps the view that it describes in the view's class."""
+def test_parallel_openapi_schemas_equal_sequential_ones(instance):
+    """The rest framework's generator stores the described view in an attribute of its class."""
     queries = ["component=core", "component=file", "component=core&pk_path=1"]
 
     def schema(query: str) -> dict[str, object]:
-        # Pulp keeps a document for 100 days by its URL.
+        # Pulp caches a document by its URL for 100 days.
         url = f"{server.url}/pulp/api/v3/docs/api.json?{query}&fresh={uuid4()}"
         return httpx.get(url, trust_env=False, timeout=600).raise_for_status().json()["paths"]
 
     with serving(instance) as server, ThreadPoolExecutor(len(queries)) as threads:
-        alone = list(map(schema, queries))
-        assert list(threads.map(schema, queries)) == alone
+        sequential = list(map(schema, queries))
+        assert list(threads.map(schema, queries)) == sequential

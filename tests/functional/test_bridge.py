@@ -1,4 +1,4 @@
-"""Routes that a plugin adds to upstream's content app, in our own process."""
+"""The aiohttp bridge: routes that a legacy plugin adds to upstream's content app."""
 
 import hashlib
 import http.client
@@ -27,13 +27,13 @@ MEGABYTE = 1024**2
 
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory) -> Path:
-    """Where the plugin's handlers leave word."""
+    """The directory in which the plugin's handlers record events."""
     return tmp_path_factory.mktemp("notes")
 
 
 @pytest.fixture(scope="module")
 def server(instance: Instance, notes: Path):
-    """A server with the plugin. Redis is asked for, and is not there."""
+    """A server with the plugin, with CACHE_ENABLED and a Redis that does not exist."""
     cache = {
         "PULP_CACHE_ENABLED": "true",
         "PULP_REDIS_URL": "redis://127.0.0.1:1",
@@ -41,7 +41,7 @@ def server(instance: Instance, notes: Path):
     }
     with serving(instance, **installed(notes, **cache)) as server:
         yield server
-    assert (notes / "ended").exists(), "the plugin's application has been cleaned up"
+    assert (notes / "ended").exists(), "the cleanup context of the aiohttp application ran"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def address(server: Server) -> tuple[str, int]:
     return url.host, url.port
 
 
-def test_a_handler_gets_the_request_and_its_answer_is_sent(plugin, server):
+def test_aiohttp_handler_receives_the_request_and_its_response_is_sent(plugin, server):
     response = plugin.put(
         "hello/a%20b?q=%C3%A9&q=2",
         content="body é".encode(),
@@ -92,29 +92,29 @@ def test_a_handler_gets_the_request_and_its_answer_is_sent(plugin, server):
     assert len(response.headers.get_list("Date")) == 1
 
 
-def test_it_knows_who_asks(plugin, instance):
+def test_aiohttp_handler_has_the_authenticated_user(plugin, instance):
     seen = plugin.get("hello/x", auth=(instance.username, instance.password)).json()
     assert (seen["user"], seen["authenticated"]) == ("admin", True)
     assert plugin.get("hello/x", auth=("admin", "wrong")).json()["authenticated"] is False
 
 
-def test_a_session_is_nobody_without_its_token_where_something_may_change(plugin, instance):
+def test_aiohttp_handler_session_needs_a_csrf_token_for_unsafe_methods(plugin, instance):
     with instance.client() as browser:
         cookies, token = dict(browser.cookies), browser.cookies["csrftoken"]
     session = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
 
-    def is_known(method: str, **headers: str) -> bool:
+    def is_authenticated(method: str, **headers: str) -> bool:
         response = plugin.request(method, "hello/x", headers={**session, **headers})
         return response.json()["authenticated"]
 
-    assert is_known("GET")
-    assert not is_known("POST")
-    assert is_known("POST", **{"X-CSRFToken": token})
+    assert is_authenticated("GET")
+    assert not is_authenticated("POST")
+    assert is_authenticated("POST", **{"X-CSRFToken": token})
     foreign = {"X-CSRFToken": token, "Origin": "https://elsewhere.example"}
-    assert not is_known("DELETE", **foreign)
+    assert not is_authenticated("DELETE", **foreign)
 
 
-def test_exceptions_are_answers_or_errors_that_tell_nothing(plugin, server):
+def test_aiohttp_exceptions_are_responses_and_others_return_500_without_details(plugin, server):
     response = plugin.get("found")
     assert (response.status_code, response.headers["Location"]) == (302, "/elsewhere")
     assert (response.headers["X-Why"], response.headers["X-Middleware"]) == ("moved", "302")
@@ -131,15 +131,15 @@ def test_exceptions_are_answers_or_errors_that_tell_nothing(plugin, server):
         plugin.get("cut")
 
 
-def test_forms_and_files_are_uploaded(plugin):
+def test_aiohttp_handler_receives_form_uploads(plugin):
     data, files = {"field": "value"}, {"file": ("name.bin", b"x" * 300_000)}
     response = plugin.post("form", data=data, files=files)
     assert response.json() == ["value", "name.bin", 300_000]
     files = {"file": ("name.bin", b"x" * 2 * MEGABYTE)}
-    assert plugin.post("form", data=data, files=files).status_code == 413, "as aiohttp limits it"
+    assert plugin.post("form", data=data, files=files).status_code == 413, "aiohttp's own limit"
 
 
-def test_a_stream_may_be_compressed(plugin):
+def test_aiohttp_stream_may_be_compressed(plugin):
     response = plugin.get("compressed", headers={"Accept-Encoding": "gzip"})
     assert response.headers["Content-Encoding"] == "gzip"
     assert response.text == "again and " * 10_000
@@ -147,22 +147,22 @@ def test_a_stream_may_be_compressed(plugin):
 
 
 def peak(pid: int) -> int:
-    """Bytes of memory that a process had at most since `invalidate`."""
+    """Return the peak memory of a process in bytes since `reset_peak`."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def invalidate(pid: int) -> None:
-    """Begin a new peak."""
+def reset_peak(pid: int) -> None:
+    """Reset the peak to the current size."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
-def test_a_large_body_goes_through_without_being_held(plugin, server):
+def test_large_body_is_streamed_with_bounded_memory(plugin, server):
     assert plugin.post("echo", content=b"warm up" * 100_000).status_code == 200
     size = 50 * MEGABYTE
     block = os.urandom(MEGABYTE)
     pid = server.process.pid
-    invalidate(pid)
+    reset_peak(pid)
     before = peak(pid)
     received = hashlib.sha256()
     with socket.create_connection(address(server), timeout=60) as connection:
@@ -187,7 +187,7 @@ def test_a_large_body_goes_through_without_being_held(plugin, server):
     assert peak(pid) - before < 15 * MEGABYTE
 
 
-def test_a_slow_client_makes_the_handler_wait_and_leaving_cancels_it(server, notes):
+def test_slow_client_pauses_the_handler_and_client_disconnect_cancels_it(server, notes):
     for name in ("sent", "cancelled"):
         (notes / name).unlink(missing_ok=True)
 
@@ -198,7 +198,7 @@ def test_a_slow_client_makes_the_handler_wait_and_leaving_cancels_it(server, not
     with socket.create_connection(address(server), timeout=30) as connection:
         connection.sendall(b"GET /pulp/bridged/endless HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(100)
-        # Until the buffers of both sockets are full, and nothing more goes.
+        # Until the buffers of both sockets are full and the handler is paused.
         last = -1
 
         def stuck() -> bool:
@@ -212,7 +212,7 @@ def test_a_slow_client_makes_the_handler_wait_and_leaving_cancels_it(server, not
     wait_until((notes / "cancelled").exists)
 
 
-def test_websockets_are_refused_clearly(server):
+def test_websocket_upgrade_returns_501(server):
     handshake = (
         b"GET /pulp/bridged/websocket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
         b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -226,14 +226,14 @@ def test_websockets_are_refused_clearly(server):
         assert b"Pulp does not support WebSocket" in response.read()
 
 
-def test_blocking_calls_share_as_many_connections_as_there_are_threads(plugin):
+def test_blocking_calls_use_at_most_one_database_connection_per_thread(plugin):
     pids = plugin.get("connections/40").json()
     assert 1 < len(pids) <= 3
     again = plugin.get("connections/40").json()
     assert set(again) <= set(pids) or len({*pids, *again}) <= 3
 
 
-def test_a_cursor_may_wander_from_thread_to_thread(plugin, orm):
+def test_database_cursor_may_be_used_from_several_threads(plugin, orm):
     names = {orm.distribution() for _ in range(9)}
     found = plugin.get("iterate").json()
     from pulp_file.app.models import FileDistribution
@@ -242,7 +242,7 @@ def test_a_cursor_may_wander_from_thread_to_thread(plugin, orm):
     assert names <= set(paths)
 
 
-def test_a_connection_that_died_is_replaced(plugin):
+def test_database_connection_that_is_lost_is_replaced(plugin):
     from django.db import connection
 
     pids = plugin.get("connections/40").json()
@@ -254,7 +254,7 @@ def test_a_connection_that_died_is_replaced(plugin):
     assert set(again).isdisjoint(pids)
 
 
-def test_sub_applications_have_their_own_prefix_and_middlewares(server):
+def test_aiohttp_sub_applications_have_their_own_prefix_and_middlewares(server):
     response = httpx.get(f"{server.url}/pulp/bridged-part/x", trust_env=False)
     assert response.text == "part x"
     assert (response.headers["X-Part"], response.headers["X-Middleware"]) == ("yes", "200")
@@ -262,7 +262,7 @@ def test_sub_applications_have_their_own_prefix_and_middlewares(server):
     assert "X-Middleware" not in response.headers
 
 
-def test_routes_below_the_content_prefix_come_first_and_hide_nothing(server, orm):
+def test_routes_below_the_content_prefix_hide_no_distributions(server, orm):
     base = orm.distribution("bridged-live/deep/er", publication=orm.publication({"a.txt": b"a"}))
     with httpx.Client(base_url=server.content_url, trust_env=False) as content:
         assert content.get("bridged-live/x").json()["name"] == "x"
@@ -271,35 +271,35 @@ def test_routes_below_the_content_prefix_come_first_and_hide_nothing(server, orm
         assert content.post("bridged-live/x").status_code == 405
 
 
-def test_routes_that_would_cover_others_are_refused_and_reported(server):
+def test_routes_that_overlap_pulp_are_refused_and_reported(server):
     problem = "routes at / overlap paths of Pulp"
     assert problem in server.said()
-    told = status(server)["bridged"]
-    assert (told["served"], told["problem"]) == ("bridged", problem)
-    assert "/pulp/bridged/files/" in told["prefixes"]
+    reported = status(server)["bridged"]
+    assert (reported["served"], reported["problem"]) == ("bridged", problem)
+    assert "/pulp/bridged/files/" in reported["prefixes"]
     response = httpx.get(f"{server.url}/pulp/v2/", trust_env=False)
     assert "X-Why" not in response.headers
 
 
 def status(server: Server) -> dict[str, dict]:
-    """What the server tells of its plugins, by label."""
+    """Return the server's report about its plugins, by label."""
     as_json = {"Accept": "application/json"}
-    told = httpx.get(f"{server.content_url}readyz", headers=as_json, trust_env=False).json()
-    return {each["label"]: each for each in told["plugins"]}
+    reported = httpx.get(f"{server.content_url}readyz", headers=as_json, trust_env=False).json()
+    return {each["label"]: each for each in reported["plugins"]}
 
 
-def test_the_application_is_started_once(server, notes):
+def test_aiohttp_application_is_started_once(server, notes):
     assert (notes / "started").read_text() == "once"
 
 
-def test_the_working_directory_is_not_changed(plugin, instance):
-    """Where the server was started: the tests' own servers are, in WORKING_DIRECTORY."""
+def test_working_directory_is_not_changed_by_handlers(plugin, instance):
+    """The tests' servers are started in WORKING_DIRECTORY."""
     assert plugin.get("cwd").text == str(instance.state.working_directory)
 
 
 @pytest.fixture
 def guarded(orm: Orm, pulp) -> str:
-    """The base path of a repository whose guard wants a key."""
+    """The base path of a repository behind a header guard."""
     guard = pulp.create(
         "contentguards/core/header/", name=orm.unique(), header_name="x-key", header_value="open"
     )
@@ -311,7 +311,7 @@ def guarded(orm: Orm, pulp) -> str:
 KEY = {"X-Key": "b3Blbg=="}
 
 
-def test_a_handler_of_upstreams_sends_files_as_we_do(plugin, guarded):
+def test_handler_of_pulpcore_sends_files_as_native_content(plugin, guarded):
     url = f"files/{guarded}/dir/a.txt"
     assert plugin.get(url).status_code == 403
     response = plugin.get(url, headers=KEY)
@@ -336,7 +336,7 @@ def test_a_handler_of_upstreams_sends_files_as_we_do(plugin, guarded):
     assert plugin.get("files/no/such/thing").status_code == 404
 
 
-def test_nothing_is_cached(plugin, guarded, pulp):
+def test_cache_decorator_of_pulpcore_caches_nothing(plugin, guarded, pulp):
     url = f"by-name/{guarded}/name/dir/a.txt"
     response = plugin.get(url, headers=KEY)
     assert (response.content, response.headers["X-By"]) == (b"0123456789", "name")
@@ -349,11 +349,11 @@ def test_nothing_is_cached(plugin, guarded, pulp):
         params={"repository_version": f"{repository}versions/1/"},
     ).json()["results"][0]["pulp_href"]
     pulp.remove(repository, content)
-    assert plugin.get(url, headers=KEY).status_code == 404, "at once"
+    assert plugin.get(url, headers=KEY).status_code == 404, "right after the change"
 
 
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
-def test_a_cache_in_redis_is_left_alone(instance, tmp_path):
+def test_cache_decorator_of_pulpcore_does_not_use_redis(instance, tmp_path):
     port = str(free_port())
     redis = ["redis-server", "--port", port, "--save", "", "--dir", str(tmp_path)]
     url = f"redis://127.0.0.1:{port}"
@@ -362,13 +362,13 @@ def test_a_cache_in_redis_is_left_alone(instance, tmp_path):
         try:
             with serving(instance, **installed(tmp_path, **cache)) as server:
                 url = f"{server.url}/pulp/bridged/counted"
-                asked = [httpx.get(url, trust_env=False).text for _ in range(3)]
+                counts = [httpx.get(url, trust_env=False).text for _ in range(3)]
         finally:
             process.terminate()
-    assert asked == ["1", "2", "3"]
+    assert counts == ["1", "2", "3"]
 
 
-def test_files_on_demand_are_fetched_by_us(plugin, server, pulp):
+def test_on_demand_file_of_a_handler_is_fetched_once(plugin, server, pulp):
     with serving_upstream() as upstream:
         upstream.files = {"far.txt": b"far away" * 1000}
         upstream.files["PULP_MANIFEST"] = upstream.manifest("far.txt")
@@ -393,8 +393,8 @@ def test_files_on_demand_are_fetched_by_us(plugin, server, pulp):
 
 
 @pytest.mark.parametrize("policy", ["on_demand", "streamed"])
-def test_blob_on_demand_has_the_headers_of_a_saved_one(plugin, pulp, policy):
-    """pulp_container gives them to saved blobs alone, and leaves the others to the remote."""
+def test_on_demand_blob_has_the_headers_of_a_saved_one(plugin, pulp, policy):
+    """pulp_container sets the headers for saved blobs only, and leaves others to the remote."""
     data = random.randbytes(5000)
     name = f"sha256:{hashlib.sha256(data).hexdigest()}"
     with serving_upstream() as upstream:
@@ -420,8 +420,7 @@ def test_blob_on_demand_has_the_headers_of_a_saved_one(plugin, pulp, policy):
         assert [answer.content for answer in answers] == [b"", data, data, b""]
 
 
-def test_what_pulp_does_not_know_yet_is_passed_through(plugin, server, orm):
-    """Once for all clients."""
+def test_pull_through_by_a_handler_fetches_once_for_all_clients(plugin, server, orm):
     from pulp_file.app.models import FileContent, FileDistribution, FileRemote
 
     with serving_upstream() as upstream:
@@ -437,7 +436,7 @@ def test_what_pulp_does_not_know_yet_is_passed_through(plugin, server, orm):
         assert upstream.gets["new.txt"] == 1
         digest = hashlib.sha256(upstream.files["new.txt"]).hexdigest()
         saved = FileContent.objects.filter(relative_path="new.txt", digest=digest)
-        wait_until(saved.exists)  # after the response
+        wait_until(saved.exists)  # saved after the response
         again = plugin.get(f"files/{base}/new.txt")
         assert again.content == upstream.files["new.txt"]
         assert again.headers["ETag"] == f'"{digest}"'
@@ -445,22 +444,20 @@ def test_what_pulp_does_not_know_yet_is_passed_through(plugin, server, orm):
         saved.delete()
 
 
-def test_an_application_that_cannot_be_started_keeps_nobody_from_being_served(
-    instance, tmp_path, orm
-):
+def test_aiohttp_application_that_fails_to_start_leaves_content_served(instance, tmp_path, orm):
     base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
     with serving(instance, **installed(tmp_path / "no such folder")) as server:
         assert "The aiohttp application of the plugins cannot be started" in server.said()
         assert httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False).content == b"a"
         response = httpx.get(f"{server.url}/pulp/bridged/hello/x", trust_env=False)
         assert response.status_code == 404
-        told = status(server)["bridged"]
-        assert told["prefixes"] == []
-        assert "cannot be started: FileNotFoundError" in told["problem"]
-        assert "no such folder" not in told["problem"]
+        reported = status(server)["bridged"]
+        assert reported["prefixes"] == []
+        assert "cannot be started: FileNotFoundError" in reported["problem"]
+        assert "no such folder" not in reported["problem"]
 
 
-def test_a_plugin_that_cannot_be_imported_keeps_nobody_from_being_served(
+def test_plugin_that_fails_to_import_leaves_content_and_other_plugins_served(
     instance, tmp_path, content, orm
 ):
     package = tmp_path / "pulp_broken"
@@ -489,5 +486,5 @@ def test_a_plugin_that_cannot_be_imported_keeps_nobody_from_being_served(
         assert problem.startswith("pulp_broken.app.content cannot be imported")
         assert "ModuleNotFoundError" in problem
         command = ["pulpcore-manager", "content-star-plugins", "--json"]
-        told = json.loads(instance.run(command, **environ).stdout)
-        assert {each["label"]: each for each in told} == status(server)
+        reported = json.loads(instance.run(command, **environ).stdout)
+        assert {each["label"]: each for each in reported} == status(server)

@@ -1,4 +1,4 @@
-"""What the hooks of plugins return or raise for aiohttp, sent by our own process."""
+"""The aiohttp bridge: aiohttp responses and exceptions of the hooks of plugins."""
 
 import asyncio
 import gzip
@@ -21,8 +21,8 @@ def base(orm) -> str:
 
 
 @pytest.fixture
-def answers(monkeypatch):
-    """Has `content_handler` answer as each path of a table says, by calling it."""
+def set_answers(monkeypatch):
+    """Return a function that has `content_handler` call the given function of each path."""
 
     def use(**table):
         def content_handler(self, path):
@@ -41,7 +41,7 @@ def raises(error):
     return make
 
 
-def test_a_response_is_sent_as_the_plugin_made_it(app, base, answers):
+def test_aiohttp_response_is_sent_with_status_headers_and_cookies(app, base, set_answers):
     def made():
         response = web.Response(
             body=b"made", status=203, headers=[("X-Two", "1"), ("X-Two", "2")], content_type="x/y"
@@ -50,7 +50,7 @@ def test_a_response_is_sent_as_the_plugin_made_it(app, base, answers):
         response.set_cookie("b", "2")
         return response
 
-    answers(made=made, json=lambda: web.json_response({"a": ["é"]}))
+    set_answers(made=made, json=lambda: web.json_response({"a": ["é"]}))
     response = get(app, f"{base}/made")
     assert (response.status_code, response.content) == (203, b"made")
     assert response.headers.get_list("X-Two") == ["1", "2"]
@@ -64,13 +64,13 @@ def test_a_response_is_sent_as_the_plugin_made_it(app, base, answers):
     response = get(app, f"{base}/json")
     assert response.headers["Content-Type"] == "application/json; charset=utf-8"
     assert response.json() == {"a": ["é"]}
-    assert get(app, f"{base}/a.txt").content == b"published", "None leaves the path to us"
+    assert get(app, f"{base}/a.txt").content == b"published", "None: the published file"
 
 
-def test_what_a_plugin_makes_cannot_act_as_a_page_of_the_api(app, base, answers):
+def test_aiohttp_response_is_sandboxed_unless_it_has_a_policy(app, base, set_answers):
     policy = "default-src 'self'"
     own = {"Content-Security-Policy": policy}
-    answers(
+    set_answers(
         page=lambda: web.Response(text="<script>", content_type="text/html"),
         own=lambda: web.Response(text="<script>", content_type="text/html", headers=own),
         missing=raises(web.HTTPNotFound(text="<script>", content_type="text/html")),
@@ -83,7 +83,7 @@ def test_what_a_plugin_makes_cannot_act_as_a_page_of_the_api(app, base, answers)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", None])
-def test_a_compressed_body_is_kept(app, base, answers, encoding):
+def test_aiohttp_response_may_be_compressed(app, base, set_answers, encoding):
     text = "compress me " * 1000
 
     def compressed(**kind):
@@ -91,8 +91,8 @@ def test_a_compressed_body_is_kept(app, base, answers, encoding):
         response.enable_compression(**kind)
         return response
 
-    answers(asked=compressed, always=lambda: compressed(force=web.ContentCoding.gzip))
-    response = get(app, f"{base}/asked", {"Accept-Encoding": encoding or "identity"})
+    set_answers(accepted=compressed, always=lambda: compressed(force=web.ContentCoding.gzip))
+    response = get(app, f"{base}/accepted", {"Accept-Encoding": encoding or "identity"})
     assert response.text == text
     assert response.headers.get("Content-Encoding") == encoding
     if encoding:
@@ -103,8 +103,8 @@ def test_a_compressed_body_is_kept(app, base, answers, encoding):
 
 
 @pytest.mark.parametrize("how", [raises, lambda error: lambda: error], ids=["raised", "returned"])
-def test_http_exceptions_are_answers(app, base, answers, how):
-    answers(
+def test_aiohttp_exceptions_are_sent_as_responses(app, base, set_answers, how):
+    set_answers(
         found=how(web.HTTPFound("/elsewhere?a=b", headers={"X-Why": "moved"})),
         denied=how(web.HTTPUnauthorized(headers={"WWW-Authenticate": 'Basic realm="x"'})),
         gone=how(web.HTTPGone(text="it is gone", reason="Not Here")),
@@ -124,7 +124,7 @@ def test_http_exceptions_are_answers(app, base, answers, how):
     assert get(app, f"{base}/method").headers["Allow"] == "PUT"
 
 
-def test_every_hook_and_guards_may_raise_http_exceptions(app, base, orm, monkeypatch):
+def test_aiohttp_exceptions_of_every_hook_and_guard_are_responses(app, base, orm, monkeypatch):
     from pulpcore.app.models import HeaderContentGuard
 
     def refuse(self, *args):
@@ -148,7 +148,7 @@ def test_every_hook_and_guards_may_raise_http_exceptions(app, base, orm, monkeyp
     assert get(app, f"{base}/a.txt").status_code == 409
 
 
-def test_the_hook_may_be_a_property(app, base, monkeypatch):
+def test_content_handler_may_be_a_property(app, base, monkeypatch):
     def content_handler(self):
         return lambda path: web.Response(text=f"{self.base_path} {path}")
 
@@ -156,21 +156,21 @@ def test_the_hook_may_be_a_property(app, base, monkeypatch):
     assert get(app, f"{base}/dir/x").text == f"{base.rpartition('/')[2]} dir/x"
 
 
-def test_a_guard_decides_before_the_plugin_is_asked(app, base, orm, answers):
+def test_guard_denies_before_content_handler_is_called(app, base, orm, set_answers):
     from pulpcore.app.models import HeaderContentGuard
 
-    asked = []
-    answers(x=lambda: asked.append("x") or web.Response(text="secret"))
+    calls = []
+    set_answers(x=lambda: calls.append("x") or web.Response(text="secret"))
     guard = orm._save(
         HeaderContentGuard(name=orm.unique(), header_name="x-key", header_value="open")
     )
     FileDistribution.objects.filter(base_path=base.rpartition("/")[2]).update(content_guard=guard)
     response = get(app, f"{base}/x")
-    assert (response.status_code, asked) == (403, [])
+    assert (response.status_code, calls) == (403, [])
     assert get(app, f"{base}/x", {"X-Key": "b3Blbg=="}).text == "secret"
 
 
-def test_json_of_a_plugin_may_be_a_response(app, base, monkeypatch):
+def test_plugin_json_may_be_an_aiohttp_response_or_exception(app, base, monkeypatch):
     def content_handler_json(self, path):
         if path == "bad":
             raise web.HTTPBadRequest(text="bad")
@@ -188,7 +188,7 @@ def test_json_of_a_plugin_may_be_a_response(app, base, monkeypatch):
 
 
 class Streaming(web.StreamResponse):
-    """Sends itself when it is prepared."""
+    """A response that sends its body in `prepare`."""
 
     async def prepare(self, request):
         if self.prepared:
@@ -201,8 +201,8 @@ class Streaming(web.StreamResponse):
         return writer
 
 
-def test_a_response_that_prepares_itself_is_run(app, base, answers):
-    answers(stream=Streaming)
+def test_aiohttp_response_with_its_own_prepare_is_run(app, base, set_answers):
+    set_answers(stream=Streaming)
     response = get(app, f"{base}/stream?q=%C3%A9")
     assert response.content == b"one two"
     assert response.headers["X-Path"] == "stream"
@@ -214,7 +214,7 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
 class OwnArtifact(ArtifactResponse):
-    """As pulp_maven's: decides about conditions itself, and leaves the rest to pulpcore."""
+    """A response as pulp_maven's, which handles conditions itself and the rest by pulpcore."""
 
     async def prepare(self, request):
         if self.prepared:
@@ -227,16 +227,18 @@ class OwnArtifact(ArtifactResponse):
 
 
 @pytest.mark.parametrize("kind", ["artifact", "pk", "own", "file", "compressing"])
-def test_files_are_sent_as_all_others(app, base, answers, kind, instance):
+def test_artifact_and_file_responses_have_conditions_and_ranges(
+    app, base, set_answers, kind, instance
+):
     stored = artifact(DATA)
     headers = {"Content-Type": "x/y", "X-A": "b", "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
     path = instance.state.media / stored.file.name
-    answers(
+    set_answers(
         artifact=lambda: ArtifactResponse(stored, headers=headers),
         pk=lambda: ArtifactResponse(artifact_pk=stored.pk, headers=headers),
         own=lambda: OwnArtifact(stored, headers=headers),
         file=lambda: web.FileResponse(path, headers=headers),
-        compressing=lambda: Cookie(path, headers=headers),
+        compressing=lambda: CookieFileResponse(path, headers=headers),
     )
     url = f"{base}/{kind}"
     response = get(app, url)
@@ -260,7 +262,7 @@ def test_files_are_sent_as_all_others(app, base, answers, kind, instance):
         assert response.headers["Set-Cookie"] == "seen=1; Path=/"
 
 
-class Cookie(web.FileResponse):
+class CookieFileResponse(web.FileResponse):
     """A file with a cookie."""
 
     async def prepare(self, request):
@@ -268,7 +270,7 @@ class Cookie(web.FileResponse):
         return await super().prepare(request)
 
 
-def test_a_file_of_the_plugin_itself(app, base, answers, tmp_path):
+def test_file_response_of_a_local_file_is_sent(app, base, set_answers, tmp_path):
     (tmp_path / "help.html").write_text("<p>help")
     (tmp_path / "big.txt").write_text("text " * 1000)
 
@@ -277,7 +279,7 @@ def test_a_file_of_the_plugin_itself(app, base, answers, tmp_path):
         response.enable_compression(web.ContentCoding.gzip)
         return response
 
-    answers(
+    set_answers(
         help=lambda: web.FileResponse(tmp_path / "help.html"),
         error=lambda: web.FileResponse(tmp_path / "help.html", status=410),
         gone=lambda: web.FileResponse(tmp_path / "no.html"),
@@ -298,19 +300,21 @@ def test_a_file_of_the_plugin_itself(app, base, answers, tmp_path):
     assert (response.headers["Content-Encoding"], response.text) == ("gzip", "text " * 1000)
 
 
-def test_a_response_that_breaks_is_an_error_without_its_message(app, base, answers, caplog):
+def test_aiohttp_response_that_fails_returns_500_without_its_message(
+    app, base, set_answers, caplog
+):
     class Broken(web.Response):
         async def prepare(self, request):
             raise LookupError("password=hunter2")
 
-    answers(broken=Broken)
+    set_answers(broken=Broken)
     response = get(app, f"{base}/broken")
     assert response.status_code == 500
     assert "hunter2" not in response.text
     assert "LookupError" in caplog.text
 
 
-def test_head_of_a_response(app, base, answers):
+def test_head_of_aiohttp_response_has_content_length_and_no_body(app, base, set_answers):
     import httpx
 
     async def head() -> httpx.Response:
@@ -318,7 +322,7 @@ def test_head_of_a_response(app, base, answers):
         async with httpx.AsyncClient(transport=transport, base_url="http://pulp") as client:
             return await client.head(f"{base}/made")
 
-    answers(made=lambda: web.Response(body=json.dumps([1]) + gzip.__name__))
+    set_answers(made=lambda: web.Response(body=json.dumps([1]) + gzip.__name__))
     response = asyncio.run(head())
     assert (response.status_code, response.content) == (200, b"")
     assert response.headers["Content-Length"] == "7"

@@ -1,5 +1,4 @@
-"""Tasks that the API runs itself, of many clients at once, with threads that have directories of
-their own, and where unshare(2) is refused."""
+"""Immediate tasks, run by the API: concurrent clients, directories of threads, no unshare(2)."""
 
 import hashlib
 import os
@@ -27,7 +26,7 @@ Requests = Callable[[httpx.Client, int], Any]
 
 
 def launched(instance: Instance, *options: str, **environ: str) -> AbstractContextManager[Server]:
-    """Run a server with the plugin by `launch.py`, with `options` of its."""
+    """Run a server with the plugin by `launch.py` with `options`."""
     port = free_port()
     uvicorn = [*in_venv(["uvicorn"]), "pulpcore.routing:application", "--port", str(port)]
     command = [sys.executable, launch.__file__, *options, *uvicorn]
@@ -36,7 +35,7 @@ def launched(instance: Instance, *options: str, **environ: str) -> AbstractConte
 
 @pytest.fixture(scope="module", params=[[], ["--no-unshare"]], ids=["unshare", "no-unshare"])
 def options(request: pytest.FixtureRequest) -> list[str]:
-    """Those of `launch.py`."""
+    """The options of `launch.py`."""
     return request.param
 
 
@@ -49,7 +48,7 @@ def server(instance: Instance, options: list[str]) -> Iterator[Server]:
 
 
 def assert_current_directory(server: Server, instance: Instance) -> None:
-    """Check that the process is where it was started."""
+    """Check that the current directory of the process is WORKING_DIRECTORY."""
     cwd = os.readlink(f"/proc/{server.process.pid}/cwd")
     assert cwd == str(instance.state.working_directory)
 
@@ -64,18 +63,18 @@ def logged_in(instance: Instance, server: Server) -> Iterator[httpx.Client]:
 def in_parallel(
     instance: Instance, server: Server, work: Requests, clients: int = CLIENTS
 ) -> list[Any]:
-    """Do `work` with as many clients at once; it is given a client and its number."""
+    """Run `work` with `clients` concurrent clients; its arguments are a client and its number."""
 
-    def do(number: int) -> Any:
+    def run(number: int) -> Any:
         with logged_in(instance, server) as client:
             return work(client, number)
 
     with ThreadPoolExecutor(clients) as pool:
-        return list(pool.map(do, range(clients)))
+        return list(pool.map(run, range(clients)))
 
 
-def ended(client: httpx.Client, response: httpx.Response) -> str:
-    """Return the state that the task has in the end."""
+def final_state(client: httpx.Client, response: httpx.Response) -> str:
+    """Wait for the task of a response, and return its final state."""
     assert response.status_code == 202, response.text
     href = response.json()["task"]
     wait_until(lambda: client.get(href).json()["state"] in FINAL_STATES, 120)
@@ -83,7 +82,7 @@ def ended(client: httpx.Client, response: httpx.Response) -> str:
 
 
 def patch_remote(client: httpx.Client, number: int, times: int = 10) -> list[int]:
-    """Make a remote, change it some times, and return the statuses of the answers."""
+    """Create a remote, PATCH it `times` times, and return the statuses of the responses."""
     fields = {"name": Orm.unique(), "url": "http://127.0.0.1/"}
     href = client.post(f"{API}remotes/file/file/", json=fields).json()["pulp_href"]
     statuses = []
@@ -91,14 +90,14 @@ def patch_remote(client: httpx.Client, number: int, times: int = 10) -> list[int
         response = client.patch(href, json={"url": f"http://127.0.0.1/{number}/{i}"})
         statuses.append(response.status_code)
         if response.is_success:
-            assert ended(client, response) == "completed"
+            assert final_state(client, response) == "completed"
     assert client.get(href).json()["url"].endswith(f"/{number}/{times - 1}")
-    assert ended(client, client.delete(href)) == "completed"
+    assert final_state(client, client.delete(href)) == "completed"
     return statuses
 
 
 def upload_artifacts(client: httpx.Client, number: int, times: int = 3) -> list[int]:
-    """Upload files of 3 MB, which are written to the disk on their way, and check their digests."""
+    """Upload files of 3 MB, which Django writes to temporary files, and check their digests."""
     statuses = []
     for _ in range(times):
         data = os.urandom(3_000_000)
@@ -110,7 +109,7 @@ def upload_artifacts(client: httpx.Client, number: int, times: int = 3) -> list[
 
 
 def upload_in_chunks(client: httpx.Client, number: int, times: int = 3) -> list[int]:
-    """Upload files in two chunks each, and commit them, which a worker does."""
+    """Upload files in two chunks each, and commit them by a task of a worker."""
     statuses = []
     for _ in range(times):
         halves = os.urandom(500_000), os.urandom(500_000)
@@ -129,12 +128,12 @@ def upload_in_chunks(client: httpx.Client, number: int, times: int = 3) -> list[
         digest = hashlib.sha256(b"".join(halves)).hexdigest()
         committed = client.post(f"{href}commit/", json={"sha256": digest})
         statuses.append(committed.status_code)
-        assert ended(client, committed) == "completed"
+        assert final_state(client, committed) == "completed"
     return statuses
 
 
 def run_task(client: httpx.Client, name: str, **arguments: object) -> dict[str, Any]:
-    """Have a view of the plugin run a task, and return its state, result and error."""
+    """Run an immediate task in a view of the plugin, and return its state, result and error."""
     response = client.get(f"/pulp/tasking/tasks/{name}", params=arguments)
     assert response.status_code == 200, response.text
     return response.json()
@@ -153,7 +152,7 @@ def test_parallel_uploads_chunks_and_tasks_all_succeed(instance, server):
     assert_current_directory(server, instance)
 
 
-def test_relative_files_of_parallel_tasks_are_apart(instance, server):
+def test_relative_files_of_parallel_tasks_are_separate(instance, server):
     def write(client: httpx.Client, number: int) -> list[dict[str, Any]]:
         return [run_task(client, "write", text=f"{number} {i}") for i in range(5)]
 
@@ -172,12 +171,12 @@ def test_directories_of_tasks_are_removed(instance, options):
     with launched(instance, *options) as server:
         client = httpx.Client(base_url=server.url, trust_env=False)
         directory = Path(run_task(client, "write", text="x")["result"]["directory"])
-        # Where other threads may be in it, it stays for a while.
+        # Without unshare(2), all threads share a current directory, and it is removed later.
         assert directory.exists() == bool(options)
     assert not directory.exists()
 
 
-def test_a_task_that_leaves_for_a_removed_directory_takes_no_other_along(instance, server):
+def test_task_that_changes_to_a_removed_directory_harms_no_other(instance, server):
     with logged_in(instance, server) as client:
         assert run_task(client, "move_away")["state"] == "failed"
         assert run_task(client, "write", text="x")["result"]["files"] == ["note"]
@@ -186,16 +185,16 @@ def test_a_task_that_leaves_for_a_removed_directory_takes_no_other_along(instanc
     assert_current_directory(server, instance)
 
 
-def test_tasks_run_side_by_side_where_threads_have_directories(instance, tmp_path):
+def test_tasks_run_concurrently_where_threads_have_directories(instance, tmp_path):
     with launched(instance) as server:
-        together = {"others": tmp_path, "count": CLIENTS}
+        arguments = {"others": tmp_path, "count": CLIENTS}
         met = in_parallel(
-            instance, server, lambda client, i: run_task(client, "meet", member=i, **together)
+            instance, server, lambda client, i: run_task(client, "meet", member=i, **arguments)
         )
     assert [task["result"] for task in met] == ["met"] * CLIENTS
 
 
-def test_a_task_that_blocks_does_not_stop_other_clients(server, tmp_path):
+def test_task_that_blocks_does_not_block_other_clients(server, tmp_path):
     begun, end = tmp_path / "begun", tmp_path / "end"
     answers: list[dict[str, Any]] = []
     with httpx.Client(base_url=server.url, trust_env=False, timeout=120) as client:
@@ -214,7 +213,7 @@ def test_a_task_that_blocks_does_not_stop_other_clients(server, tmp_path):
     assert answers[0]["result"] == "ended"
 
 
-def test_a_task_ends_whose_client_has_left(instance, server, tmp_path):
+def test_client_disconnect_does_not_cancel_a_task(instance, server, tmp_path):
     from pulpcore.app.models import Task
 
     begun, end = tmp_path / "begun", tmp_path / "end"
@@ -224,7 +223,7 @@ def test_a_task_ends_whose_client_has_left(instance, server, tmp_path):
         target = f"/pulp/tasking/tasks/wait?{httpx.QueryParams(arguments)}"
         connection.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         wait_until(begun.exists, explain=server.said)
-    # Another request is answered after the server has noticed.
+    # By the response to another request, the server has noticed the disconnect.
     assert httpx.get(f"{server.url}{API}livez/", trust_env=False).is_success
     end.touch()
     task = Task.objects.filter(name="pulp_tasking.app.tasks.wait").latest("pulp_created")
@@ -237,7 +236,7 @@ def test_a_task_ends_whose_client_has_left(instance, server, tmp_path):
     assert (task.state, task.result) == ("completed", "ended")
 
 
-def test_the_umask_of_a_view_is_its_threads_own(instance):
+def test_umask_of_a_view_is_that_of_its_thread(instance):
     with launched(instance) as server:
         status = Path(f"/proc/{server.process.pid}/status")
         assert "Umask:\t0022\n" in status.read_text()
@@ -245,7 +244,7 @@ def test_the_umask_of_a_view_is_its_threads_own(instance):
         assert "Umask:\t0022\n" in status.read_text()
 
 
-def test_nothing_is_imported_from_the_working_directory(instance, tmp_path, options):
+def test_working_directory_is_not_on_the_import_path(instance, tmp_path, options):
     module = instance.state.working_directory / "left_by_a_task.py"
     module.touch()
     try:
@@ -257,7 +256,9 @@ def test_nothing_is_imported_from_the_working_directory(instance, tmp_path, opti
         module.unlink()
 
 
-def test_a_process_recovers_whose_current_directory_was_removed(instance, options, tmp_path):
+def test_removed_current_directory_is_replaced_by_the_working_directory(
+    instance, options, tmp_path
+):
     start = tmp_path / "start"
     start.mkdir()
     with launched(instance, "--cwd", str(start), *options) as server:
@@ -269,7 +270,7 @@ def test_a_process_recovers_whose_current_directory_was_removed(instance, option
         assert f"changing to {instance.state.working_directory}" in server.said()
 
 
-def test_readyz_answers_503_where_no_task_can_run(instance, options, tmp_path):
+def test_readyz_without_working_directory_returns_503(instance, options, tmp_path):
     directory = tmp_path / "work"
     directory.mkdir()
     with launched(instance, *options, PULP_WORKING_DIRECTORY=str(directory)) as server:

@@ -1,4 +1,4 @@
-"""Content that the API's side redirects to, in the answer to the first request."""
+"""Internal redirects: content that the API redirects to is sent as the first response."""
 
 import asyncio
 import uuid
@@ -27,7 +27,7 @@ from tests.support.stores import Store
 
 
 def redirecting(location: str, status: int = 302, **headers: str) -> ASGIApp:
-    """What a plugin's view does: look at the request, and send the client on."""
+    """Return an API application that redirects all requests to `location`, as plugins' views do."""
 
     async def view(request: Request) -> RedirectResponse:
         response = RedirectResponse(location, status, headers)
@@ -38,8 +38,8 @@ def redirecting(location: str, status: int = 302, **headers: str) -> ASGIApp:
 
 
 @pytest.fixture
-def view(instance, monkeypatch) -> Iterator[Callable[..., ASGIApp]]:
-    """The same by Django, whose names of headers are not in lower case."""
+def django_redirecting(instance, monkeypatch) -> Iterator[Callable[..., ASGIApp]]:
+    """As `redirecting`, by a Django view, whose header names are not in lower case."""
 
     def redirecting(location: str, **headers: str) -> ASGIApp:
         def view(request: HttpRequest) -> HttpResponseRedirect:
@@ -55,8 +55,8 @@ def view(instance, monkeypatch) -> Iterator[Callable[..., ASGIApp]]:
     clear_url_caches()
 
 
-def ask(app, content, *, method="GET", headers=None, in_place=True, path="/api/x?y=1"):
-    """Send a request to a process that has `app` for its API."""
+def send(app, content, *, method="GET", headers=None, in_place=True, path="/api/x?y=1"):
+    """Send a request to a router with `app` as its API, and return the response."""
     router = Router(content, app, "/pulp/content/", internal_redirect=in_place)
 
     async def request() -> httpx.Response:
@@ -73,12 +73,12 @@ def base(orm) -> str:
     return "/pulp/content/" + orm.distribution(publication=publication)
 
 
-def test_what_djangos_views_redirect_to_is_served_too(app, view, base):
-    api = view(f"http://pulp:8080{base}/a.txt", **{"Cache-Control": "no-store"})
+def test_internal_redirect_of_a_django_view_is_served(app, django_redirecting, base):
+    api = django_redirecting(f"http://pulp:8080{base}/a.txt", **{"Cache-Control": "no-store"})
     headers = {"Host": "pulp:8080"}
-    assert ask(api, app, headers=headers, in_place=False).status_code == 302
+    assert send(api, app, headers=headers, in_place=False).status_code == 302
     for method, body in (("GET", b"0123456789"), ("HEAD", b"")):
-        answer = ask(api, app, method=method, headers=headers)
+        answer = send(api, app, method=method, headers=headers)
         assert (answer.status_code, answer.content) == (200, body)
         assert "Location" not in answer.headers
         assert answer.headers["Cache-Control"] == "no-store"
@@ -88,94 +88,94 @@ def test_what_djangos_views_redirect_to_is_served_too(app, view, base):
 
 @pytest.mark.parametrize("origin", ["", "http://pulp:8080", "HTTPS://PULP:8080"])
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_content_is_served_instead_of_the_redirect(app, base, origin, status):
-    answer = ask(redirecting(f"{origin}{base}/dir/b%20c.txt", status), app)
+def test_internal_redirect_serves_the_content_instead(app, base, origin, status):
+    answer = send(redirecting(f"{origin}{base}/dir/b%20c.txt", status), app)
     assert (answer.status_code, answer.content) == (200, b"below")
     assert "Location" not in answer.headers
-    assert answer.headers["Set-Cookie"].startswith("seen=yes"), "as if it had been followed"
+    assert answer.headers["Set-Cookie"].startswith("seen=yes"), "headers of both responses"
 
 
-def test_what_the_client_asks_for_is_of_the_content(app, base):
+def test_internal_redirect_applies_range_and_conditions_to_the_content(app, base):
     api = redirecting(f"{base}/a.txt")
-    part = ask(api, app, headers={"Range": "bytes=2-4"})
+    part = send(api, app, headers={"Range": "bytes=2-4"})
     assert (part.status_code, part.content) == (206, b"234")
     etag = part.headers["ETag"]
-    assert ask(api, app, headers={"If-None-Match": etag}).status_code == 304
-    head = ask(api, app, method="HEAD")
+    assert send(api, app, headers={"If-None-Match": etag}).status_code == 304
+    head = send(api, app, method="HEAD")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["Content-Length"] == "10"
 
 
-def test_no_shared_cache_keeps_what_the_api_decided(app, base):
-    assert "public" in ask(app, app, path=f"{base}/a.txt").headers["Cache-Control"]
-    answer = ask(redirecting(f"{base}/a.txt", Vary="Authorization"), app)
+def test_internal_redirect_response_is_not_for_shared_caches(app, base):
+    assert "public" in send(app, app, path=f"{base}/a.txt").headers["Cache-Control"]
+    answer = send(redirecting(f"{base}/a.txt", Vary="Authorization"), app)
     assert answer.headers["Cache-Control"] == "private, no-cache"
     assert "Authorization" in answer.headers["Vary"]
     public = {"Cache-Control": "public, max-age=5", "Expires": "Fri, 01 Jan 2100 00:00:00 GMT"}
-    answer = ask(redirecting(f"{base}/a.txt", **public), app)
-    assert answer.headers["Cache-Control"] == "private, no-cache", "it knew no guard"
+    answer = send(redirecting(f"{base}/a.txt", **public), app)
+    assert answer.headers["Cache-Control"] == "private, no-cache", "the API's public is replaced"
     assert "Expires" not in answer.headers
-    answer = ask(redirecting(f"{base}/a.txt", **{"Cache-Control": "no-store"}), app)
+    answer = send(redirecting(f"{base}/a.txt", **{"Cache-Control": "no-store"}), app)
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_guards_are_asked(app, orm):
+def test_internal_redirect_asks_the_guard(app, orm):
     from pulpcore.app.models import HeaderContentGuard
 
     guard = orm.guard(HeaderContentGuard, header_name="X-Key", header_value="open")
     publication = orm.publication({"a.txt": b"secret"})
     base = "/pulp/content/" + orm.distribution(publication=publication, content_guard=guard)
     api = redirecting(f"{base}/a.txt")
-    assert ask(api, app).status_code == 403
-    assert ask(api, app, headers={"X-Key": "b3Blbg=="}).content == b"secret"
+    assert send(api, app).status_code == 403
+    assert send(api, app, headers={"X-Key": "b3Blbg=="}).content == b"secret"
 
 
 @pytest.mark.parametrize(
     "location",
     [
         "https://cdn.example{base}/a.txt",
-        "http://pulp{base}/a.txt",  # another port is another server
+        "http://pulp{base}/a.txt",  # another port
         "//elsewhere:8080{base}/a.txt",
         "http://user@pulp:8080{base}/a.txt",
         "ftp://pulp:8080{base}/a.txt",
         "/api/other",
-        "{base}/",  # its links are relative to its own URL
+        "{base}/",  # a listing's links are relative to its own URL
         "{base}/dir/",
         "http://[broken{base}/a.txt",
-        "http://pulp:8080{base}/../a.txt",  # to a client, dots lead elsewhere
+        "http://pulp:8080{base}/../a.txt",  # dot segments, which clients resolve
         "http://pulp:8080{base}/%2e%2E/a.txt",
     ],
 )
-def test_other_redirects_are_left_to_the_client(app, base, location):
+def test_redirect_to_other_locations_is_left_to_the_client(app, base, location):
     location = location.format(base=base)
-    answer = ask(redirecting(location), app)
+    answer = send(redirecting(location), app)
     assert (answer.status_code, answer.headers["Location"]) == (302, location)
 
 
-def test_other_methods_and_answers_are_left_alone(app, base):
-    assert ask(redirecting(f"{base}/a.txt"), app, method="POST").status_code == 302
-    assert ask(redirecting(f"{base}/a.txt", 201), app).status_code == 201
-    assert ask(redirecting(f"{base}/a.txt"), app, in_place=False).status_code == 302
+def test_redirect_of_post_and_other_statuses_are_left_to_the_client(app, base):
+    assert send(redirecting(f"{base}/a.txt"), app, method="POST").status_code == 302
+    assert send(redirecting(f"{base}/a.txt", 201), app).status_code == 201
+    assert send(redirecting(f"{base}/a.txt"), app, in_place=False).status_code == 302
 
 
-def test_what_content_redirects_to_is_not_followed(app, base):
-    """No loop, whatever plugins redirect to."""
-    answer = ask(redirecting(f"{base}/dir"), app)
+def test_redirect_of_the_content_is_not_followed(app, base):
+    """So that redirects cannot loop."""
+    answer = send(redirecting(f"{base}/dir"), app)
     assert answer.status_code == 301
     assert answer.headers["Location"].endswith(f"{base}/dir/")
 
 
-def test_there_is_one_correlation_id(app, base):
-    """Django's, by which its log has the request; but what is no id cannot become one."""
+def test_internal_redirect_response_has_one_correlation_id(app, base):
+    """Django's, under which it has logged the request, or else the client's."""
     made, sent = uuid.uuid4().hex, uuid.uuid4().hex
     for given in ({}, {"Correlation-ID": sent}):
         api = redirecting(f"{base}/a.txt", **{"Correlation-ID": made})
-        assert ask(api, app, headers=given).headers.get_list("Correlation-ID") == [made]
-    answer = ask(redirecting(f"{base}/a.txt"), app, headers={"Correlation-ID": sent})
+        assert send(api, app, headers=given).headers.get_list("Correlation-ID") == [made]
+    answer = send(redirecting(f"{base}/a.txt"), app, headers={"Correlation-ID": sent})
     assert answer.headers.get_list("Correlation-ID") == [sent]
 
 
-def test_it_is_measured_as_the_content_that_it_is(app, base):
+def test_internal_redirect_is_recorded_in_telemetry_as_content(app, base):
     class Record:
         def __init__(self) -> None:
             self.seen: list[tuple[object, ...]] = []
@@ -185,9 +185,9 @@ def test_it_is_measured_as_the_content_that_it_is(app, base):
             self.seen.append((scope["path"], status, info.bytes_sent, route, info.source))
 
     record = Record()
-    observed = Telemetry(app, [record])
-    ask(redirecting(f"{base}/a.txt"), observed, headers={"Range": "bytes=2-4"})
-    ask(redirecting(f"{base}/a.txt"), observed, method="HEAD")
+    telemetry = Telemetry(app, [record])
+    send(redirecting(f"{base}/a.txt"), telemetry, headers={"Range": "bytes=2-4"})
+    send(redirecting(f"{base}/a.txt"), telemetry, method="HEAD")
     path, route = f"{base}/a.txt", "stream_content"
     assert record.seen == [(path, 206, 3, route, "local"), (path, 200, 0, route, "local")]
 
@@ -215,17 +215,17 @@ CREDENTIALS = {"Authorization": "Basic c29tZWJvZHk6aHVudGVyMg==", "Cookie": "ses
 
 @pytest.mark.parametrize("store", ["s3"], indirect=True)
 @pytest.mark.parametrize("redirects", [False, True])
-def test_no_credentials_reach_an_object_storage(app, store, site, redirects):
+def test_internal_redirect_sends_no_credentials_to_an_object_store(app, store, site, redirects):
     site.set(redirect_to_object_storage=redirects)
     api = redirecting(f"/pulp/content/{site.domain.name}/{site.base_path}/a.txt")
     headers = {**CREDENTIALS, "Range": "bytes=2-4"}
-    answer = ask(api, with_store(app), headers=headers)
+    answer = send(api, with_store(app), headers=headers)
     if redirects:
-        # To another origin, where clients take no credentials; in-place ends there.
+        # A redirect to another origin, to which clients send no credentials.
         assert answer.status_code == 302
         assert answer.headers["Location"].startswith(f"{store.relay.url}/")
         assert "hunter2" not in str(answer.headers)
-        assert answer.headers["Cache-Control"] == "no-store", "as content says of signed URLs"
+        assert answer.headers["Cache-Control"] == "no-store", "as for all signed URLs"
         assert store.relay.asked == b""
     else:
         assert (answer.status_code, answer.content) == (206, b"234")
@@ -234,7 +234,7 @@ def test_no_credentials_reach_an_object_storage(app, store, site, redirects):
             assert secret not in store.relay.asked.lower() + store.relay.asked
 
 
-def test_a_plugins_own_prefix_is_served_too(app):
+def test_internal_redirect_to_a_plugin_prefix_is_served(app):
     prefix = f"/pulp/{unique('blobs')}/"
     blob = redirecting("/pulp/elsewhere")
     mount(prefix, blob)
@@ -242,5 +242,5 @@ def test_a_plugins_own_prefix_is_served_too(app):
     async def content(scope, receive, send):
         await (mounted(scope) or app)(scope, receive, send)
 
-    answer = ask(redirecting(f"{prefix}a?token=1"), content)
-    assert answer.headers["Location"] == "/pulp/elsewhere", "the plugin's answer, and only one step"
+    answer = send(redirecting(f"{prefix}a?token=1"), content)
+    assert answer.headers["Location"] == "/pulp/elsewhere", "one step only"

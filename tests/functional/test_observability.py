@@ -1,4 +1,4 @@
-"""Metrics and the access log of a real process, which exports to a real collector."""
+"""Metrics and access log of a real process, which exports to a real collector."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def server(instance, collector) -> Iterator[Server]:
-    """A process that logs and exports, with domains."""
+    """A server with access log, metrics and domains."""
     options = {"PULP_LOGGING": f"@json {LOG_ON}", "PULP_DOMAIN_ENABLED": "true"}
     with serving(instance, "--no-access-log", **collector.environ, **options) as running:
         yield running
@@ -46,7 +46,7 @@ def ask(server: Server, path: str, method: str = "GET", **headers: str) -> httpx
 
 
 def logged(server: Server, mark: str) -> re.Match[str]:
-    """The access log's line about the one request that has `mark` in it."""
+    """Return the only line of the access log that contains `mark`."""
 
     def found() -> list[str]:
         return [line for line in server.said().splitlines() if mark in line]
@@ -59,7 +59,7 @@ def logged(server: Server, mark: str) -> re.Match[str]:
 
 
 def raw(server: Server, request: bytes, receive_bytes: int = 1 << 16) -> bytes:
-    """Send bytes as they are, take some of the answer, and leave."""
+    """Send bytes unchanged, receive a part of the response, and disconnect."""
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         client.settimeout(30)
@@ -68,7 +68,7 @@ def raw(server: Server, request: bytes, receive_bytes: int = 1 << 16) -> bytes:
         return client.recv(receive_bytes, socket.MSG_WAITALL)
 
 
-def test_a_line_of_the_access_log(server, orm):
+def test_access_log_line_has_all_fields(server, orm):
     base = orm.distribution(publication=orm.publication({"a.txt": b"0123456789"}))
     given = str(uuid.uuid4())
     response = ask(
@@ -96,7 +96,9 @@ def test_a_line_of_the_access_log(server, orm):
         ("GET", {"Range": "bytes=10-"}, 416, 0),
     ],
 )
-def test_bytes_are_those_that_are_sent(server, collector, orm, method, headers, status, size):
+def test_access_log_and_metrics_count_the_bytes_sent(
+    server, collector, orm, method, headers, status, size
+):
     base = orm.distribution(publication=orm.publication({"a.txt": b"0123456789"}))
     counters = {
         "artifacts.size.counter": {"domain_name": "default"},
@@ -112,20 +114,20 @@ def test_bytes_are_those_that_are_sent(server, collector, orm, method, headers, 
     assert (line["status"], line["bytes"]) == (str(status), str(size))
 
 
-def test_head_of_an_error_sends_no_bytes(server, orm):
+def test_access_log_of_head_of_an_error_has_0_bytes(server, orm):
     base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
     assert ask(server, f"default/{base}/nope", "HEAD").status_code == 404
     assert logged(server, base)["bytes"] == "0"
 
 
-def test_bytes_of_a_client_that_leaves(server, collector, orm):
+def test_access_log_and_metrics_of_client_disconnect_count_the_bytes_sent(server, collector, orm):
     base = orm.distribution(publication=orm.publication({"big.bin": BIG}))
     collector.refresh()
     before = collector.total("artifacts.size.counter")
     path = f"/pulp/content/default/{base}/big.bin"
     taken = raw(server, f"GET {path} HTTP/1.1\r\nHost: pulp\r\n\r\n".encode())
     sent = int(logged(server, base)["bytes"])
-    # More than the client took are on their way, as many as buffers hold, and no more.
+    # The client's bytes and those in the buffers of sockets.
     assert len(taken) / 2 < sent < len(BIG) / 4
     collector.refresh()
     assert collector.total("artifacts.size.counter") - before == sent
@@ -145,7 +147,9 @@ def test_bytes_of_a_client_that_leaves(server, collector, orm):
         ("GET", "readyz", "readyz", "2xx", "none"),
     ],
 )
-def test_durations_and_counts(server, collector, orm, method, path, route, status, pulp_type):
+def test_metrics_have_durations_and_counts_by_route_and_status(
+    server, collector, orm, method, path, route, status, pulp_type
+):
     base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
     duration = {"http.method": method, "http.status_code": status, "http.route": route}
     count = {"pulp_type": pulp_type, "http.status_code": status}
@@ -166,15 +170,15 @@ def test_durations_and_counts(server, collector, orm, method, path, route, statu
     assert {found["worker.name"] for found, _ in collector.points("content.requests")} == {name}
 
 
-def test_a_metric_tells_that_plans_are_used(server, collector):
-    def used() -> int:
+def test_metric_cache_enabled_is_1(server, collector):
+    def enabled() -> int:
         collector.refresh()
         return collector.total("content_star.cache.enabled")
 
-    wait_until(lambda: used() == 1)
+    wait_until(lambda: enabled() == 1)
 
 
-def test_attributes_are_few_whatever_clients_send(server, collector, orm):
+def test_metrics_attributes_have_no_values_of_clients(server, collector, orm):
     base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
     for number in range(20):
         ask(server, f"default/{base}-{number}/{number}", **{"User-Agent": str(number)})
@@ -185,7 +189,7 @@ def test_attributes_are_few_whatever_clients_send(server, collector, orm):
     assert not any(base in value for value in values)
 
 
-def test_what_clients_send_cannot_forge_the_log(server):
+def test_access_log_escapes_values_of_clients(server):
     mark = uuid.uuid4().hex
     raw(
         server,
@@ -202,7 +206,7 @@ def test_what_clients_send_cannot_forge_the_log(server):
     assert line["client"] == r"1.2.3.4\x20-\x20-\x20\"forged\""
 
 
-def test_who_is_no_trusted_proxy_cannot_name_another_client(instance):
+def test_access_log_ignores_x_forwarded_for_of_untrusted_proxies(instance):
     arguments = ("--no-access-log", "--forwarded-allow-ips", "192.0.2.1")
     app, log_on = "pulpcore.routing:content_application", f"@json {LOG_ON}"
     with serving(instance, *arguments, app=app, PULP_LOGGING=log_on) as server:
@@ -210,7 +214,7 @@ def test_who_is_no_trusted_proxy_cannot_name_another_client(instance):
         assert logged(server, "?mark")["client"] == "127.0.0.1"
 
 
-def test_credentials_in_queries_are_masked_and_the_rest_is_not(server, orm):
+def test_access_log_masks_credentials_in_queries(server, orm):
     base = orm.distribution()
     query = "expires=5&validate_token=S3CR3T:S3CR3T&X-Amz-Signature=S3CR3T&sig=S3CR3T%3D"
     referer = f"https://me:S3CR3T@example.org/?a=1&next=%2Fx%3Fvalidate_token%3DS3CR3T&{query}"
@@ -222,7 +226,7 @@ def test_credentials_in_queries_are_masked_and_the_rest_is_not(server, orm):
     assert "S3CR3T" not in server.said()
 
 
-def test_the_last_figures_are_exported_when_the_process_stops(instance):
+def test_metrics_are_exported_at_shutdown(instance):
     with collecting() as collector:
         environ = collector.environ | {"OTEL_METRIC_EXPORT_INTERVAL": "3600000"}
         with serving(instance, app="pulpcore.routing:content_application", **environ) as server:
@@ -233,14 +237,14 @@ def test_the_last_figures_are_exported_when_the_process_stops(instance):
         assert collector.total("content.requests", **{"http.status_code": "2xx"}) >= 1
 
 
-def test_the_log_is_off_unless_it_is_asked_for(instance, content):
+def test_access_log_is_off_by_default(instance, content):
     """The session's instance runs with default settings."""
     assert content.get("").status_code == 200
     lines = (instance.state.logs / "uvicorn.log").read_text().splitlines()
     assert not [line for line in lines if LINE.fullmatch(line)]
 
 
-def test_a_collector_that_is_away_harms_nothing(instance):
+def test_metrics_without_a_reachable_collector_do_not_disturb_the_server(instance):
     with collecting() as collector:
         environ = collector.environ
     with serving(instance, app="pulpcore.routing:content_application", **environ) as server:

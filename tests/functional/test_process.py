@@ -1,4 +1,4 @@
-"""The life of a process: how it starts, shows in the status, and stops."""
+"""Process life cycle: start, status and heartbeats, shutdown."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ def test_status_lists_the_process_as_api_and_as_content_app(instance):
 
 
 @pytest.mark.parametrize(
-    ("path", "says"),
+    ("path", "expected_text"),
     [
         ("/pulp/api/v3/", "repositories/file/file"),
         ("/pulp/api/v3/livez/", ""),
@@ -42,14 +42,14 @@ def test_status_lists_the_process_as_api_and_as_content_app(instance):
         ("/assets/rest_framework/css/bootstrap.min.css", "Bootstrap"),
     ],
 )
-def test_the_whole_api_is_there(instance, path, says):
+def test_api_docs_login_and_assets_are_served(instance, path, expected_text):
     response = httpx.get(instance.url + path, timeout=60)
     assert response.status_code == 200
-    assert says in response.text
+    assert expected_text in response.text
     assert response.headers["Correlation-ID"]
 
 
-def test_domains_have_content_of_their_own(instance, orm):
+def test_domain_in_the_path_selects_its_content(instance, orm):
     base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
     with serving(instance, PULP_DOMAIN_ENABLED="true") as server:
         assert httpx.get(f"{server.content_url}default/{base}/a.txt").content == b"a"
@@ -62,7 +62,7 @@ def test_domains_have_content_of_their_own(instance, orm):
         assert "names no domain" in httpx.get(server.content_url).text
 
 
-def test_tasks_demand_no_content_star_of_workers(pulp, orm):
+def test_tasks_require_no_content_star_in_workers(pulp, orm):
     from pulpcore.app.apps import MODULE_PLUGIN_VERSIONS
     from pulpcore.app.models import Task
 
@@ -73,7 +73,7 @@ def test_tasks_demand_no_content_star_of_workers(pulp, orm):
     assert set(versions) == {"core"}
 
 
-def test_a_lost_row_is_registered_again(instance, orm):
+def test_heartbeat_row_that_was_deleted_is_inserted_again(instance, orm):
     with serving(instance, PULP_CONTENT_APP_TTL="4", PULP_API_APP_TTL="4") as server:
         pid = server.process.pid
         assert len(rows(pid)) == 2
@@ -81,7 +81,7 @@ def test_a_lost_row_is_registered_again(instance, orm):
             row.delete()
         wait_until(lambda: len(rows(pid)) == 2, explain=server.said)
         wait_until(lambda: "inserting it again" in server.said(), explain=server.said)
-        assert pulp_can_run_a_task(server, instance), "under the row that came back"
+        assert pulp_can_run_a_task(server, instance), "with the new row"
 
 
 def pulp_can_run_a_task(server, instance) -> bool:
@@ -92,7 +92,7 @@ def pulp_can_run_a_task(server, instance) -> bool:
     return True
 
 
-def test_heartbeats_go_on(instance, orm):
+def test_heartbeat_is_updated(instance, orm):
     with serving(instance, PULP_CONTENT_APP_TTL="4", PULP_API_APP_TTL="4") as server:
         first = {row.app_type: row.last_heartbeat for row in rows(server.process.pid)}
         assert set(first) == {"api", "content"}
@@ -104,38 +104,38 @@ def test_heartbeats_go_on(instance, orm):
         )
 
 
-def test_heartbeats_come_back_with_the_database(instance, orm, tmp_path):
-    """The socket's directory is a link here, and the link goes away for a while."""
+def test_heartbeat_resumes_when_the_database_is_available_again(instance, orm, tmp_path):
+    """The server reaches PostgreSQL's socket through a symbolic link, which is removed."""
     from django.db import connection
 
-    road = tmp_path / "road"
-    road.symlink_to(instance.address.socket_dir)
+    link = tmp_path / "link"
+    link.symlink_to(instance.address.socket_dir)
     options = {
         "PULP_DATABASES": instance.environ["PULP_DATABASES"].replace(
-            instance.address.socket_dir, str(road)
+            instance.address.socket_dir, str(link)
         ),
         "PULP_CONTENT_APP_TTL": "4",
         "PULP_API_APP_TTL": "4",
-        "PGAPPNAME": "beating",
+        "PGAPPNAME": "heartbeat-test",
     }
     with serving(instance, **options) as server:
         pid = server.process.pid
-        road.unlink()
+        link.unlink()
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
-                " WHERE application_name = 'beating'"
+                " WHERE application_name = 'heartbeat-test'"
             )
             assert cursor.rowcount > 0
         wait_until(lambda: "cannot write its row" in server.said(), explain=server.said)
         for row in rows(pid):
-            row.delete()  # as workers do with rows that are overdue
-        road.symlink_to(instance.address.socket_dir)
+            row.delete()  # as workers delete overdue rows
+        link.symlink_to(instance.address.socket_dir)
         wait_until(lambda: len(rows(pid)) == 2, explain=server.said)
     assert rows(pid) == []
 
 
-def test_a_clean_stop_removes_the_rows(instance, orm):
+def test_shutdown_removes_the_heartbeat_rows(instance, orm):
     with serving(instance) as server:
         pid = server.process.pid
         assert len(rows(pid)) == 2
@@ -144,7 +144,7 @@ def test_a_clean_stop_removes_the_rows(instance, orm):
         assert rows(pid) == []
 
 
-def test_content_alone_is_a_content_app_and_no_api(instance, orm):
+def test_content_application_registers_as_content_app_only(instance, orm):
     with serving(instance, app="pulpcore.routing:content_application") as server:
         assert [row.app_type for row in rows(server.process.pid)] == ["content"]
         assert httpx.get(server.content_url).status_code == 200
@@ -153,7 +153,7 @@ def test_content_alone_is_a_content_app_and_no_api(instance, orm):
         assert "/pulp/content/" in response.text
 
 
-def test_every_worker_process_registers(instance, orm):
+def test_heartbeat_rows_of_every_worker_process(instance, orm):
     from pulpcore.app.models import AppStatus
 
     others = set(AppStatus.objects.values_list("pk", flat=True))
@@ -168,7 +168,7 @@ def test_every_worker_process_registers(instance, orm):
 
 
 @pytest.mark.parametrize("app", ["application", "content_application"])
-def test_a_running_download_is_finished_before_the_process_stops(instance, orm, app):
+def test_shutdown_waits_for_a_running_download(instance, orm, app):
     publication = orm.publication({"big.bin": BIG})
     base = orm.distribution(publication=publication)
     options = ("--timeout-graceful-shutdown", "60")
@@ -185,7 +185,7 @@ def test_a_running_download_is_finished_before_the_process_stops(instance, orm, 
         assert rows(server.process.pid) == []
 
 
-def test_a_client_that_leaves_costs_nothing_more(instance, orm):
+def test_client_disconnect_closes_the_artifact_files(instance, orm):
     base = orm.distribution(publication=orm.publication({"big.bin": BIG}))
     with serving(instance) as server:
         pid = server.process.pid
@@ -205,7 +205,7 @@ def open_artifacts(pid: int, instance) -> list[str]:
     return [link for link in links if link.startswith(str(instance.state.media))]
 
 
-def test_the_process_stays_where_it_was_started(instance):
+def test_process_stays_in_the_directory_where_it_was_started(instance):
     with serving(instance) as server:
         expected = instance.state.working_directory
         assert os.readlink(f"/proc/{server.process.pid}/cwd") == str(expected)

@@ -1,4 +1,4 @@
-"""Restarting while clients ask: none is refused, no download is cut."""
+"""Restart under load: no request is refused, no download is cut."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from tests.support.server import Server, running, serving
 OURS = ("--http", "pulpcore.content_star.server:HttpProtocol")
 DRAIN = (*OURS, "--timeout-graceful-shutdown", "300", "--no-access-log")
 SMALL = b"small" * 100
-LARGE = os.urandom(1 << 20) * 64  # more than socket buffers hold
+LARGE = os.urandom(1 << 20) * 64  # larger than socket buffers
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,14 @@ def base(instance) -> str:
 
 
 def workers(server: Server) -> set[int]:
-    """The pids of uvicorn's workers."""
+    """Return the pids of uvicorn's workers."""
     pid = server.process.pid
     children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     return {child for child in children if b"spawn_main" in command_of(child)}
 
 
 def command_of(pid: int) -> bytes:
-    """The command line of a process, empty if it has ended."""
+    """Return the command line of a process, empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -62,7 +62,7 @@ def test_hangup_signal_replaces_workers_without_failed_requests(instance, base):
 
 
 def test_restart_on_an_inherited_socket_without_failed_requests(instance, base):
-    """As with a socket unit of systemd, which keeps the socket while the service is away."""
+    """As with a socket unit of systemd, which keeps the socket while the service restarts."""
     with closing(socket.create_server(("127.0.0.1", 0), backlog=2048)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         command = [
@@ -82,12 +82,12 @@ def test_restart_on_an_inherited_socket_without_failed_requests(instance, base):
                 assert first.process.wait(600) in (0, -signal.SIGTERM), first.said()
                 with running(instance, command, url, pass_fds=fds):
                     clients.wait_for(100)
-                    clients.stop()  # while there is a server
+                    clients.stop()  # while a server is running
             assert clients.failed == []
 
 
 def test_client_address_is_known_on_an_inherited_socket(instance, base):
-    """uvicorn takes the descriptor for one of a Unix socket, which has no addresses."""
+    """uvicorn takes the descriptor for a Unix socket, which has no addresses."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         command = ["uvicorn", "pulpcore.routing:application", "--fd", str(listener.fileno())]
@@ -98,12 +98,12 @@ def test_client_address_is_known_on_an_inherited_socket(instance, base):
 
 
 def test_reload_of_up_replaces_the_process_without_failed_requests(instance, base):
-    """The shared Pulp goes on under another process, as a client of its would want."""
+    """The session's Pulp continues in another process."""
     [old] = servers(instance)
     download = SlowDownload(f"{instance.content_url}{base}/large.bin")
     with load(f"{instance.content_url}{base}/small.bin", SMALL) as clients:
         assert "Reloaded" in instance.star("reload").stdout
-        assert servers(instance) - {old}, "another process serves"
+        assert servers(instance) - {old}, "another process"
         clients.wait_for(100)
         assert download.finish() == LARGE
         wait_until(lambda: old not in servers(instance), 600)
@@ -126,5 +126,5 @@ def test_reload_keeps_the_process_if_the_next_one_does_not_start(instance):
 
 
 def servers(instance: Instance) -> set[int]:
-    """The pids of the uvicorns that `up` has started."""
+    """Return the pids of the uvicorn processes that `up` has started."""
     return {pid for pid in leftovers(instance.home) if b"/uvicorn\0" in command_of(pid)}

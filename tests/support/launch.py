@@ -1,4 +1,4 @@
-"""Runs a program elsewhere, or without a system call: `launch.py [--cwd DIRECTORY] [--no-unshare]
+"""Run a program in a directory, or without unshare(2): `launch.py [--cwd DIRECTORY] [--no-unshare]
 PROGRAM ARGUMENT...`, where the program is a path."""
 
 import argparse
@@ -16,7 +16,7 @@ UNSHARE = {"x86_64": 272, "aarch64": 97}
 
 
 def refuse_unshare() -> None:
-    """Have unshare(2) fail with EPERM from here on, as under Docker's default seccomp profile."""
+    """Make unshare(2) fail with EPERM, as Docker's default seccomp profile does."""
     instructions = [
         (LOAD, 0, 0, 0),  # the number of the call
         (JUMP_IF_EQUAL, 0, 1, UNSHARE[platform.machine()]),

@@ -1,4 +1,4 @@
-"""A plugin that is written for aiohttp, and how servers come to have it installed."""
+"""A legacy plugin, written for aiohttp, and the environment that installs it in a server."""
 
 from pathlib import Path
 
@@ -6,5 +6,5 @@ FOLDER = Path(__file__).parent
 
 
 def installed(notes: Path, **environ: str) -> dict[str, str]:
-    """The environment of a server that has the plugin; its handlers leave word in `notes`."""
+    """Return the environment of a server with the plugin; handlers record events in `notes`."""
     return {"PYTHONPATH": str(FOLDER), "BRIDGED_NOTES": str(notes), **environ}

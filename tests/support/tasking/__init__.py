@@ -1,4 +1,4 @@
-"""A plugin whose views run immediate tasks, and how servers come to have it installed."""
+"""A plugin whose views run immediate tasks, and the environment that installs it in a server."""
 
 from pathlib import Path
 

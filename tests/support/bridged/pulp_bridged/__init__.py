@@ -1,3 +1,3 @@
-"""A plugin that knows upstream's content app alone. Tests put its folder on the path of servers."""
+"""A legacy plugin: it has aiohttp routes and hooks only. Tests add it to PYTHONPATH."""
 
 default_app_config = "pulp_bridged.app.BridgedAppConfig"

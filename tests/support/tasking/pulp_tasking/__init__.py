@@ -1,3 +1,3 @@
-"""A plugin whose views run immediate tasks. Tests put its folder on the path of servers."""
+"""A plugin whose views run immediate tasks. Tests add it to PYTHONPATH."""
 
 default_app_config = "pulp_tasking.app.TaskingAppConfig"

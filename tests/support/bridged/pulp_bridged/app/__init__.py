@@ -1,4 +1,4 @@
-"""The Django app. It has no models: its hooks are on those distributions of pulp_file whose names
+"""The Django app. It has no models: its hooks are for distributions of pulp_file whose names
 begin with `bridged-`."""
 
 from pulpcore.plugin import PulpPluginAppConfig

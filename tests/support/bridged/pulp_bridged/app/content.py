@@ -1,4 +1,4 @@
-"""Routes on upstream's content app."""
+"""Routes that the plugin adds to upstream's content app."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from pulpcore.plugin.content import Handler, PathNotResolved, app
 from pulpcore.plugin.models import ContentArtifact, Domain
 from pulpcore.plugin.util import get_domain
 
-# Where handlers leave word of what happened to them.
+# The directory in which handlers record events.
 NOTES = Path(os.environ.get("BRIDGED_NOTES", "."))
 
 
@@ -82,7 +82,7 @@ async def endless(request):
             sent += 65536
             (NOTES / "sent").write_text(str(sent))
     except asyncio.CancelledError:
-        await asyncio.sleep(0)  # cleaning up may wait
+        await asyncio.sleep(0)  # cleanup may await
         (NOTES / "cancelled").write_text(str(sent))
         raise
 
@@ -114,18 +114,18 @@ async def websocket(request):
 
 
 async def connections(request):
-    """Ask the database from several tasks at once, as often as the path says."""
+    """Query the database from `count` concurrent tasks; return the pids of the connections."""
 
-    async def ask():
+    async def query():
         await Domain.objects.aget(name="default")
-        return await sync_to_async(_backend)()
+        return await sync_to_async(_backend_pid)()
 
     times = int(request.match_info["count"])
-    pids = await asyncio.gather(*(ask() for _ in range(times)))
+    pids = await asyncio.gather(*(query() for _ in range(times)))
     return web.json_response(sorted(set(pids)))
 
 
-def _backend():
+def _backend_pid():
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -134,7 +134,7 @@ def _backend():
 
 
 async def iterate(request):
-    """Read with a cursor of the server's, of which each part may come by another thread."""
+    """Read with server-side cursors, whose chunks may be fetched by different threads."""
 
     async def names():
         distributions = FileDistribution.objects.order_by("pk").aiterator(chunk_size=2)
@@ -155,7 +155,7 @@ async def working_directory(request):
 
 
 class Files(Handler):
-    """Files of distributions, below a prefix of their own."""
+    """Files of distributions, served below a prefix of the plugin."""
 
     distribution_model = FileDistribution
 
@@ -164,7 +164,7 @@ class Files(Handler):
         auth=lambda req, cac, bk: Files.auth_cached(req, cac, bk),
     )
     async def by_name(self, request):
-        """As pulp_container's registry has blobs: one file, found by the plugin itself."""
+        """Send a file that the plugin finds itself, as pulp_container's registry sends blobs."""
         path = request.match_info["path"]
         distribution = await sync_to_async(self._match_distribution)(path)
         await sync_to_async(self._permit)(request, distribution)
@@ -189,8 +189,8 @@ class Files(Handler):
 
 
 @web.middleware
-async def note(request, handler):
-    """Tell on every answer what the plugin's middleware saw."""
+async def set_middleware_header(request, handler):
+    """Add the status that the plugin's middleware saw to every response."""
     try:
         response = await handler(request)
     except web.HTTPException as error:
@@ -201,7 +201,7 @@ async def note(request, handler):
     return response
 
 
-async def mark(request, response):
+async def set_signal_header(request, response):
     response.headers["X-Signal"] = "prepared"
 
 
@@ -215,8 +215,8 @@ async def lifespan(app):
 files = Files()
 PREFIX = "/pulp/bridged/"
 
-app.middlewares.append(note)
-app.on_response_prepare.append(mark)
+app.middlewares.append(set_middleware_header)
+app.on_response_prepare.append(set_signal_header)
 app.cleanup_ctx.append(lifespan)
 app.add_routes(
     [
@@ -243,7 +243,7 @@ app.add_routes(
 
 
 @web.middleware
-async def of_the_part(request, handler):
+async def set_part_header(request, handler):
     response = await handler(request)
     response.headers["X-Part"] = request.app["part"]
     return response
@@ -253,7 +253,7 @@ async def part(request):
     return web.Response(text=f"part {request.match_info['rest']}")
 
 
-sub = web.Application(middlewares=[of_the_part])
+sub = web.Application(middlewares=[set_part_header])
 sub["part"] = "yes"
 sub.add_routes([web.get("/{rest}", part)])
 app.add_subapp("/pulp/bridged-part", sub)

@@ -1,4 +1,4 @@
-"""Hooks of a distribution, with every kind of answer that plugins give."""
+"""Hooks of a distribution that return and raise all kinds of aiohttp responses."""
 
 from aiohttp import web
 from pulp_file.app.models import FileContent, FileDistribution, FileRemote
@@ -10,7 +10,7 @@ from pulpcore.responses import ArtifactResponse
 def add_hooks():
     FileDistribution.content_handler = content_handler
     FileDistribution.content_headers_for = content_headers_for
-    # pulp_file itself does not know how to save what it has not synced.
+    # pulp_file itself cannot save pull-through content.
     FileRemote.get_remote_artifact_content_type = lambda self, path: FileContent
     FileContent.init_from_artifact_and_relative_path = staticmethod(
         lambda artifact, path: FileContent(relative_path=path, digest=artifact.sha256)
@@ -102,7 +102,7 @@ class Stream(web.StreamResponse):
         return writer
 
 
-# Of the bytes b"0123456789", which tests publish.
+# The digest of b"0123456789", which tests publish.
 SHA256 = "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"
 
 ANSWERS = {

@@ -10,7 +10,7 @@ from asgiref.sync import sync_to_async
 
 
 async def write(text: str) -> dict[str, Any]:
-    """Write a relative file, let others have a turn, and return all files and what is in it."""
+    """Write a relative file, yield to other tasks, and return all files and the text."""
     Path("note").write_text(text)
     for _ in range(10):
         await asyncio.sleep(0)
@@ -28,7 +28,7 @@ async def block(begun: str, end: str) -> str:
 
 
 async def wait(begun: str, end: str) -> str:
-    """As `block`, but let others have a turn."""
+    """As `block`, but yield to other tasks."""
     Path(begun).touch()
     while not Path(end).exists():
         await asyncio.sleep(0.01)
@@ -44,7 +44,7 @@ async def meet(others: str, member: str, count: str) -> str:
 
 
 async def move_away() -> str:
-    """Go to a directory that is removed at once, and fail, as a task with a fault might."""
+    """Change to a directory, remove it, and fail, as a faulty task might."""
     os.mkdir("gone")
     os.chdir("gone")
     os.rmdir("../gone")

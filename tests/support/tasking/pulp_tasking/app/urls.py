@@ -1,4 +1,4 @@
-"""Views of Django's: `tasks/<name>` runs a task of `tasks.py` with the query as its arguments."""
+"""Django views: `tasks/<name>` runs a task of `tasks.py` with the query as its arguments."""
 
 import os
 from importlib.util import find_spec
