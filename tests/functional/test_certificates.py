@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.certificates import DAY, NOW, Authority
 from tests.support.pulp import unique
-from tests.support.raw_client import get_as_it_stands
+from tests.support.raw_client import get_unchanged
 from tests.support.server import serving
 from tests.support.versions import since
 
@@ -144,7 +144,7 @@ def test_rhsm_guard_compares_the_normalized_path(instance, rhsm_guarded, authori
 
     def get(path: str, entitled: str) -> tuple[int, bytes]:
         header = header_of(for_path(authority, f"/{entitled}"))
-        return get_as_it_stands(instance.url, f"/pulp/content/{path}", header)
+        return get_unchanged(instance.url, f"/pulp/content/{path}", header)
 
     path = spelling.format(entitled="entitled", base=rhsm_guarded)
     status, body = get(path, "entitled")

@@ -1,4 +1,4 @@
-"""`pulp-star add`: a folder of files as a repository, first and again."""
+"""`pulp-star add`: publish a folder of files as a repository, and update it."""
 
 import os
 import shutil
@@ -34,8 +34,8 @@ NAMES = [
 ]
 
 
-class Served:
-    """A base path of one test, and what Pulp holds there."""
+class AddedFolder:
+    """A folder and its base path, with queries of the objects that `add` has made for it."""
 
     def __init__(self, instance: Instance, folder: Path) -> None:
         self.instance = instance
@@ -73,7 +73,7 @@ class Served:
 
     @property
     def temporaries(self) -> list[str]:
-        """What `add` makes for its own use, and has to remove."""
+        """The names of temporary objects of `add`."""
         prefix = f"pulp-star add {self.base_path} "
         kinds = ("repositories/file/file", "remotes/file/file")
         return [e["name"] for kind in kinds for e in self.all(kind, name__startswith=prefix)]
@@ -93,8 +93,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def served(instance: Instance, folder: Path) -> Iterator[Served]:
-    served = Served(instance, folder)
+def served(instance: Instance, folder: Path) -> Iterator[AddedFolder]:
+    served = AddedFolder(instance, folder)
     yield served
     served.remove()
 
@@ -106,7 +106,7 @@ def write(folder: Path, *names: str, text: str = "text of ") -> None:
         path.write_text(text + name)
 
 
-def test_the_url_comes_last(served: Served) -> None:
+def test_add_prints_the_url_last(served: AddedFolder) -> None:
     write(served.folder, "a.txt", "empty")
     (served.folder / "empty").write_text("")
 
@@ -118,14 +118,14 @@ def test_the_url_comes_last(served: Served) -> None:
     assert served.publications == 1
 
 
-def test_the_hello_repository_is_there(instance: Instance) -> None:
+def test_up_adds_the_hello_repository(instance: Instance) -> None:
     with instance.client() as api:
         found = api.get(f"{API}/distributions/file/file/", params={"base_path": "hello"}).json()
     assert found["count"] == 1
     assert f"curl {instance.content_url}hello/hello.txt" in instance.said()
 
 
-def test_nothing_changed_makes_nothing_new(served: Served) -> None:
+def test_add_of_an_unchanged_folder_makes_no_version(served: AddedFolder) -> None:
     write(served.folder, "a.txt", "b/c.txt")
     served.add()
     version = served.version
@@ -137,7 +137,9 @@ def test_nothing_changed_makes_nothing_new(served: Served) -> None:
     assert served.publications == 1
 
 
-def test_a_new_version_holds_exactly_the_folder(served: Served) -> None:
+def test_add_of_a_changed_folder_makes_a_version_with_exactly_its_files(
+    served: AddedFolder,
+) -> None:
     write(served.folder, "stays", "changes", "goes", "deep/goes")
     served.add()
     before, stays, changes = served.version, served.digest("stays"), served.digest("changes")
@@ -157,13 +159,13 @@ def test_a_new_version_holds_exactly_the_folder(served: Served) -> None:
 
 
 @pytest.mark.parametrize("transfer", ["sync", "upload"])
-def test_temporary_objects_do_not_stay(served: Served, transfer: str) -> None:
+def test_add_removes_its_temporary_objects(served: AddedFolder, transfer: str) -> None:
     write(served.folder, "a.txt")
     served.add("--transfer", transfer)
     wait_until(lambda: served.temporaries == [])
 
 
-def test_any_name_can_be_synced(served: Served) -> None:
+def test_add_by_sync_accepts_all_file_names(served: AddedFolder) -> None:
     write(served.folder, *NAMES)
 
     completed = served.add()
@@ -173,28 +175,28 @@ def test_any_name_can_be_synced(served: Served) -> None:
 
 
 refuses_names = pytest.mark.skipif(
-    not hasattr(fields, "_RELPATH_FORBIDDEN_REGEX"), reason="this pulpcore takes any name"
+    not hasattr(fields, "_RELPATH_FORBIDDEN_REGEX"), reason="this pulpcore accepts all file names"
 )
 
 
 @refuses_names
-def test_upload_does_all_that_pulp_takes(served: Served) -> None:
-    takes = ["plain.txt", "com,ma.txt", "100%.txt", "ünï-日本.txt", "sub/x:y", "same-bytes"]
-    write(served.folder, *takes)
+def test_add_by_upload_leaves_out_names_that_pulp_refuses(served: AddedFolder) -> None:
+    accepted = ["plain.txt", "com,ma.txt", "100%.txt", "ünï-日本.txt", "sub/x:y", "same-bytes"]
+    write(served.folder, *accepted)
     shutil.copy(served.folder / "plain.txt", served.folder / "same-bytes")
     write(served.folder, "with space", "in#side")
 
     completed = served.add("--transfer", "upload", check=False)
 
     assert completed.returncode == 1
-    assert served.names == set(takes)
+    assert served.names == set(accepted)
     assert completed.stderr.splitlines() == [
         "Left out: in#side: Pulp accepts such a name only with --transfer sync",
         "Left out: with space: Pulp accepts such a name only with --transfer sync",
     ]
 
 
-def test_upload_changes_and_removes_too(served: Served) -> None:
+def test_add_by_upload_replaces_and_removes_files(served: AddedFolder) -> None:
     write(served.folder, "stays", "changes", "goes")
     served.add("--transfer", "upload")
     changes = served.digest("changes")
@@ -207,7 +209,7 @@ def test_upload_changes_and_removes_too(served: Served) -> None:
     assert served.digest("changes") != changes
 
 
-def test_what_cannot_be_served_is_told(served: Served) -> None:
+def test_add_reports_files_that_it_leaves_out(served: AddedFolder) -> None:
     write(served.folder, "a.txt", "#comment", "line\nbreak", " space")
     (served.folder / "link").symlink_to("a.txt")
     (served.folder / "directory-link").symlink_to("/etc")
@@ -231,13 +233,13 @@ def test_what_cannot_be_served_is_told(served: Served) -> None:
     assert "7 left out" in completed.stdout
 
 
-def test_symbolic_links_alone_are_no_failure(served: Served) -> None:
+def test_add_with_only_symbolic_links_left_out_has_exit_code_0(served: AddedFolder) -> None:
     write(served.folder, "a.txt")
     (served.folder / "link").symlink_to("a.txt")
     assert served.add().returncode == 0
 
 
-def test_a_thousand_files(served: Served) -> None:
+def test_add_of_1000_files(served: AddedFolder) -> None:
     names = {f"{number % 20}/{number}.txt" for number in range(1000)}
     write(served.folder, *names)
 
@@ -246,7 +248,7 @@ def test_a_thousand_files(served: Served) -> None:
     assert served.names == names
 
 
-def test_an_interrupted_publication_is_caught_up(served: Served) -> None:
+def test_add_publishes_an_unpublished_version(served: AddedFolder) -> None:
     write(served.folder, "a.txt")
     served.add()
     [publication] = served.all("publications/file/file", repository_version=served.version)
@@ -271,7 +273,7 @@ def test_an_interrupted_publication_is_caught_up(served: Served) -> None:
         (["--base-path", "/"], "The --base-path must not be empty."),
     ],
 )
-def test_mistakes_are_told_in_one_line(served: Served, arguments: list[str], message: str) -> None:
+def test_add_error_is_one_line(served: AddedFolder, arguments: list[str], message: str) -> None:
     write(served.folder, "a.txt")
     url = served.instance.url
 
@@ -285,14 +287,14 @@ def test_mistakes_are_told_in_one_line(served: Served, arguments: list[str], mes
     wait_until(lambda: served.all("repositories/file/file", name=served.base_path) == [])
 
 
-def test_a_folder_without_files_is_an_error(served: Served) -> None:
+def test_add_of_a_folder_without_files_is_an_error(served: AddedFolder) -> None:
     completed = served.add(check=False)
     assert completed.returncode == 1
     assert completed.stderr.startswith("Error: There is no file to add in ")
     assert served.all("repositories/file/file", name=served.base_path) == []
 
 
-def test_a_missing_folder_is_an_error(served: Served) -> None:
+def test_add_of_a_missing_folder_is_an_error(served: AddedFolder) -> None:
     served.folder.rmdir()
     completed = served.add(check=False)
     assert completed.returncode == 2

@@ -10,13 +10,13 @@ from tests.support.instance import Instance, in_venv
 
 
 def exports(text: str) -> dict[str, str]:
-    """What a shell would make of the lines."""
+    """Return the variables that a shell would set from `text`."""
     words = [shlex.split(line) for line in text.splitlines()]
     assert all(len(line) == 2 and line[0] == "export" for line in words), text
     return {name: value for name, _, value in (line[1].partition("=") for line in words)}
 
 
-def test_prints_only_exports_of_pulp(instance: Instance) -> None:
+def test_env_prints_only_exports_of_pulp(instance: Instance) -> None:
     completed = instance.star("env")
 
     assert exports(completed.stdout) == instance.environ
@@ -24,7 +24,7 @@ def test_prints_only_exports_of_pulp(instance: Instance) -> None:
     assert all(name.startswith(("PULP_", "DJANGO_SETTINGS_MODULE")) for name in instance.environ)
 
 
-def test_keeps_secrets_out_of_the_environment(instance: Instance) -> None:
+def test_env_exports_no_secrets(instance: Instance) -> None:
     text = "".join(instance.environ.values())
 
     assert instance.password not in text
@@ -32,7 +32,7 @@ def test_keeps_secrets_out_of_the_environment(instance: Instance) -> None:
     assert "SECRET_KEY" not in "".join(instance.environ)
 
 
-def test_a_management_command_works_on_the_same_state(instance: Instance) -> None:
+def test_env_lets_a_management_command_use_the_same_state(instance: Instance) -> None:
     star, manager = in_venv(["pulp-star"])[0], in_venv(["pulpcore-manager"])[0]
     script = f'eval "$({shlex.quote(star)} env)" && {shlex.quote(manager)} dumpdata auth.user'
 
@@ -42,7 +42,7 @@ def test_a_management_command_works_on_the_same_state(instance: Instance) -> Non
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in group.commands)])
-def test_every_command_explains_itself(instance: Instance, command: list[str]) -> None:
+def test_help_of_every_command(instance: Instance, command: list[str]) -> None:
     text = instance.star(*command, "--help").stdout
     assert "Usage: pulp-star" in text
     assert command == [] or "--home" in text
@@ -51,7 +51,7 @@ def test_every_command_explains_itself(instance: Instance, command: list[str]) -
 @pytest.mark.parametrize(
     "command", [["env"], ["list"], ["remove", "x"], ["status"], ["password"], ["logs"]]
 )
-def test_every_command_needs_a_state_directory(
+def test_command_without_a_state_directory_is_an_error(
     instance: Instance, tmp_path: Path, command: list[str]
 ) -> None:
     completed = instance.star(*command, "--home", str(tmp_path / "none"), check=False)

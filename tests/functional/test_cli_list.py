@@ -1,4 +1,4 @@
-"""`pulp-star list` and `remove`, of what `pulp-star add` has made."""
+"""`pulp-star list` and `remove`, on repositories made by `pulp-star add`."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ def api(instance: Instance) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def added(instance: Instance, tmp_path: Path) -> str:
-    """The name and base path of a folder of two files."""
+    """The name and base path of an added folder of two files."""
     name = f"list-{uuid4().hex[:12]}"
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)
@@ -40,7 +40,7 @@ def found(api: httpx.Client, kind: str, **query: str) -> list[dict[str, Any]]:
 
 
 def listed(instance: Instance) -> dict[str, list[str]]:
-    """The cells of each row, by the first one."""
+    """Return the cells of each row of the list, by the first cell."""
     rows = [line.split() for line in instance.star("list").stdout.splitlines()]
     return {row[0]: row[1:] for row in rows}
 

@@ -11,17 +11,17 @@ import httpx
 import pytest
 
 from pulpcore.content_star import __version__
-from pulpcore.content_star.cli.state import Instance as Address
+from pulpcore.content_star.cli.state import Instance as CliInstance
 from pulpcore.content_star.cli.state import State
 from tests.support.instance import Instance, in_venv, wait_until
 
 
 @pytest.fixture
 def stopped(instance: Instance, tmp_path: Path) -> State:
-    """A state directory on which nothing runs."""
+    """A state directory without running processes."""
     state = State(tmp_path / "home")
     state.create()
-    state.save(Address("127.0.0.1", 9, str(state.database)))
+    state.save(CliInstance("127.0.0.1", 9, str(state.database)))
     return state
 
 

@@ -1,4 +1,4 @@
-"""`pulp-star up`: starting, restarting, stopping and failing, always without leaving a process."""
+"""`pulp-star up`: start, restart, stop and failure, without leaving processes behind."""
 
 import os
 import pty
@@ -17,14 +17,14 @@ import pytest
 from pulpcore.content_star.cli import postgres
 from pulpcore.content_star.cli.prepare import Preparation
 from pulpcore.content_star.cli.processes import OWNER_VARIABLE, Supervisor, leftovers
-from pulpcore.content_star.cli.state import Instance as Address
+from pulpcore.content_star.cli.state import Instance as CliInstance
 from pulpcore.content_star.cli.state import State
 from tests.support.instance import Instance, pulp_star, wait_until
 
 
 @pytest.fixture(scope="module")
 def prepared() -> Iterator[Instance]:
-    """A state of our own, for starting and stopping; its path is too long to name a socket."""
+    """An instance for this module to start and stop; its path is too long for a socket's name."""
     home = Instance.temporary().home
     pulp = Instance(home.with_name("a home rather long and ünusual " + "x" * 60))
     try:
@@ -37,7 +37,7 @@ def prepared() -> Iterator[Instance]:
 
 @pytest.fixture
 def own(prepared: Instance) -> Iterator[Instance]:
-    """The state of our own, with nothing running before and after the test."""
+    """The module's instance, stopped before and after the test."""
     yield prepared
     if prepared.process is not None and prepared.process.poll() is None:
         prepared.stop()
@@ -45,7 +45,7 @@ def own(prepared: Instance) -> Iterator[Instance]:
 
 
 def child(own: Instance, name: str) -> int:
-    """The pid of one of `up`'s children."""
+    """Return the pid of one of `up`'s children."""
     if name == "postgres":
         return int((own.state.database / "postmaster.pid").read_text().split("\n", 1)[0])
     mark = f"/{name}\0".encode()
@@ -60,8 +60,8 @@ def exit_code(own: Instance) -> int:
     return own.process.wait(60)
 
 
-def refused(*arguments: str | Path) -> str:
-    """Run an `up` that must fail, and return what it says about it."""
+def error_of_up(*arguments: str | Path) -> str:
+    """Run an `up` that must fail, and return its error message."""
     completed = subprocess.run(
         pulp_star("up", *map(str, arguments)), capture_output=True, text=True, timeout=60
     )
@@ -70,7 +70,7 @@ def refused(*arguments: str | Path) -> str:
     return completed.stderr
 
 
-def test_says_what_it_does_and_where_things_are(instance: Instance) -> None:
+def test_up_prints_urls_and_the_user(instance: Instance) -> None:
     said = instance.said()
     for line in (
         f"Pulp in {instance.home}",
@@ -86,8 +86,8 @@ def test_says_what_it_does_and_where_things_are(instance: Instance) -> None:
         assert httpx.get(url, trust_env=False).status_code == 200
 
 
-def on_a_terminal(own: Instance) -> str:
-    """What `up` prints on a terminal until it is ready; it goes on to run."""
+def start_on_a_terminal(own: Instance) -> str:
+    """Start `up` on a terminal, and return its output until it is ready."""
     ours, theirs = pty.openpty()
     command = [*pulp_star("up"), "--home", str(own.home), "--port", "0"]
     own.process = subprocess.Popen(command, stdout=theirs, stderr=theirs, start_new_session=True)
@@ -106,9 +106,9 @@ def test_password_is_printed_at_the_first_start_on_a_terminal_only(own: Instance
     assert named in own.said()
 
     (own.state.done / "admin").unlink()
-    first = on_a_terminal(own)
+    first = start_on_a_terminal(own)
     own.stop()
-    second = on_a_terminal(own)
+    second = start_on_a_terminal(own)
 
     assert f"admin, password {own.password} (also in {own.state.password_file})" in first
     assert own.password not in second
@@ -124,7 +124,7 @@ def test_migrations_are_counted_while_they_are_applied(own: Instance) -> None:
     assert preparation.migrations_done() == f"{applied} of {applied}"
 
 
-def test_postgresql_cannot_write_to_what_is_not_its_own(own: Instance) -> None:
+def test_postgresql_has_no_capabilities_to_write_other_files(own: Instance) -> None:
     own.start()
     status = Path(f"/proc/{child(own, 'postgres')}/status").read_text()
     capabilities = dict(re.findall(r"^Cap(Inh|Prm|Eff|Amb):\s*(\w+)$", status, re.MULTILINE))
@@ -133,14 +133,14 @@ def test_postgresql_cannot_write_to_what_is_not_its_own(own: Instance) -> None:
     assert {int(mask, 16) for mask in capabilities.values()} == {allowed}
 
 
-def test_symlinked_lock_stops_a_start(tmp_path: Path) -> None:
+def test_symlinked_lock_file_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("precious")
     home = tmp_path / "home"
     home.mkdir()
     (home / "lock").symlink_to(target)
 
-    said = refused("--home", home)
+    said = error_of_up("--home", home)
 
     assert said.startswith(f"Error: {home}/lock cannot be trusted, because it is a symbolic link")
     assert target.read_text() == "precious"
@@ -153,7 +153,7 @@ def test_state_directory_of_another_user_is_refused_by_every_command(
 ) -> None:
     home, ran = tmp_path / "home", tmp_path / "ran"
     State(home).create()
-    State(home).save(Address("127.0.0.1", 9, str(home)))
+    State(home).save(CliInstance("127.0.0.1", 9, str(home)))
     (home / "settings.py").write_text(f"open({str(ran)!r}, 'w')")
     os.chown(home, 65534, 65534)
 
@@ -168,14 +168,14 @@ def test_state_directory_of_another_user_is_refused_by_every_command(
     assert not ran.exists()
 
 
-def test_admin_can_log_in(instance: Instance) -> None:
+def test_admin_password_is_accepted_by_the_api(instance: Instance) -> None:
     url = f"{instance.url}/pulp/api/v3/users/"
     for password, status in ((instance.password, 200), ("wrong", 401)):
         response = httpx.get(url, auth=("admin", password), trust_env=False)
         assert response.status_code == status
 
 
-def test_secrets_are_private(instance: Instance) -> None:
+def test_secret_files_are_private(instance: Instance) -> None:
     def mode(path: Path) -> int:
         return stat.S_IMODE(path.stat().st_mode)
 
@@ -192,7 +192,7 @@ def test_secrets_are_private(instance: Instance) -> None:
     assert mode(state.database) & 0o077 == 0
 
 
-def test_starts_again_on_the_same_state(own: Instance) -> None:
+def test_up_restarts_on_the_same_state(own: Instance) -> None:
     password = own.password
 
     own.start()
@@ -205,18 +205,18 @@ def test_starts_again_on_the_same_state(own: Instance) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_stop_everything(own: Instance, number: signal.Signals) -> None:
+def test_signal_stops_all_processes(own: Instance, number: signal.Signals) -> None:
     own.start()
     assert len(own.processes()) >= 3
 
     assert own.stop(number) == 0
 
     assert f"{number.name}: stopping." in own.said()
-    assert not Path(own.state.load().socket_dir).exists()  # it had to be outside of the home
+    assert not Path(own.state.load().socket_dir).exists()  # outside of the home
 
 
-def test_stops_without_a_terminal(own: Instance) -> None:
-    """As when its window is closed: there is nobody to tell about it."""
+def test_up_stops_after_its_terminal_was_closed(own: Instance) -> None:
+    """Output to the closed terminal fails, which must not prevent the stop."""
     command = [*pulp_star("up"), "--home", str(own.home), "--port", "0"]
     up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert up.stdout and up.stderr
@@ -232,14 +232,14 @@ def test_stops_without_a_terminal(own: Instance) -> None:
     assert not (own.state.database / "postmaster.pid").exists()
 
 
-def test_a_signal_stops_a_start_half_way(own: Instance) -> None:
+def test_signal_during_the_start_stops_it(own: Instance) -> None:
     own.launch()
     wait_until(lambda: "Starting Pulp" in own.said())
     assert own.stop() == 0
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "pulpcore-worker", "postgres"])
-def test_a_dying_child_ends_all(own: Instance, name: str) -> None:
+def test_child_that_dies_stops_all_processes(own: Instance, name: str) -> None:
     own.start()
 
     os.kill(child(own, name), signal.SIGKILL)
@@ -249,7 +249,7 @@ def test_a_dying_child_ends_all(own: Instance, name: str) -> None:
     wait_until(lambda: own.processes() == [])
 
 
-def test_a_failing_step_is_explained_with_its_log(own: Instance) -> None:
+def test_failing_step_prints_the_end_of_its_log(own: Instance) -> None:
     done = own.state.done / "migrate"
     settings, stamp = own.state.settings.read_text(), done.read_text()
     own.state.settings.write_text(settings + "\nraise RuntimeError('no such luck')\n")
@@ -266,7 +266,7 @@ def test_a_failing_step_is_explained_with_its_log(own: Instance) -> None:
     assert own.processes() == []
 
 
-def test_a_killed_up_leaves_nothing(own: Instance) -> None:
+def test_killed_up_leaves_no_processes(own: Instance) -> None:
     own.start()
 
     sockets = Path(own.state.load().socket_dir)
@@ -277,8 +277,8 @@ def test_a_killed_up_leaves_nothing(own: Instance) -> None:
     assert not sockets.exists()
 
 
-def test_what_a_killed_up_left_is_ended(own: Instance) -> None:
-    """Where the system does not end children with their parent, the next start does."""
+def test_processes_left_by_a_killed_up_are_ended_by_the_next_start(own: Instance) -> None:
+    """As on systems that do not end children with their parent."""
     left = subprocess.Popen(["sleep", "1000"], env={**os.environ, OWNER_VARIABLE: str(own.home)})
     supervisor = Supervisor(own.state.logs)
     postgres.start(own.state, supervisor)
@@ -291,45 +291,45 @@ def test_what_a_killed_up_left_is_ended(own: Instance) -> None:
     supervisor.stop()
 
 
-def test_a_second_up_is_refused(instance: Instance) -> None:
-    said = refused("--home", instance.home, "--port", "0")
+def test_second_up_on_one_state_is_refused(instance: Instance) -> None:
+    said = error_of_up("--home", instance.home, "--port", "0")
     assert said.startswith(f"Error: Another `pulp-star up` (pid {instance.pid}) already runs on ")
 
 
-def test_a_taken_port_is_told(own: Instance) -> None:
+def test_port_in_use_is_an_error(own: Instance) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
 
-        said = refused("--home", own.home, "--port", port)
+        said = error_of_up("--home", own.home, "--port", port)
 
     assert said.startswith(f"Error: Cannot listen on 127.0.0.1:{port}: ")
     assert "--port" in said
 
 
-def test_an_unknown_host_is_told(own: Instance) -> None:
-    said = refused("--home", own.home, "--host", "no such host")
+def test_unknown_host_is_an_error(own: Instance) -> None:
+    said = error_of_up("--home", own.home, "--host", "no such host")
     assert said.startswith("Error: Cannot listen on no such host:24817: ")
 
 
-def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    file = tmp_path / "file"  # root may write to any directory, but not below a file
+def test_unwritable_state_directory_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "file"  # even root cannot write below a file
     file.touch()
-    said = refused("--home", file / "home")
+    said = error_of_up("--home", file / "home")
     assert said.startswith(f"Error: The state directory {file}/home cannot be written: ")
 
 
-def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_directory_with_other_files_is_refused_unchanged(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "thesis.txt").touch()
 
-    assert "holds other files" in refused("--home", tmp_path)
+    assert "holds other files" in error_of_up("--home", tmp_path)
 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
 
 
-def test_a_directory_without_postgresql_is_told(tmp_path: Path) -> None:
-    said = refused("--home", tmp_path / "home", "--port", "0", "--postgres", tmp_path)
+def test_directory_without_postgresql_is_an_error(tmp_path: Path) -> None:
+    said = error_of_up("--home", tmp_path / "home", "--port", "0", "--postgres", tmp_path)
     assert f"no PostgreSQL server in {tmp_path}" in said

@@ -1,4 +1,4 @@
-"""Headers of open content: compression, digests, CORS; what browsers ask for at the root."""
+"""Compression, digests and CORS of open content, and the redirect of the root."""
 
 import hashlib
 from base64 import b64encode
@@ -28,7 +28,7 @@ def guarded(module_orm) -> str:
 
 @pytest.fixture(scope="module")
 def browsable(instance):
-    """A server that does what is off by default."""
+    """A server with CORS and the redirect of the root, which are off by default."""
     settings = {"PULP_CONTENT_STAR_CORS": "true", "PULP_CONTENT_STAR_REDIRECT_ROOT": "true"}
     with serving(instance, **settings) as server:
         yield server
@@ -36,7 +36,7 @@ def browsable(instance):
 
 @pytest.mark.parametrize("path", ["", "{base}/"])
 @pytest.mark.parametrize("accept", [{}, JSON])
-def test_small_listings_are_compressed_with_a_weak_etag(content, base, path, accept):
+def test_compression_of_small_listings_has_a_weak_etag(content, base, path, accept):
     path = path.format(base=base)
     plain, packed = (
         content.get(path, headers={"Accept-Encoding": encoding, **accept})
@@ -53,8 +53,8 @@ def test_small_listings_are_compressed_with_a_weak_etag(content, base, path, acc
     assert known.headers["Vary"] == packed.headers["Vary"]
 
 
-def test_json_that_repeats_the_query_is_not_compressed(content, base):
-    """Else its length would say whether a guess in it is a name behind the guard (BREACH)."""
+def test_compression_is_off_for_json_that_repeats_the_query(content, base):
+    """The compressed length would reveal whether a guess in the query is a listed name (BREACH)."""
     for method in ("GET", "HEAD"):
         answer = content.request(method, f"{base}/?guess=a.txt", headers=JSON)
         assert "Content-Encoding" not in answer.headers
@@ -63,7 +63,7 @@ def test_json_that_repeats_the_query_is_not_compressed(content, base):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=0-0"}])
-def test_artifacts_have_their_digest_and_no_encoding(content, base, method, headers):
+def test_compression_is_off_for_artifacts_with_repr_digest(content, base, method, headers):
     answer = content.request(
         method, f"{base}/a.txt", headers={"Accept-Encoding": "gzip", **headers}
     )
@@ -74,24 +74,24 @@ def test_artifacts_have_their_digest_and_no_encoding(content, base, method, head
 
 
 @pytest.mark.parametrize("path", ["/", "/a.txt", "/nope"])
-def test_any_origin_may_read_open_distributions(browsable, base, path):
-    for _ in range(2):  # the second is answered from memory
+def test_cors_allows_any_origin_for_unguarded_distributions(browsable, base, path):
+    for _ in range(2):  # the second is a cache hit
         answer = httpx.get(f"{browsable.content_url}{base}{path}", headers=ORIGIN)
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
         assert "Access-Control-Allow-Credentials" not in answer.headers
         assert "ETag" in answer.headers["Access-Control-Expose-Headers"]
 
 
-def test_preflight_allows_ranges_and_conditions(browsable, base):
-    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "range"}
-    answer = httpx.options(f"{browsable.content_url}{base}/a.txt", headers=ORIGIN | asked)
+def test_cors_preflight_allows_range_and_conditional_headers(browsable, base):
+    preflight = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "range"}
+    answer = httpx.options(f"{browsable.content_url}{base}/a.txt", headers=ORIGIN | preflight)
     assert answer.status_code == 200
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert "Range" in answer.headers["Access-Control-Allow-Headers"]
 
 
 @pytest.mark.parametrize("headers", [{}, {"X-Key": "b3Blbg=="}])
-def test_no_origin_may_read_behind_a_guard(browsable, guarded, headers):
+def test_cors_allows_no_origin_for_guarded_distributions(browsable, guarded, headers):
     for path in ("/", "/a.txt", ""):
         answer = httpx.get(f"{browsable.content_url}{guarded}{path}", headers=ORIGIN | headers)
         assert answer.status_code in ((200, 301) if headers else (403,))
@@ -105,7 +105,7 @@ def test_cors_is_off_by_default(content, base):
 
 
 def test_root_redirects_to_content_where_it_is_set(instance, browsable):
-    for url in (instance.url, browsable.url):  # `pulp-star up` sets it
+    for url in (instance.url, browsable.url):  # set by `pulp-star up`
         answer = httpx.get(f"{url}/")
         assert (answer.status_code, answer.headers["Location"]) == (302, "/pulp/content/")
     assert httpx.post(f"{browsable.url}/").status_code in (403, 404)

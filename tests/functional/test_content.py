@@ -1,4 +1,4 @@
-"""What is served at which path, through the real process."""
+"""Content of distributions: publications, base paths, listings, index pages and methods."""
 
 import hashlib
 from urllib.parse import quote
@@ -22,7 +22,7 @@ def sample(instance) -> dict[str, str]:
     pulp.cleanup()
 
 
-def test_a_distribution_of_a_publication_serves_files_and_metadata(pulp, content, sample):
+def test_distribution_of_a_publication_serves_files_and_metadata(pulp, content, sample):
     base = pulp.distribute(publication=sample["publication"])
     for path, data in FILES.items():
         response = content.get(f"{base}/{path}")
@@ -34,7 +34,7 @@ def test_a_distribution_of_a_publication_serves_files_and_metadata(pulp, content
     assert {line.split(",")[0] for line in manifest.text.splitlines()} == set(FILES)
 
 
-def test_a_distribution_of_a_repository_serves_its_latest_publication(pulp, content):
+def test_distribution_of_a_repository_serves_its_latest_publication(pulp, content):
     repository = pulp.repository({"old.txt": b"old"})
     pulp.publish(repository)
     base = pulp.distribute(repository=repository)
@@ -45,7 +45,7 @@ def test_a_distribution_of_a_repository_serves_its_latest_publication(pulp, cont
     assert content.get(f"{base}/new.txt").content == b"new"
 
 
-def test_a_distribution_of_a_repository_version_serves_that_version(pulp, content):
+def test_distribution_of_a_repository_version_serves_that_version(pulp, content):
     repository = pulp.repository({"one.txt": b"1", "two.txt": b"2"})
     pulp.publish(repository)
     version = pulp.publish(repository) and f"{repository}versions/1/"
@@ -55,21 +55,21 @@ def test_a_distribution_of_a_repository_version_serves_that_version(pulp, conten
     assert content.get(f"{base}/two.txt").status_code == 404
 
 
-def test_an_unpublished_repository_says_so(pulp, content):
+def test_distribution_of_an_unpublished_repository_returns_404_with_reason(pulp, content):
     base = pulp.distribute(repository=pulp.repository({"a.txt": b"a"}))
     response = content.get(f"{base}/a.txt")
     assert response.status_code == 404
     assert "no publication yet" in response.text
 
 
-def test_a_distribution_of_nothing_says_so(pulp, content):
+def test_distribution_of_nothing_returns_404_with_reason(pulp, content):
     base = pulp.distribute()
     response = content.get(f"{base}/a.txt")
     assert response.status_code == 404
     assert "not pointing to a publication" in response.text
 
 
-def test_a_replaced_publication_is_served_through_its_grace_period(pulp, content):
+def test_replaced_publication_is_served_during_its_grace_period(pulp, content):
     repository = pulp.repository()
     gone = pulp.upload(repository, "gone.txt", b"was here")
     old = pulp.publish(repository)
@@ -83,7 +83,7 @@ def test_a_replaced_publication_is_served_through_its_grace_period(pulp, content
     assert "gone.txt" not in parse_listing(content.get(f"{base}/").text)
 
 
-def test_the_longest_base_path_wins_and_partial_ones_list(pulp, content, sample):
+def test_base_path_prefix_lists_the_distributions_below_it(pulp, content, sample):
     top = unique("top")
     for base in (f"{top}/x/one", f"{top}/x/two", f"{top}/y"):
         pulp.distribute(base, publication=sample["publication"])
@@ -91,33 +91,33 @@ def test_the_longest_base_path_wins_and_partial_ones_list(pulp, content, sample)
     assert list(parse_listing(content.get(f"{top}/x/").text)) == ["one/", "two/"]
     assert content.get(f"{top}/x/two/a.txt").content == FILES["a.txt"]
     assert content.get(f"{top}/z/").status_code == 404
-    assert content.get(f"{top}/x/tw/").status_code == 404, "half a segment is no base path"
+    assert content.get(f"{top}/x/tw/").status_code == 404, "half a segment is not a prefix"
 
 
-def test_the_root_lists_and_conceals(pulp, content, sample):
+def test_root_lists_distributions_except_hidden_ones(pulp, content, sample):
     shown = pulp.distribute(publication=sample["publication"])
     hidden = pulp.distribute(publication=sample["publication"], hidden=True)
     names = parse_listing(content.get("").text)
     assert f"{shown}/" in names
     assert f"{hidden}/" not in names
-    assert content.get(f"{hidden}/a.txt").status_code == 200, "hidden, not closed"
+    assert content.get(f"{hidden}/a.txt").status_code == 200, "hidden, but served"
 
 
-def test_the_distribution_that_serves_artifacts_by_id_does_not_show(content, orm):
+def test_root_does_not_list_the_artifact_distribution(content, orm):
     from pulpcore.app.models import ArtifactDistribution
 
     base_path = ArtifactDistribution.objects.get().base_path
     assert f"{base_path}/" not in parse_listing(content.get("").text)
 
 
-def test_a_concealed_partial_path_is_not_found(pulp, content, sample):
+def test_base_path_prefix_of_hidden_distributions_returns_404(pulp, content, sample):
     top = unique("top")
     pulp.distribute(f"{top}/below", publication=sample["publication"], hidden=True)
     assert content.get(f"{top}/").status_code == 404
 
 
 @pytest.mark.parametrize("query", ["", "?a=1&b=%2F%20x"])
-def test_a_missing_slash_redirects_and_keeps_the_query(pulp, content, sample, query):
+def test_missing_slash_redirects_with_the_query(pulp, content, sample, query):
     top = unique("top")
     base = pulp.distribute(f"{top}/é:%20<", publication=sample["publication"])
     for path in (
@@ -136,7 +136,7 @@ def test_a_missing_slash_redirects_and_keeps_the_query(pulp, content, sample, qu
         assert content.get(location).status_code == 200
 
 
-def test_directories_list_one_level_with_dates_and_sizes(pulp, content, sample):
+def test_listing_has_one_level_with_dates_and_sizes(pulp, content, sample):
     base = pulp.distribute(publication=sample["publication"])
     root = parse_listing(content.get(f"{base}/").text)
     assert list(root) == ["PULP_MANIFEST", "a.txt", "dir/"]
@@ -153,12 +153,12 @@ def test_directories_list_one_level_with_dates_and_sizes(pulp, content, sample):
 PAGE = b"<h1>Welcome</h1><script>alert(1)</script>"
 
 
-def test_a_published_index_html_is_served_in_place_of_its_directory(content, orm):
+def test_index_page_of_a_publication_is_served_for_its_directory(content, orm):
     publication = orm.publication({"docs/index.html": PAGE, "docs/other.txt": b"x"})
     assert_index_is_served(content, orm.distribution(publication=publication))
 
 
-def test_an_index_html_of_a_repository_version_is_served(content, orm):
+def test_index_page_of_a_repository_version_is_served_for_its_directory(content, orm):
     version = orm.version({"docs/index.html": PAGE, "docs/other.txt": b"x"})
     base = orm.distribution(repository_version=version, from_publication=False)
     assert_index_is_served(content, base)
@@ -176,7 +176,7 @@ def assert_index_is_served(content, base):
     assert download.headers["Content-Disposition"].startswith("attachment")
 
 
-def test_head_is_get_without_a_body(pulp, content, sample):
+def test_head_has_the_headers_of_get_and_no_body(pulp, content, sample):
     base = pulp.distribute(publication=sample["publication"])
     got, headed = content.get(f"{base}/a.txt"), content.head(f"{base}/a.txt")
     assert headed.status_code == 200
@@ -193,19 +193,19 @@ def test_head_is_get_without_a_body(pulp, content, sample):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "PROPFIND"])
-def test_other_methods_are_refused(content, method):
+def test_method_not_allowed_returns_405(content, method):
     response = content.request(method, "anything", content=b"")
     assert response.status_code == 405
     assert response.headers["Allow"] == "GET, HEAD, OPTIONS"
 
 
-def test_options_tells_the_methods(content):
+def test_options_returns_the_allowed_methods(content):
     response = content.options("anything")
     assert response.status_code == 200
     assert response.headers["Allow"] == "GET, HEAD, OPTIONS"
 
 
-def test_errors_are_text_or_json(content):
+def test_error_is_text_or_json_by_accept_header(content):
     text = content.get("no/such/thing")
     assert text.status_code == 404
     assert text.headers["Content-Type"].startswith("text/plain")
@@ -216,7 +216,7 @@ def test_errors_are_text_or_json(content):
     assert json.headers["Vary"] == "Accept"
 
 
-def test_the_correlation_id_is_the_clients_or_a_new_one(content):
+def test_correlation_id_is_the_clients_or_generated(content):
     mine = "9f1b6c3e0b8a4f0f9a4c0b6f6d1f2a3b"
     assert content.get("", headers={"Correlation-ID": mine}).headers["Correlation-ID"] == mine
     forged = content.get("", headers={"Correlation-ID": "x] forged"}).headers["Correlation-ID"]
@@ -224,8 +224,8 @@ def test_the_correlation_id_is_the_clients_or_a_new_one(content):
     assert content.get("nope").headers["Correlation-ID"] != forged
 
 
-def test_where_base_paths_nest_the_longest_wins(orm, content):
-    """New pulpcore has a trigger against it, but older databases may hold such paths."""
+def test_base_path_that_is_longest_wins_where_they_nest(orm, content):
+    """pulpcore's trigger refuses nested base paths, but older databases may have some."""
     from django.db import connection
 
     top = orm.unique()

@@ -1,4 +1,4 @@
-"""Pages of a folder of static files: `index.html` is shown for its directory."""
+"""Index pages: `index.html` is served for its directory, as from a static web server."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def wheel(folder: Path) -> bytes:
 
 @pytest.fixture
 def static(orm, tmp_path) -> dict[str, str]:
-    """A package index made by hand, served in each way; base paths."""
+    """Base paths of a static package index, by pass-through publication and by version."""
     version = orm.version(
         {"simple/star-probe/index.html": PAGE, f"simple/star-probe/{NAME}": wheel(tmp_path)}
     )
@@ -39,7 +39,7 @@ NAME = "star_probe-1.0-py3-none-any.whl"
 
 
 @pytest.mark.parametrize("kind", ["pass-through", "version"])
-def test_pip_finds_packages_in_a_folder_of_static_files(instance, static, kind, tmp_path):
+def test_index_page_of_a_static_package_index_is_usable_by_pip(instance, static, kind, tmp_path):
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--isolated"]
     url = f"{instance.content_url}{static[kind]}/simple/"
     result = subprocess.run(
@@ -64,7 +64,7 @@ def test_index_page_is_sandboxed_and_not_compressed(content, static, kind):
     assert answer.headers["Last-Modified"]
 
 
-def test_published_page_goes_before_the_repositorys_own(content, orm):
+def test_index_page_of_the_publication_precedes_that_of_the_repository(content, orm):
     version = orm.version({"index.html": b"own"})
     base = orm.distribution(publication=orm.publication({"index.html": b"published"}, version))
     assert content.get(f"{base}/").text == "published"

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.support.listing_parser import parse_listing
-from tests.support.raw_client import get_as_it_stands
+from tests.support.raw_client import get_unchanged
 
 NAMES = [
     "plain.txt",
@@ -229,7 +229,7 @@ def test_dot_segments_above_a_domain_return_400(domains, base):
         (f"default/%2e%2e/default/{base}/a.txt", 400),
         ("default/..", 400),
     ):
-        assert get_as_it_stands(domains.url, f"/pulp/content/{path}")[0] == status, path
+        assert get_unchanged(domains.url, f"/pulp/content/{path}")[0] == status, path
 
 
 def test_base_path_of_65_segments_is_served(content, orm):

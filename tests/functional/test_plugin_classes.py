@@ -1,4 +1,4 @@
-"""Classes for plugins, asked through the whole content app in this process."""
+"""Distribution classes of plugins, through the whole content app in this process."""
 
 import hashlib
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from tests.support.listing_parser import parse_listing
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Have the distributions of a model served by a class until the end of the test."""
+    """Return a function that registers a class for the distributions of a model."""
 
     def serve(app: type, model: type = FileDistribution) -> None:
         monkeypatch.setitem(registry._registered, (model, False), app)
@@ -39,7 +39,7 @@ def base(orm) -> str:
 
 
 @isolate_apps("pulp_file.app")
-def test_a_model_is_served_by_the_class_of_the_nearest_model_above_it(serve):
+def test_model_is_served_by_the_class_of_its_nearest_ancestor(serve):
     class Special(FileDistribution):
         class Meta:
             proxy = True
@@ -60,7 +60,7 @@ def test_a_model_is_served_by_the_class_of_the_nearest_model_above_it(serve):
     assert registry.app_of(FileDistribution) is RepositoryVersionApp
 
 
-def test_a_repository_version_is_served_without_what_was_published_of_it(app, base, serve):
+def test_repository_version_app_ignores_the_publication(app, base, serve):
     assert get(app, f"{base}/meta.txt").content == b"published"
     serve(RepositoryVersionApp)
     assert get(app, f"{base}/a.txt").content == b"content"
@@ -68,7 +68,7 @@ def test_a_repository_version_is_served_without_what_was_published_of_it(app, ba
     assert list(parse_listing(get(app, f"{base}/").text)) == ["a.txt"]
 
 
-def test_the_latest_version_is_served_whether_published_or_not(app, orm, serve):
+def test_repository_version_app_serves_the_latest_unpublished_version(app, orm, serve):
     version = orm.version({"a.txt": b"content"})
     base = "/pulp/content/" + orm.distribution(repository=version.repository)
     assert get(app, f"{base}/a.txt").status_code == 404
@@ -77,8 +77,8 @@ def test_the_latest_version_is_served_whether_published_or_not(app, orm, serve):
 
 
 @pytest.fixture
-def cached(orm, server, monkeypatch) -> str:
-    """The base path of a distribution with a publication and a remote, which have one path both."""
+def pull_through_base(orm, server, monkeypatch) -> str:
+    """The base path of a distribution with a publication and a remote that have a path in common."""
 
     def content_of(artifact, path):
         return FileContent(relative_path=path, digest=artifact.sha256)
@@ -92,24 +92,24 @@ def cached(orm, server, monkeypatch) -> str:
     return orm.distribution(publication=published, remote=remote)
 
 
-def test_a_cache_has_what_its_remote_has_and_nothing_else(here, cached, serve, server):
-    assert here(f"{cached}/a.txt").content == b"of Pulp's own"
+def test_pull_through_app_serves_the_remote_only(here, pull_through_base, serve, server):
+    assert here(f"{pull_through_base}/a.txt").content == b"of Pulp's own"
     serve(PullThroughApp)
-    asked = sum(server.gets.values())
+    before = sum(server.gets.values())
     for _ in range(3):
-        assert here(f"{cached}/a.txt").content == b"of the remote"
-    assert sum(server.gets.values()) == asked + 1, "then it is saved"
-    assert here(f"{cached}/b.txt").status_code == 404
+        assert here(f"{pull_through_base}/a.txt").content == b"of the remote"
+    assert sum(server.gets.values()) == before + 1, "saved by the first request"
+    assert here(f"{pull_through_base}/b.txt").status_code == 404
 
 
-def test_a_cache_without_a_remote_says_so(app, base, serve):
+def test_pull_through_app_without_a_remote_returns_404(app, base, serve):
     serve(PullThroughApp)
     response = get(app, f"{base}/a.txt")
     assert response.status_code == 404
     assert "has no remote" in response.text
 
 
-def test_artifacts_are_served_at_the_paths_that_a_class_finds_them_for(app, base, serve):
+def test_artifact_app_serves_the_found_artifacts(app, base, serve):
     class Blobs(ArtifactApp):
         def find_artifact(self, path):
             digest = path.removeprefix("blobs/").removesuffix(".txt")
@@ -129,9 +129,7 @@ def test_artifacts_are_served_at_the_paths_that_a_class_finds_them_for(app, base
     assert get(app, f"{base}/blobs/{'0' * 64}").status_code == 404
 
 
-def test_a_class_that_finds_content_is_asked_in_place_of_the_models_hook(
-    app, base, serve, orm, monkeypatch
-):
+def test_find_content_of_a_class_replaces_content_handler(app, base, serve, orm, monkeypatch):
     from pulpcore.app.models import ContentArtifact
 
     content = orm.content({"elsewhere.bin": b"found"})
@@ -142,13 +140,13 @@ def test_a_class_that_finds_content_is_asked_in_place_of_the_models_hook(
             return found if path == "virtual" else None
 
     monkeypatch.setattr(FileDistribution, "content_handler", lambda self, path: object())
-    assert get(app, f"{base}/virtual").status_code == 501, "the hook's answer"
+    assert get(app, f"{base}/virtual").status_code == 501, "the result of content_handler"
     serve(App)
     assert get(app, f"{base}/virtual").content == b"found"
     assert get(app, f"{base}/a.txt").content == b"content"
 
 
-def test_markup_that_says_so_is_shown_as_it_is(app, base, serve):
+def test_usage_markup_is_shown_unescaped(app, base, serve):
     class App(PublicationApp):
         def usage(self):
             return format_html("<p>Get <code>{}</code></p>", "<a.txt>")
@@ -159,7 +157,7 @@ def test_markup_that_says_so_is_shown_as_it_is(app, base, serve):
     assert page.headers["Content-Security-Policy"].startswith("sandbox")
 
 
-def test_the_root_is_where_clients_know_it(app, orm, serve, origin):
+def test_root_url_has_the_origin_of_clients(app, orm, serve, origin):
     base = "/pulp/content/" + orm.distribution(publication=orm.publication({"dir/x": b"x"}))
 
     class App(PublicationApp):
@@ -172,6 +170,6 @@ def test_the_root_is_where_clients_know_it(app, orm, serve, origin):
 
 @pytest.fixture(params=[None, "https://pulp.example/"])
 def origin(request) -> Iterator[str]:
-    """The origin that clients know: of `CONTENT_ORIGIN`, or of their own request."""
+    """The origin of `CONTENT_ORIGIN`, or of the request without it."""
     with override_settings(CONTENT_ORIGIN=request.param):
         yield (request.param or "http://pulp").rstrip("/")

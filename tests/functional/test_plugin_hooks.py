@@ -1,4 +1,4 @@
-"""The hooks of a plugin's distribution, asked through the whole content app in this process."""
+"""The hooks of a plugin's distribution, through the whole content app in this process."""
 
 import hashlib
 
@@ -15,7 +15,9 @@ def base(orm) -> str:
     return "/pulp/content/" + orm.distribution(publication=publication)
 
 
-def test_headers_of_the_plugin_add_to_ours_and_replace_type_and_caching(app, base, monkeypatch):
+def test_content_headers_for_adds_headers_and_replaces_type_and_cache_control(
+    app, base, monkeypatch
+):
     def content_headers_for(self, path):
         return {"content-type": "x/y", "Cache-Control": "no-cache", "X-Path": path, "ETag": "mine"}
 
@@ -25,23 +27,23 @@ def test_headers_of_the_plugin_add_to_ours_and_replace_type_and_caching(app, bas
     assert response.headers["Content-Type"] == "x/y"
     assert response.headers["Cache-Control"] == "no-cache"
     assert response.headers["X-Path"] == "dir/b.txt"
-    assert response.headers["ETag"] != "mine", "it follows from the file"
+    assert response.headers["ETag"] != "mine", "the file's own"
 
 
-def test_entries_of_the_plugin_join_the_listing(app, base, monkeypatch):
+def test_content_handler_list_directory_adds_entries(app, base, monkeypatch):
     extra = {"": {"config.repo", "a.txt", "virtual/"}, "virtual/": {"x"}}
     monkeypatch.setattr(
         FileDistribution, "content_handler_list_directory", lambda self, p: extra.get(p, set())
     )
     lines = parse_listing(get(app, f"{base}/").text)
     assert list(lines) == ["a.txt", "config.repo", "dir/", "virtual/"]
-    assert lines["a.txt"].size == "9 Bytes", "what is really there is told in full"
+    assert lines["a.txt"].size == "9 Bytes", "the published file's entry wins"
     assert lines["config.repo"].size == ""
     assert get(app, f"{base}/virtual").status_code == 301
     assert list(parse_listing(get(app, f"{base}/virtual/").text)) == ["x"]
 
 
-def test_a_content_artifact_of_the_plugin_is_served(app, base, orm, monkeypatch):
+def test_content_handler_may_return_a_content_artifact(app, base, orm, monkeypatch):
     from pulpcore.app.models import ContentArtifact
 
     content = orm.content({"elsewhere/name.bin": b"from the plugin"})
@@ -53,17 +55,17 @@ def test_a_content_artifact_of_the_plugin_is_served(app, base, orm, monkeypatch)
     assert response.content == b"from the plugin"
     assert 'filename="name.bin"' in response.headers["Content-Disposition"]
     assert response.headers["Last-Modified"]
-    assert get(app, f"{base}/a.txt").content == b"published", "None leaves the path to us"
+    assert get(app, f"{base}/a.txt").content == b"published", "None: the published file"
 
 
-def test_other_answers_of_the_plugin_are_refused_clearly(app, base, monkeypatch):
+def test_content_handler_result_of_unknown_type_returns_501(app, base, monkeypatch):
     monkeypatch.setattr(FileDistribution, "content_handler", lambda self, p: object())
     response = get(app, f"{base}/a.txt")
     assert response.status_code == 501
     assert "plugin" in response.text
 
 
-def test_a_plugin_that_breaks_is_an_error_and_serves_nothing(app, base, monkeypatch, caplog):
+def test_content_handler_that_fails_returns_500(app, base, monkeypatch, caplog):
     def content_handler(self, path):
         raise LookupError("broken plugin")
 
@@ -75,7 +77,7 @@ def test_a_plugin_that_breaks_is_an_error_and_serves_nothing(app, base, monkeypa
     assert "broken plugin" in caplog.text
 
 
-def test_the_plugin_decides_where_files_come_from(app, orm, monkeypatch):
+def test_get_repository_publication_and_version_selects_the_source(app, orm, monkeypatch):
     base = "/pulp/content/" + orm.distribution()
     version = orm.version({"other.txt": b"other"})
     publication = orm.publication({}, version)
@@ -89,7 +91,7 @@ def test_the_plugin_decides_where_files_come_from(app, orm, monkeypatch):
 
 
 @pytest.mark.parametrize("with_version", [True, False])
-def test_the_plugin_finds_what_was_replaced(app, base, orm, monkeypatch, with_version):
+def test_get_fallback_ca_serves_replaced_content(app, base, orm, monkeypatch, with_version):
     from pulpcore.app.models import ContentArtifact
 
     version = orm.version({"old.txt": b"old"})
@@ -102,7 +104,7 @@ def test_the_plugin_finds_what_was_replaced(app, base, orm, monkeypatch, with_ve
     assert get(app, f"{base}/older.txt").status_code == 404
 
 
-def test_a_file_that_is_missing_from_the_storage_is_not_found(app, base, orm, instance, caplog):
+def test_file_missing_or_damaged_in_the_storage_returns_404(app, base, orm, instance, caplog):
     from pulpcore.app.models import Artifact
 
     artifact = Artifact.objects.get(sha256=hashlib.sha256(b"below").hexdigest())
@@ -121,7 +123,7 @@ def test_a_file_that_is_missing_from_the_storage_is_not_found(app, base, orm, in
     assert get(app, f"{base}/dir/b.txt").content == data
 
 
-def test_what_is_neither_saved_nor_at_a_remote_is_not_there(app, orm):
+def test_content_without_artifact_and_remote_returns_404(app, orm):
     from pulpcore.app.models import ContentArtifact
 
     version = orm.version({"remote.bin": b"not here yet"})

@@ -1,4 +1,4 @@
-"""Files that the server in front sends: a real nginx, and a real server with ASGI's pathsend."""
+"""X-Accel-Redirect with a real nginx, X-Sendfile, and the ASGI extension pathsend."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from tests.support.server import Server, free_port, running, serving
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="no nginx here")
 
-# As docs/storage.md has it.
+# As in docs/storage.md.
 LOCATIONS = """
     location / {{
         proxy_pass {pulp};
@@ -71,13 +71,13 @@ FILES = {"a.txt": b"0123456789", NAME: b"odd name", "big": BIG, "empty": b""}
 
 
 @dataclass
-class Fronted:
-    """The same content through nginx and straight from a server that knows of none."""
+class ProxiedContent:
+    """The same content through nginx, and from a server without X-Accel-Redirect."""
 
     through: httpx.Client
-    straight: httpx.Client
+    direct: httpx.Client
     behind: httpx.Client
-    """The server that leaves files to nginx, which clients should not reach."""
+    """The server behind nginx, which sends X-Accel-Redirect."""
 
     base: str
 
@@ -88,7 +88,7 @@ def base(module_orm) -> str:
 
 
 @pytest.fixture(scope="module")
-def fronted(instance: Instance, base: str, tmp_path_factory) -> Iterator[Fronted]:
+def proxied(instance: Instance, base: str, tmp_path_factory) -> Iterator[ProxiedContent]:
     folder = tmp_path_factory.mktemp("nginx")
     media = instance.environ["PULP_MEDIA_ROOT"]
     with serving(instance, PULP_CONTENT_STAR_SENDFILE="/pulp-artifacts/") as server:
@@ -104,10 +104,10 @@ def fronted(instance: Instance, base: str, tmp_path_factory) -> Iterator[Fronted
             wait_until(lambda: _answers(url), explain=lambda: (folder / "error.log").read_text())
             with (
                 httpx.Client(base_url=url, trust_env=False) as through,
-                httpx.Client(base_url=instance.content_url, trust_env=False) as straight,
+                httpx.Client(base_url=instance.content_url, trust_env=False) as direct,
                 httpx.Client(base_url=server.content_url, trust_env=False) as behind,
             ):
-                yield Fronted(through, straight, behind, base)
+                yield ProxiedContent(through, direct, behind, base)
         finally:
             stop(process)
 
@@ -119,12 +119,14 @@ def _answers(url: str) -> bool:
         return False
 
 
-# What servers say of themselves and of one exchange.
-OWN = {"server", "date", "connection", "correlation-id"}
+# Headers that differ by server and request.
+VOLATILE = {"server", "date", "connection", "correlation-id"}
 
 
 def headers_of(response: httpx.Response) -> dict[str, str]:
-    own = OWN | {"accept-ranges"} if response.status_code == 206 else OWN  # nginx leaves it out
+    own = (
+        VOLATILE | {"accept-ranges"} if response.status_code == 206 else VOLATILE
+    )  # nginx omits it
     return {name: value for name, value in response.headers.items() if name not in own}
 
 
@@ -148,65 +150,67 @@ REQUESTS = [
 @needs_nginx
 @pytest.mark.parametrize("name", ["a.txt", "big", NAME])
 @pytest.mark.parametrize(("method", "headers"), REQUESTS, ids=str)
-def test_nginx_answers_as_we_do(fronted, name, method, headers):
-    url = quote(f"{fronted.base}/{name}")
-    etag = fronted.straight.head(url).headers["ETag"]
+def test_x_accel_redirect_response_equals_the_direct_one(proxied, name, method, headers):
+    url = quote(f"{proxied.base}/{name}")
+    etag = proxied.direct.head(url).headers["ETag"]
     headers = {key: value.format(etag=etag) for key, value in headers.items()}
-    ours = fronted.straight.request(method, url, headers=headers)
-    theirs = fronted.through.request(method, url, headers=headers)
+    ours = proxied.direct.request(method, url, headers=headers)
+    theirs = proxied.through.request(method, url, headers=headers)
     assert theirs.status_code == ours.status_code
     assert theirs.content == ours.content
     assert headers_of(theirs) == headers_of(ours)
 
 
 @needs_nginx
-def test_an_empty_file_and_one_that_is_missing(fronted, module_orm):
+def test_x_accel_redirect_of_empty_and_missing_files(proxied, module_orm):
     from pulpcore.app.models import PublishedArtifact
 
-    assert fronted.through.get(f"{fronted.base}/empty").content == b""
+    assert proxied.through.get(f"{proxied.base}/empty").content == b""
     base = module_orm.distribution(publication=module_orm.publication({"x": b"to be lost"}))
     published = PublishedArtifact.objects.get(
         publication__distribution__base_path=base, relative_path="x"
     )
     Path(published.content_artifact.artifact.file.path).unlink()
-    answer = fronted.through.get(f"{base}/x")
+    answer = proxied.through.get(f"{base}/x")
     assert answer.status_code == 404
     assert "missing" in answer.text
 
 
 @needs_nginx
-def test_nobody_gets_at_the_files_past_the_guard(fronted, module_orm):
+def test_x_accel_redirect_does_not_bypass_the_guard(proxied, module_orm):
     from pulpcore.app.models import HeaderContentGuard
 
     guard = module_orm.guard(HeaderContentGuard, header_name="X-Key", header_value="open")
     publication = module_orm.publication({"secret": b"guarded"})
     base = module_orm.distribution(publication=publication, content_guard=guard)
     key = {"X-Key": "b3Blbg=="}
-    assert fronted.through.get(f"{base}/secret").status_code == 403
-    told = fronted.behind.get(f"{base}/secret", headers=key)
-    assert told.content == b""
-    location = told.headers["X-Accel-Redirect"]
+    assert proxied.through.get(f"{base}/secret").status_code == 403
+    handed_over = proxied.behind.get(f"{base}/secret", headers=key)
+    assert handed_over.content == b""
+    location = handed_over.headers["X-Accel-Redirect"]
     assert location.startswith("/pulp-artifacts/artifact/")
-    allowed = fronted.through.get(f"{base}/secret", headers=key)
+    allowed = proxied.through.get(f"{base}/secret", headers=key)
     assert allowed.content == b"guarded"
     assert "X-Accel-Redirect" not in allowed.headers
-    assert fronted.through.get(fronted.through.base_url.join(location)).status_code == 404
-    denied = fronted.behind.get(f"{base}/secret")
+    assert proxied.through.get(proxied.through.base_url.join(location)).status_code == 404
+    denied = proxied.behind.get(f"{base}/secret")
     assert "X-Accel-Redirect" not in denied.headers
 
 
-def test_x_sendfile_names_the_file(instance, base, tmp_path):
+def test_x_sendfile_has_the_path_of_the_file(instance, base, tmp_path):
     environ = installed(tmp_path, PULP_CONTENT_STAR_SENDFILE="X-Sendfile")
     with (
         serving(instance, **environ) as server,
         httpx.Client(base_url=server.content_url, trust_env=False) as client,
     ):
         for url in (f"{base}/a.txt", f"/pulp/bridged/files/{base}/a.txt"):
-            told = client.get(client.base_url.join(url))
-            assert told.content == b""
-            assert Path(told.headers["X-Sendfile"]).read_bytes() == FILES["a.txt"]
-            assert told.headers["X-Content-Type-Options"] == "nosniff"
-        assert client.get(f"{base}/").text.startswith("<!DOCTYPE html>"), "no file, no handover"
+            handed_over = client.get(client.base_url.join(url))
+            assert handed_over.content == b""
+            assert Path(handed_over.headers["X-Sendfile"]).read_bytes() == FILES["a.txt"]
+            assert handed_over.headers["X-Content-Type-Options"] == "nosniff"
+        assert client.get(f"{base}/").text.startswith("<!DOCTYPE html>"), (
+            "a listing is sent by the server itself"
+        )
         whole = client.head(f"{base}/a.txt")
         assert whole.headers["Content-Length"] == "10"
 
@@ -233,7 +237,7 @@ def granian(instance: Instance) -> Iterator[Server]:
 @pytest.mark.parametrize(
     "headers", [{}, {"Range": "bytes=2-4"}, {"Range": "bytes=0-1,4-5"}], ids=str
 )
-def test_a_server_that_sends_paths_answers_as_uvicorn(granian, instance, base, name, headers):
+def test_pathsend_response_equals_that_of_uvicorn(granian, instance, base, name, headers):
     def get(root: str) -> httpx.Response:
         return httpx.get(root + quote(f"{base}/{name}"), headers=headers, trust_env=False)
 
@@ -246,7 +250,7 @@ def test_a_server_that_sends_paths_answers_as_uvicorn(granian, instance, base, n
         assert len(theirs.content) == len(ours.content)
 
 
-def test_the_log_tells_the_bytes_of_a_path_that_was_sent(granian, base):
+def test_access_log_has_the_bytes_of_pathsend(granian, base):
     httpx.get(f"{granian.content_url}{base}/big?counted", trust_env=False)
     wait_until(lambda: "big?counted" in granian.said(), explain=granian.said)
     (line,) = [line for line in granian.said().splitlines() if "big?counted" in line]

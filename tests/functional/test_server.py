@@ -1,4 +1,4 @@
-"""The server underneath: uvicorn with our protocol class, and what plain uvicorn does with us."""
+"""The server: uvicorn with our protocol class, and Pulp under uvicorn's own classes."""
 
 import http.client
 import json
@@ -29,7 +29,7 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 class Client:
-    """A connection that sends bytes as they are."""
+    """A connection to a server that sends bytes unchanged."""
 
     def __init__(self, server: Server | Instance) -> None:
         url = httpx.URL(server.url)
@@ -48,7 +48,7 @@ class Client:
         return self
 
     def response(self) -> tuple[int, bytes]:
-        """Read one response; its status and body. What follows stays for the next."""
+        """Read one response and return its status and body; later bytes stay in the buffer."""
         line = self.file.readline()
         assert line.startswith(b"HTTP/1.1 "), line
         headers = http.client.parse_headers(self.file)
@@ -62,18 +62,18 @@ class Client:
         return status_of(line), body
 
     def rest(self) -> bytes:
-        """Read to the end of the connection."""
+        """Return all bytes up to the end of the connection."""
         return self.file.read()
 
     def reset(self) -> None:
-        """Leave at once, with a reset."""
+        """Close the connection with a TCP reset."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.file.close()
         self.socket.close()
 
 
-def ask(server: Server | Instance, data: bytes) -> bytes:
-    """Send `data` on a connection of its own, and read to its end."""
+def send(server: Server | Instance, data: bytes) -> bytes:
+    """Send `data` on a new connection, and return all bytes up to its end."""
     with Client(server).send(data) as client:
         return client.rest()
 
@@ -87,13 +87,13 @@ def events(server: Server) -> list[str]:
 
 
 def memory(server: Server) -> int:
-    """Bytes of memory that the server's process has."""
+    """Return the resident memory of the server's process in bytes."""
     pages = Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]
     return int(pages) * resource.getpagesize()
 
 
 @contextmanager
-def probing(instance: Instance, *arguments: str, **environ: str) -> Iterator[Server]:
+def serving_protocol_app(instance: Instance, *arguments: str, **environ: str) -> Iterator[Server]:
     """Run uvicorn with `tests.support.protocol_app`."""
     environ = {
         "PYTHONPATH": CHECKOUT,
@@ -113,8 +113,8 @@ def loop(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def server(instance: Instance, loop: str) -> Iterator[Server]:
-    """Our protocol class on each event loop, with an application that shows what arrives."""
-    with probing(instance, *OURS, "--loop", loop) as running:
+    """Our protocol class on each event loop, with `tests.support.protocol_app`."""
+    with serving_protocol_app(instance, *OURS, "--loop", loop) as running:
         yield running
 
 
@@ -122,7 +122,7 @@ def server(instance: Instance, loop: str) -> Iterator[Server]:
     scope="module", params=[OURS, ("--http", "httptools"), ("--http", "h11")], ids=lambda o: o[1]
 )
 def any_server(instance: Instance, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Pulp under our protocol class and under uvicorn's own."""
+    """Pulp under our protocol class and under each of uvicorn's own."""
     with serving(instance, *request.param) as running:
         yield running
 
@@ -147,31 +147,31 @@ def any_server(instance: Instance, request: pytest.FixtureRequest) -> Iterator[S
     ],
     ids=lambda value: repr(value[:30]),
 )
-def test_host_that_is_not_exactly_one_valid_returns_400(any_server, hosts):
+def test_host_missing_repeated_or_invalid_returns_400(any_server, hosts):
     request = b"GET /pulp/content/ HTTP/1.1\r\n" + hosts + b"\r\n"
-    assert status_of(ask(any_server, request)) == 400
+    assert status_of(send(any_server, request)) == 400
 
 
 @pytest.mark.parametrize("path", [b"/pulp/content/", b"/pulp/api/v3/status/", b"/"])
-def test_host_missing_is_refused_on_every_path(any_server, path):
-    assert status_of(ask(any_server, b"GET " + path + b" HTTP/1.1\r\n\r\n")) == 400
+def test_host_missing_returns_400_on_every_path(any_server, path):
+    assert status_of(send(any_server, b"GET " + path + b" HTTP/1.1\r\n\r\n")) == 400
 
 
 @pytest.mark.parametrize(
     "host", [b"a", b"a_b.example:80", b"[::1]:8080", b"10.0.0.1", b"a:", b"A%C3"]
 )
-def test_host_that_is_valid_is_taken(any_server, host):
+def test_host_that_is_valid_returns_200(any_server, host):
     with Client(any_server) as client:
         client.send(b"GET /pulp/content/livez HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
         assert client.response() == (200, b"ok\n")
 
 
-def test_host_is_optional_in_http_1_0_and_not_twice(any_server):
+def test_host_in_http_1_0_is_optional_and_not_repeated(any_server):
     line = b"GET /pulp/content/livez HTTP/1.0\r\n"
-    assert status_of(ask(any_server, line + b"\r\n")) == 200
-    assert status_of(ask(any_server, line + b"Host: a\r\n\r\n")) == 200
-    assert status_of(ask(any_server, line + b"Host: a\r\nHost: a\r\n\r\n")) == 400
-    assert status_of(ask(any_server, line + b"Host: a/b\r\n\r\n")) == 400
+    assert status_of(send(any_server, line + b"\r\n")) == 200
+    assert status_of(send(any_server, line + b"Host: a\r\n\r\n")) == 200
+    assert status_of(send(any_server, line + b"Host: a\r\nHost: a\r\n\r\n")) == 400
+    assert status_of(send(any_server, line + b"Host: a/b\r\n\r\n")) == 400
 
 
 # HTTP/1.0
@@ -179,50 +179,50 @@ def test_host_is_optional_in_http_1_0_and_not_twice(any_server):
 
 @pytest.fixture(scope="module")
 def large(instance: Instance, module_orm: Orm) -> Iterator[str]:
-    """The base path of a directory whose listing is sent while it is read."""
+    """The base path of a directory whose listing is streamed."""
     bulk = Bulk(module_orm, ROWS + 100, "many/%s-{unique}")
     yield module_orm.distribution(from_publication=False, repository_version=bulk.version)
     bulk.remove()
 
 
-def test_http_1_0_gets_a_large_listing_without_chunks(any_server, large):
+def test_http_1_0_receives_a_large_listing_without_chunks(any_server, large):
     path = f"/pulp/content/{large}/many/".encode()
-    head, _, body = ask(any_server, b"GET " + path + b" HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n")
+    head, _, body = send(any_server, b"GET " + path + b" HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n")
     assert b"transfer-encoding" not in head.lower()
     assert body == httpx.get(any_server.url + path.decode(), trust_env=False).content
 
 
 def test_http_1_0_body_without_length_ends_with_the_connection(server):
-    head, _, body = ask(server, b"GET /stream HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n")
+    head, _, body = send(server, b"GET /stream HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n")
     assert body == b"one\ntwo\nthree\n"
     assert b"chunked" not in head
-    head = ask(server, b"HEAD /stream HTTP/1.0\r\n\r\n")
+    head = send(server, b"HEAD /stream HTTP/1.0\r\n\r\n")
     assert head.endswith(b"\r\n\r\n")
     assert b"chunked" not in head
 
 
 def test_http_1_0_request_with_chunks_returns_400(server):
     request = b"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-    assert status_of(ask(server, request)) == 400
+    assert status_of(send(server, request)) == 400
 
 
 @pytest.mark.parametrize("line", [b"GET /", b"GET / HTTP/0.9", b"GET / HTTP/2.0"])
-def test_http_version_that_is_not_spoken_returns_505(server, line):
-    assert status_of(ask(server, line + b"\r\n\r\n")) == 505
+def test_http_version_that_is_unsupported_returns_505(server, line):
+    assert status_of(send(server, line + b"\r\n\r\n")) == 505
 
 
 # Header case
 
 
-def test_header_case_is_the_usual_one(instance, orm):
+def test_header_case_is_as_registered(instance, orm):
     base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
-    head = ask(instance, f"GET /pulp/content/{base}/a.txt HTTP/1.0\r\n\r\n".encode())
+    head = send(instance, f"GET /pulp/content/{base}/a.txt HTTP/1.0\r\n\r\n".encode())
     names = [line.split(b":")[0] for line in head.split(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
     assert {b"Content-Type", b"ETag", b"X-PULP-ARTIFACT-SIZE", b"Correlation-ID"} <= set(names)
     assert all(name[:1].isupper() for name in names)
-    head = ask(instance, b"GET /pulp/api/v3/users/ HTTP/1.0\r\n\r\n")
+    head = send(instance, b"GET /pulp/api/v3/users/ HTTP/1.0\r\n\r\n")
     assert b"\r\nWWW-Authenticate: " in head
-    head = ask(instance, b"GET /auth/login/ HTTP/1.0\r\n\r\n")
+    head = send(instance, b"GET /auth/login/ HTTP/1.0\r\n\r\n")
     assert b"\r\nSet-Cookie: " in head
 
 
@@ -231,13 +231,13 @@ def test_header_case_is_the_usual_one(instance, orm):
 
 def test_head_over_the_limit_returns_431(server):
     line = b"X-Certificate: " + b"a" * (1 << 20) + b"\r\n\r\n"
-    assert status_of(ask(server, GET[:-2] % b"/" + line)) == 431
+    assert status_of(send(server, GET[:-2] % b"/" + line)) == 431
     with Client(server).send(GET % b"/plain") as client:
         assert client.response() == (200, b"plain")
         assert status_of(client.send(GET[:-2] % b"/" + line).rest()) == 431
 
 
-def test_head_of_43_mb_costs_no_memory(server):
+def test_head_of_43_mb_keeps_memory_bounded(server):
     before = memory(server)
     with Client(server).send(GET[:-2] % b"/" + b"X-Certificate: ") as client:
         for _ in range(43):
@@ -246,7 +246,7 @@ def test_head_of_43_mb_costs_no_memory(server):
     assert memory(server) - before < 16 << 20
 
 
-def test_head_just_below_the_limit_is_taken(server):
+def test_head_just_below_the_limit_returns_200(server):
     line = b"X-Certificate: " + b"a" * (127 << 10) + b"\r\n\r\n"
     with Client(server).send(GET[:-2] % b"/plain" + line) as client:
         assert client.response() == (200, b"plain")
@@ -254,16 +254,16 @@ def test_head_just_below_the_limit_is_taken(server):
 
 def test_head_with_too_many_headers_returns_431(server):
     request = GET[:-2] % b"/" + b"a: b\r\n" * 300 + b"\r\n"
-    assert status_of(ask(server, request)) == 431
+    assert status_of(send(server, request)) == 431
 
 
 @pytest.mark.parametrize("end", [b"", b" HTTP/1.1\r\nHost: a\r\n\r\n"])
 def test_head_with_a_long_target_returns_414(server, end):
     request = b"GET /" + b"a" * (20 << 10 if end else 200 << 10) + end
-    assert status_of(ask(server, request)) == 414
+    assert status_of(send(server, request)) == 414
 
 
-def test_head_one_byte_at_a_time_is_answered(server):
+def test_head_one_byte_at_a_time_returns_200(server):
     with Client(server) as client:
         client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in GET % b"/plain":
@@ -310,14 +310,16 @@ def test_head_one_byte_at_a_time_is_answered(server):
     ids=lambda value: repr(value[-40:]),
 )
 def test_head_that_is_ambiguous_returns_400_and_closes(server, request_):
-    """What follows on the connection is never taken for a request (RFC 9112 section 11.2)."""
-    received = ask(server, request_ + GET % b"/smuggled")
+    """Later bytes on the connection are never parsed as a request (RFC 9112 section 11.2)."""
+    received = send(server, request_ + GET % b"/smuggled")
     assert status_of(received) in (400, 501)
     assert received.count(b"HTTP/1.1") == 1
     assert not received.endswith(b"plain")
 
 
-def test_head_that_is_broken_behind_a_request_is_refused_after_its_answer(server, loop):
+def test_head_that_is_invalid_after_a_pipelined_request_returns_400_after_its_response(
+    server, loop
+):
     name = f"broken-{loop}".encode()
     with Client(server).send(GET % (b"/wait/" + name) + b"nonsense\r\n\r\n") as client:
         wait_until(lambda: f"waits: {name.decode()}" in events(server))
@@ -344,14 +346,14 @@ def test_upgrade_to_http_2_is_ignored_with_and_without_a_body(server):
 
 def test_upgrade_by_connect_returns_501(server):
     request = b"CONNECT %b HTTP/1.1\r\nHost: a\r\n\r\n"
-    assert status_of(ask(server, request % b"a:443" + GET % b"/plain")) == 501
-    assert status_of(ask(server, request % b"/" + GET % b"/plain")) == 501
+    assert status_of(send(server, request % b"a:443" + GET % b"/plain")) == 501
+    assert status_of(send(server, request % b"/" + GET % b"/plain")) == 501
 
 
 # Bodies
 
 
-def test_chunk_trailers_are_no_headers(server):
+def test_chunk_trailers_are_not_headers(server):
     trailers = b"3\r\nabc\r\n0\r\nX-Client-Cert: forged\r\nHost: b\r\n\r\n"
     with Client(server).send(CHUNKED + trailers) as client:
         status, body = client.response()
@@ -381,7 +383,7 @@ def test_chunk_framing_without_end_returns_400(server, start, part):
     assert memory(server) - before < 16 << 20
 
 
-def test_chunks_of_one_byte_are_taken(server):
+def test_chunks_of_one_byte_are_accepted(server):
     body = b"1\r\nx\r\n" * 200_000 + b"0\r\n\r\n"
     with Client(server).send(CHUNKED + body) as client:
         status, received = client.response()
@@ -393,19 +395,19 @@ def test_chunks_of_one_byte_are_taken(server):
 
 
 def test_timeout_of_a_silent_connection_closes_it(server):
-    assert ask(server, b"") == b""
+    assert send(server, b"") == b""
 
 
 @pytest.mark.parametrize("start", [b"G", b"GET / HTTP/1.1\r\nHost: a\r\nX: "])
 def test_timeout_of_half_a_head_returns_408(server, start):
-    assert status_of(ask(server, start)) == 408
+    assert status_of(send(server, start)) == 408
     with Client(server).send(GET % b"/plain") as client:
         assert client.response() == (200, b"plain")
         assert status_of(client.send(start).rest()) == 408
 
 
 def test_timeout_counts_from_the_first_byte_of_a_head(server):
-    """Bytes that keep coming put nothing off."""
+    """Bytes that keep arriving do not extend it."""
     with Client(server).send(b"GET / HTTP/1.1\r\nX: ") as client:
         while not select.select([client.socket], [], [], 0.2)[0]:
             client.send(b"a")
@@ -425,18 +427,18 @@ def test_timeout_of_a_body_that_stalls_returns_408(server, start):
     assert "truncated: stalled" in events(server)
 
 
-def test_timeout_of_a_body_is_none_while_the_application_is_busy(server, loop):
-    """The application reads no body while it waits, for longer than the deadline."""
+def test_timeout_of_a_body_does_not_run_while_the_application_is_busy(server, loop):
+    """The application waits for longer than the timeout, and reads no body."""
     name = f"busy-{loop}"
     with Client(server).send(GET % f"/wait/{name}".encode()) as client:
-        assert ask(server, b"") == b"", "the time of a deadline has passed"
-        assert ask(server, b"") == b""
+        assert send(server, b"") == b"", "the time of a deadline has passed"
+        assert send(server, b"") == b""
         httpx.get(f"{server.url}/open/{name}", trust_env=False)
         assert client.response() == (200, f"waited for {name}".encode())
 
 
 def test_timeout_of_a_body_that_is_not_read_closes_the_connection(server):
-    """The answer came first; what is left of the body is thrown away, but not for ever."""
+    """The response comes first; the rest of the body is discarded until the timeout."""
     post = POST.replace(b"/echo", b"/plain") + b"Content-Length: 1000000\r\n\r\n"
     with Client(server).send(post) as client:
         assert client.response() == (200, b"plain")
@@ -460,7 +462,7 @@ def test_timeout_starts_when_an_unread_body_is_complete(server):
 # Pipelining
 
 
-def test_pipelining_answers_all_in_order(server):
+def test_pipelined_requests_are_answered_in_order(server):
     paths = [b"/stream" if i % 3 else b"/plain" for i in range(1000)]
     data = b"".join(GET % path for path in paths)
     with Client(server) as client:
@@ -472,7 +474,7 @@ def test_pipelining_answers_all_in_order(server):
     assert received.count(b"three") == paths.count(b"/stream")
 
 
-def test_pipelining_grows_no_memory(server, loop):
+def test_pipelined_requests_keep_memory_bounded(server, loop):
     name = f"pipeline-{loop}"
     data = GET % b"/plain" * 2000
     sent = 0
@@ -490,7 +492,7 @@ def test_pipelining_grows_no_memory(server, loop):
         assert client.response() == (200, b"plain")
 
 
-def test_pipelining_passes_a_disconnect_to_the_request_that_is_answered(server, loop):
+def test_pipelined_requests_pass_a_client_disconnect_to_the_running_one(server, loop):
     name = f"pipelined-{loop}"
     with Client(server).send(GET % f"/wait/{name}".encode() + GET % b"/plain" * 3) as client:
         wait_until(lambda: f"waits: {name}" in events(server))
@@ -501,7 +503,7 @@ def test_pipelining_passes_a_disconnect_to_the_request_that_is_answered(server, 
 # Half-closed
 
 
-def test_half_closed_connection_gets_its_answers(server, loop):
+def test_half_closed_connection_receives_its_responses(server, loop):
     name = f"half-{loop}"
     with Client(server).send(GET % f"/wait/{name}".encode() + GET % b"/plain" * 40) as client:
         wait_until(lambda: f"waits: {name}" in events(server))
@@ -512,7 +514,7 @@ def test_half_closed_connection_gets_its_answers(server, loop):
     assert received.count(b"HTTP/1.1 200") == 41
 
 
-def test_half_closed_connection_gets_a_file(instance, orm):
+def test_half_closed_connection_receives_a_file(instance, orm):
     data = b"0123456789" * 1_000_000
     base = orm.distribution(publication=orm.publication({"a.bin": data}))
     with Client(instance).send(GET % f"/pulp/content/{base}/a.bin".encode()) as client:
@@ -521,19 +523,19 @@ def test_half_closed_connection_gets_a_file(instance, orm):
         assert client.rest() == b""
 
 
-def test_half_closed_connection_that_is_reset_disconnects(server, loop):
+def test_half_closed_connection_that_is_reset_is_a_client_disconnect(server, loop):
     name = f"half-reset-{loop}"
     with Client(server).send(GET % f"/wait/{name}".encode()) as client:
         wait_until(lambda: f"waits: {name}" in events(server))
         client.socket.shutdown(socket.SHUT_WR)
-        assert ask(server, b"") == b"", "the time of a deadline has passed"
+        assert send(server, b"") == b"", "the time of a deadline has passed"
         assert f"disconnect: {name}" not in events(server)
         client.reset()
     wait_until(lambda: f"disconnect: {name}" in events(server))
 
 
-def test_half_closed_connection_whose_client_has_left_disconnects(server, loop):
-    """A client that closes sends no more than one that half-closes, so it has to be asked."""
+def test_half_closed_connection_whose_client_closed_it_is_a_client_disconnect(server, loop):
+    """Closing looks like half-closing to the server, which has to probe the client."""
     name = f"half-left-{loop}"
     with Client(server).send(GET % f"/wait/{name}".encode()) as client:
         wait_until(lambda: f"waits: {name}" in events(server))
@@ -541,7 +543,7 @@ def test_half_closed_connection_whose_client_has_left_disconnects(server, loop):
     wait_until(lambda: f"disconnect: {name}" in events(server), 120)
 
 
-def test_half_closed_connection_without_a_whole_request_is_closed(server):
+def test_half_closed_connection_with_an_incomplete_request_is_closed(server):
     for start in (
         b"",
         b"GET / HT",
@@ -553,7 +555,7 @@ def test_half_closed_connection_without_a_whole_request_is_closed(server):
     wait_until(lambda: "truncated: half" in events(server))
 
 
-def test_request_on_its_way_when_the_server_stops_is_answered(instance, orm):
+def test_shutdown_answers_requests_received_before_it(instance, orm):
     base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
     get = GET % f"/pulp/content/{base}/a.txt".encode()
     with serving(instance, *OURS) as server, ExitStack() as clients:
@@ -562,7 +564,7 @@ def test_request_on_its_way_when_the_server_stops_is_answered(instance, orm):
         assert idle.response() == (200, b"a")
         server.process.send_signal(signal.SIGSTOP)
         try:
-            server.process.terminate()  # is handled first when the process goes on
+            server.process.terminate()  # is handled first after SIGCONT
             for client in (new, idle):
                 client.send(get)
         finally:
@@ -578,7 +580,7 @@ def test_request_on_its_way_when_the_server_stops_is_answered(instance, orm):
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """Let this process open more than 1,024 files."""
+    """Raise this process's limit of open files above 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 4096:
         pytest.skip("needs a limit of 4096 open files")
@@ -604,7 +606,9 @@ def few_files(instance: Instance, loop: str) -> Iterator[Server]:
         yield server
 
 
-def test_connection_limit_is_not_filled_by_silent_or_slow_clients(instance, orm, loop, many_files):
+def test_connection_limit_is_not_exhausted_by_silent_or_slow_clients(
+    instance, orm, loop, many_files
+):
     base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
     with few_files(instance, loop) as server, ExitStack() as clients:
         for _ in range(1100):
@@ -624,27 +628,30 @@ def send_if_open(client: Client, data: bytes) -> None:
         client.send(data)
 
 
-def test_connection_limit_returns_503_and_keeps_room_for_probes(instance, loop):
+def test_connection_limit_returns_503_and_reserves_connections_for_probes(instance, loop):
     limit = {"PULP_CONTENT_STAR_CONNECTIONS": "48"}
-    with probing(instance, *OURS, "--loop", loop, **limit) as server, ExitStack() as clients:
+    with (
+        serving_protocol_app(instance, *OURS, "--loop", loop, **limit) as server,
+        ExitStack() as clients,
+    ):
         busy = [clients.enter_context(Client(server)) for _ in range(32)]
         for number, client in enumerate(busy):
             client.send(GET % f"/wait/{number}".encode())
             if number:
                 clients.callback(client.reset)
         probe = GET % b"/pulp/content/livez"
-        wait_until(lambda: ask_once(server, GET % b"/plain") == 503)
+        wait_until(lambda: status_after(server, GET % b"/plain") == 503)
         for _ in range(20):
-            assert ask_once(server, probe) == 200
-            assert ask_once(server, GET % b"/plain") == 503
+            assert status_after(server, probe) == 200
+            assert status_after(server, GET % b"/plain") == 503
         silent = [clients.enter_context(Client(server)) for _ in range(100)]
-        assert ask_once(server, probe) == 200
+        assert status_after(server, probe) == 200
         assert b"HTTP/1.1 503" in silent[0].rest()
         busy[0].reset()
-        wait_until(lambda: ask_once(server, GET % b"/plain") == 200)
+        wait_until(lambda: status_after(server, GET % b"/plain") == 200)
 
 
-def ask_once(server: Server, data: bytes) -> int:
+def status_after(server: Server, data: bytes) -> int:
     with Client(server).send(data) as client:
         return client.response()[0]
 
@@ -653,10 +660,10 @@ def ask_once(server: Server, data: bytes) -> int:
 
 
 @pytest.mark.parametrize("http_", ["httptools", "h11"])
-def test_protections_that_are_off_are_logged_at_start(instance, http_):
+def test_protocol_class_of_uvicorn_is_warned_about_at_start(instance, http_):
     with serving(instance, "--http", http_) as server:
         assert server.said().count("--http pulpcore.content_star.server:HttpProtocol") == 1
 
 
-def test_protections_that_are_on_are_not_logged(instance):
+def test_protocol_class_of_ours_is_not_warned_about(instance):
     assert "--http" not in (instance.state.logs / "uvicorn.log").read_text()

@@ -1,4 +1,4 @@
-"""Checkpoints, artifacts by id, and OpenPGP keys, through the real process."""
+"""Checkpoint, artifact and OpenPGP distributions."""
 
 import datetime
 import hashlib
@@ -17,7 +17,7 @@ FORMAT = "%Y%m%dT%H%M%SZ"
 
 @pytest.fixture(scope="module")
 def checkpoints(instance):
-    """A checkpoint distribution with two checkpoints, an hour apart, and what each holds."""
+    """The base path of a checkpoint distribution, and the times of its two checkpoints."""
     from pulpcore.app.models import Publication
 
     pulp = instance.pulp()
@@ -30,7 +30,7 @@ def checkpoints(instance):
         Publication.objects.filter(pk=href.split("/")[-2]).update(pulp_created=moment)
         times.append(moment.strftime(FORMAT))
         pulp.upload(repository, name, name.encode())
-    pulp.publish(repository)  # the newest publication is no checkpoint
+    pulp.publish(repository)  # not a checkpoint
     base = pulp.distribute(repository=repository, checkpoint=True)
     yield base, times
     pulp.cleanup()
@@ -41,7 +41,7 @@ def shifted(timestamp: str, **by: int) -> str:
     return (moment + datetime.timedelta(**by)).strftime(FORMAT)
 
 
-def test_a_checkpoint_distribution_lists_its_checkpoints(content, checkpoints):
+def test_checkpoint_distribution_lists_its_checkpoints(content, checkpoints):
     base, times = checkpoints
     lines = parse_listing(content.get(f"{base}/").text)
     assert list(lines) == [f"{time}/" for time in times]
@@ -50,7 +50,7 @@ def test_a_checkpoint_distribution_lists_its_checkpoints(content, checkpoints):
     assert content.head(f"{base}/").status_code == 200
 
 
-def test_checkpoints_are_listed_as_json_too(content, checkpoints):
+def test_checkpoint_distribution_lists_its_checkpoints_as_json(content, checkpoints):
     base, times = checkpoints
     response = content.get(f"{base}/", headers={"Accept": "application/json"})
     entries = response.json()["entries"]
@@ -62,7 +62,7 @@ def test_checkpoints_are_listed_as_json_too(content, checkpoints):
     assert {entry["name"] for entry in below["entries"]} == {"first.txt", "PULP_MANIFEST"}
 
 
-def test_a_checkpoint_holds_what_there_was(content, checkpoints):
+def test_checkpoint_serves_the_content_of_its_time(content, checkpoints):
     base, (old, new) = checkpoints
     assert content.get(f"{base}/{old}/first.txt").content == b"first"
     assert content.get(f"{base}/{old}/second.txt").status_code == 404
@@ -71,26 +71,26 @@ def test_a_checkpoint_holds_what_there_was(content, checkpoints):
     assert set(parse_listing(content.get(f"{base}/{old}/").text)) == {"first.txt", "PULP_MANIFEST"}
 
 
-def test_another_time_redirects_to_the_checkpoint_before(content, checkpoints):
+def test_checkpoint_of_another_time_redirects_to_the_one_before(content, checkpoints):
     base, (old, new) = checkpoints
-    asked = {
+    expected_times = {
         shifted(old, seconds=1): old,
         shifted(new, seconds=-1): old,
         shifted(new, minutes=30): new,
     }
-    for time, answered in asked.items():
+    for time, expected_time in expected_times.items():
         for rest in ("/", "/first.txt", "/no/such thing?a=b"):
             response = content.get(f"{base}/{time}{rest}")
             assert response.status_code == 301
             where = httpx.URL(response.headers["Location"])
-            expected = httpx.URL(f"/pulp/content/{base}/{answered}{rest}")
+            expected = httpx.URL(f"/pulp/content/{base}/{expected_time}{rest}")
             assert (where.path, where.query) == (expected.path, expected.query)
     response = content.get(f"{base}/{old}")
     assert response.status_code == 301
     assert response.headers["Location"] == f"/pulp/content/{base}/{old}/"
 
 
-def test_times_that_have_no_checkpoint_are_not_found(content, checkpoints):
+def test_checkpoint_of_invalid_and_early_times_returns_404(content, checkpoints):
     base, (old, _) = checkpoints
     tomorrow = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)).strftime(FORMAT)
     for time in (
@@ -108,21 +108,21 @@ def test_times_that_have_no_checkpoint_are_not_found(content, checkpoints):
             assert content.get(f"{base}/{time}{rest}").status_code == 404, time
 
 
-def test_a_checkpoint_distribution_without_checkpoints_is_empty(content, pulp):
+def test_checkpoint_distribution_without_checkpoints_is_empty(content, pulp):
     base = pulp.distribute(repository=pulp.repository(), checkpoint=True)
     assert parse_listing(content.get(f"{base}/").text) == {}
     assert content.get(f"{base}/20250101T000000Z/a").status_code == 404
 
 
 def artifact_url(instance, artifact) -> str:
-    """The link that the REST API makes, on the instance's own origin."""
+    """Return the signed link of the REST API, on the instance's own origin."""
     from pulpcore.app.models import ArtifactDistribution
 
     link = ArtifactDistribution.objects.get().artifact_url(artifact)
     return instance.url + httpx.URL(link).raw_path.decode()
 
 
-def test_an_artifact_is_served_by_id_to_who_has_a_signed_link(instance, orm):
+def test_artifact_distribution_serves_by_id_with_a_signed_url(instance, orm):
     from tests.support.orm import artifact as make
 
     data = b"an artifact"
@@ -140,14 +140,14 @@ def test_an_artifact_is_served_by_id_to_who_has_a_signed_link(instance, orm):
     assert httpx.get(url).status_code == 404
 
 
-def test_what_is_no_id_is_no_artifact(instance, orm):
+def test_artifact_distribution_with_an_invalid_id_returns_404(instance, orm):
     from pulpcore.app.models import Artifact
 
     for name in (str(uuid.uuid4()), "nonsense", uuid.uuid4().hex, "a/b", "0"):
         assert httpx.get(artifact_url(instance, Artifact(pk=name))).status_code == 404, name
 
 
-def test_openpgp_keys_are_served_as_files(content, pulp):
+def test_openpgp_distribution_serves_keys_as_files(content, pulp):
     keyring, cert = pulp.keyring()
     base = unique("keys")
     pulp.create(
@@ -168,7 +168,7 @@ def test_openpgp_keys_are_served_as_files(content, pulp):
     assert content.get(f"{base}/other").status_code == 404
 
 
-def test_an_openpgp_distribution_of_nothing_says_so(content, pulp):
+def test_openpgp_distribution_of_nothing_returns_404(content, pulp):
     base = unique("keys")
     pulp.create("distributions/core/openpgp/", name=base, base_path=base)
     response = content.get(f"{base}/{'0' * 16}.pub")

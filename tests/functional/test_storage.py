@@ -1,4 +1,4 @@
-"""Artifacts in object stores: redirects to them, and what is streamed through from them."""
+"""Artifacts in object stores: redirects to the store, and responses streamed from it."""
 
 import hashlib
 import os
@@ -24,13 +24,13 @@ SMALL = b"".join(b"line %d\n" % number for number in range(100))
 NAME = "dir/per%cent é+&.tar.gz"
 FILES = {"a.txt": SMALL, NAME: b"other", "empty": b""}
 
-# Said of the exchange, and times that depend on when a test made its content.
+# Headers that differ by request, and by the time and content of the domain.
 IGNORED = {"date", "server", "correlation-id", "last-modified", "surrogate-key", "cache-tag"}
 
 
 @pytest.fixture(scope="module")
 def site(instance, store: Store) -> Iterator[Site]:
-    """A domain on the store."""
+    """A domain with the store as its storage."""
     site = Site(store.storage_class, store.settings, {**FILES, "big": BIG})
     yield site
     site.remove()
@@ -38,7 +38,7 @@ def site(instance, store: Store) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def local(instance) -> Iterator[Site]:
-    """A domain on the local disk that has the same small files."""
+    """A domain on the local disk with the same small files."""
     location = str(instance.state.media)
     site = Site("pulpcore.app.models.storage.FileSystem", {"location": location}, FILES)
     yield site
@@ -61,7 +61,7 @@ def proxied(site: Site, store: Store) -> Site:
 
 @pytest.fixture
 def broken(store: Store) -> Iterator[Site]:
-    """A domain whose objects a test may damage."""
+    """A domain whose objects tests may damage."""
     store.relay.reset()
     site = Site(store.storage_class, store.settings, {"a.txt": SMALL, "b": b"b" * MIB})
     site.set(redirect_to_object_storage=False)
@@ -70,8 +70,8 @@ def broken(store: Store) -> Iterator[Site]:
 
 
 @pytest.fixture(autouse=True)
-def secrets_stay_secret(request: pytest.FixtureRequest, domains: Server) -> Iterator[None]:
-    """No test may make the server tell what only it and the store should know."""
+def check_log_for_secrets(request: pytest.FixtureRequest, domains: Server) -> Iterator[None]:
+    """Check after each test that the server's log has no secrets of the store."""
     yield
     if "store" in request.fixturenames:
         said = domains.said()
@@ -94,7 +94,7 @@ def follow(redirect: httpx.Response, method: str = "GET") -> httpx.Response:
 # Redirects
 
 
-def test_a_redirect(domains, redirected):
+def test_redirect_to_object_store_has_etag_and_no_store(domains, redirected):
     answer = ask(domains, redirected, "a.txt")
     assert (answer.status_code, answer.content) == (302, b"")
     assert answer.headers["cache-control"] == "no-store"
@@ -102,24 +102,24 @@ def test_a_redirect(domains, redirected):
     assert answer.headers["etag"] == f'"{hashlib.sha256(SMALL).hexdigest()}"'
 
 
-def test_a_redirect_leads_to_the_bytes(domains, store, redirected):
+def test_redirect_to_object_store_returns_the_bytes_with_disposition(domains, store, redirected):
     answer = follow(ask(domains, redirected, NAME))
     assert (answer.status_code, answer.content) == (200, b"other")
     disposition = "attachment; filename=\"per%cent _+&.tar.gz\"; filename*=UTF-8''"
     assert answer.headers["content-disposition"].startswith(disposition)
-    if store.name != "google":  # the emulator sends the type that was uploaded
+    if store.name != "google":  # the emulator ignores the type in the URL
         assert answer.headers["content-type"] == "application/gzip"
 
 
-def test_a_redirect_carries_the_type(domains, redirected):
+def test_redirect_to_object_store_has_the_content_type_in_the_query(domains, redirected):
     location = ask(domains, redirected, NAME).headers["location"]
     values = [value for values in parse_qs(urlsplit(location).query).values() for value in values]
     assert "application/gzip" in values
 
 
-def test_a_redirect_of_head(domains, store, redirected):
+def test_redirect_of_head_to_object_store_returns_200(domains, store, redirected):
     redirect = ask(domains, redirected, "a.txt", "HEAD")
-    if store.name == "google":  # the emulator knows no HEAD
+    if store.name == "google":  # the emulator does not support HEAD
         assert redirect.status_code == 302
         return
     answer = follow(redirect, "HEAD")
@@ -128,11 +128,11 @@ def test_a_redirect_of_head(domains, store, redirected):
 
 
 @pytest.mark.parametrize("store", ["s3", "google"], indirect=True)
-def test_a_redirect_is_signed_for_its_method(domains, store, redirected):
-    """Azure's signatures are good for both."""
+def test_redirect_to_object_store_is_signed_for_the_method(domains, store, redirected):
+    """Azure's signatures are valid for all methods."""
 
     def signature(method: str) -> tuple[list[str], str]:
-        """The time that was signed, and the signature."""
+        """Return the signed time and the signature."""
         query = parse_qs(
             urlsplit(ask(domains, redirected, "a.txt", method).headers["location"]).query
         )
@@ -149,7 +149,7 @@ def test_a_redirect_is_signed_for_its_method(domains, store, redirected):
     assert head != get
 
 
-def test_preconditions_come_before_a_redirect(domains, store, redirected):
+def test_preconditions_precede_the_redirect_to_object_store(domains, store, redirected):
     etag = f'"{hashlib.sha256(SMALL).hexdigest()}"'
     same = ask(domains, redirected, "a.txt", If_None_Match=f"W/{etag}")
     assert (same.status_code, same.headers["etag"]) == (304, etag)
@@ -159,7 +159,7 @@ def test_preconditions_come_before_a_redirect(domains, store, redirected):
     assert store.relay.passed == []
 
 
-def test_small_files_are_not_redirected_where_the_domain_says_so(domains, redirected):
+def test_redirect_min_size_of_the_domain_streams_small_files(domains, redirected):
     redirected.set(pulp_labels={"content_star_redirect_min_size": str(len(SMALL))})
     assert ask(domains, redirected, "a.txt").status_code == 302
     inline = ask(domains, redirected, NAME)
@@ -168,7 +168,7 @@ def test_small_files_are_not_redirected_where_the_domain_says_so(domains, redire
     assert ask(domains, redirected, NAME).status_code == 302
 
 
-# What is streamed through
+# Streaming from the store
 
 
 ETAG = f'"{hashlib.sha256(SMALL).hexdigest()}"'
@@ -195,29 +195,31 @@ REQUESTS = [
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(("path", "headers"), REQUESTS)
-def test_answers_are_those_of_the_local_disk(domains, proxied, local, path, headers, method):
-    def facts(site: Site) -> tuple[int, dict[str, str], bytes]:
+def test_object_store_response_equals_that_of_the_local_disk(
+    domains, proxied, local, path, headers, method
+):
+    def comparable(site: Site) -> tuple[int, dict[str, str], bytes]:
         answer = ask(domains, site, path, method, **headers)
         kind = answer.headers.get("content-type", "")
         boundary = kind.partition("boundary=")[2] or "no boundary"
-        said = {
+        compared = {
             name: value.replace(boundary, "boundary")
             for name, value in answer.headers.items()
             if name not in IGNORED
         }
-        return answer.status_code, said, answer.content.replace(boundary.encode(), b"boundary")
+        return answer.status_code, compared, answer.content.replace(boundary.encode(), b"boundary")
 
-    assert facts(proxied) == facts(local)
+    assert comparable(proxied) == comparable(local)
 
 
 def peak_memory(server: Server) -> int:
-    """Bytes of memory that the server has had at most."""
+    """Return the server's peak memory in bytes."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
-def test_a_big_file_takes_little_memory(domains, proxied):
-    assert ask(domains, proxied, "a.txt").status_code == 200  # all is loaded
+def test_object_store_stream_keeps_memory_bounded(domains, proxied):
+    assert ask(domains, proxied, "a.txt").status_code == 200  # all modules are imported
     Path(f"/proc/{domains.process.pid}/clear_refs").write_text("5")
     before = peak_memory(domains)
     answer = ask(domains, proxied, "big")
@@ -225,10 +227,10 @@ def test_a_big_file_takes_little_memory(domains, proxied):
     assert peak_memory(domains) - before < 16 * MIB
 
 
-def test_parts_of_a_big_file(domains, proxied):
+def test_range_and_multiple_ranges_from_object_store(domains, proxied):
     cuts = [(5, MIB + 5), (40 * MIB, 43 * MIB), (1, 2)]
-    asked = ",".join(f"{start}-{end - 1}" for start, end in cuts)
-    answer = ask(domains, proxied, "big", Range=f"bytes={asked}")
+    ranges = ",".join(f"{start}-{end - 1}" for start, end in cuts)
+    answer = ask(domains, proxied, "big", Range=f"bytes={ranges}")
     assert answer.status_code == 206
     assert int(answer.headers["content-length"]) == len(answer.content)
     position = 0
@@ -238,7 +240,9 @@ def test_parts_of_a_big_file(domains, proxied):
     assert one.content == BIG[MIB : 9 * MIB + 1]
 
 
-def test_a_client_that_is_slow_and_leaves(domains, store, proxied):
+def test_slow_client_pauses_the_store_and_client_disconnect_closes_its_connection(
+    domains, store, proxied
+):
     relay = store.relay
     address = urlsplit(domains.url)
     path = f"/pulp/content/{proxied.domain.name}/{proxied.base_path}/big"
@@ -247,7 +251,7 @@ def test_a_client_that_is_slow_and_leaves(domains, store, proxied):
     with socket.create_connection((address.hostname, address.port)) as slow:
         slow.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert slow.recv(4096).startswith(b"HTTP/1.1 200")
-        # While others get all of the file, this one does not get more than buffers hold.
+        # While another client receives the whole file, this one's connection fills its buffers.
         assert ask(domains, proxied, "big").content == BIG
         wait_until(lambda: max(relay.passed) >= len(BIG))
         number = relay.passed.index(min(relay.passed))
@@ -257,8 +261,7 @@ def test_a_client_that_is_slow_and_leaves(domains, store, proxied):
     assert relay.passed[number] < len(BIG) // 2
 
 
-def test_a_client_that_leaves(domains, store, proxied):
-    """The connection to the store ends."""
+def test_client_disconnect_closes_the_connection_to_the_store(domains, store, proxied):
     relay = store.relay
     address = urlsplit(domains.url)
     path = f"/pulp/content/{proxied.domain.name}/{proxied.base_path}/big"
@@ -270,7 +273,7 @@ def test_a_client_that_leaves(domains, store, proxied):
 
 
 @pytest.mark.parametrize("store", ["s3"], indirect=True)
-def test_connections_end_with_the_process(instance, store, proxied, with_domains):
+def test_shutdown_closes_connections_to_the_store(instance, store, proxied, with_domains):
     with serving(instance, **with_domains) as server:
         assert ask(server, proxied, "big").content == BIG
         stop(server.process)
@@ -279,11 +282,11 @@ def test_connections_end_with_the_process(instance, store, proxied, with_domains
         assert "Unclosed" not in server.said()
 
 
-# What goes wrong
+# Failures
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_missing_object(domains, broken, method):
+def test_missing_object_returns_404(domains, broken, method):
     artifact = broken.artifact("a.txt")
     broken.domain.get_storage().delete(artifact.file.name)
     answer = ask(domains, broken, "a.txt", method)
@@ -294,7 +297,7 @@ def test_a_missing_object(domains, broken, method):
 
 
 @pytest.mark.parametrize("other", [b"short", SMALL + b"too long"])
-def test_an_object_of_another_size(domains, broken, other):
+def test_object_of_another_size_returns_404(domains, broken, other):
     artifact = broken.artifact("a.txt")
     storage = broken.domain.get_storage()
     storage.delete(artifact.file.name)
@@ -313,13 +316,13 @@ def unavailable(answer: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize("status", ["403 Forbidden", "503 Slow Down", "302 Found"])
-def test_a_store_that_refuses(domains, store, broken, status):
+def test_object_store_error_returns_503(domains, store, broken, status):
     store.relay.reply = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     assert unavailable(ask(domains, broken, "a.txt"))
     assert f"{broken.artifact('a.txt').file.name} failed: status {status[:3]}" in domains.said()
 
 
-def test_a_store_that_is_down(domains, store, broken):
+def test_unreachable_object_store_returns_503(domains, store, broken):
     settings = {
         name: value.replace(str(store.relay.port), str(free_port()))
         if isinstance(value, str)
@@ -336,7 +339,7 @@ def test_a_store_that_is_down(domains, store, broken):
 
 
 @pytest.mark.parametrize("store", ["azure"], indirect=True)
-def test_a_store_that_does_not_know_us(domains, store, broken):
+def test_object_store_with_wrong_credentials_returns_503(domains, store, broken):
     """Azurite checks signatures."""
     domain = Domain.objects.get(pk=broken.domain.pk)
     domain.storage_settings = azure_settings(store.relay.url, "d3Jvbmcga2V5IQ==")
@@ -346,8 +349,8 @@ def test_a_store_that_does_not_know_us(domains, store, broken):
 
 @pytest.mark.parametrize("store", ["s3", "azure"], indirect=True)
 @pytest.mark.parametrize("redirect", [True, False])
-def test_settings_that_cannot_be_used(domains, store, broken, redirect):
-    """What is wrong about them may be a secret."""
+def test_invalid_storage_settings_return_503_without_secrets(domains, store, broken, redirect):
+    """The invalid value may be a secret."""
     domain = Domain.objects.get(pk=broken.domain.pk)
     domain.redirect_to_object_storage = redirect
     domain.storage_settings = {**store.settings, "endpoint_url": "gibberish"}
@@ -358,7 +361,7 @@ def test_settings_that_cannot_be_used(domains, store, broken, redirect):
     assert "not base64" not in domains.said()
 
 
-def test_a_store_that_stops_in_the_middle(domains, store, proxied):
+def test_object_store_that_stops_midway_cuts_the_response(domains, store, proxied):
     store.relay.cut_after = MIB
     with pytest.raises(httpx.RemoteProtocolError):
         ask(domains, proxied, "big")

@@ -8,9 +8,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def get_raw(app: ASGIApp, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
-    """Send GET for a path as it stands, which clients would tidy up."""
+    """Send GET for a path unchanged, which clients would normalize."""
 
-    async def as_it_stands(scope: Scope, receive: Receive, send: Send) -> None:
+    async def with_raw_path(scope: Scope, receive: Receive, send: Send) -> None:
         raw, _, query = path.encode("latin-1").partition(b"?")
         await app(
             {
@@ -23,7 +23,7 @@ def get_raw(app: ASGIApp, path: str, headers: dict[str, str] | None = None) -> h
             send,
         )
 
-    return get(as_it_stands, "/", headers)
+    return get(with_raw_path, "/", headers)
 
 
 def get(
@@ -33,7 +33,7 @@ def get(
     root_path: str = "",
     method: str = "GET",
 ) -> httpx.Response:
-    """Send GET, or another method, to `app`; what it raises is raised."""
+    """Send GET, or another method, to `app`, and return the response; its exceptions are raised."""
 
     async def request() -> httpx.Response:
         transport = httpx.ASGITransport(app, root_path=root_path)

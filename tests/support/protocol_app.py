@@ -1,4 +1,4 @@
-"""An ASGI application that shows what a server makes of requests, and answers when asked to."""
+"""An ASGI application for tests of the server: echoes requests, streams, and responds on demand."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ GATES: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
 
 async def wait(name: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer when `/open/<name>` is asked for, unless the client leaves."""
+    """Respond after a request for `/open/<name>`, unless the client disconnects."""
     EVENTS.append(f"waits: {name}")
     gate = asyncio.create_task(GATES[name].wait())
     leaving = asyncio.create_task(disconnected(receive))
@@ -42,7 +42,7 @@ async def events(name: str, scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def echo(name: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with what has arrived of the request, after all of its body."""
+    """Respond with headers and body of the request as JSON, after the whole body."""
     body = b""
     while (message := await receive())["type"] == "http.request":
         body += message["body"]
@@ -54,7 +54,7 @@ async def echo(name: str, scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def stream(name: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send a body without a length in three parts."""
+    """Send a body without Content-Length in three parts."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     for part in (b"one\n", b"two\n", b"three\n"):
         await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -62,7 +62,7 @@ async def stream(name: str, scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def plain(name: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer without looking at the body."""
+    """Respond without reading the body."""
     await respond(send, "plain")
 
 

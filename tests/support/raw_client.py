@@ -1,4 +1,4 @@
-"""HTTP clients that send a path, or every byte, as given: others tidy URLs up."""
+"""HTTP clients that send paths, or all bytes, unchanged; others normalize URLs."""
 
 import select
 import socket
@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import httpx
 
 
-class _Kept:
-    """The buffer of a connection, which a response would close at its end."""
+class _KeptOpen:
+    """The file of a connection, which a response does not close at its end."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -20,7 +20,7 @@ class _Kept:
         return getattr(self._file, name)
 
     def close(self) -> None:
-        """Leave it to the connection."""
+        """Do nothing: the connection closes its file."""
 
 
 class Raw:
@@ -49,19 +49,19 @@ class Raw:
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
-    def send_what_is_taken(self, data: bytes) -> int:
-        """Send as much of `data` as the server and the kernel take without waiting for long."""
+    def send_until_blocked(self, data: bytes) -> int:
+        """Send as much of `data` as the server and the kernel accept before a timeout."""
         sent = 0
         while sent < len(data) and select.select([], [self.socket], [], 0.05)[1]:
             sent += self.socket.send(data[sent : sent + 65536], socket.MSG_DONTWAIT)
         return sent
 
     def has_response(self, seconds: float) -> bool:
-        """Whether something can be read, or can within some seconds."""
+        """Return whether bytes can be read within `seconds`."""
         return bool(select.select([self.socket], [], [], seconds)[0])
 
     def send_until_response(self, data: bytes) -> int:
-        """Send `data` again and again until the server answers; return how many bytes it took."""
+        """Send `data` repeatedly until the server responds; return the number of bytes sent."""
         sent = 0
         while not self.has_response(0):
             if select.select([self.socket], [self.socket], [], 60)[1]:
@@ -69,7 +69,7 @@ class Raw:
         return sent
 
     def send_until_closed(self, data: bytes) -> int:
-        """Send `data` again and again until the server closes; return how many bytes it took."""
+        """Send `data` repeatedly until the server closes; return the number of bytes sent."""
         sent = 0
         with suppress(ConnectionError):
             while True:
@@ -77,9 +77,9 @@ class Raw:
         return sent
 
     def response(self, method: str | None = None) -> HTTPResponse:
-        """Read a response; its body is still to be read."""
+        """Read the head of a response; its body can be read from the result."""
         response = HTTPResponse(self.socket, method=method)
-        response.fp = _Kept(self._file)  # type: ignore[assignment]
+        response.fp = _KeptOpen(self._file)  # type: ignore[assignment]
         response.begin()
         return response
 
@@ -91,7 +91,7 @@ class Raw:
         return self._file.read()
 
 
-def get_as_it_stands(
+def get_unchanged(
     origin: str, target: str, headers: dict[str, str] | None = None
 ) -> tuple[int, bytes]:
     """Send GET for `target`, path and query, to the server at `origin`; return status and body."""
