@@ -78,7 +78,7 @@ def test_repository_version_app_serves_the_latest_unpublished_version(app, orm, 
 
 @pytest.fixture
 def pull_through_base(orm, server, monkeypatch) -> str:
-    """The base path of a distribution with a publication and a remote that have a path in common."""
+    """The base path of a distribution whose publication and remote have a path in common."""
 
     def content_of(artifact, path):
         return FileContent(relative_path=path, digest=artifact.sha256)
