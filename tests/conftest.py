@@ -1,4 +1,4 @@
-"""Fixtures that all tests share."""
+"""Fixtures of all tests."""
 
 import logging
 import shutil
@@ -16,19 +16,19 @@ from tests.support.pulp import Pulp
 from tests.support.server import Server, serving
 from tests.support.stores import STORES, Store, google_credentials
 
-# Before any test module is imported: most of what they test cannot be without Django's settings.
+# Before any test module is imported: most of them import models, which need Django's settings.
 STATE = configure()
 
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
-# httpx waits 5 s for an answer, and keeps an idle connection for as long as uvicorn does: a busy
-# machine needs more, and a request must not go out on a connection that is just being closed.
+# httpx's timeout of 5 s is too short on a busy machine, and it keeps idle connections for as long
+# as uvicorn: a request must not be sent on a connection that is just being closed.
 for phase in ("connect", "read", "write", "pool"):
     setattr(httpx_config.DEFAULT_TIMEOUT_CONFIG, phase, 300)
 httpx_config.DEFAULT_LIMITS.keepalive_expiry = 2
 
-# The same examples each time, however long they take.
+# The same examples in each run, without a deadline.
 hypothesis.settings.register_profile(
     "tests",
     database=None,
@@ -38,7 +38,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tests")
 
-# A shell has what it runs in the background ignore these, and what the tests start would too.
+# A background job of a shell ignores these signals, and child processes of the tests would too.
 for number, handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGHUP, signal.SIG_DFL),
@@ -53,19 +53,19 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The event loop of asynchronous tests: uvicorn's."""
+    """The event loop of asynchronous tests, as uvicorn's."""
     return "asyncio"
 
 
 @pytest.fixture(scope="session")
 def instance() -> Iterator[Instance]:
-    """A Pulp for the whole session: make your own repositories in it, with names of your own."""
+    """The Pulp of the session, shared by all tests: use unique names."""
     pulp = Instance(STATE.home)
     try:
         try:
             pulp.start()
         except (AssertionError, OSError) as error:
-            # Nearly every test would fail with this one error.
+            # Nearly every test would fail with the same error.
             pytest.exit(f"The shared Pulp cannot start: {str(error)[-5000:]}", returncode=3)
         connect(pulp.address)
         yield pulp
@@ -77,7 +77,7 @@ def instance() -> Iterator[Instance]:
 
 @pytest.fixture
 def pulp(instance: Instance) -> Iterator[Pulp]:
-    """The REST API of the instance; what a test creates with it goes when the test ends."""
+    """The REST API of the instance; objects created with it are deleted after the test."""
     client = instance.pulp()
     yield client
     client.cleanup()
@@ -85,7 +85,7 @@ def pulp(instance: Instance) -> Iterator[Pulp]:
 
 @pytest.fixture
 def orm(instance: Instance) -> Iterator[Orm]:
-    """Pulp's models, in the test process and on the instance's database."""
+    """Pulp's models, on the instance's database; objects are deleted after the test."""
     models = Orm()
     yield models
     models.cleanup()
@@ -93,7 +93,7 @@ def orm(instance: Instance) -> Iterator[Orm]:
 
 @pytest.fixture(scope="session")
 def content(instance: Instance) -> Iterator[httpx.Client]:
-    """The content app of the instance, for paths below its root, as an anonymous client."""
+    """An anonymous client of the instance's content app, for paths below the content root."""
     with httpx.Client(base_url=instance.content_url, trust_env=False, timeout=300) as client:
         yield client
 
@@ -107,13 +107,13 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 @pytest.fixture(scope="session")
 def with_domains(instance: Instance, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What makes a process on the instance serve domains, and sign for Google's storage."""
+    """The environment of a server with domains and credentials for Google Cloud Storage."""
     key = tmp_path_factory.mktemp("google") / "key.json"
     return {"PULP_DOMAIN_ENABLED": "true", **google_credentials(key)}
 
 
 @pytest.fixture(scope="session")
 def domains(instance: Instance, with_domains: dict[str, str]) -> Iterator[Server]:
-    """A server on the instance that serves domains."""
+    """A server on the instance with domains."""
     with serving(instance, **with_domains) as server:
         yield server

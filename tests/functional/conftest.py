@@ -1,4 +1,4 @@
-"""The content app in the test process."""
+"""Fixtures of the functional tests: the content app in the test process, and remotes."""
 
 import asyncio
 import socket
@@ -25,7 +25,7 @@ from tests.support.remote_server import Upstream, serving_upstream
 
 @pytest.fixture(scope="session")
 def app(instance) -> Iterator[ASGIApp]:
-    """The content app in this process, where a test can change plugins and the size of pages."""
+    """The content app in this process, in which tests can patch plugins and page sizes."""
     executor = DatabaseExecutor(threads=2)
     yield CorrelationId(CDNHeaders(Errors(Content(executor, settings.CONTENT_PATH_PREFIX))))
     asyncio.run(executor.close())
@@ -33,7 +33,7 @@ def app(instance) -> Iterator[ASGIApp]:
 
 @pytest.fixture(scope="module")
 def module_orm(instance: Instance) -> Iterator[Orm]:
-    """As `orm`, for what all tests of a module look at."""
+    """As `orm`, for objects that all tests of a module share."""
     models = Orm()
     yield models
     models.cleanup()
@@ -41,14 +41,14 @@ def module_orm(instance: Instance) -> Iterator[Orm]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Upstream]:
-    """A server that remotes point at."""
+    """An HTTP server for remotes to point at."""
     with serving_upstream() as running:
         yield running
 
 
 @pytest.fixture
 def remote_file(server: Upstream, instance, orm) -> Iterator[MakeRemoteFile]:
-    """Make files that are not saved."""
+    """Return a function that creates on-demand files."""
     files = RemoteFiles(server)
     yield files.make
     files.cleanup()
@@ -56,7 +56,7 @@ def remote_file(server: Upstream, instance, orm) -> Iterator[MakeRemoteFile]:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The root of a server that does not even accept connections."""
+    """The URL of a server that accepts no connections."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -72,7 +72,7 @@ def silent() -> Iterator[str]:
 
 @pytest.fixture
 def here(instance, orm) -> Callable[[str], httpx.Response]:
-    """GET a path with a content app that fetches in this process, where limits can be lowered."""
+    """Return a function that GETs a path with the content app in this process, with downloads."""
 
     def get_here(path: str) -> httpx.Response:
         executor = DatabaseExecutor(1)

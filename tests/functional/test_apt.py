@@ -37,7 +37,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def apt_get(root: Path, source: str, *command: str) -> str:
-    """Run apt-get below `root`, with nothing of the machine's, and return what it asked for."""
+    """Run apt-get below `root`, without the machine's configuration, and return its output."""
     for folder in ("state/lists/partial", "cache/archives/partial", "etc/apt/parts"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / "state/status").touch()
@@ -72,7 +72,7 @@ def apt_get(root: Path, source: str, *command: str) -> str:
 
 @pytest.mark.parametrize("suite", ["./", "sub/"])
 def test_apt_updates_and_downloads_from_a_flat_repository(instance, orm, package, tmp_path, suite):
-    """apt sends its suite as it stands: `/flat/./Packages`, `/flat/./star-flat_1.0_all.deb`."""
+    """apt sends dot segments of the suite: `/flat/./Packages`, `/flat/./star-flat_1.0_all.deb`."""
     data = package.read_bytes()
     packages = (
         f"{CONTROL}Filename: {suite}{package.name}\nSize: {len(data)}\n"

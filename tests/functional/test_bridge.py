@@ -263,12 +263,12 @@ def test_aiohttp_sub_applications_have_their_own_prefix_and_middlewares(server):
 
 
 def test_routes_below_the_content_prefix_hide_no_distributions(server, orm):
-    base = orm.distribution("bridged-live/deep/er", publication=orm.publication({"a.txt": b"a"}))
+    base = orm.distribution("bridged-api/deep/er", publication=orm.publication({"a.txt": b"a"}))
     with httpx.Client(base_url=server.content_url, trust_env=False) as content:
-        assert content.get("bridged-live/x").json()["name"] == "x"
+        assert content.get("bridged-api/x").json()["name"] == "x"
         assert content.get(f"{base}/a.txt").content == b"a"
-        assert content.get("bridged-live/").status_code == 200
-        assert content.post("bridged-live/x").status_code == 405
+        assert content.get("bridged-api/").status_code == 200
+        assert content.post("bridged-api/x").status_code == 405
 
 
 def test_routes_that_overlap_pulp_are_refused_and_reported(server):

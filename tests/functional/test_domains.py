@@ -1,4 +1,4 @@
-"""Domains on an instance of their own, all through the REST API: worker, API and content."""
+"""Domains with storages of their own, on a Pulp with DOMAIN_ENABLED, through the REST API."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
 
 
 class DomainInstance(Instance):
-    """A Pulp with domains on."""
+    """A Pulp with DOMAIN_ENABLED."""
 
     login = "/pulp/default/api/v3/login/"
 
@@ -36,7 +36,7 @@ def domains() -> Iterator[DomainInstance]:
 
 @pytest.fixture(scope="module", params=[s3, azure], ids=["s3", "azure"])
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """An object store; Pulp's API takes no settings of Google's."""
+    """An object store; Pulp's API accepts no settings for Google Cloud Storage."""
     with request.param() as running:
         yield running
 
@@ -48,8 +48,8 @@ def pulp(domains: DomainInstance) -> Iterator[Pulp]:
     api.cleanup()
 
 
-def served_from(pulp: Pulp, domains: DomainInstance, **fields: Any) -> tuple[str, str]:
-    """Make a domain, and in it a published repository; return both names."""
+def distribute_in_domain(pulp: Pulp, domains: DomainInstance, **fields: Any) -> tuple[str, str]:
+    """Create a domain with a published repository; return its name and the base path."""
     name = unique("domain")
     created = pulp.http.post("/pulp/default/api/v3/domains/", json={"name": name, **fields})
     assert created.status_code == 201, created.text
@@ -58,8 +58,8 @@ def served_from(pulp: Pulp, domains: DomainInstance, **fields: Any) -> tuple[str
     return name, pulp.distribute(publication=pulp.publish(repository))
 
 
-def test_a_domain_serves_from_a_directory_of_its_own(domains, pulp, tmp_path):
-    domain, base = served_from(
+def test_domain_with_its_own_directory_is_served(domains, pulp, tmp_path):
+    domain, base = distribute_in_domain(
         pulp,
         domains,
         storage_class=FILE_SYSTEM,
@@ -77,8 +77,8 @@ def test_a_domain_serves_from_a_directory_of_its_own(domains, pulp, tmp_path):
 
 
 @pytest.mark.parametrize("redirects", [True, False])
-def test_a_domain_serves_from_an_object_store_of_its_own(domains, pulp, store, redirects):
-    domain, base = served_from(
+def test_domain_with_its_own_object_store_is_served(domains, pulp, store, redirects):
+    domain, base = distribute_in_domain(
         pulp,
         domains,
         storage_class=store.storage_class,

@@ -1,4 +1,4 @@
-"""Migrations hold their SQL as text: what they did once is what they do for ever."""
+"""Migrations contain their SQL as text, and never change after a release."""
 
 import ast
 import uuid
@@ -18,7 +18,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("0*.py"))
 CHANGES = import_module(f"{migrations.__name__}.0001_changes")
 ALIAS = import_module(f"{migrations.__name__}.0003_changes_alias")
 
-# As the first commit that had the migration made it.
+# The function as migration 0001 created it in its first commit.
 FIRST = """
 CREATE OR REPLACE FUNCTION content_star_changed() RETURNS trigger LANGUAGE plpgsql AS $function$
 DECLARE
@@ -48,7 +48,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION content_star_changed('SELECT pulp_id FROM ch
 
 @pytest.fixture
 def database(instance: Instance) -> Iterator[psycopg.Connection]:
-    """An empty database beside Pulp's, which listens for notifications."""
+    """A connection to an empty database, which listens for notifications."""
     address = {"host": instance.address.socket_dir, "user": "pulp"}
     name = f"migrations_{uuid.uuid4().hex}"
     with psycopg.connect(**address, dbname="pulp", autocommit=True) as pulp:
@@ -67,11 +67,11 @@ def notified(connection: psycopg.Connection, *ids: uuid.UUID) -> str:
     return next(connection.notifies(timeout=60, stop_after=1)).payload
 
 
-def test_migration_0001_is_the_one_of_the_first_commit():
+def test_migration_0001_equals_that_of_the_first_commit():
     assert CHANGES.CREATE_FUNCTION == FIRST
 
 
-def test_trigger_function_is_replaced_where_the_first_one_was_applied(database):
+def test_migration_0003_replaces_the_trigger_function_of_0001(database):
     first, second, third = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
     database.execute(FIRST)
     database.execute(TRIGGER)
@@ -86,7 +86,7 @@ def test_trigger_function_is_replaced_where_the_first_one_was_applied(database):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_migrations_import_nothing_that_may_change(name):
+def test_migrations_import_no_modules_that_may_change(name):
     tree = ast.parse((FOLDER / f"{name}.py").read_text())
     modules = set()
     for node in ast.walk(tree):

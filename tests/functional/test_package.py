@@ -1,4 +1,4 @@
-"""The distribution as pip installs it: a wheel, and an editable checkout."""
+"""The package as installed by pip: from a wheel, and as an editable checkout."""
 
 import os
 import subprocess
@@ -25,9 +25,11 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory) -> Path:
-    """The programs of a virtual environment in which nothing is installed yet."""
+    """The `bin` directory of an empty virtual environment."""
     folder = tmp_path_factory.mktemp("venv")
-    run(sys.executable, "-m", "venv", "--without-pip", str(folder))  # ours does, and is there
+    run(
+        sys.executable, "-m", "venv", "--without-pip", str(folder)
+    )  # pip of this environment installs into it
     return folder / "bin"
 
 
@@ -43,7 +45,7 @@ def pip(programs: Path, *arguments: str) -> None:
     run(sys.executable, "-m", "pip", "--python", python, "--quiet", *arguments)
 
 
-def test_the_wheel_leaves_the_namespace_to_upstream(wheel):
+def test_wheel_has_no_init_of_the_namespace_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "pulpcore/routing.py" in names
     assert "pulpcore/content_star/app/templates/content_star/listing.html" in names
@@ -52,8 +54,8 @@ def test_the_wheel_leaves_the_namespace_to_upstream(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"pulpcore"}
 
 
-@since("3.123.1")  # it installs the newest
-def test_the_project_installs_as_a_wheel_and_editable(wheel, clean, instance, tmp_path):
+@since("3.123.1")  # pip installs the newest pulpcore
+def test_package_installs_from_a_wheel_and_editable(wheel, clean, instance, tmp_path):
     pip(clean, "install", f"{wheel}[cli]")
     assert_works(clean, instance, tmp_path)
     pip(clean, "uninstall", "--yes", "pulp-content-star")
@@ -62,7 +64,7 @@ def test_the_project_installs_as_a_wheel_and_editable(wheel, clean, instance, tm
 
 
 def assert_works(programs: Path, instance, cwd: Path) -> None:
-    """Start what was installed, away from the checkout, on the instance's state."""
+    """Start the installed programs, outside of the checkout, on the instance's state."""
     version = run(str(programs / "pulp-star"), "--version", cwd=cwd)
     assert "pulp-star" in version
     environ = {"PYTHONPATH": "", "PATH": f"{programs}:{os.environ['PATH']}"}
@@ -74,7 +76,7 @@ def assert_works(programs: Path, instance, cwd: Path) -> None:
         assert {"core", "content_star"} <= {version["component"] for version in versions}
 
 
-def test_the_command_line_loads_neither_django_nor_pulp():
+def test_command_imports_neither_django_nor_pulp():
     code = (
         "import sys, pulpcore.content_star.cli.commands;"
         "print(sorted({'django', 'pulpcore.app'} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""The units in deploy/systemd: valid, and their command serves and reloads."""
+"""The systemd units in deploy/systemd: their syntax, and their command's socket and reload."""
 
 import os
 import re
@@ -29,10 +29,10 @@ def command_of_unit() -> list[str]:
     return shlex.split(match[1])
 
 
-@pytest.mark.skipif(ANALYZE is None, reason="no systemd here")
-def test_units_are_valid(tmp_path):
+@pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze")
+def test_systemd_units_are_valid(tmp_path):
     for name in ("pulp.service", "pulp.socket"):
-        # The program of the unit is not here.
+        # The unit's program is not installed.
         text = re.sub(r"/usr/local/lib/pulp/bin/uvicorn", "/bin/true", (UNITS / name).read_text())
         (tmp_path / name).write_text(text)
     units = [str(tmp_path / name) for name in ("pulp.service", "pulp.socket")]
@@ -45,7 +45,7 @@ def test_units_are_valid(tmp_path):
     assert not [line for line in completed.stderr.splitlines() if "pulp." in line], completed.stderr
 
 
-def test_command_of_the_service_serves_on_its_socket_and_reloads(instance):
+def test_systemd_service_command_serves_on_its_socket_and_reloads(instance):
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         program, *arguments = command_of_unit()
         arguments[arguments.index("--fd") + 1] = str(listener.fileno())

@@ -52,7 +52,7 @@ ROWS = [
     Row("../bridged/files/{bridged}/a.txt", f"{FILE}; {LIVE}"),
     Row("../bridged/files/{bridged}/nope", LIVE),
     Row("../bridged/by-name/{bridged}/name/a.txt", f"{FILE}; {LIVE}"),
-    Row("bridged-live/x", LIVE),
+    Row("bridged-api/x", LIVE),
 ]
 
 

@@ -130,9 +130,9 @@ def test_bodies_are_streamed_both_ways_at_once(ours):
 
 def test_its_routes_below_the_content_prefix_hide_nothing(ours):
     with httpx.Client(base_url=ours.content_url, trust_env=False) as content:
-        assert content.get("bridged-live/x").json()["app"] == "started"
-        assert content.post("bridged-live/x").status_code == 405
-        assert content.get("bridged-live/x/y").status_code == 404
+        assert content.get("bridged-api/x").json()["app"] == "started"
+        assert content.post("bridged-api/x").status_code == 405
+        assert content.get("bridged-api/x/y").status_code == 404
 
 
 def test_its_distributions_are_guarded_here_and_served_there(ours, base):
@@ -187,7 +187,7 @@ def test_nothing_of_a_refused_plugin_is_served(instance, tmp_path, base):
             refused = httpx.request(method, url, trust_env=False)
             assert refused.status_code == 501, method
         assert "CONTENT_STAR_LEGACY_PLUGINS is 'refuse'" in refused.text
-        url = f"{server.content_url}bridged-live/x"
+        url = f"{server.content_url}bridged-api/x"
         assert httpx.get(url, trust_env=False).status_code == 501
         url = f"{server.content_url}{base}/json"
         assert httpx.get(url, trust_env=False).status_code == 403, "the guard comes first"

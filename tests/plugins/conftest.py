@@ -1,4 +1,4 @@
-"""A Pulp with plugins that know the contract, of which the tests' own environment sees nothing."""
+"""A Pulp with native plugins, which are not installed in the tests' own environment."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ PROBE = Path(__file__).parent / "probe"
 
 
 class PluggedInstance(Instance):
-    """A Pulp whose processes find the plugins of some directories."""
+    """A Pulp whose processes import plugins from directories."""
 
     plugins: tuple[Path, ...] = ()
 
@@ -28,16 +28,16 @@ class PluggedInstance(Instance):
 
 
 def python_path(*directories: Path) -> str:
-    """What makes a process find the packages in `directories`, and their entry points."""
+    """Return a PYTHONPATH for the packages and entry points in `directories`."""
     return os.pathsep.join(map(str, directories))
 
 
 @pytest.fixture(scope="session")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory into which pip has installed the example plugin."""
+    """A directory with the example plugin, installed by pip."""
     folder = tmp_path_factory.mktemp("example")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    # A build leaves nothing in the checkout.
+    # A copy, so that the build leaves no files in the checkout.
     source = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("source") / "plugin")
     subprocess.run([*pip, "--no-deps", "--target", str(folder), str(source)], check=True)
     return folder
@@ -45,7 +45,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the plugin of these tests, as an installer would have left it."""
+    """A directory with the plugin of these tests, laid out as by an installer."""
     folder = tmp_path_factory.mktemp("probe") / "site"
     shutil.copytree(PROBE, folder)
     info = folder / "pulp_probe-1.dist-info"
@@ -70,7 +70,7 @@ def plugged(example: Path, probe: Path) -> Iterator[PluggedInstance]:
 
 @pytest.fixture(scope="package")
 def admin(plugged: PluggedInstance) -> Iterator[httpx.Client]:
-    """A browser in which the administrator has logged in; checking passwords takes time."""
+    """A client with the administrator's session, which avoids password checks."""
     with plugged.client() as client:
         yield client
 
@@ -85,7 +85,7 @@ def pulp(plugged: PluggedInstance, admin: httpx.Client) -> Iterator[Pulp]:
 
 @pytest.fixture(scope="module")
 def module_pulp(plugged: PluggedInstance, admin: httpx.Client) -> Iterator[Pulp]:
-    """As `pulp`, for what all tests of a module look at."""
+    """As `pulp`, for objects that all tests of a module share."""
     api = Pulp(admin, httpx.BasicAuth(plugged.username, plugged.password))
     yield api
     api.cleanup()
@@ -93,14 +93,14 @@ def module_pulp(plugged: PluggedInstance, admin: httpx.Client) -> Iterator[Pulp]
 
 @pytest.fixture(scope="package")
 def content(plugged: PluggedInstance) -> Iterator[httpx.Client]:
-    """The content app of the instance with plugins, as an anonymous client."""
+    """An anonymous client of the content app of the instance with plugins."""
     with httpx.Client(base_url=plugged.content_url, trust_env=False, timeout=30) as client:
         yield client
 
 
 @pytest.fixture
 def variant(example: Path, probe: Path, tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """Install the example plugin with some of its text replaced; returns the environment for it."""
+    """Return a function that replaces text of the example plugin and returns its environment."""
 
     def make(file: str, old: str, new: str) -> dict[str, str]:
         folder = tmp_path / "variant"

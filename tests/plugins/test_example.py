@@ -1,4 +1,4 @@
-"""The example plugin of the documentation, installed with pip, on a Pulp of its own."""
+"""The example plugin of the documentation, installed with pip."""
 
 import hashlib
 
@@ -24,7 +24,7 @@ def base(pulp, repository) -> str:
     return name
 
 
-def described(path: str) -> dict[str, object]:
+def listed_file(path: str) -> dict[str, object]:
     data = FILES[path]
     return {
         "relative_path": path,
@@ -33,7 +33,7 @@ def described(path: str) -> dict[str, object]:
     }
 
 
-def test_it_serves_files_with_its_headers(content, base):
+def test_example_plugin_serves_files_with_its_headers(content, base):
     response = content.get(f"{base}/dir/b.txt", headers={"User-Agent": "curl/8"})
     assert response.content == b"second"
     assert response.headers["X-Example"] == base
@@ -41,27 +41,27 @@ def test_it_serves_files_with_its_headers(content, base):
     assert response.headers["ETag"] == f'"{hashlib.sha256(b"second").hexdigest()}"'
 
 
-def test_its_root_tells_how_to_use_it(plugged, content, base):
+def test_example_plugin_listing_has_usage_and_link_to_its_routes(plugged, content, base):
     page = content.get(f"{base}/").text
     assert f"<pre>curl {plugged.content_url}{base}/api/files</pre>" in page
     assert 'href="api/"' in page
     assert "<section>" not in content.get(f"{base}/dir/").text
 
 
-def test_it_answers_its_api_below_the_base_path(content, base):
+def test_example_plugin_route_returns_json(content, base):
     response = content.get(f"{base}/api/files")
-    assert response.json() == {"files": [described("a.txt"), described("dir/b.txt")]}
+    assert response.json() == {"files": [listed_file("a.txt"), listed_file("dir/b.txt")]}
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_a_body_is_streamed_to_it(content, base):
+def test_example_plugin_route_receives_a_streamed_body(content, base):
     chunks = [bytes([number]) * 100_000 for number in range(50)]
     response = content.post(f"{base}/api/sha256", content=iter(chunks))
     assert response.text == hashlib.sha256(b"".join(chunks)).hexdigest()
 
 
-def test_notes_are_written_by_those_who_may(content, pulp, base):
+def test_example_plugin_route_requires_credentials_for_put_and_delete(content, pulp, base):
     url = f"{base}/api/notes/dir/b.txt"
     assert content.get(url).status_code == 404
     refused = content.put(url, content=b"mine")
@@ -75,7 +75,7 @@ def test_notes_are_written_by_those_who_may(content, pulp, base):
     assert content.get(url).status_code == 404
 
 
-def test_upstreams_content_app_serves_the_same_by_the_hooks(plugged, content, base):
+def test_example_plugin_on_upstream_serves_the_same_by_hooks(plugged, content, base):
     with serving_theirs(plugged) as server:
         root = f"{server.content_url}{base}/"
         assert httpx.get(f"{root}api/files").json() == content.get(f"{base}/api/files").json()

@@ -1,4 +1,4 @@
-"""Plugins that are not served natively, and how operators learn of it."""
+"""Plugins that are refused or bridged, and the reports of how each plugin is served."""
 
 import json
 
@@ -27,16 +27,16 @@ def plain(module_pulp) -> str:
     return module_pulp.distribute(publication=publication)
 
 
-def listed(plugged, **environ: str) -> dict[str, dict[str, str]]:
+def command_report(plugged, **environ: str) -> dict[str, dict[str, str]]:
     command = ["pulpcore-manager", "content-star-plugins", "--json"]
     return {each["label"]: each for each in json.loads(plugged.run(command, **environ).stdout)}
 
 
-def test_the_status_and_the_command_list_every_plugin(plugged, content):
+def test_readyz_and_command_report_how_every_plugin_is_served(plugged, content):
     status = content.get("readyz", headers={"Accept": "application/json"}).json()
     assert status["ready"] is True
-    told = {each["label"]: each for each in status["plugins"]}
-    assert told["example"] == {
+    reported = {each["label"]: each for each in status["plugins"]}
+    assert reported["example"] == {
         "label": "example",
         "app": "pulp_example.app",
         "package": "pulp-example",
@@ -46,15 +46,15 @@ def test_the_status_and_the_command_list_every_plugin(plugged, content):
         "prefixes": [],
         "problem": None,
     }
-    assert told["file"]["served"] == "native"
-    assert "served by pulp_probe.app.content_star.ProbeApp" in told["file"]["why"]
-    assert told["core"]["why"] == "its distributions are Pulp's own"
-    assert listed(plugged) == told
+    assert reported["file"]["served"] == "native"
+    assert "served by pulp_probe.app.content_star.ProbeApp" in reported["file"]["why"]
+    assert reported["core"]["why"] == "its distributions are Pulp's own"
+    assert command_report(plugged) == reported
     table = plugged.run(["pulpcore-manager", "content-star-plugins"], PYTHONPATH="").stdout
     (line,) = (line for line in table.splitlines() if line.startswith("file "))
     assert " native " in line
-    assert "plain publications" in line, "without the plugin that claims its model"
-    assert content.get("readyz").text == "ok\n", "probes read no JSON"
+    assert "plain publications" in line, "without pulp_probe, which serves its model"
+    assert content.get("readyz").text == "ok\n", "plain text without Accept"
 
 
 OTHER = """
@@ -71,7 +71,7 @@ BROKEN = (
 )
 
 
-def test_a_module_that_fails_to_import_takes_only_its_own_plugin_along(
+def test_plugin_that_fails_to_import_is_refused_without_affecting_others(
     plugged, base, plain, variant
 ):
     variant("__init__.py", '{"aiohttp", "star"}', '{"star"}')
@@ -81,25 +81,25 @@ def test_a_module_that_fails_to_import_takes_only_its_own_plugin_along(
         assert "pulp_example.app.content_star fails to import (RuntimeError" in refused.text
         assert "secret words" not in refused.text
         assert httpx.get(f"{server.content_url}{plain}/a.txt", trust_env=False).text == "plain"
-        root = f"{server.url}/pulp/probe/live/endpoint"
-        assert httpx.get(root, trust_env=False).text == "endpoint", "imported by both"
-        root = f"{server.content_url}{plain}/live/endpoint"
+        root = f"{server.url}/pulp/probe/api/endpoint"
+        assert httpx.get(root, trust_env=False).text == "endpoint", "the other plugin's prefix"
+        root = f"{server.content_url}{plain}/api/endpoint"
         assert httpx.get(root, trust_env=False).text == "endpoint"
-        assert server.said().count("secret words") == 2, "the line and its exception, once"
+        assert server.said().count("secret words") == 2, "in one log line and its traceback"
 
 
-def test_it_is_bridged_if_the_plugin_has_an_aiohttp_implementation_too(plugged, base, variant):
+def test_plugin_that_fails_to_import_is_bridged_if_it_has_aiohttp_code(plugged, base, variant):
     environ = variant(*BROKEN)
     with serving(plugged, **environ) as server:
         served = httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False)
         assert served.text == "first"
-        assert served.headers["X-Example"] == base, "by the model's hook"
+        assert served.headers["X-Example"] == base, "by content_headers_for"
         said = [line for line in server.said().splitlines() if "pulpcore.deprecation" in line]
         assert len(said) == 1
         assert "plugin example" in said[0]
 
 
-def test_what_is_not_ported_can_be_refused(plugged, base, plain, variant):
+def test_legacy_plugin_is_refused_by_setting(plugged, base, plain, variant):
     serving_mode = variant(
         "__init__.py",
         'content_star = "pulp_example.app.content_star"',
@@ -114,7 +114,7 @@ def test_what_is_not_ported_can_be_refused(plugged, base, plain, variant):
         assert httpx.get(f"{server.content_url}{plain}/a.txt", trust_env=False).text == "plain"
 
 
-def test_pulp_does_not_start_if_two_classes_claim_a_model(plugged, variant):
+def test_start_fails_if_two_classes_serve_one_model(plugged, variant):
     environ = variant("content_star.py", "@serves(ExampleDistribution)", OTHER)
     command = ["uvicorn", "pulpcore.routing:application", "--port", "0"]
     result = plugged.run(command, check=False, **environ)
@@ -124,7 +124,7 @@ def test_pulp_does_not_start_if_two_classes_claim_a_model(plugged, variant):
         assert f"pulp_example.app.{name}" in last.replace("models.", "")
 
 
-def test_pulp_does_not_start_if_a_plugin_reports_nonsense(plugged, variant):
+def test_start_fails_if_a_plugin_reports_an_unknown_implementation(plugged, variant):
     environ = variant("__init__.py", '"aiohttp"', '"flask"')
     command = ["uvicorn", "pulpcore.routing:application", "--port", "0"]
     result = plugged.run(command, check=False, **environ)

@@ -1,4 +1,4 @@
-"""Certificates of clients and their authorities."""
+"""Certificate authorities, and certificates of clients and servers."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -16,7 +16,7 @@ DAY = timedelta(days=1)
 
 
 class Authority:
-    """A certificate authority of its own."""
+    """A new certificate authority."""
 
     def __init__(self) -> None:
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, unique("ca"))])
@@ -45,7 +45,7 @@ class Authority:
         return pem(builder.sign(self.key, hashes.SHA256()))
 
     def pair(self) -> tuple[str, str]:
-        """Return a certificate for this machine, as client and as server, and its key, as PEM."""
+        """Return a certificate for this machine as client and server, and its key, as PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
         address = x509.IPAddress(ip_address("127.0.0.1"))

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector: a real OTLP/HTTP endpoint that keeps what it is sent."""
+"""An OpenTelemetry collector: an OTLP/HTTP endpoint that stores the exported metrics."""
 
 import contextlib
 import gzip
@@ -20,7 +20,7 @@ CONTENT = "pulp-content"
 
 
 class Collector(ThreadingHTTPServer):
-    """Listens on a port of its own."""
+    """The metrics exported to a random port."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -28,7 +28,7 @@ class Collector(ThreadingHTTPServer):
 
     @property
     def environ(self) -> dict[str, str]:
-        """What makes a process export to here, quickly."""
+        """Return the environment of a process that exports to this collector every 50 ms."""
         return {
             "PULP_OTEL_ENABLED": "true",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.server_port}",
@@ -37,7 +37,7 @@ class Collector(ThreadingHTTPServer):
         }
 
     def metrics(self) -> dict[str, Any]:
-        """The newest state of each metric of content; figures are totals since the start."""
+        """Return the newest state of each metric of content; values are totals since the start."""
         return {
             metric.name: metric
             for resource in self.resources()
@@ -46,13 +46,13 @@ class Collector(ThreadingHTTPServer):
         }
 
     def resources(self) -> list[Any]:
-        """All that content has exported; the API in the same process exports for itself."""
+        """Return the exports of content; the API in the same process has exports of its own."""
         resources = [found for export in list(self.exports) for found in export.resource_metrics]
         names = [_attributes(found.resource)["service.name"] for found in resources]
         return [found for found, name in zip(resources, names, strict=True) if name == CONTENT]
 
     def refresh(self) -> None:
-        """Wait until all that has been counted up to now is here.
+        """Wait until everything counted so far has been exported.
 
         The next export may have been put together already, the one after it has not.
         """
@@ -76,7 +76,7 @@ class Collector(ThreadingHTTPServer):
         return [(found, value) for found, value in points if wanted.items() <= found.items()]
 
     def total(self, name: str, **wanted: str) -> int:
-        """The sum of the values of a metric."""
+        """Return the sum of the values of a metric."""
         return sum(value for _, value in self.points(name, **wanted))
 
 

@@ -1,4 +1,4 @@
-"""A real Pulp for tests: `pulp-star up` as a process of its own, with its own state."""
+"""A real Pulp for tests: `pulp-star up` as a process with its own state directory."""
 
 import os
 import shutil
@@ -15,17 +15,17 @@ from typing import Self
 import httpx
 
 from pulpcore.content_star.cli.processes import leftovers
-from pulpcore.content_star.cli.state import Instance as Address
+from pulpcore.content_star.cli.state import Instance as CliInstance
 from pulpcore.content_star.cli.state import State
 from tests.support.pulp import Pulp
 
-# Bounds of waits are for broken code only: ten times what a quiet machine takes, or more.
+# Bounds of waits are for broken code only: at least ten times the duration on a quiet machine.
 START_SECONDS = 900
 STOP_SECONDS = 300
 
 
 class Instance:
-    """One Pulp, from `start` to `stop`; everything `spawn` starts ends with it."""
+    """One Pulp, from `start` to `stop`, which also ends processes started by `spawn`."""
 
     username = "admin"
     login = "/pulp/api/v3/login/"
@@ -40,18 +40,18 @@ class Instance:
 
     @classmethod
     def temporary(cls) -> Self:
-        """An instance with a new directory, short enough for a socket's name."""
+        """Return an instance with a new state directory, whose path is short enough for sockets."""
         return cls(Path(tempfile.mkdtemp(prefix="star-")) / "home")
 
     def start(self) -> "Instance":
-        """Start `pulp-star up` and return when it says that all is ready."""
+        """Start `pulp-star up` and wait until it is ready."""
         self.launch()
         wait_until(self._ready, START_SECONDS, self.said)
         self.__dict__.pop("address", None)
         return self
 
     def launch(self) -> None:
-        """Start `pulp-star up` and return at once."""
+        """Start `pulp-star up` without waiting."""
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [*pulp_star("up"), "--home", str(self.home), *self.arguments],
@@ -67,7 +67,7 @@ class Instance:
         return "Ready after" in self.said()
 
     def said(self) -> str:
-        """What `pulp-star up` has printed so far."""
+        """Return the output of `pulp-star up` so far."""
         return self.output.read_text() if self.output.exists() else ""
 
     @property
@@ -76,7 +76,7 @@ class Instance:
         return self.process.pid
 
     @cached_property
-    def address(self) -> Address:
+    def address(self) -> CliInstance:
         return self.state.load()
 
     @property
@@ -95,21 +95,21 @@ class Instance:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What `pulp-star env` exports."""
+        """Return the variables that `pulp-star env` exports."""
         return self.state.environ(self.address)
 
     @property
     def client_environ(self) -> dict[str, str]:
-        """The environment of `pulp-star` itself, away from the caches of whoever runs the tests."""
+        """The environment of `pulp-star` itself, without the user's caches."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PULP_")}
         return {**inherited, "XDG_CACHE_HOME": str(self.home.with_name(self.home.name + ".cache"))}
 
     def pulp(self) -> Pulp:
-        """The REST API, to create what a test needs."""
+        """Return a client of the REST API that creates objects."""
         return Pulp(self.client(), httpx.BasicAuth(self.username, self.password))
 
     def client(self) -> httpx.Client:
-        """An HTTP client that is logged in as admin, for paths below the origin.
+        """Return an HTTP client that is logged in as admin, for paths below the origin.
 
         It has a session, because checking a password takes Pulp a quarter of a second.
         """
@@ -126,7 +126,7 @@ class Instance:
     def run(
         self, command: Iterable[str], check: bool = True, **environ: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run any command of the virtual environment on the same state, to its end."""
+        """Run a command of the virtual environment on the same state, and return its result."""
         completed = subprocess.run(
             in_venv(command),
             env=self._environ(environ),
@@ -146,7 +146,7 @@ class Instance:
         pass_fds: Iterable[int] = (),
         **environ: str,
     ) -> subprocess.Popen[bytes]:
-        """Start any command of the virtual environment on the same state."""
+        """Start a command of the virtual environment on the same state."""
         with (output or Path(os.devnull)).open("wb") as stream:
             process = subprocess.Popen(
                 in_venv(command),
@@ -166,15 +166,15 @@ class Instance:
     def star(
         self, *arguments: str, check: bool = True, **environ: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a `pulp-star` command on the same state."""
+        """Run a subcommand of `pulp-star` on the same state."""
         return self.run(pulp_star(*arguments), check=check, **environ)
 
     def processes(self) -> list[int]:
-        """All processes that belong to this state, whoever started them."""
+        """Return all processes that belong to this state."""
         return sorted({*leftovers(self.home), *working_below(self.home)})
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Stop everything, make sure that nothing remains, and return `up`'s exit code."""
+        """Stop all processes, check that none remains, and return `up`'s exit code."""
         for process in self.spawned:
             stop(process)
         self.spawned.clear()
@@ -186,32 +186,32 @@ class Instance:
         return code
 
     def kill(self) -> None:
-        """Kill `up` in a way that leaves it no time to stop anything."""
+        """Kill `up` with SIGKILL, so that it cannot stop its children."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def remove(self) -> None:
-        """Stop whatever still runs, and delete the state."""
+        """Stop running processes, and delete the state directory."""
         if self.process is not None and self.process.poll() is None:
             self.stop()
         shutil.rmtree(self.home.parent)
 
 
 def pulp_star(*arguments: str) -> list[str]:
-    """The command `pulp-star`, as the tests' own interpreter runs it."""
+    """Return the command line of `pulp-star` with the tests' interpreter."""
     return [sys.executable, "-m", "pulpcore.content_star.cli", *arguments]
 
 
 def in_venv(command: Iterable[str]) -> list[str]:
-    """A command line whose program is the virtual environment's own, if it has one."""
+    """Return a command line with the virtual environment's program, if it has one."""
     name, *arguments = command
     program = Path(sys.executable).parent / name
     return [str(program) if program.exists() else name, *arguments]
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process, gently at first."""
+    """End a process with SIGTERM, and after a timeout with SIGKILL."""
     if process.poll() is None:
         process.terminate()
     try:
@@ -222,7 +222,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def working_below(directory: Path) -> list[int]:
-    """Processes whose working directory lies below a directory."""
+    """Return the processes whose working directory is below a directory."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -237,7 +237,7 @@ def working_below(directory: Path) -> list[int]:
 def wait_until(
     condition: Callable[[], object], seconds: float = 300, explain: Callable[[], str] = str
 ) -> None:
-    """Wait for a condition; the bound is only there so that a broken test ends."""
+    """Wait for a condition; `seconds` is a bound for broken code only."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain: {explain()}"

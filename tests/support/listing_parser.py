@@ -1,4 +1,4 @@
-"""Directory listings as clients parse them, ours and upstream's."""
+"""A parser of HTML directory listings, ours and upstream's."""
 
 import re
 from html import unescape
@@ -18,7 +18,7 @@ class Line(NamedTuple):
 
 
 def parse_listing(html: str) -> dict[str, Line]:
-    """Return the entries of a listing by name, in their order, without the link to the parent."""
+    """Return the entries of a listing by name, in order, without the link to the parent."""
     return {
         unescape(match["name"]): Line(
             unquote(unescape(match["href"])), match["date"] or "", match["size"].strip()

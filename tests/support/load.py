@@ -1,4 +1,4 @@
-"""Clients that ask for a file over and over while a server is restarted or broken."""
+"""Clients that request a file repeatedly while a server is restarted or disturbed."""
 
 import http.client
 import threading
@@ -10,16 +10,16 @@ from urllib.parse import urlsplit
 from tests.support.instance import wait_until
 
 TIMEOUT = 300.0
-"""Seconds that one answer may take: what waits is late, and only what breaks has failed."""
+"""Seconds for one response: a slow response is not a failure."""
 
 
 @dataclass
 class Load:
-    """Requests that `clients` send one after the other, each on a connection of its own."""
+    """Requests by a number of clients, each on a new connection."""
 
     url: str
     body: bytes
-    """What each answer must hold."""
+    """The expected body of each response."""
 
     clients: int = 16
     answered: int = 0
@@ -29,19 +29,19 @@ class Load:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait_for(self, count: int) -> None:
-        """Wait until so many more requests have been answered."""
+        """Wait until `count` more requests have been answered."""
         enough = self.answered + count
         wait_until(lambda: self.answered >= enough or self.failed, 600, lambda: str(self.failed))
 
     def start(self) -> None:
-        """Start the clients, and wait until each has had an answer."""
+        """Start the clients, and wait for their first responses."""
         self._threads = [threading.Thread(target=self._run) for _ in range(self.clients)]
         for thread in self._threads:
             thread.start()
         self.wait_for(self.clients)
 
     def stop(self) -> None:
-        """Let the clients finish what they have asked for."""
+        """Stop the clients after their current requests."""
         self._stopped.set()
         for thread in self._threads:
             thread.join()
@@ -71,7 +71,7 @@ class Load:
 
 @contextmanager
 def load(url: str, body: bytes, clients: int = 16) -> Iterator[Load]:
-    """Ask for `url`, whose body is `body`, until the block ends."""
+    """Request `url`, whose body is `body`, until the block ends."""
     running = Load(url, body, clients)
     try:
         running.start()
@@ -81,7 +81,7 @@ def load(url: str, body: bytes, clients: int = 16) -> Iterator[Load]:
 
 
 class SlowDownload:
-    """A large file of which a client takes a little, and the rest when `finish` is called."""
+    """A download of a large file that reads the first bytes, and the rest in `finish`."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -91,7 +91,7 @@ class SlowDownload:
         self._taken = self._response.read(1000)
 
     def finish(self) -> bytes:
-        """Take the rest, and return the whole body."""
+        """Read the rest, and return the whole body."""
         try:
             return self._taken + self._response.read()
         finally:

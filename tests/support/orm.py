@@ -1,7 +1,7 @@
-"""Django inside the test process, on the database of the session's instance.
+"""Django in the test process, on the database of the session's instance.
 
-For what the REST API cannot make (names that it refuses, published pages, many rows at once), and
-for looking at queries.
+It creates objects that the REST API refuses (odd names, published pages) or makes slowly (many
+rows), and lets tests inspect queries.
 """
 
 import hashlib
@@ -12,17 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pulpcore.content_star.cli.state import Instance as Address
+from pulpcore.content_star.cli.state import Instance as CliInstance
 from pulpcore.content_star.cli.state import State
 from tests.support.pulp import unique
 
 
 def configure() -> State:
-    """Set Django up on a new state directory; its database comes when an instance starts it."""
+    """Set Django up on a new state directory; an instance starts its database later."""
     state = State(Path(tempfile.mkdtemp(prefix="star-")) / "home")
     copy_template(state.home)
     state.create()
-    os.environ.update(state.environ(Address("127.0.0.1", 0, "/nonexistent")))
+    os.environ.update(state.environ(CliInstance("127.0.0.1", 0, "/nonexistent")))
 
     import django
 
@@ -31,16 +31,16 @@ def configure() -> State:
     from pulpcore.content_star.aiohttp_bridge import internals
     from tests.support.invalidation import watch
 
-    internals.install()  # as the application does; many tests make parts of it alone
+    internals.install()  # as the application does; many tests use parts of it
     watch()
     return state
 
 
 def copy_template(home: Path) -> bool:
-    """Copy the state directory that `PULP_STAR_TEST_TEMPLATE` names, if it names one.
+    """Copy the state directory named by `PULP_STAR_TEST_TEMPLATE`, and return whether there is one.
 
-    A Pulp that `pulp-star up` once made there, and that does not run, spares the migrations: a
-    start takes five seconds. Owners are kept, since PostgreSQL's files are not root's.
+    The template is a stopped Pulp that `pulp-star up` has made; without migrations, a start takes
+    five seconds. Owners are kept, since PostgreSQL's files do not belong to root.
     """
     name = os.environ.get("PULP_STAR_TEST_TEMPLATE")
     if not name:
@@ -53,15 +53,15 @@ def copy_template(home: Path) -> bool:
     return True
 
 
-def connect(address: Address) -> None:
-    """Point Django's connection at the database of an instance that runs."""
+def connect(address: CliInstance) -> None:
+    """Point Django's connection at the database of a running instance."""
     from django.db import connection
 
     connection.settings_dict["HOST"] = address.socket_dir
 
 
 def disconnect() -> None:
-    """Let the database go before its server stops."""
+    """Close the connections to the database before its server stops."""
     from django.db import connection
 
     from tests.support import invalidation
@@ -94,9 +94,9 @@ class Orm:
         return instance
 
     def domain(self, **storage_settings: Any) -> Any:
-        """Make a domain with a storage of its own, for `with_domain`.
+        """Create a domain with its own storage, for use in `with_domain`.
 
-        Clean up within it: what a domain holds is deleted in its own storage.
+        Clean up within it: objects of a domain are deleted in the domain's storage.
         """
         from pulpcore.app.models import Domain
 
@@ -119,7 +119,7 @@ class Orm:
         return repository.latest_version()
 
     def content(self, files: dict[str, bytes]) -> Any:
-        """Create a content unit for each file, at whatever path, and return a query of them."""
+        """Create a content unit for each file, with any path, and return a query of them."""
         from pulp_file.app.models import FileContent
 
         from pulpcore.app.models import Content, ContentArtifact
@@ -138,7 +138,7 @@ class Orm:
         return Content.objects.filter(pk__in=units)
 
     def publication(self, files: dict[str, bytes], version: Any = None) -> Any:
-        """Publish `files` as metadata of an empty version, or of `version` passed through."""
+        """Publish `files` as metadata of an empty version, or of `version` with pass-through."""
         from pulp_file.app.models import FilePublication
 
         from pulpcore.app.models import PublishedMetadata
@@ -166,9 +166,9 @@ class Orm:
     def distribution(
         self, base_path: str | None = None, from_publication: bool = True, **fields: Any
     ) -> str:
-        """Create a distribution, of a kind that needs a publication or not; return its base path.
+        """Create a distribution, of a model that needs a publication or not; return its base path.
 
-        It is not hidden behind the REST API's checks of names.
+        The base path need not pass the REST API's validation.
         """
         from pulp_file.app.models import FileDistribution
 
@@ -181,7 +181,7 @@ class Orm:
 
 
 def artifact(data: bytes) -> Any:
-    """Return the artifact of `data` in the current domain, saved if it was not there."""
+    """Return the artifact of `data` in the current domain; save it if there is none."""
     from pulpcore.app.models import Artifact
     from pulpcore.app.util import get_domain
 
@@ -197,7 +197,7 @@ def artifact(data: bytes) -> Any:
 
 
 class Site:
-    """A domain with its own storage, and a distribution of the repository with `files` in it."""
+    """A domain with its own storage, a repository with `files`, and its distribution."""
 
     base_path = "base"
 
@@ -217,7 +217,7 @@ class Site:
             )
 
     def set(self, **fields: Any) -> None:
-        """Change fields of the domain as the REST API does, but for when it was changed."""
+        """Change fields of the domain as the REST API does, except the time of change."""
         type(self.domain).objects.filter(pk=self.domain.pk).update(**fields)
 
     def artifact(self, path: str) -> Any:
@@ -229,7 +229,7 @@ class Site:
         ).artifact
 
     def remove(self) -> None:
-        """Remove the domain and all that is in it, but for the objects in its storage."""
+        """Remove the domain and its objects in the database, but not those in its storage."""
         from pulpcore.app.contexts import with_domain
         from pulpcore.app.models import Artifact, Content
 

@@ -1,4 +1,4 @@
-"""A forward proxy that asks for a password, for remotes that have one."""
+"""A forward proxy with Basic authentication, for remotes with `proxy_url`."""
 
 import base64
 import socket
@@ -36,12 +36,12 @@ class Proxy:
             if not allowed:
                 client.sendall(b"HTTP/1.1 407 Denied\r\nContent-Length: 0\r\n\r\n")
                 return
-            place = urlsplit(f"//{target}" if method == "CONNECT" else target)
-            with socket.create_connection((place.hostname, place.port)) as server:
+            address = urlsplit(f"//{target}" if method == "CONNECT" else target)
+            with socket.create_connection((address.hostname, address.port)) as server:
                 if method == "CONNECT":
                     client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
                 else:
-                    server.sendall(head.replace(target.encode(), place.path.encode(), 1))
+                    server.sendall(head.replace(target.encode(), address.path.encode(), 1))
                 back = threading.Thread(target=relay, args=[server, client], daemon=True)
                 back.start()
                 relay(client, server)
@@ -59,7 +59,7 @@ def relay(source: socket.socket, target: socket.socket) -> None:
 
 @contextmanager
 def serving_proxy() -> Iterator[Proxy]:
-    """Run a proxy in threads, on a port of its own."""
+    """Run a proxy in threads on a random port."""
     listener = socket.create_server(("127.0.0.1", 0))
     proxy = Proxy(listener.getsockname()[1])
 

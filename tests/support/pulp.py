@@ -1,4 +1,4 @@
-"""A small REST client with which tests create what they need and remove it again."""
+"""A small REST client with which tests create Pulp objects and delete them."""
 
 import time
 import uuid
@@ -17,12 +17,12 @@ class Pulp:
     """Creates Pulp objects through the REST API; `cleanup` deletes them, newest first."""
 
     def __init__(self, http: httpx.Client, auth: httpx.Auth) -> None:
-        """`http` is logged in; `auth` is for requests of tests that have to log in themselves."""
+        """Wrap `http`, a logged-in client; `auth` is for requests with credentials of their own."""
         self.http = http
-        http.event_hooks["response"] = [_settle]  # once, whoever had the client before
+        http.event_hooks["response"] = [_settle]  # replaces the hook of an earlier wrapper
         self.auth = auth
         self.root = API
-        """Where the API is; a domain's is below its name."""
+        """The path of the API; in a domain, it contains the domain's name."""
         self._created: list[str] = []
 
     def cleanup(self) -> None:
@@ -33,7 +33,7 @@ class Pulp:
         self._created.clear()
 
     def task(self, response: httpx.Response) -> dict[str, Any]:
-        """Wait for the task that `response` announces and return it; fail if it failed."""
+        """Wait for the task of a 202 response and return it; fail if it failed."""
         assert response.status_code == 202, response.text
         href = response.json()["task"]
         deadline = time.monotonic() + 900
@@ -52,7 +52,7 @@ class Pulp:
         return response.json()
 
     def create(self, endpoint: str, **fields: Any) -> dict[str, Any]:
-        """POST to `endpoint` and return the created resource, be it made at once or by a task."""
+        """POST to `endpoint` and return the created resource, from the response or its task."""
         response = self.http.post(self.root + endpoint, json=fields)
         assert response.status_code in (201, 202), response.text
         created = (
@@ -100,7 +100,7 @@ class Pulp:
 
     def keyring(self) -> tuple[str, Any]:
         """Create a keyring with one OpenPGP key; return its href and the key."""
-        cert = Tsk.generate("Somebody <somebody@example.org>").extract_certificate()
+        cert = Tsk.generate("Pulp Test <test@example.org>").extract_certificate()
         href = self.create("repositories/core/openpgp_keyring/", name=unique("keyring"))[
             "pulp_href"
         ]

@@ -1,4 +1,4 @@
-"""A uvicorn of its own, for tests that stop, break or configure one."""
+"""Servers for tests that stop, break or configure one: uvicorn, or upstream's content app."""
 
 import contextlib
 import socket
@@ -15,7 +15,7 @@ from tests.support.instance import Instance, stop, wait_until
 
 @dataclass
 class Server:
-    """A running server; it stops with the `with` block that started it."""
+    """A running server, which its context manager stops."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -26,7 +26,7 @@ class Server:
         return f"{self.url}/pulp/content/"
 
     def said(self) -> str:
-        """What the server has logged so far."""
+        """Return the server's output so far."""
         return self.log.read_text(errors="replace")
 
 
@@ -34,7 +34,7 @@ class Server:
 def serving(
     instance: Instance, *arguments: str, app: str = "pulpcore.routing:application", **environ: str
 ) -> Iterator[Server]:
-    """Run `uvicorn` with `app` on the state of `instance` and a port of its own."""
+    """Run `uvicorn` with `app` on the state of `instance` and a random port."""
     port = free_port()
     command = ["uvicorn", app, "--port", str(port), *arguments]
     with running(instance, command, f"http://127.0.0.1:{port}", **environ) as server:
@@ -43,7 +43,7 @@ def serving(
 
 @contextlib.contextmanager
 def serving_theirs(instance: Instance, *command: str, **environ: str) -> Iterator[Server]:
-    """Run upstream's `pulpcore-content`, or a `command` that does so, as `serving` runs ours."""
+    """Run upstream's `pulpcore-content`, or `command`, which runs it, on a random port."""
     bind = f"127.0.0.1:{free_port()}"
     line = [*(command or ["pulpcore-content"]), "--bind", bind, "--workers", "1"]
     with running(instance, line, f"http://{bind}", **environ) as server:
@@ -58,7 +58,7 @@ def running(
     pass_fds: Iterable[int] = (),
     **environ: str,
 ) -> Iterator[Server]:
-    """Run a command that serves HTTP at `url`, and wait until it does."""
+    """Run a command that serves HTTP at `url`, and wait until it responds."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         process = instance.spawn(command, output=log, pass_fds=pass_fds, **environ)
@@ -71,7 +71,7 @@ def running(
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -80,7 +80,7 @@ def free_port() -> int:
 def _answers(server: Server) -> bool:
     assert server.process.poll() is None, server.said()
     with contextlib.suppress(httpx.TransportError):
-        # Without certificates, which take 20 ms to read each time.
+        # `verify=False`, since reading the system's certificates takes 20 ms.
         httpx.options(server.content_url, trust_env=False, verify=False)
         return True
     return False

@@ -29,24 +29,24 @@ GOOGLE_VARIABLE = "STORAGE_EMULATOR_HOST"
 
 
 class Relay:
-    """A TCP relay in front of a store: it counts what passes, and fails when it is told to."""
+    """A TCP relay in front of a store, which counts bytes and can fail on purpose."""
 
     def __init__(self, port: int) -> None:
         self.target = port
         self.passed: list[int] = []
-        """Bytes that each connection, the oldest first, has got from the store."""
+        """The number of bytes from the store for each connection, the oldest first."""
 
         self.asked = bytearray()
-        """What the store was sent, but no more than the beginning of bodies."""
+        """The requests to the store, of which bodies are truncated."""
 
         self.open: set[int] = set()
-        """Connections to the store now, by their place in `passed`."""
+        """The open connections to the store, by their index in `passed`."""
 
         self.cut_after: int | None = None
-        """Bytes from the store after which connections are cut."""
+        """The number of bytes from the store after which connections are closed."""
 
         self.reply: bytes | None = None
-        """What is answered in the store's place."""
+        """A response to send instead of the store's."""
 
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -56,7 +56,7 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def reset(self) -> None:
-        """End and forget the connections of before, idle ones too, and fail no more."""
+        """Close all connections, and reset counters and failures."""
         with self._lock:
             _shut(*self._sockets)
         wait_until(lambda: not self.open)
@@ -121,14 +121,14 @@ def _shut(*sockets: socket.socket) -> None:
 
 @dataclass
 class Store:
-    """A store that runs, and what a domain has to know of it."""
+    """A running store, and the storage settings of a domain for it."""
 
     name: str
     storage_class: str
     relay: Relay
     settings: dict[str, Any]
     secrets: list[str]
-    """What neither logs nor answers may show."""
+    """Texts that must not occur in logs and responses."""
 
 
 @contextmanager
@@ -196,7 +196,7 @@ def google() -> Iterator[Store]:
         _relay(port) as relay,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setenv(GOOGLE_VARIABLE, relay.url)  # uploads of this process, without credentials
+        patch.setenv(GOOGLE_VARIABLE, relay.url)  # for uploads of this process, without credentials
         settings = {
             "bucket_name": BUCKET,
             "project_id": "pulp",
@@ -208,7 +208,7 @@ def google() -> Iterator[Store]:
 
 
 def google_credentials(path: Path) -> dict[str, str]:
-    """Make a key that signs at `path`, and return what names it to a process."""
+    """Write a signing key to `path`, and return the environment that names it."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -230,7 +230,7 @@ STORES = {"s3": s3, "azure": azure, "google": google}
 
 
 def _azurite() -> Path:
-    """Return the program, installed with npm beside the Python packages once."""
+    """Return the program Azurite, installed once with npm beside the Python packages."""
     folder = Path(sys.prefix, AZURITE.replace("@", "-"))
     program = folder / "node_modules" / ".bin" / "azurite-blob"
     if program.exists():

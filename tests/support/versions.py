@@ -1,4 +1,4 @@
-"""What older versions of pulpcore lack; `make test-matrix` runs the tests with one."""
+"""Skips tests with older versions of pulpcore, with which `make test-matrix` runs them."""
 
 from importlib.metadata import version
 
@@ -7,7 +7,7 @@ from packaging.version import Version
 
 
 def since(pulpcore: str) -> pytest.MarkDecorator:
-    """Skip a test of what pulpcore has from a version on."""
+    """Skip a test of a feature that pulpcore has since a version."""
     return pytest.mark.skipif(
         Version(version("pulpcore")) < Version(pulpcore), reason=f"pulpcore has it since {pulpcore}"
     )

@@ -18,7 +18,7 @@ from tests.support.instance import wait_until
 
 @contextmanager
 def serving_views(*views: Callable[..., Any], **changed: object) -> Iterator[str]:
-    """Serve each view at its name, with some settings changed; yield the server's URL."""
+    """Serve each view at the path of its name, with overridden settings; yield the server's URL."""
     urls = import_module(settings.ROOT_URLCONF)
     earlier = urls.urlpatterns
     with override_settings(**changed):

@@ -1,4 +1,4 @@
-"""A plugin without models, whose live APIs tell tests what they were given."""
+"""A plugin without models, whose routes return what they received."""
 
 from pulpcore.plugin import PulpPluginAppConfig
 

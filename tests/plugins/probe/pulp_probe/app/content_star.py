@@ -47,14 +47,14 @@ async def where(request: Request) -> Response:
         {
             "rest": request.path_params.get("rest"),
             "root": request.scope["root_path"],
-            "url": str(request.url_for("live:where", rest="x/y")),
+            "url": str(request.url_for("api:where", rest="x/y")),
             "domain": domain_of(request).name,
             "current_domain": (await executor_of(request).run(get_domain)).name,
         }
     )
 
 
-async def place(request: Request) -> Response:
+async def resolved(request: Request) -> Response:
     found = resolved_path_of(request)
     return JSONResponse({"path": found.path, "base": found.distribution.base_path})
 
@@ -68,7 +68,7 @@ async def echo(request: Request) -> Response:
 
 
 async def endless(request: Request) -> Response:
-    """A stream that only ends when nobody listens any more."""
+    """Send a stream that ends only when the client disconnects."""
 
     async def body() -> AsyncIterator[bytes]:
         try:
@@ -95,7 +95,7 @@ def known(request: Request) -> Response:
 
 
 def backend(request: Request) -> Response:
-    """The database connection, as a thread that may block uses it."""
+    """Return the pid of the database connection of a blocking handler, and its thread."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         (pid,) = cursor.fetchone()
@@ -103,7 +103,7 @@ def backend(request: Request) -> Response:
 
 
 async def count(request: Request) -> Response:
-    """The asynchronous ORM."""
+    """Return a count made with the asynchronous ORM."""
     return PlainTextResponse(str(await Distribution.objects.filter(name="").acount()))
 
 
@@ -128,7 +128,7 @@ class Endpoint(HTTPEndpoint):
 
 ROUTES = [
     Route("/where/{rest:path}", where, name="where"),
-    Route("/place/{rest:path}", place),
+    Route("/resolved/{rest:path}", resolved),
     Route("/echo", echo, methods=["POST", "PUT"]),
     Route("/endless", endless, methods=["GET", "POST"]),
     Route("/ended", ended),
@@ -145,10 +145,10 @@ ROUTES = [
 
 @serves(FileDistribution)
 class ProbeApp(PublicationApp):
-    """What pulp_file's distributions have, and an API below `live/`."""
+    """The publications of pulp_file's distributions, and routes below `api/`."""
 
     routes = (
-        Mount("/live", routes=ROUTES, name="live"),
+        Mount("/api", routes=ROUTES, name="api"),
         Route("/a.txt", echo, methods=["PUT"]),
     )
 
@@ -166,7 +166,7 @@ class ProbeApp(PublicationApp):
 
 @serves(FileDistribution, checkpoint=True)
 class ProbeCheckpoints(CheckpointApp, ProbeApp):
-    """The same for checkpoints."""
+    """The same routes for checkpoints."""
 
     def usage(self) -> str:
         return "one directory for each checkpoint"
@@ -174,5 +174,5 @@ class ProbeCheckpoints(CheckpointApp, ProbeApp):
 
 mount(
     "/pulp/probe/",
-    [Mount("/live", routes=ROUTES, name="live"), Route("/", where)],
+    [Mount("/api", routes=ROUTES, name="api"), Route("/", where)],
 )

@@ -236,7 +236,7 @@ app.add_routes(
         web.get(PREFIX + "counted", counted),
         web.get(PREFIX + "files/{path:.+}", files.stream_content),
         web.get(PREFIX + "by-name/{path:.+}/name/{name:.+}", files.by_name),
-        web.get("/pulp/content/bridged-live/{name}", hello),
+        web.get("/pulp/content/bridged-api/{name}", hello),
         web.get("/{anything}/v2/", found),
     ]
 )
