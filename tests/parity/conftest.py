@@ -1,4 +1,4 @@
-"""Upstream's own content app beside ours, on the same database and files."""
+"""Fixtures of the parity tests: upstream's content app beside ours, on one database."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,20 +20,20 @@ from tests.support.server import Server, serving, serving_theirs
 
 @pytest.fixture(scope="session")
 def upstream(instance: Instance) -> Iterator[str]:
-    """The root of upstream's content app."""
+    """The content root of upstream's content app."""
     with serving_theirs(instance) as server:
         yield server.content_url
 
 
 @pytest.fixture(scope="session")
 def theirs(instance: Instance, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Upstream's content app with a plugin that is written for it."""
+    """Upstream's content app with the legacy plugin of `tests/support/bridged`."""
     with serving_theirs(instance, **installed(tmp_path_factory.mktemp("notes"))) as server:
         yield server
 
 
-def checkpoints(pulp: Pulp, repository: str) -> datetime:
-    """Make a checkpoint of yesterday, and return its time."""
+def publish_checkpoint(pulp: Pulp, repository: str) -> datetime:
+    """Create a checkpoint dated yesterday, and return its time."""
     from pulpcore.app.models import Publication
 
     href = pulp.publish(repository, checkpoint=True)
@@ -42,8 +42,8 @@ def checkpoints(pulp: Pulp, repository: str) -> datetime:
     return yesterday
 
 
-def link(data: bytes) -> str:
-    """Return the REST API's signed link to an artifact, below the root of a content app."""
+def signed_link(data: bytes) -> str:
+    """Return the REST API's signed signed_link to an artifact, relative to the content root."""
     from pulpcore.app.models import ArtifactDistribution
 
     url = ArtifactDistribution.objects.get().artifact_url(artifact(data))
@@ -52,7 +52,7 @@ def link(data: bytes) -> str:
 
 @pytest.fixture(scope="session")
 def mirror(instance: Instance) -> Iterator[str]:
-    """The base path of a repository of files that are fetched and never saved."""
+    """The base path of a repository of files with the policy `streamed`."""
     pulp = instance.pulp()
     with serving_upstream() as server:
         server.files = {"far.txt": b"9876543210", "gone": b"gone"}
@@ -70,8 +70,8 @@ def mirror(instance: Instance) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def places(instance: Instance, mirror: str) -> Iterator[dict[str, str]]:
-    """Base paths of distributions of every kind, by the names that the table of requests uses."""
+def values(instance: Instance, mirror: str) -> Iterator[dict[str, str]]:
+    """Base paths of distributions of every kind and other values, by their names in `ROWS`."""
     pulp = instance.pulp()
     orm = Orm()
     top = orm.unique()
@@ -88,7 +88,7 @@ def places(instance: Instance, mirror: str) -> Iterator[dict[str, str]]:
         "contentguards/core/header/", name=orm.unique(), header_name="x-key", header_value="open"
     )
     rbac_guard = pulp.create("contentguards/core/rbac/", name=orm.unique())
-    times = checkpoints(pulp, repository)
+    times = publish_checkpoint(pulp, repository)
     keyring, cert = pulp.keyring()
     composite_guard = pulp.create(
         "contentguards/core/composite/",
@@ -144,7 +144,7 @@ def places(instance: Instance, mirror: str) -> Iterator[dict[str, str]]:
             repository=keyring,
         )["base_path"],
         "key": cert.fingerprint[-16:],
-        "artifact": link(b"0123456789"),
+        "artifact": signed_link(b"0123456789"),
         "composite": pulp.distribute(
             f"{top}/composite", repository=repository, content_guard=composite_guard["pulp_href"]
         ),
@@ -165,28 +165,28 @@ def places(instance: Instance, mirror: str) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def domain_upstream(instance: Instance) -> Iterator[str]:
-    """The root of upstream's content app, with domains on."""
+    """The content root of upstream's content app with domains."""
     with serving_theirs(instance, PULP_DOMAIN_ENABLED="true") as server:
         yield server.content_url
 
 
 @pytest.fixture(scope="session")
 def domain_instance(instance: Instance) -> Iterator[str]:
-    """The root of our content app, with domains on."""
+    """The content root of our content app with domains."""
     with serving(instance, PULP_DOMAIN_ENABLED="true") as server:
         yield server.content_url
 
 
 @pytest.fixture(scope="session")
-def domain_places(places: dict[str, str], tmp_path_factory) -> Iterator[dict[str, str]]:
-    """Those of the default domain, and a distribution in a domain with a storage of its own."""
+def domain_values(values: dict[str, str], tmp_path_factory) -> Iterator[dict[str, str]]:
+    """`values` of the default domain, and a distribution in a domain with its own storage."""
     orm = Orm()
     location = tmp_path_factory.mktemp("domain")
     domain = orm.domain(location=str(location))
     with with_domain(domain):
         inside = orm.distribution(publication=orm.publication({"own.txt": b"of the domain"}))
     assert any(path.is_file() for path in location.rglob("*"))
-    yield {**places, "domain": domain.name, "inside": inside}
+    yield {**values, "domain": domain.name, "inside": inside}
     with with_domain(domain):
         orm.cleanup()
         domain.delete()

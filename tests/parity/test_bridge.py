@@ -1,4 +1,4 @@
-"""One plugin that is written for upstream's content app, installed for both."""
+"""Parity of a legacy plugin: on upstream's content app, and on ours by the aiohttp bridge."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ PLAIN = {"Accept-Encoding": "identity"}
 HOOK = "security of answers; middlewares of plugins"
 OURS = "validators; security headers; middlewares of plugins"
 FILES = "files of plugins; middlewares of plugins"
-LIVE = "security of answers"
+ROUTES = "security of answers"
 
 ROWS = [
     Row("{bridged}/json", HOOK),
@@ -40,19 +40,19 @@ ROWS = [
     Row("{bridged}/content", OURS),
     Row("{bridged}/a.txt", OURS),
     Row("{bridged}/", "listing page; middlewares of plugins"),
-    Row("../bridged/hello/a%20b?q=%C3%A9&q=2", LIVE, {"Cookie": "a=1"}),
-    Row("../bridged/hello/x", LIVE, {"Authorization": "{basic}"}),
-    Row("../bridged/hello/x", LIVE, method="POST"),
-    Row("../bridged/hello/x", LIVE, method="DELETE"),
-    Row("../bridged/compressed", LIVE, GZIP),
-    Row("../bridged/found", LIVE),
-    Row("../bridged/form", LIVE),
-    Row("../bridged/hello/x/y", LIVE),
-    Row("../bridged-part/x", LIVE),
-    Row("../bridged/files/{bridged}/a.txt", f"{FILE}; {LIVE}"),
-    Row("../bridged/files/{bridged}/nope", LIVE),
-    Row("../bridged/by-name/{bridged}/name/a.txt", f"{FILE}; {LIVE}"),
-    Row("bridged-api/x", LIVE),
+    Row("../bridged/hello/a%20b?q=%C3%A9&q=2", ROUTES, {"Cookie": "a=1"}),
+    Row("../bridged/hello/x", ROUTES, {"Authorization": "{basic}"}),
+    Row("../bridged/hello/x", ROUTES, method="POST"),
+    Row("../bridged/hello/x", ROUTES, method="DELETE"),
+    Row("../bridged/compressed", ROUTES, GZIP),
+    Row("../bridged/found", ROUTES),
+    Row("../bridged/form", ROUTES),
+    Row("../bridged/hello/x/y", ROUTES),
+    Row("../bridged-part/x", ROUTES),
+    Row("../bridged/files/{bridged}/a.txt", f"{FILE}; {ROUTES}"),
+    Row("../bridged/files/{bridged}/nope", ROUTES),
+    Row("../bridged/by-name/{bridged}/name/a.txt", f"{FILE}; {ROUTES}"),
+    Row("bridged-api/x", ROUTES),
 ]
 
 
@@ -63,7 +63,7 @@ def ours(instance: Instance, tmp_path_factory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def places(instance: Instance) -> Iterator[dict[str, str]]:
+def values(instance: Instance) -> Iterator[dict[str, str]]:
     pulp = instance.pulp()
     repository = pulp.repository({"a.txt": b"0123456789"})
     pulp.publish(repository)
@@ -74,8 +74,8 @@ def places(instance: Instance) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_parity_of_plugins(ours, theirs, places, row):
-    # Their own addresses are in some bodies.
+def test_parity_of_plugins(ours, theirs, values, row):
+    # Some bodies contain the URL of the request.
     host = {"Host": "pulp.example.org"}
     row = Row(row.path, row.differences, {**host, **row.headers}, row.method)
-    compare(ours.content_url, theirs.content_url, places, row)
+    compare(ours.content_url, theirs.content_url, values, row)

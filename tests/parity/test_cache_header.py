@@ -1,4 +1,4 @@
-"""`X-PULP-CACHE` of upstream's content app and of ours, both with their cache on."""
+"""Parity of the header `X-PULP-CACHE`, with the caches of both content apps enabled."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 CHANGED = {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}
 
-# Each is asked three times in this order.
+# Each is requested three times, in this order.
 ROWS = [
     Row("{fresh}/a.txt"),
     Row("{fresh}/a.txt", "", {"Range": "bytes=0-1"}),
@@ -47,7 +47,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def caching(instance: Instance, tmp_path_factory) -> Iterator[tuple[str, str]]:
-    """The roots of our content app and of upstream's, with a Redis of their own."""
+    """The content roots of our server and of upstream's, with their own Redis."""
     folder: Path = tmp_path_factory.mktemp("redis")
     port = str(free_port())
     redis = ["redis-server", "--port", port, "--save", "", "--dir", str(folder)]
@@ -61,25 +61,25 @@ def caching(instance: Instance, tmp_path_factory) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def fresh(places: dict[str, str]) -> Iterator[dict[str, str]]:
-    """The places, and a distribution that nobody has asked for anything."""
+def fresh(values: dict[str, str]) -> Iterator[dict[str, str]]:
+    """`values`, and a distribution that no request has been made for."""
     orm = Orm()
     files = {"a.txt": b"0123456789", "dir/b": b"b", "page/index.html": b"<p>page</p>"}
     base = orm.distribution(publication=orm.publication(files))
-    yield {**places, "fresh": base, "digest": f'"{places["sha256"]}"'}
+    yield {**values, "fresh": base, "digest": f'"{values["sha256"]}"'}
     orm.cleanup()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_cache_header_parity(caching, fresh, row):
-    ours, theirs = ([told(root, row, fresh) for _ in range(3)] for root in caching)
+    ours, theirs = ([cache_header(root, row, fresh) for _ in range(3)] for root in caching)
     if row.differences:
         assert "x-pulp-cache" in DIFFERENCES[row.differences].facets
-        assert ours != theirs, "not different any more"
+        assert ours != theirs, "no longer different"
     else:
         assert ours == theirs
 
 
-def told(root: str, row: Row, places: dict[str, str]) -> tuple[int, str | None]:
-    answer = ask(root, row, places)
+def cache_header(root: str, row: Row, values: dict[str, str]) -> tuple[int, str | None]:
+    answer = ask(root, row, values)
     return answer.status_code, answer.headers.get("X-PULP-CACHE")

@@ -1,4 +1,4 @@
-"""A plugin with hooks and routes for aiohttp that is passed on, or refused, as operators chose."""
+"""A legacy plugin with hooks and routes for aiohttp in the serving modes `proxy` and `refuse`."""
 
 import shutil
 import socket
@@ -18,7 +18,7 @@ KEY = {"X-Key": "b3Blbg=="}
 
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory) -> Path:
-    """Where the plugin would leave word if it were started in our process."""
+    """The directory in which the plugin would record events if it were started in our process."""
     return tmp_path_factory.mktemp("notes")
 
 
@@ -60,26 +60,26 @@ def base(instance: Instance) -> Iterator[str]:
     pulp.cleanup()
 
 
-def told(server: Server) -> dict[str, dict]:
-    """What the server tells of its plugins, by label."""
+def report_of(server: Server) -> dict[str, dict]:
+    """Return the server's report about its plugins, by label."""
     as_json = {"Accept": "application/json"}
     status = httpx.get(f"{server.content_url}readyz", headers=as_json, trust_env=False).json()
     return {each["label"]: each for each in status["plugins"]}
 
 
-def served(server: Server) -> dict[str, str]:
-    return {label: each["served"] for label, each in told(server).items()}
+def modes_of(server: Server) -> dict[str, str]:
+    return {label: each["served"] for label, each in report_of(server).items()}
 
 
-def test_it_is_told_and_nothing_runs_here(ours, notes):
-    how = served(ours)
-    assert (how["bridged"], how["file"], how["core"]) == ("proxied", "proxied", "native")
+def test_proxy_mode_is_reported_and_runs_no_plugin_code(ours, notes):
+    modes = modes_of(ours)
+    assert (modes["bridged"], modes["file"], modes["core"]) == ("proxied", "proxied", "native")
     assert "which is deprecated" not in ours.said(), "nothing is bridged"
     assert list(notes.iterdir()) == []
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST", "PATCH", "DELETE"])
-def test_every_method_reaches_its_routes(plugin, ours, method):
+def test_proxy_mode_forwards_every_method_to_routes(plugin, ours, method):
     body = "body é".encode() if method != "GET" else b""
     response = plugin.request(
         method,
@@ -91,14 +91,14 @@ def test_every_method_reaches_its_routes(plugin, ours, method):
     assert (seen["method"], seen["name"], seen["body"]) == (method, "a b", body.decode())
     assert seen["raw_path"] == "/pulp/bridged/hello/a%20b?q=%C3%A9&q=2"
     assert (seen["cookies"], seen["header"]) == ({"c": "1"}, "x")
-    assert seen["url"].startswith(f"{ours.url}/"), "with the host that the client knows"
-    assert seen["app"] == "started", "in their process"
+    assert seen["url"].startswith(f"{ours.url}/"), "with the Host of the client"
+    assert seen["app"] == "started", "in upstream's process"
     assert response.headers["Set-Cookie"].startswith("seen=1")
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert response.headers["Content-Security-Policy"].startswith("sandbox")
 
 
-def test_its_other_answers_come_as_they_are(plugin, instance):
+def test_proxy_mode_forwards_authentication_redirects_errors_and_uploads(plugin, instance):
     auth = (instance.username, instance.password)
     assert plugin.get("hello/x", auth=auth).json()["user"] == instance.username
     assert plugin.get("found").headers["Location"] == "/elsewhere"
@@ -111,7 +111,7 @@ def test_its_other_answers_come_as_they_are(plugin, instance):
         plugin.get("cut")
 
 
-def test_bodies_are_streamed_both_ways_at_once(ours):
+def test_proxy_mode_streams_request_and_response_bodies_concurrently(ours):
     url = httpx.URL(ours.url)
     with socket.create_connection((url.host, url.port), timeout=30) as connection:
         connection.sendall(
@@ -128,14 +128,14 @@ def test_bodies_are_streamed_both_ways_at_once(ours):
     assert received.startswith(b"HTTP/1.1 200 ")
 
 
-def test_its_routes_below_the_content_prefix_hide_nothing(ours):
+def test_proxy_mode_serves_routes_below_the_content_prefix(ours):
     with httpx.Client(base_url=ours.content_url, trust_env=False) as content:
         assert content.get("bridged-api/x").json()["app"] == "started"
         assert content.post("bridged-api/x").status_code == 405
         assert content.get("bridged-api/x/y").status_code == 404
 
 
-def test_its_distributions_are_guarded_here_and_served_there(ours, base):
+def test_proxy_mode_asks_the_guard_before_forwarding(ours, base):
     with httpx.Client(base_url=f"{ours.content_url}{base}/", trust_env=False) as content:
         assert content.get("json").status_code == 403
         assert content.get("json", headers=KEY).json() == {"name": "x", "numbers": [1, 2]}
@@ -143,17 +143,17 @@ def test_its_distributions_are_guarded_here_and_served_there(ours, base):
         assert content.get("nope", headers=KEY).status_code == 404
         page = content.get("page", headers=KEY)
         assert page.headers["X-Content-Type-Options"] == "nosniff"
-        assert "sandbox" in page.headers["Content-Security-Policy"], "as the API's origin is ours"
+        assert "sandbox" in page.headers["Content-Security-Policy"], "the origin is that of the API"
         part = content.get("a.txt", headers={**KEY, "Range": "bytes=2-4"})
         assert (part.status_code, part.content) == (206, b"234")
         assert content.head("a.txt", headers=KEY).headers["Content-Length"] == "10"
         assert content.post("a.txt", headers=KEY).status_code == 405
 
 
-def test_routes_that_nobody_knows_are_told_and_the_distributions_still_passed_on(
+def test_proxy_mode_of_a_plugin_that_fails_to_import_forwards_distributions_only(
     instance, theirs, tmp_path, base
 ):
-    """The plugin's module cannot be imported here, as where a dependency is missing."""
+    """As with a plugin whose dependency is missing in our environment: its routes are unknown."""
     shutil.copytree(FOLDER, tmp_path / "site", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "site/pulp_bridged/app/content.py").write_text("import no_such_module\n")
     proxy = {
@@ -171,17 +171,17 @@ def test_routes_that_nobody_knows_are_told_and_the_distributions_still_passed_on
         assert httpx.get(url, trust_env=False).status_code == 404
         unknown = "its routes are unknown, and none is served or proxied"
         assert unknown in server.said()
-        assert unknown in told(server)["bridged"]["problem"]
-        assert told(server)["bridged"]["served"] == "proxied"
+        assert unknown in report_of(server)["bridged"]["problem"]
+        assert report_of(server)["bridged"]["served"] == "proxied"
     printed = instance.run(["pulpcore-manager", "content-star-plugins"], **environ).stdout
     (line,) = (line for line in printed.splitlines() if line.startswith("bridged "))
     assert unknown in line
 
 
-def test_nothing_of_a_refused_plugin_is_served(instance, tmp_path, base):
+def test_refuse_mode_returns_501_after_the_guard(instance, tmp_path, base):
     refuse = {"PULP_CONTENT_STAR_LEGACY_PLUGINS": "refuse"}
     with serving(instance, **installed(tmp_path, **refuse)) as server:
-        assert served(server)["bridged"] == "refused"
+        assert modes_of(server)["bridged"] == "refused"
         for method in ("GET", "POST", "OPTIONS"):
             url = f"{server.url}/pulp/bridged/hello/x"
             refused = httpx.request(method, url, trust_env=False)
@@ -190,12 +190,12 @@ def test_nothing_of_a_refused_plugin_is_served(instance, tmp_path, base):
         url = f"{server.content_url}bridged-api/x"
         assert httpx.get(url, trust_env=False).status_code == 501
         url = f"{server.content_url}{base}/json"
-        assert httpx.get(url, trust_env=False).status_code == 403, "the guard comes first"
+        assert httpx.get(url, trust_env=False).status_code == 403, "by the guard"
         assert httpx.get(url, headers=KEY, trust_env=False).status_code == 501
-        assert list(tmp_path.iterdir()) == [], "nor started"
+        assert list(tmp_path.iterdir()) == [], "the plugin is not started"
 
 
-def test_a_server_to_pass_requests_on_to_that_is_none_stops_the_start(instance, tmp_path):
+def test_start_fails_with_an_invalid_legacy_url(instance, tmp_path):
     url = "http://admin:hunter2@127.0.0.1/pulp/content/"
     chosen = {"PULP_CONTENT_STAR_LEGACY_PLUGINS": "proxy", "PULP_CONTENT_STAR_LEGACY_URL": url}
     command = ["uvicorn", "pulpcore.routing:application", "--port", "0"]

@@ -1,4 +1,4 @@
-"""The same requests to upstream's content app and to ours."""
+"""Parity: the same requests to upstream's content app and to ours, with equal responses."""
 
 from dataclasses import dataclass, field
 
@@ -8,10 +8,10 @@ import pytest
 from tests.parity.differences import DIFFERENCES, DOCUMENT, Difference, document
 from tests.support.listing_parser import parse_listing
 
-# Said of the exchange, not of the content.
+# Headers of the connection or the single request.
 IGNORED = {"date", "server", "correlation-id", "connection"}
 
-# On every answer of a distribution; see `FURTHER` and `tests/functional/test_cdn_headers.py`.
+# On every response of a distribution; see `FURTHER` and `tests/functional/test_cdn_headers.py`.
 IGNORED |= {"surrogate-key", "cache-tag"}
 
 # On every file; see `FURTHER` and `tests/functional/test_compression_and_cors.py`.
@@ -20,9 +20,9 @@ IGNORED |= {"repr-digest"}
 
 @dataclass(frozen=True)
 class Row:
-    """A request, and the differences between its answers, separated by semicolons.
+    """A request, and the accepted differences between its responses, separated by semicolons.
 
-    `{names}` are filled in from `places`.
+    `{names}` are filled in from `values`.
     """
 
     path: str
@@ -30,7 +30,7 @@ class Row:
     headers: dict[str, str] = field(default_factory=dict)
     method: str = "GET"
 
-    def excuses(self) -> list[str]:
+    def accepted_differences(self) -> list[str]:
         return [name for name in self.differences.split("; ") if name]
 
     def __str__(self) -> str:
@@ -229,62 +229,62 @@ DOMAIN_ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_parity(instance, upstream, places, row):
-    compare(instance.content_url, upstream, places, row)
+def test_parity(instance, upstream, values, row):
+    compare(instance.content_url, upstream, values, row)
 
 
 @pytest.mark.parametrize("row", DOMAIN_ROWS, ids=str)
-def test_parity_with_domains(domain_instance, domain_upstream, domain_places, row):
-    compare(domain_instance, domain_upstream, domain_places, row)
+def test_parity_with_domains(domain_instance, domain_upstream, domain_values, row):
+    compare(domain_instance, domain_upstream, domain_values, row)
 
 
-def compare(our_root: str, their_root: str, places: dict[str, str], row: Row) -> None:
-    """Send one request to both, and fail on any difference that is not meant."""
-    ours = ask(our_root, row, places)
-    theirs = ask(their_root, row, places)
-    judge(row, facets(theirs, ours), theirs, ours)
+def compare(our_root: str, their_root: str, values: dict[str, str], row: Row) -> None:
+    """Send a request to both servers, and fail on differences that are not accepted."""
+    ours = ask(our_root, row, values)
+    theirs = ask(their_root, row, values)
+    check_differences(row, differing_facets(theirs, ours), theirs, ours)
 
 
-def judge(
+def check_differences(
     row: Row,
     found: set[str],
     theirs: httpx.Response,
     ours: httpx.Response,
     differences: dict[str, Difference] = DIFFERENCES,
 ) -> None:
-    """Fail if what was `found` to differ is not what the row's differences accept."""
-    accepted = {name: differences[name].facets for name in row.excuses()}
-    excused = set().union(*accepted.values())
-    # With another status, all the rest is another answer.
-    unexpected = set() if "status" in excused & found else found - excused
-    assert not unexpected, explain(unexpected, theirs, ours)
+    """Fail on `found` facets that the row does not accept, and on accepted ones not found."""
+    accepted = {name: differences[name].facets for name in row.accepted_differences()}
+    accepted_facets = set().union(*accepted.values())
+    # With different statuses, the other facets need not be equal.
+    unexpected = set() if "status" in accepted_facets & found else found - accepted_facets
+    assert not unexpected, describe(unexpected, theirs, ours)
     unused = [name for name, facet in accepted.items() if not facet & found]
-    assert not unused, f"not different any more: {unused}"
+    assert not unused, f"no longer different: {unused}"
 
 
-def test_every_difference_is_seen():
-    from tests.parity.test_bridge import ROWS as BRIDGED
-    from tests.parity.test_cache_header import ROWS as IN_CACHE
+def test_parity_shows_every_documented_difference():
+    from tests.parity.test_bridge import ROWS as BRIDGE
+    from tests.parity.test_cache_header import ROWS as CACHE_HEADER
     from tests.parity.test_pull_through import PLAIN
-    from tests.parity.test_pull_through import ROWS as PULLED
-    from tests.parity.test_storage import ROWS as STORED
+    from tests.parity.test_pull_through import ROWS as PULL_THROUGH
+    from tests.parity.test_storage import ROWS as STORAGE
 
-    rows = ROWS + STORED + BRIDGED + PULLED + IN_CACHE + [PLAIN]
-    assert {name for row in rows for name in row.excuses()} == set(DIFFERENCES)
+    rows = ROWS + STORAGE + BRIDGE + PULL_THROUGH + CACHE_HEADER + [PLAIN]
+    assert {name for row in rows for name in row.accepted_differences()} == set(DIFFERENCES)
 
 
-def test_the_documentation_lists_the_differences():
+def test_differences_document_is_up_to_date():
     assert DOCUMENT.read_text() == document(), "run: python -m tests.parity.differences"
 
 
-def ask(root: str, row: Row, places: dict[str, str]) -> httpx.Response:
-    headers = {name: value.format(**places) for name, value in row.headers.items()}
-    url = root + row.path.format(**places)
+def ask(root: str, row: Row, values: dict[str, str]) -> httpx.Response:
+    headers = {name: value.format(**values) for name, value in row.headers.items()}
+    url = root + row.path.format(**values)
     return httpx.request(row.method, url, headers=headers, trust_env=False, timeout=30)
 
 
-def facets(theirs: httpx.Response, ours: httpx.Response) -> set[str]:
-    """Name what differs between two responses."""
+def differing_facets(theirs: httpx.Response, ours: httpx.Response) -> set[str]:
+    """Return the names of the facets in which two responses differ: headers, status, body."""
     different = {
         name
         for name in {*theirs.headers, *ours.headers} - IGNORED
@@ -299,7 +299,7 @@ def facets(theirs: httpx.Response, ours: httpx.Response) -> set[str]:
     return different
 
 
-def explain(names: set[str], theirs: httpx.Response, ours: httpx.Response) -> str:
+def describe(names: set[str], theirs: httpx.Response, ours: httpx.Response) -> str:
     lines = [f"upstream {theirs.status_code}, ours {ours.status_code}"]
     for name in sorted(names):
         if name in ("body", "listing"):

@@ -1,4 +1,4 @@
-"""Distributions with a remote, asked through upstream's content app and through ours."""
+"""Parity of pull-through: distributions with a remote on both content apps."""
 
 import sys
 from collections.abc import Iterator
@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity.test_parity import FILE, Row, ask, compare, facets, judge
+from tests.parity.test_parity import (
+    FILE,
+    Row,
+    ask,
+    check_differences,
+    compare,
+    differing_facets,
+)
 from tests.support import remote_server
 from tests.support.instance import wait_until
 from tests.support.orm import Orm
@@ -15,37 +22,37 @@ from tests.support.server import free_port, serving, serving_theirs
 
 PLUGIN = {"PYTHONPATH": str(Path(__file__).parents[2])}
 
-PULLED = "pulled through; security headers"
+PULL_THROUGH = "pulled through; security headers"
 ROWS = [
-    Row("{streamed}/a.bin", PULLED),
-    Row("{streamed}/a.bin", PULLED, method="HEAD"),
-    Row("{streamed}/a.bin", PULLED, {"Range": "bytes=2-4"}),
+    Row("{streamed}/a.bin", PULL_THROUGH),
+    Row("{streamed}/a.bin", PULL_THROUGH, method="HEAD"),
+    Row("{streamed}/a.bin", PULL_THROUGH, {"Range": "bytes=2-4"}),
     Row(
         "{streamed}/a.bin",
         "416; 416 of what is pulled through",
         {"Range": "bytes=x"},
     ),
-    Row("{streamed}/a.bin", PULLED, {"If-None-Match": '"x"'}),
-    Row("{streamed}/index.html", PULLED),
-    Row("{streamed}/index.html", PULLED, method="HEAD"),
-    Row("{streamed}/simple/", PULLED),
-    Row("{streamed}/", PULLED),
-    Row("{streamed}/chunked.html", PULLED),
+    Row("{streamed}/a.bin", PULL_THROUGH, {"If-None-Match": '"x"'}),
+    Row("{streamed}/index.html", PULL_THROUGH),
+    Row("{streamed}/index.html", PULL_THROUGH, method="HEAD"),
+    Row("{streamed}/simple/", PULL_THROUGH),
+    Row("{streamed}/", PULL_THROUGH),
+    Row("{streamed}/chunked.html", PULL_THROUGH),
     Row("{streamed}", "redirect body"),
-    Row("{streamed}/encoded.bin", PULLED),
+    Row("{streamed}/encoded.bin", PULL_THROUGH),
     Row("{streamed}/nope", "error text"),
     Row("{streamed}/nope.html", "error text", method="HEAD"),
     Row("{streamed}/401.html", "error text"),
     Row("{streamed}/403.html", "error text"),
     Row("{streamed}/500.html", "error text"),
     Row("{streamed}/429.bin", "error text"),
-    Row("{nowhere}/a.bin", "remotes that cannot be reached"),
+    Row("{unreachable}/a.bin", "remotes that cannot be reached"),
     Row("{mixed}/a.txt", FILE),
     Row("{mixed}/", "listing page"),
-    Row("{mixed}/index.xml", PULLED),
+    Row("{mixed}/index.xml", PULL_THROUGH),
 ]
 
-# With pulp_file as it is.
+# Without pull-through in pulp_file.
 PLAIN = Row("{saving}/index.html", "plugins without pull-through")
 
 
@@ -64,7 +71,7 @@ def ours(instance) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def places(instance) -> Iterator[dict[str, str]]:
+def values(instance) -> Iterator[dict[str, str]]:
     from pulp_file.app.models import FileRemote
 
     orm = Orm()
@@ -87,7 +94,7 @@ def places(instance) -> Iterator[dict[str, str]]:
         version = orm.version({"a.txt": b"0123456789"})
         yield {
             "streamed": orm.distribution(from_publication=False, remote=streams),
-            "nowhere": orm.distribution(
+            "unreachable": orm.distribution(
                 remote=remote(f"http://127.0.0.1:{free_port()}/", "streamed")
             ),
             "saving": orm.distribution(remote=remote(server.url, "on_demand")),
@@ -99,30 +106,32 @@ def places(instance) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_parity(ours, theirs, places, row):
-    compare(ours, theirs, places, row)
+def test_pull_through_parity(ours, theirs, values, row):
+    compare(ours, theirs, values, row)
 
 
-def test_parity_of_what_is_saved(ours, theirs, places):
-    """What the one has saved, the other serves; both answer the first request alike.
+def test_pull_through_parity_of_saved_files(ours, theirs, values):
+    """A file saved by one server is served by the other; the first responses are equal.
 
-    The names are of one length, which the plugin sends as a header.
+    The names have the same length, which the plugin sends as a header.
     """
     from pulpcore.app.models import ContentArtifact
 
-    row = Row("{saving}/{name}", PULLED)
+    row = Row("{saving}/{name}", PULL_THROUGH)
     answers = {
-        name: ask(root, row, {**places, "name": f"{name}.bin"})
+        name: ask(root, row, {**values, "name": f"{name}.bin"})
         for name, root in (("ours", ours), ("them", theirs))
     }
-    judge(row, facets(answers["them"], answers["ours"]), answers["them"], answers["ours"])
+    check_differences(
+        row, differing_facets(answers["them"], answers["ours"]), answers["them"], answers["ours"]
+    )
     for name in answers:
         saved = ContentArtifact.objects.filter(
             relative_path=f"{name}.bin", artifact__isnull=False, remoteartifact__isnull=False
         )
         wait_until(saved.exists)
-        compare(ours, theirs, {**places, "name": f"{name}.bin"}, Row("{saving}/{name}", FILE))
+        compare(ours, theirs, {**values, "name": f"{name}.bin"}, Row("{saving}/{name}", FILE))
 
 
-def test_parity_without_pull_through_in_the_plugin(instance, upstream, places):
-    compare(instance.content_url, upstream, places, PLAIN)
+def test_pull_through_parity_without_support_in_the_plugin(instance, upstream, values):
+    compare(instance.content_url, upstream, values, PLAIN)

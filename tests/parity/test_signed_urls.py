@@ -1,4 +1,4 @@
-"""Signed URLs on both content apps: what was signed opens, in whatever form it arrives."""
+"""Parity of signed URLs of redirect guards: encodings, queries, proxies, hosts and expiry."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -21,7 +21,7 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def signed(instance) -> Iterator[Any]:
-    """A redirect guard, whose `base` is the base path of what it guards."""
+    """A redirect guard, whose `base` is the base path of the guarded distribution."""
     from pulpcore.app.models import ContentRedirectContentGuard
 
     orm, pulp = Orm(), instance.pulp()
@@ -42,7 +42,7 @@ def root(request, instance) -> str:
 
 
 def sign(guard, name: str, query: str = "") -> str:
-    """Return the path and query, below the prefix, of a signed URL."""
+    """Return path and query of a signed URL, below the content prefix."""
     url = guard.preauthenticate_url(f"https://cdn.example/pulp/content/{guard.base}/{name}{query}")
     return url.removeprefix("https://cdn.example/pulp/content/")
 
@@ -52,7 +52,7 @@ def get(url: str, **headers: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_are_signed_however_they_are_encoded(root, signed, name):
+def test_signed_url_is_valid_in_all_encodings_of_the_name(root, signed, name):
     encoded = sign(signed, quote(name))
     assert get(root + encoded).content == name.encode()
     lower = quote(name).replace("%C3", "%c3")
@@ -82,14 +82,14 @@ def test_names_are_signed_however_they_are_encoded(root, signed, name):
         ("", 403),
     ],
 )
-def test_the_query_has_to_be_as_it_was_signed(root, signed, query, status):
+def test_signed_url_with_a_changed_query_returns_403(root, signed, query, status):
     path, _, sent = sign(signed, "plain.txt", "?a=1&b=2").partition("?")
     _, _, expires, token = sent.split("&")
     url = root + path + "?" + query.format(expires=expires, token=token)
     assert get(url).status_code == status
 
 
-def test_a_proxy_may_have_changed_origin_and_scheme(root, signed):
+def test_signed_url_is_valid_behind_a_proxy_with_another_origin(root, signed):
     url = root + sign(signed, "plain.txt")
     forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "pulp.example"}
     assert get(url, **forwarded).is_success
@@ -98,7 +98,7 @@ def test_a_proxy_may_have_changed_origin_and_scheme(root, signed):
     assert get(url, Host="[2001:db8::1]:80").is_success
 
 
-def test_signatures_expire(root, signed, monkeypatch):
+def test_signed_url_expires(root, signed, monkeypatch):
     monkeypatch.setattr(type(signed), "EXPIRETIME", timedelta(seconds=-5))
     response = get(root + sign(signed, "plain.txt"))
     assert response.status_code == 403
@@ -106,7 +106,7 @@ def test_signatures_expire(root, signed, monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["{path}?{expires}&validate_token=", "{path}?{query}#", "{path}#"])
-def test_a_host_with_a_path_in_it_opens_nothing_else(instance, signed, host):
+def test_signed_url_with_a_path_in_the_host_returns_400(instance, signed, host):
     path, _, query = sign(signed, "plain.txt").partition("?")
     host = "x/pulp/content/" + host.format(
         path=path, query=query, expires=query.split("&validate_token")[0]
@@ -118,6 +118,6 @@ def test_a_host_with_a_path_in_it_opens_nothing_else(instance, signed, host):
 
 
 @pytest.mark.parametrize("host", ["[", "a b", "a:b:c", "x:999999", "user@h", "é", "h\\x", "h?x"])
-def test_hosts_that_are_none_are_the_clients_mistake(instance, signed, host):
+def test_signed_url_with_an_invalid_host_returns_400(instance, signed, host):
     url = instance.content_url + sign(signed, "plain.txt")
     assert get(url, Host=host.encode()).status_code == 400

@@ -1,4 +1,4 @@
-"""The same requests to upstream's content app and to ours, for artifacts in S3."""
+"""Parity of artifacts in S3: redirects to the store, and responses streamed from it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from tests.parity.test_parity import Row, ask, facets, judge
+from tests.parity.test_parity import Row, ask, check_differences, differing_facets
 from tests.support.orm import Site
 from tests.support.server import Server, serving_theirs
 from tests.support.stores import Store
@@ -28,7 +28,7 @@ REDIRECTS = [
     Row("a.txt", "If-Match in object storage", {"If-Match": '"other"'}),
     Row("a.txt", REDIRECT, {"Range": "bytes=0-1"}),
 ]
-PROXIED = [
+STREAMED = [
     Row("a.txt", SAFE),
     Row("a.txt", SAFE, method="HEAD"),
     Row("dir/b c.tar.gz", SAFE),
@@ -42,14 +42,14 @@ PROXIED = [
     Row("a.txt", "If-Range", {"Range": "bytes=0-1", "If-Range": '"other"'}),
     Row("a.txt", "HEAD and Range", {"Range": "bytes=0-1"}, method="HEAD"),
 ]
-ROWS = REDIRECTS + PROXIED
+ROWS = REDIRECTS + STREAMED
 
 pytestmark = pytest.mark.parametrize("store", ["s3"], indirect=True)
 
 
 @pytest.fixture(scope="module")
 def upstream_domains(instance, with_domains: dict[str, str]) -> Iterator[str]:
-    """The root of upstream's content app, with domains."""
+    """The content root of upstream's content app with domains."""
     with serving_theirs(instance, **with_domains) as server:
         yield server.content_url
 
@@ -62,7 +62,9 @@ def site(instance, store: Store) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("row", REDIRECTS, ids=str)
-def test_redirects(domains: Server, upstream_domains: str, site: Site, row: Row):
+def test_redirect_to_object_store_parity(
+    domains: Server, upstream_domains: str, site: Site, row: Row
+):
     site.set(redirect_to_object_storage=True)
     theirs, ours = both(domains, upstream_domains, site, row)
     check(row, theirs, ours)
@@ -72,8 +74,8 @@ def test_redirects(domains: Server, upstream_domains: str, site: Site, row: Row)
         }
 
 
-@pytest.mark.parametrize("row", PROXIED, ids=str)
-def test_proxied(domains: Server, upstream_domains: str, site: Site, row: Row):
+@pytest.mark.parametrize("row", STREAMED, ids=str)
+def test_object_store_stream_parity(domains: Server, upstream_domains: str, site: Site, row: Row):
     site.set(redirect_to_object_storage=False)
     check(row, *both(domains, upstream_domains, site, row))
 
@@ -87,14 +89,14 @@ def both(
 
 
 def check(row: Row, theirs: httpx.Response, ours: httpx.Response) -> None:
-    found = facets(theirs, ours)
-    # Compared by `signed`: the signature depends on the second.
+    found = differing_facets(theirs, ours)
+    # The signature depends on the time; `signed` compares the other parts.
     found -= {"location"} if "location" in theirs.headers and "location" in ours.headers else set()
-    judge(row, found, theirs, ours)
+    check_differences(row, found, theirs, ours)
 
 
 def signed(redirect: httpx.Response) -> dict[str, list[str]]:
-    """What a signed URL says, but for when it was signed."""
+    """Return the parts of a signed URL, except the time and the signature."""
     url = urlsplit(redirect.headers["location"])
     query = {
         name: values

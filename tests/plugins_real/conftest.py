@@ -1,4 +1,4 @@
-"""A Pulp with all plugins, on Debian's PostgreSQL, and upstream's content app beside it."""
+"""A Pulp with all plugins on Debian's PostgreSQL, and upstream's content app beside it."""
 
 import sys
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ PUBLIC_KEY_PATH = {public!r}
 PRIVATE_KEY_PATH = {private!r}
 APT_BY_HASH = True
 """
-"""Plugins make links to themselves of these, and pulp_container signs its tokens."""
+"""Origins and paths for the links of plugins, and the keys of pulp_container's tokens."""
 
 
 UVICORN = Path(sys.executable).with_name("uvicorn")
@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def postgres_with_icu() -> Path:
-    """The programs of the newest PostgreSQL of Debian's, which pulp_ansible's migrations need."""
+    """Return the programs of Debian's newest PostgreSQL: pulp_ansible's migrations need ICU."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not found:
         pytest.exit("pulp_ansible needs a PostgreSQL with ICU: apt-get install postgresql", 2)
@@ -57,7 +57,7 @@ def postgres_with_icu() -> Path:
 
 @pytest.fixture(scope="session")
 def instance(pytestconfig: pytest.Config) -> Iterator[Instance]:
-    """A Pulp for the whole session, in place of the one without plugins."""
+    """The Pulp of the session with all plugins, instead of the one without."""
     public, private = STATE.home / "token.pub", STATE.home / "token.key"
     keys(public, private)
     with STATE.settings.open("a") as file:
@@ -65,7 +65,7 @@ def instance(pytestconfig: pytest.Config) -> Iterator[Instance]:
     pulp = Instance(STATE.home, ("--port", "0", "--postgres", str(postgres_with_icu())))
     try:
         connect(pulp.start().address)
-        pytestconfig.pluginmanager.get_plugin("table").learn(pulp.content_url)
+        pytestconfig.pluginmanager.get_plugin("table").load_reports(pulp.content_url)
         yield pulp
         disconnect()
         assert pulp.stop() == 0, pulp.said()
@@ -97,7 +97,7 @@ def upstream(instance: Instance) -> Iterator[str]:
 
 
 def ours(instance: Instance, **environ: str) -> AbstractContextManager[Server]:
-    """Run another process of ours, to which the links that plugins make lead."""
+    """Run another server of ours, with itself as the origin of the links of plugins."""
     url = f"http://127.0.0.1:{free_port()}"
     command = ["uvicorn", "pulpcore.routing:application", "--port", url.rpartition(":")[2]]
     return running(instance, command, url, PULP_CONTENT_ORIGIN=url, **environ)
@@ -105,28 +105,28 @@ def ours(instance: Instance, **environ: str) -> AbstractContextManager[Server]:
 
 @pytest.fixture(scope="session")
 def redirecting(instance: Instance) -> Iterator[Server]:
-    """One that leaves redirects of the API's to the client."""
+    """A server without internal redirects of the API."""
     with ours(instance, PULP_CONTENT_STAR_INTERNAL_REDIRECT="false") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def passing_on(instance: Instance, upstream: str) -> Iterator[Server]:
-    """One that passes on to `upstream` what is written for aiohttp."""
+def proxying(instance: Instance, upstream: str) -> Iterator[Server]:
+    """A server that proxies legacy plugins to `upstream`."""
     with ours(instance, **serving_mode("proxy", upstream)) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def refusing(instance: Instance) -> Iterator[Server]:
-    """One that refuses what is written for aiohttp."""
+    """A server that refuses legacy plugins."""
     with ours(instance, **serving_mode("refuse")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def elsewhere(instance: Instance) -> Iterator[Server]:
-    """One that was started in a directory that nobody can write to."""
+def unwritable(instance: Instance) -> Iterator[Server]:
+    """A server that was started in an unwritable directory."""
     url = f"http://127.0.0.1:{free_port()}"
     start = (
         f"import os, sys; os.chdir('/proc'); os.execv({str(UVICORN)!r}, ['uvicorn', *sys.argv[1:]])"
@@ -138,20 +138,20 @@ def elsewhere(instance: Instance) -> Iterator[Server]:
 
 
 @pytest.fixture
-def servers(instance: Instance, upstream: str, elsewhere: Server) -> list[str]:
-    """The origins of upstream's content app and of all processes that fetch by themselves."""
-    return [upstream, instance.url, elsewhere.url]
+def servers(instance: Instance, upstream: str, unwritable: Server) -> list[str]:
+    """The origins of upstream's content app and of all servers that fetch from remotes."""
+    return [upstream, instance.url, unwritable.url]
 
 
-@pytest.fixture(params=["instance", "redirecting", "passing_on"])
+@pytest.fixture(params=["instance", "redirecting", "proxying"])
 def origin(request: pytest.FixtureRequest) -> str:
-    """Where each process is that serves a client to the end, without a slash at the end."""
+    """The origin of each server that clients use, without a slash at the end."""
     return str(request.getfixturevalue(request.param).url)
 
 
 @pytest.fixture(scope="module")
 def api(instance: Instance) -> Iterator[Pulp]:
-    """The REST API; what a module creates with it goes when its tests have ended."""
+    """The REST API; objects created by a module are deleted after its tests."""
     client = instance.pulp()
     yield client
     client.cleanup()
@@ -159,7 +159,7 @@ def api(instance: Instance) -> Iterator[Pulp]:
 
 @pytest.fixture
 def far() -> Iterator[Upstream]:
-    """A server that remotes point at."""
+    """An HTTP server for remotes to point at."""
     with serving_upstream() as server:
         yield server
 

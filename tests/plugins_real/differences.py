@@ -1,4 +1,4 @@
-"""Where what plugins answer is sent in another way than by `pulpcore-content`, and why."""
+"""Differences from `pulpcore-content` in responses made by plugins, and their reasons."""
 
 from tests.parity.differences import Difference
 from tests.parity.test_parity import FILE

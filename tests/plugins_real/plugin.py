@@ -1,4 +1,4 @@
-"""What each module of tests says about its plugin, and the clients that they run."""
+"""The description of a plugin in its module of tests, and helpers to run its client."""
 
 import json
 import os
@@ -16,57 +16,59 @@ from aiohttp import web
 
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 from tests.parity.differences import DIFFERENCES
-from tests.parity.test_parity import Row, ask, explain, facets, judge
+from tests.parity.test_parity import Row, ask, check_differences, describe, differing_facets
 from tests.plugins_real.differences import OF_PLUGINS
 from tests.support.instance import wait_until
 from tests.support.pulp import Pulp, unique
 from tests.support.remote_server import Behaviour, Upstream
 
 ADDED = {*SECURITY_HEADERS, "cache-control"}
-"""Headers that every answer of a distribution's has, also of one that is served elsewhere."""
+"""Headers that are added to every response of a distribution, also to proxied ones."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin, for the table in docs/plugins.md; a module of tests has one, as `PLUGIN`."""
+    """A plugin in the table of docs/plugins.md; each module of tests has one as `PLUGIN`."""
 
     name: str
-    """As PyPI knows it."""
+    """The name on PyPI."""
 
     client: str
-    """The client, and what it did."""
+    """The client, and the tested actions."""
 
     note: str = ""
-    """What is worth knowing beside the result, with no full stop."""
+    """A remark beside the result, without a full stop."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """Content that a module has made, to be asked for through both servers."""
+    """Content of a module, to be requested from both servers."""
 
     base_path: str
-    places: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
     """What `{names}` in the module's table of requests stand for, besides `{base}`."""
 
-    def passed_on(self, there: str, here: str, *rows: Row) -> None:
-        """Send requests to a server and to one that passes them on to it: they are alike."""
-        places = {"base": self.base_path, **self.places}
+    def compare_proxied(self, there: str, here: str, *rows: Row) -> None:
+        """Check that a server and one that proxies to it send the same responses."""
+        values = {"base": self.base_path, **self.values}
         for row in rows:
-            theirs, ours = ask(there, row, places), ask(here, row, places)
-            different = facets(theirs, ours) - (ADDED - theirs.headers.keys())
-            assert not different, f"{row}: {explain(different, theirs, ours)}"
+            theirs, ours = ask(there, row, values), ask(here, row, values)
+            different = differing_facets(theirs, ours) - (ADDED - theirs.headers.keys())
+            assert not different, f"{row}: {describe(different, theirs, ours)}"
 
     def compare(self, instance: Any, upstream: str, row: Row) -> None:
-        """Send one request, whose path starts at the root of the host, to both; see `judge`."""
-        places = {"base": self.base_path, **self.places}
-        theirs, ours = ask(upstream, row, places), ask(instance.url, row, places)
-        judge(row, facets(theirs, ours), theirs, ours, {**DIFFERENCES, **OF_PLUGINS})
+        """Compare the responses to a request, whose path starts at the root, of both servers."""
+        values = {"base": self.base_path, **self.values}
+        theirs, ours = ask(upstream, row, values), ask(instance.url, row, values)
+        check_differences(
+            row, differing_facets(theirs, ours), theirs, ours, {**DIFFERENCES, **OF_PLUGINS}
+        )
 
 
 def run(
     command: list[str | Path], home: Path, check: bool = True, **environ: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a client to its end, with a home of its own and nothing of the tests' environment."""
+    """Run a client with its own home and without the tests' environment, and return its result."""
     completed = subprocess.run(
         [str(part) for part in command],
         cwd=home,
@@ -82,7 +84,7 @@ def run(
 
 
 def upload(pulp: Pulp, endpoint: str, file: Path, **fields: str) -> dict[str, Any]:
-    """Upload a file as content of a plugin, and return the task that made it."""
+    """Upload a file as content of a plugin, and return the task that created it."""
     with file.open("rb") as stream:
         response = pulp.http.post(
             f"{pulp.root}content/{endpoint}", data=fields, files={"file": (file.name, stream)}
@@ -90,27 +92,27 @@ def upload(pulp: Pulp, endpoint: str, file: Path, **fields: str) -> dict[str, An
     return pulp.task(response)
 
 
-def pulling(pulp: Pulp, kind: str, remote: str, url: str, **fields: Any) -> str:
-    """Make a distribution that asks a remote for what it lacks, and return its base path.
+def distribute_remote(pulp: Pulp, kind: str, remote: str, url: str, **fields: Any) -> str:
+    """Create a distribution with pull-through from a remote, and return its base path.
 
-    `kind` is the distribution's in the REST API, `remote` the remote's.
+    `kind` and `remote` are the endpoints of the distribution and the remote in the REST API.
     """
     made = pulp.create(f"remotes/{remote}/", name=unique("far"), url=url)["pulp_href"]
-    named = {"name": unique("pulling"), "base_path": unique("pulling")}
+    named = {"name": unique("pull-through"), "base_path": unique("pull-through")}
     return pulp.create(f"distributions/{kind}/", remote=made, **named, **fields)["base_path"]
 
 
 Package = Callable[[str], Mapping[str, bytes]]
-"""The files that a remote has of a package with some name, by path."""
+"""Returns the files of a package on a remote, by path, for the package's name."""
 
 
-def pulled_alike(
+def check_pull_through(
     servers: Sequence[str], pulp: Pulp, far: Upstream, kind: str, files: Package, entry: int
 ) -> None:
-    """Check that Pulp has the same of a remote's package, whichever of `servers` was asked for it.
+    """Check that pull-through saves the same content, whichever of `servers` gets the request.
 
-    Each is asked for the files of a package of its own, twice, and has to send them both times.
-    `entry` of them are content by then. `kind` is the distribution's in the REST API.
+    Each server is requested twice for the files of a package of its own, and has to send them both
+    times; then `entry` of them are content. `kind` is the distribution's endpoint in the REST API.
     """
     found = []
     for number, origin in enumerate(servers):
@@ -119,30 +121,30 @@ def pulled_alike(
         plugin = kind.partition("/")[0]
         repository = pulp.create(f"repositories/{plugin}/{plugin}/", name=unique("gains"))
         href = repository["pulp_href"]
-        base_path = pulling(pulp, kind, f"{plugin}/{plugin}", far.url, repository=href)
+        base_path = distribute_remote(pulp, kind, f"{plugin}/{plugin}", far.url, repository=href)
         for _ in range(2):
             for path, data in far.files.items():
                 response = get(f"{origin}/pulp/content/{base_path}/{path}")
                 assert (response.status_code, response.content) == (200, data), path
             assert get(f"{origin}/pulp/content/{base_path}/nope").status_code == 404
-            wait_until(partial(is_kept, base_path, entry))
-        rows = kept_of(base_path)
+            wait_until(partial(is_saved, base_path, entry))
+        rows = content_of_remote(base_path)
         found.append({tuple(str(each).replace(name, "") for each in row) for row in rows})
     assert all(each == found[0] for each in found)
 
 
-def is_kept(base_path: str, count: int) -> bool:
-    """Whether so many files of a distribution's remote are content, and no task goes on."""
+def is_saved(base_path: str, count: int) -> bool:
+    """Return whether `count` files of the remote are content, and no task is running."""
     from pulpcore.app.models import Task
     from pulpcore.constants import TASK_FINAL_STATES
 
-    under_way = Task.objects.exclude(state__in=TASK_FINAL_STATES)
-    return len(kept_of(base_path)) == count and not under_way.exists()
+    running = Task.objects.exclude(state__in=TASK_FINAL_STATES)
+    return len(content_of_remote(base_path)) == count and not running.exists()
 
 
-def kept_of(base_path: str) -> set[tuple[object, ...]]:
-    """Of each file that Pulp knows a distribution's remote to have: type of the content, path, URL,
-    and whether it is saved and in the repository."""
+def content_of_remote(base_path: str) -> set[tuple[object, ...]]:
+    """Return of each remote artifact of the remote: content type, path, URL, and whether it is
+    saved and in the repository."""
     from pulpcore.app.models import Distribution, RemoteArtifact
 
     distribution = Distribution.objects.get(base_path=base_path)
@@ -160,14 +162,14 @@ def kept_of(base_path: str) -> set[tuple[object, ...]]:
     }
 
 
-def asked_by_pulp_alone(far: Upstream) -> bool:
-    """Whether nobody else has asked the remote: the client asked for all of Pulp."""
+def only_pulp_requested(far: Upstream) -> bool:
+    """Return whether all requests to the remote came from Pulp, and none from the client."""
     agents = {request.headers.get("User-Agent", "") for request in far.seen}
     return bool(agents) and all(agent.startswith("pulpcore/") for agent in agents)
 
 
-def typed(content_type: str) -> Behaviour:
-    """Have a remote tell the type of what it sends."""
+def with_content_type(content_type: str) -> Behaviour:
+    """Return a behaviour of the remote server that sends a Content-Type."""
 
     async def respond(request: web.Request, data: bytes) -> web.StreamResponse:
         return web.Response(body=data, content_type=content_type)
@@ -176,12 +178,12 @@ def typed(content_type: str) -> Behaviour:
 
 
 def get(url: str, **arguments: Any) -> httpx.Response:
-    """GET without the environment's proxies; redirects are followed, as clients do."""
+    """GET without the environment's proxies, and follow redirects."""
     return httpx.get(url, trust_env=False, timeout=30, follow_redirects=True, **arguments)
 
 
-def served_in_place(path: str, here: httpx.Client, there: httpx.Client) -> bytes:
-    """Check that `here` serves the content that `there` redirects to, and return it."""
+def check_internal_redirect(path: str, here: httpx.Client, there: httpx.Client) -> bytes:
+    """Check that `here` sends the content that `there` redirects to, and return it."""
     redirect = there.get(path)
     assert redirect.status_code == 302, redirect.text
     assert there.head(path).status_code == 302
@@ -200,30 +202,30 @@ def served_in_place(path: str, here: httpx.Client, there: httpx.Client) -> bytes
     return whole.content
 
 
-def asking(origin: str, **arguments: Any) -> httpx.Client:
-    """A client that follows no redirects."""
+def client_of(origin: str, **arguments: Any) -> httpx.Client:
+    """Return a client of a server that follows no redirects."""
     return httpx.Client(base_url=origin, trust_env=False, timeout=30, **arguments)
 
 
 def serving_mode(chosen: str, legacy_url: str = "") -> dict[str, str]:
-    """The environment in which what is written for aiohttp is passed on to a server, or refused."""
+    """Return the environment in which legacy plugins are proxied to a server, or refused."""
     url = {"PULP_CONTENT_STAR_LEGACY_URL": legacy_url} if legacy_url else {}
     return {"PULP_CONTENT_STAR_LEGACY_PLUGINS": chosen, **url}
 
 
 def reported(instance: Any, server: Any, environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """How each plugin is served and why, by what the command says and the server alike."""
+    """Return how each plugin is served and why, after comparing the command and the server."""
     command = ["pulpcore-manager", "content-star-plugins", "--json"]
-    said = json.loads(instance.run(command, **environ).stdout)
-    told = get(f"{server.content_url}readyz", headers={"Accept": "application/json"}).json()
+    printed = json.loads(instance.run(command, **environ).stdout)
+    status = get(f"{server.content_url}readyz", headers={"Accept": "application/json"}).json()
     by_command, by_server = (
         {each["package"]: (each["served"], each["why"]) for each in plugins}
-        for plugins in (said, told["plugins"])
+        for plugins in (printed, status["plugins"])
     )
     assert by_command == by_server
     return by_server
 
 
 def needs(program: str) -> pytest.MarkDecorator:
-    """Skip what runs a program that is not installed."""
+    """Skip tests that need a program that is not installed."""
     return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")

@@ -1,4 +1,4 @@
-"""The table of docs/plugins.md, made of what a complete run of these tests has found."""
+"""The table of docs/plugins.md, generated from the results of a complete run of these tests."""
 
 import importlib
 from collections import Counter
@@ -19,17 +19,17 @@ BEGIN, END = "<!-- made by `make test-plugins` -->", "<!-- end -->"
 
 @dataclass
 class Outcome:
-    """What a run has found about one plugin."""
+    """The results of a run for one plugin."""
 
     plugin: Plugin
     passed: Counter[str] = field(default_factory=Counter)
     """Tests that passed: `parity`, one for each request, and `client`."""
 
     served: str = "not known"
-    """How the running process says that it serves it, and why."""
+    """How the running process reports that it serves the plugin, and why."""
 
     broken: dict[str, str] = field(default_factory=dict)
-    """Tests that fail as is known, and why."""
+    """Tests that are expected to fail, and why."""
 
     def add(self, name: str, report: pytest.TestReport) -> None:
         if report.when != "call":
@@ -51,12 +51,12 @@ class Outcome:
 
 
 class Table:
-    """Gathers the outcomes of a run; registered as a plugin of pytest's."""
+    """Collects the outcomes of a run, as a pytest plugin."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self.incomplete: list[str] = []
-        """Why the table cannot be made of this run."""
+        """The reason why this run cannot generate the table."""
 
     def pytest_collection_modifyitems(self, items: Iterable[pytest.Item]) -> None:
         for item in items:
@@ -66,8 +66,8 @@ class Table:
         missing = {name for name in plugins() if name not in self.outcomes}
         self.incomplete += [f"{name} was not tested" for name in sorted(missing)]
 
-    def learn(self, content_url: str) -> None:
-        """Ask a process how it serves each plugin, as operators do."""
+    def load_reports(self, content_url: str) -> None:
+        """Read from a process how it serves each plugin, as operators do."""
         accept = {"Accept": "application/json"}
         status = httpx.get(f"{content_url}readyz", headers=accept, trust_env=False).json()
         reported = {plugin["package"].replace("_", "-"): plugin for plugin in status["plugins"]}
@@ -87,12 +87,12 @@ class Table:
         self.outcomes[str(name)].add(report.nodeid.rpartition("::")[2], report)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the table; a run that finds another one than was known fails, to be looked at."""
+        """Write the table; a run that changes it fails, so that the change is reviewed."""
         if self.incomplete or session.config.option.collectonly:
             return
         if (new := self.document()) != DOCUMENT.read_text():
             DOCUMENT.write_text(new)
-            self.incomplete.append(f"{DOCUMENT.name} was made anew: look at it, and commit it")
+            self.incomplete.append(f"{DOCUMENT.name} was generated again: review it, and commit it")
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -100,7 +100,7 @@ class Table:
             terminalreporter.write_line(f"the table of plugins: {reason}")
 
     def document(self) -> str:
-        """The page of the documentation with the table of this run in it."""
+        """Return the documentation page with the table of this run."""
         before, _, rest = DOCUMENT.read_text().partition(BEGIN)
         after = rest.partition(END)[2]
         head = "| plugin | version | served | client | result |\n| --- | --- | --- | --- | --- |"
@@ -109,7 +109,7 @@ class Table:
 
 
 def plugins() -> dict[str, Plugin]:
-    """All plugins that have a module of tests, by the names by which PyPI knows them."""
+    """Return all plugins that have a module of tests, by their names on PyPI."""
     modules = sorted(Path(__file__).parent.glob("test_*.py"))
     found = [importlib.import_module(f"tests.plugins_real.{path.stem}") for path in modules]
     return {module.PLUGIN.name: module.PLUGIN for module in found}

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.parity.test_parity import FILE, Row
-from tests.plugins_real.plugin import Content, Plugin, asking, run, served_in_place, upload
+from tests.plugins_real.plugin import (
+    Content,
+    Plugin,
+    check_internal_redirect,
+    client_of,
+    run,
+    upload,
+)
 from tests.support.orm import Orm
 
 PLUGIN = Plugin(
@@ -80,21 +87,21 @@ def galaxy(origin: str, instance, content: Content, home: Path, *arguments: str)
     run([GALAXY, "collection", *arguments, "star.hello"], home, **settings)
 
 
-def test_galaxy_downloads(origin, instance, content, collection, home):
+def test_ansible_galaxy_downloads(origin, instance, content, collection, home):
     galaxy(origin, instance, content, home, "download", "-p", str(home))
     assert (home / collection.name).read_bytes() == collection.read_bytes()
 
 
-def test_galaxy_installs(instance, content, home):
+def test_ansible_galaxy_installs(instance, content, home):
     galaxy(instance.url, instance, content, home, "install", "-p", str(home / "collections"))
     installed = home / "collections/ansible_collections/star/hello/README.md"
     assert installed.read_text() == "# Hello\n"
 
 
-def test_in_place(instance, redirecting, content, collection):
-    """Galaxy's API sends its clients to content."""
+def test_internal_redirect_of_the_galaxy_api(instance, redirecting, content, collection):
+    """The Galaxy API redirects clients to content."""
     path = f"/pulp_ansible/galaxy/{content.base_path}/api/v3/plugin/ansible/content/"
     path += f"{content.base_path}/collections/artifacts/{collection.name}"
     auth = (instance.username, instance.password)
-    here, there = asking(instance.url, auth=auth), asking(redirecting.url, auth=auth)
-    assert served_in_place(path, here, there) == collection.read_bytes()
+    here, there = client_of(instance.url, auth=auth), client_of(redirecting.url, auth=auth)
+    assert check_internal_redirect(path, here, there) == collection.read_bytes()

@@ -18,15 +18,15 @@ from tests.plugins_real.differences import ANSWER
 from tests.plugins_real.plugin import (
     Content,
     Plugin,
-    asked_by_pulp_alone,
-    asking,
+    check_internal_redirect,
+    client_of,
     get,
     needs,
+    only_pulp_requested,
     reported,
     run,
-    served_in_place,
     serving_mode,
-    typed,
+    with_content_type,
 )
 from tests.support.orm import Orm
 
@@ -41,7 +41,7 @@ pytestmark = needs("skopeo")
 
 
 def blob(image: Path, data: bytes, kind: str) -> dict[str, object]:
-    """Put a blob into an OCI image's directory, and return its descriptor."""
+    """Write a blob to the directory of an OCI image, and return its descriptor."""
     digest = hashlib.sha256(data).hexdigest()
     (image / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     (image / "blobs/sha256" / digest).write_bytes(data)
@@ -59,11 +59,11 @@ def layer(name: str, data: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def image(workshop: Path) -> Path:
-    return made(workshop / "image", b"hello")
+    return build_image(workshop / "image", b"hello")
 
 
-def made(image: Path, data: bytes) -> Path:
-    """Make the directory of an OCI image of one layer, which has one file."""
+def build_image(image: Path, data: bytes) -> Path:
+    """Build the directory of an OCI image with one layer of one file."""
     tar = layer("hello.txt", data)
     config = {
         "architecture": "amd64",
@@ -92,7 +92,7 @@ def layer_digest(image: Path) -> str:
 
 @pytest.fixture(scope="module")
 def content(instance, redirecting, api, image: Path, workshop: Path) -> Iterator[Content]:
-    """An image that skopeo has pushed, to a private repository."""
+    """An image pushed by skopeo to a private repository."""
     name = f"star/{Orm.unique()}"
     credentials = f"{instance.username}:{instance.password}"
     copy = ["skopeo", "copy", "--dest-tls-verify=false", "--dest-creds", credentials]
@@ -111,8 +111,8 @@ def content(instance, redirecting, api, image: Path, workshop: Path) -> Iterator
     api.task(api.http.delete(found[0]["pulp_href"]))
 
 
-def test_parallel_pushes_all_succeed(instance, api, image: Path, tmp_path):
-    """Each blob and manifest is an upload or an immediate task."""
+def test_skopeo_pushes_in_parallel(instance, api, image: Path, tmp_path):
+    """Each blob is an upload, and each manifest an immediate task."""
     credentials = f"{instance.username}:{instance.password}"
     copy = ["skopeo", "copy", "--dest-tls-verify=false", "--dest-creds", credentials]
     names = [f"star/{Orm.unique()}" for _ in range(4)]
@@ -131,7 +131,7 @@ def test_parallel_pushes_all_succeed(instance, api, image: Path, tmp_path):
 
 
 def bearer(origin: str, instance, name: str) -> dict[str, str]:
-    """What a process gives a token for: to pull one repository."""
+    """Return the Authorization header with a token to pull one repository."""
     challenge = {"service": host(origin), "scope": f"repository:{name}:pull"}
     auth = (instance.username, instance.password)
     token = get(f"{origin}/token/", params=challenge, auth=auth).json()["token"]
@@ -169,8 +169,8 @@ def skopeo(instance, home: Path, *arguments: str | Path) -> str:
 
 def test_skopeo_inspects(instance, content, home):
     where = f"docker://{host(instance.url)}/{content.base_path}:1"
-    told = json.loads(skopeo(instance, home, "inspect", "--tls-verify=false", where))
-    assert told["Layers"] == [content.places["digest"]]
+    result = json.loads(skopeo(instance, home, "inspect", "--tls-verify=false", where))
+    assert result["Layers"] == [content.values["digest"]]
 
 
 def test_skopeo_copies_out(origin, instance, content, image, home):
@@ -184,23 +184,23 @@ def test_skopeo_copies_out(origin, instance, content, image, home):
         assert (folder / "blobs/sha256" / name).exists()
 
 
-def test_strangers_get_nothing(instance, content, home):
+def test_skopeo_without_credentials_is_denied(instance, content, home):
     where = f"docker://{host(instance.url)}/{content.base_path}:1"
     refused = run(["skopeo", "inspect", "--tls-verify=false", where], home, check=False)
     assert refused.returncode != 0
     assert "unauthorized" in refused.stderr or "denied" in refused.stderr
 
 
-def test_skopeo_copies_out_what_a_remote_has(instance, pulp, far, home):
-    """What was synchronized without its layers is fetched while the plugin's route sends it."""
-    image = made(home / "far", Orm.unique().encode())
+def test_skopeo_copies_out_on_demand_layers_of_a_remote(instance, pulp, far, home):
+    """Layers that were not synchronized are fetched while the plugin's route sends them."""
+    image = build_image(home / "far", Orm.unique().encode())
     (named,) = json.loads((image / "index.json").read_text())["manifests"]
     tags = {"v2/": b"{}", "v2/far/tags/list": b'{"name": "far", "tags": ["1"]}'}
     blobs = {f"sha256:{file.name}": file.read_bytes() for file in image.glob("blobs/sha256/*")}
     far.files = tags | {f"v2/far/blobs/{name}": data for name, data in blobs.items()}
     for name in ("1", named["digest"]):
         far.files[f"v2/far/manifests/{name}"] = blobs[named["digest"]]
-        far.behaviours[f"v2/far/manifests/{name}"] = typed(named["mediaType"])
+        far.behaviours[f"v2/far/manifests/{name}"] = with_content_type(named["mediaType"])
     fields = {"name": Orm.unique(), "url": far.url, "upstream_name": "far", "policy": "on_demand"}
     remote = pulp.create("remotes/container/container/", **fields)["pulp_href"]
     href = pulp.create("repositories/container/container/", name=Orm.unique())["pulp_href"]
@@ -214,26 +214,26 @@ def test_skopeo_copies_out_what_a_remote_has(instance, pulp, far, home):
         run(["skopeo", "copy", "--src-tls-verify=false", where, f"oci:{home}/{times}:1"], home)
         assert layer_digest(home / times) == digest
     assert far.gets[f"v2/far/blobs/{digest}"] == 1
-    assert asked_by_pulp_alone(far)
+    assert only_pulp_requested(far)
 
 
-def test_in_place(instance, redirecting, content, image):
-    """The registry's API sends clients to signed URLs of the plugin's own routes."""
-    digest = content.places["digest"]
+def test_internal_redirect_of_the_registry_api(instance, redirecting, content, image):
+    """The registry API redirects clients to signed URLs of the plugin's routes."""
+    digest = content.values["digest"]
     here, there = (
-        asking(server.url, headers=bearer(server.url, instance, content.base_path))
+        client_of(server.url, headers=bearer(server.url, instance, content.base_path))
         for server in (instance, redirecting)
     )
     path = f"/v2/{content.base_path}/blobs/{digest}"
     blob = image / "blobs/sha256" / digest.removeprefix("sha256:")
-    assert served_in_place(path, here, there) == blob.read_bytes()
+    assert check_internal_redirect(path, here, there) == blob.read_bytes()
     for server in (instance, redirecting):
-        assert asking(server.url).get(path).status_code == 401
+        assert client_of(server.url).get(path).status_code == 401
 
 
-def test_passed_on(instance, upstream, passing_on, content, image):
-    """Its routes, for clients and where the registry's API redirects to them."""
-    served, why = reported(instance, passing_on, serving_mode("proxy", upstream))["pulp-container"]
+def test_proxy_mode_serves_the_routes_of_the_registry(instance, upstream, proxying, content, image):
+    """Requests by clients, and redirects of the registry API to the routes."""
+    served, why = reported(instance, proxying, serving_mode("proxy", upstream))["pulp-container"]
     assert served == "proxied"
     assert why.endswith("has pulp_container.app.content; CONTENT_STAR_LEGACY_PLUGINS is 'proxy'")
     routes = [
@@ -244,25 +244,25 @@ def test_passed_on(instance, upstream, passing_on, content, image):
         Row("/pulp/container/{base}/blobs/{digest}"),
         Row("/pulp/container/{base}/nope"),
     ]
-    content.passed_on(upstream, passing_on.url, *routes)
-    headers = bearer(passing_on.url, instance, content.base_path)
-    path = f"/v2/{content.base_path}/blobs/{content.places['digest']}"
-    answer = asking(passing_on.url, headers=headers).get(path)
+    content.compare_proxied(upstream, proxying.url, *routes)
+    headers = bearer(proxying.url, instance, content.base_path)
+    path = f"/v2/{content.base_path}/blobs/{content.values['digest']}"
+    answer = client_of(proxying.url, headers=headers).get(path)
     assert answer.status_code == 200, answer.text
-    blob = image / "blobs/sha256" / content.places["digest"].removeprefix("sha256:")
+    blob = image / "blobs/sha256" / content.values["digest"].removeprefix("sha256:")
     assert answer.content == blob.read_bytes()
 
 
-def test_refused(instance, refusing, content):
+def test_refuse_mode_refuses_the_routes_of_the_registry(instance, refusing, content):
     served, why = reported(instance, refusing, serving_mode("refuse"))["pulp-container"]
     assert served == "refused"
     headers = bearer(refusing.url, instance, content.base_path)
     for path in (
-        f"/v2/{content.base_path}/blobs/{content.places['digest']}",
-        content.places["signed"],
+        f"/v2/{content.base_path}/blobs/{content.values['digest']}",
+        content.values["signed"],
     ):
-        refused = asking(refusing.url, headers=headers).get(path)
+        refused = client_of(refusing.url, headers=headers).get(path)
         assert refused.status_code == 501
         assert why in refused.text
-    manifest = asking(refusing.url, headers=headers).get(f"/v2/{content.base_path}/manifests/1")
+    manifest = client_of(refusing.url, headers=headers).get(f"/v2/{content.base_path}/manifests/1")
     assert manifest.status_code == 200, "which the registry's API has itself"

@@ -85,7 +85,7 @@ def test_apt_downloads(instance, content, package, home, by_hash):
 
 
 def apt(instance, content: Content, home: Path, by_hash: str, *command: str) -> None:
-    """Run apt-get with no configuration, list, cache or package of the machine's."""
+    """Run apt-get without configuration, lists, cache and packages of the machine."""
     for folder in ("lists/partial", "cache/archives/partial", "etc/trusted.gpg.d", "none"):
         (home / folder).mkdir(parents=True, exist_ok=True)
     (home / "status").touch()

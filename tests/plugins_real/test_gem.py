@@ -11,10 +11,10 @@ from tests.plugins_real.differences import INDEX
 from tests.plugins_real.plugin import (
     Content,
     Plugin,
-    asked_by_pulp_alone,
+    check_pull_through,
+    distribute_remote,
     needs,
-    pulled_alike,
-    pulling,
+    only_pulp_requested,
     run,
     upload,
 )
@@ -97,7 +97,7 @@ def test_gem_installs(instance, content, gem, home):
     assert (home / "gems/cache" / gem.name).read_bytes() == gem.read_bytes()
 
 
-def test_gem_installs_what_a_remote_has(instance, pulp, far, workshop, home):
+def test_gem_installs_by_pull_through(instance, pulp, far, workshop, home):
     gem = build(workshop, "far").read_bytes()
     run(["ruby", "-rzlib", "-e", MARSHAL, "far.gemspec", "spec"], workshop)
     info = f"---\n1.0.0 |checksum:{hashlib.sha256(gem).hexdigest()}\n".encode()
@@ -110,15 +110,15 @@ def test_gem_installs_what_a_remote_has(instance, pulp, far, workshop, home):
         "gems/star-far-1.0.0.gem": gem,
         "quick/Marshal.4.8/star-far-1.0.0.gemspec.rz": (workshop / "spec").read_bytes(),
     }
-    base_path = pulling(pulp, "gem/gem", "gem/gem", far.url)
+    base_path = distribute_remote(pulp, "gem/gem", "gem/gem", far.url)
     where = ["--no-document", "-i", home / "gems", *source(instance.url, Content(base_path))]
     run(["gem", "install", "star-far", *where], home)
     assert (home / "gems/cache/star-far-1.0.0.gem").read_bytes() == gem
     assert far.gets["gems/star-far-1.0.0.gem"] == 1
-    assert asked_by_pulp_alone(far)
+    assert only_pulp_requested(far)
 
 
-def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far, workshop):
+def test_pull_through_saves_the_same_content_as_upstream(servers, pulp, far, workshop):
     def package(name: str) -> dict[str, bytes]:
         gem = build(workshop, name).read_bytes()
         return {
@@ -127,11 +127,11 @@ def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far, workshop)
             f"quick/Marshal.4.8/star-{name}-1.0.0.gemspec.rz": b"of " + name.encode(),
         }
 
-    pulled_alike(servers, pulp, far, "gem/gem", package, entry=2)
+    check_pull_through(servers, pulp, far, "gem/gem", package, entry=2)
 
 
-def test_gem_cannot_read_old_indexes_of_the_plugin(instance, upstream, content, home):
-    """`specs.4.8` has versions that are no `Gem::Version`, whoever serves it."""
+def test_gem_cannot_read_the_old_index_format_of_the_plugin(instance, upstream, content, home):
+    """The plugin's `specs.4.8` has versions that are not `Gem::Version`, on both servers."""
     for origin in (instance.url, upstream):
         fetched = run(["gem", "fetch", "star-hello", *source(origin, content)], home, check=False)
         assert "Invalid spec cache file" in fetched.stderr

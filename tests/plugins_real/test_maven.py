@@ -14,15 +14,15 @@ from tests.plugins_real.differences import ANSWER
 from tests.plugins_real.plugin import (
     Content,
     Plugin,
-    asked_by_pulp_alone,
-    asking,
+    check_internal_redirect,
+    check_pull_through,
+    client_of,
+    distribute_remote,
     get,
-    is_kept,
+    is_saved,
     needs,
-    pulled_alike,
-    pulling,
+    only_pulp_requested,
     run,
-    served_in_place,
 )
 from tests.support.instance import wait_until
 from tests.support.orm import Orm
@@ -84,22 +84,22 @@ def pom(artifact: str, packaging: str) -> bytes:
 
 
 def jar() -> bytes:
-    """The same at any time: to the plugin, what has one name and version is one content."""
+    """Return the same bytes each time: to the plugin, a name and version identify one content."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr(zipfile.ZipInfo("META-INF/MANIFEST.MF"), "Manifest-Version: 1.0\n")
     return stream.getvalue()
 
 
-def deployed() -> dict[str, bytes]:
-    """What `mvn deploy` would have sent."""
+def deployed_files() -> dict[str, bytes]:
+    """Return the files that `mvn deploy` sends, by path."""
     files = {
         "org/star/parent/1.0/parent-1.0.pom": POM.format(
             artifact="parent", packaging="pom"
         ).encode(),
         "org/star/hello/1.0/hello-1.0.pom": POM.format(artifact="hello", packaging="jar").encode(),
         "org/star/hello/1.0/hello-1.0.jar": jar(),
-        # Maven asks for this one with every extension.
+        # Maven requests this one with every extension.
         "org/codehaus/plexus/plexus-utils/1.1/plexus-utils-1.1.jar": jar(),
     }
     sums = {f"{path}.sha1": sha1(data).hexdigest().encode() for path, data in files.items()}
@@ -108,13 +108,13 @@ def deployed() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def content(api) -> Iterator[Content]:
-    """A repository into which a JAR and a parent POM were deployed."""
+    """A repository into which a JAR and a parent POM were deployed_files."""
     name = Orm.unique()
     repository = api.create("repositories/maven/maven/", name=name)["pulp_href"]
     base_path = api.create(
         "distributions/maven/maven/", name=name, base_path=name, repository=repository
     )["base_path"]
-    for path, data in deployed().items():
+    for path, data in deployed_files().items():
         response = api.http.put(f"/pulp/maven/{name}/{path}", content=data)
         assert response.status_code in (200, 201, 202), response.text
     yield Content(base_path)
@@ -153,21 +153,21 @@ def test_maven_resolves(instance, content, home):
 
 
 @needs("mvn")
-def test_maven_resolves_by_the_api(origin, content, home):
-    """It redirects to content."""
+def test_maven_resolves_through_the_deploy_api(origin, content, home):
+    """The API redirects to content."""
     assert resolve(f"{origin}/pulp/maven/{content.base_path}/", home) == jar()
 
 
 @needs("mvn")
-def test_maven_resolves_what_a_remote_has(instance, pulp, far, home):
-    far.files = deployed()
-    base_path = pulling(pulp, "maven/maven", "maven/maven", far.url)
+def test_maven_resolves_by_pull_through(instance, pulp, far, home):
+    far.files = deployed_files()
+    base_path = distribute_remote(pulp, "maven/maven", "maven/maven", far.url)
     assert resolve(f"{instance.content_url}{base_path}/", home) == jar()
     assert far.gets["org/star/hello/1.0/hello-1.0.jar"] == 1
-    assert asked_by_pulp_alone(far)
+    assert only_pulp_requested(far)
 
 
-def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far):
+def test_pull_through_saves_the_same_content_as_upstream(servers, pulp, far):
     def package(name: str) -> dict[str, bytes]:
         file = f"org/far/{name}/1.0/{name}-1.0"
         return {
@@ -177,37 +177,37 @@ def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far):
             f"{file}.jar.sha1": sha1(jar()).hexdigest().encode(),
         }
 
-    pulled_alike(servers, pulp, far, "maven/maven", package, entry=3)
+    check_pull_through(servers, pulp, far, "maven/maven", package, entry=3)
 
 
-def test_a_name_has_one_file_in_a_domain_whoever_serves_it(instance, upstream, pulp, far):
-    """To the plugin, files are told apart by their names, whatever remote they are of."""
+def test_pull_through_of_one_name_from_two_remotes_serves_one_file(instance, upstream, pulp, far):
+    """The plugin identifies a file by its name, regardless of the remote."""
     for number, origin in enumerate((upstream, instance.url)):
         path = f"org/one/name{number}/1.0/name{number}-1.0.jar"
         far.files = {f"first/{path}": b"of the first", f"other/{path}": b"of the other"}
         first, other = (
-            pulling(pulp, "maven/maven", "maven/maven", f"{far.url}{name}/")
+            distribute_remote(pulp, "maven/maven", "maven/maven", f"{far.url}{name}/")
             for name in ("first", "other")
         )
         url = f"{origin}/pulp/content/{{}}/{path}"
         assert get(url.format(first)).content == b"of the first"
-        wait_until(partial(is_kept, first, 1))
+        wait_until(partial(is_saved, first, 1))
         assert get(url.format(other)).content == b"of the other", "what it has just sent"
-        wait_until(partial(is_kept, other, 1))
+        wait_until(partial(is_saved, other, 1))
         assert get(url.format(other)).content == b"of the first"
 
 
 def resolve(url: str, home: Path) -> bytes:
-    """Have Maven begin to build a project, and return the JAR that it needed for that."""
+    """Run a Maven build far enough to resolve a JAR, and return that."""
     (home / "pom.xml").write_text(PROJECT)
     (home / "settings.xml").write_text(SETTINGS.format(home=home, url=url))
     run(["mvn", "-B", "-C", "-s", "settings.xml", "validate"], home)
     return (home / "repository/org/star/hello/1.0/hello-1.0.jar").read_bytes()
 
 
-def test_in_place(instance, redirecting, content):
-    """The API of deploying sends those who read to content."""
+def test_internal_redirect_of_the_deploy_api(instance, redirecting, content):
+    """The deploy API redirects reading clients to content."""
     path = f"/pulp/maven/{content.base_path}/org/star/hello/1.0/hello-1.0."
-    here, there = asking(instance.url), asking(redirecting.url)
-    assert served_in_place(f"{path}pom", here, there) == pom("hello", "jar")
-    assert served_in_place(f"{path}jar", here, there) == jar()
+    here, there = client_of(instance.url), client_of(redirecting.url)
+    assert check_internal_redirect(f"{path}pom", here, there) == pom("hello", "jar")
+    assert check_internal_redirect(f"{path}jar", here, there) == jar()

@@ -14,13 +14,13 @@ from tests.plugins_real.differences import ANSWER
 from tests.plugins_real.plugin import (
     Content,
     Plugin,
-    asked_by_pulp_alone,
+    check_pull_through,
+    distribute_remote,
     needs,
-    pulled_alike,
-    pulling,
+    only_pulp_requested,
     run,
-    typed,
     upload,
+    with_content_type,
 )
 from tests.support.orm import Orm
 
@@ -32,13 +32,13 @@ PLUGIN = Plugin(
 
 MODULES = Path(sys.executable).parents[1] / "node_modules"
 NPM = MODULES / "npm/bin/npm-cli.js"
-"""npm 10, of the plugins' environment."""
+"""npm 10, in the environment of the plugins."""
 
 pytestmark = needs(str(NPM))
 
 
 def package(workshop: Path, name: str, version: str) -> Path:
-    """Pack a package with npm, which knows how its files are called."""
+    """Pack a package with npm, which determines the file name."""
     folder = workshop / f"{name.replace('/', '-')}-{version}"
     folder.mkdir(exist_ok=True)
     (folder / "index.js").write_text(f"module.exports = {version!r}\n")
@@ -103,7 +103,7 @@ def test_npm_packs(instance, content, workshop, home, path, file):
 
 
 def test_npm_installs(instance, content, home):
-    """By the metadata that the plugin makes for the request."""
+    """With the metadata that the plugin generates for the request."""
     (home / "package.json").write_text('{"dependencies": {"star": "^1.0.0", "@star/hello": "*"}}')
     npm(home, f"{instance.content_url}{content.base_path}/", "install")
     for name, version in (("star", "1.1.0"), ("@star/hello", "1.0.0")):
@@ -112,7 +112,7 @@ def test_npm_installs(instance, content, home):
 
 
 def test_npm_publishes(instance, api, home):
-    """To the API's registry, and installs from the content app's at once."""
+    """To the registry of the API; then npm installs from the content app."""
     repository = api.create("repositories/npm/npm/", name=Orm.unique())["pulp_href"]
     base_path = api.create(
         "distributions/npm/npm/", name=Orm.unique(), base_path=Orm.unique(), repository=repository
@@ -127,7 +127,7 @@ def test_npm_publishes(instance, api, home):
     assert (home / "node_modules/star-new/package.json").exists()
 
 
-def test_npm_installs_what_a_remote_has(instance, pulp, far, workshop, home):
+def test_npm_installs_by_pull_through(instance, pulp, far, workshop, home):
     name = "star-far"
     file = package(workshop, name, "1.0.0").read_bytes()
     path = f"{name}/-/{name}-1.0.0.tgz"
@@ -135,27 +135,27 @@ def test_npm_installs_what_a_remote_has(instance, pulp, far, workshop, home):
     version = {"name": name, "version": "1.0.0", "dist": dist}
     about = {"name": name, "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
     far.files = {path: file, name: json.dumps(about).encode()}
-    far.behaviours[name] = typed("application/json")
+    far.behaviours[name] = with_content_type("application/json")
     repository = pulp.create("repositories/npm/npm/", name=Orm.unique())["pulp_href"]
-    base_path = pulling(pulp, "npm/npm", "npm/npm", far.url, repository=repository)
-    # Links in the remote's metadata lead to the remote.
+    base_path = distribute_remote(pulp, "npm/npm", "npm/npm", far.url, repository=repository)
+    # Links in the remote's metadata point to the remote.
     always = "--replace-registry-host=always"
     npm(home, f"{instance.content_url}{base_path}/", "install", name, always)
     assert (home / "node_modules" / name / "package.json").exists()
     assert far.gets[path] == 1
-    assert asked_by_pulp_alone(far)
+    assert only_pulp_requested(far)
 
 
-def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far, workshop):
+def test_pull_through_saves_the_same_content_as_upstream(servers, pulp, far, workshop):
     def files(name: str) -> dict[str, bytes]:
         packed = package(workshop, f"star-{name}", "1.0.0").read_bytes()
         return {f"star-{name}/-/star-{name}-1.0.0.tgz": packed}
 
-    pulled_alike(servers, pulp, far, "npm/npm", files, entry=1)
+    check_pull_through(servers, pulp, far, "npm/npm", files, entry=1)
 
 
-def test_npm_11_wants_more_than_the_plugin_tells(instance, upstream, content, home):
-    """The metadata lack `version`, whoever serves them."""
+def test_npm_11_needs_version_in_the_metadata(instance, upstream, content, home):
+    """The plugin's metadata lack `version`, on both servers."""
     npm = [MODULES / "npm-11/bin/npm-cli.js", "install", "star"]
     for origin in (instance.url, upstream):
         registry = f"{origin}/pulp/content/{content.base_path}/"

@@ -19,7 +19,7 @@ pytestmark = needs("ostree")
 
 @pytest.fixture(scope="module")
 def commit(workshop: Path) -> str:
-    """The checksum of a commit on the branch `star` of a repository below `repo`."""
+    """The checksum of a commit on the branch `star` of the repository in `repo`."""
     (workshop / "tree").mkdir()
     (workshop / "tree/hello").write_text("hello")
     run(["ostree", "--repo=repo", "init", "--mode=archive"], workshop)

@@ -12,15 +12,15 @@ from tests.plugins_real.differences import ANSWER, INDEX
 from tests.plugins_real.plugin import (
     Content,
     Plugin,
-    asked_by_pulp_alone,
+    check_pull_through,
+    distribute_remote,
     get,
-    pulled_alike,
-    pulling,
+    only_pulp_requested,
     reported,
     run,
     serving_mode,
-    typed,
     upload,
+    with_content_type,
 )
 from tests.support.orm import Orm
 
@@ -45,7 +45,7 @@ def wheel(workshop: Path, version: str, name: str = "star_hello") -> Path:
 
 @pytest.fixture(scope="module")
 def content(api, workshop: Path) -> Iterator[Content]:
-    """A repository of two versions of a package, published, and one that is not."""
+    """A published repository with two versions of a package, and an unpublished one."""
     repository, unpublished = (
         api.create("repositories/python/python/", name=Orm.unique())["pulp_href"] for _ in range(2)
     )
@@ -63,13 +63,13 @@ def content(api, workshop: Path) -> Iterator[Content]:
         base_path=Orm.unique(),
         publication=publication["pulp_href"],
     )["base_path"]
-    live = api.create(
+    unpublished = api.create(
         "distributions/python/pypi/",
         name=Orm.unique(),
         base_path=Orm.unique(),
         repository=unpublished,
     )["base_path"]
-    yield Content(base_path, {"live": live})
+    yield Content(base_path, {"unpublished": unpublished})
 
 
 FIRST = "star_hello-1.0-py3-none-any.whl"
@@ -80,7 +80,7 @@ FIRST = "star_hello-1.0-py3-none-any.whl"
     [
         Row(f"/pulp/content/{{base}}/{FIRST}", FILE),
         Row(f"/pulp/content/{{base}}/{FIRST}", FILE, method="HEAD"),
-        Row(f"/pulp/content/{{live}}/{FIRST}", FILE),
+        Row(f"/pulp/content/{{unpublished}}/{FIRST}", FILE),
         Row("/pulp/content/{base}/simple/", INDEX),
         Row("/pulp/content/{base}/simple/star-hello/", INDEX),
         Row("/pulp/content/{base}/simple/star-hello", "redirect body"),
@@ -91,7 +91,7 @@ FIRST = "star_hello-1.0-py3-none-any.whl"
         Row("/pulp/content/{base}/pypi/star-hello/3.0/json", "error text"),
         Row("/pulp/content/{base}/pypi/nope/json", "error text"),
         Row("/pulp/content/{base}/", "listing page"),
-        Row("/pulp/content/{live}/", "listing page"),
+        Row("/pulp/content/{unpublished}/", "listing page"),
         Row("/pulp/content/{base}/nope", "error text"),
     ],
     ids=str,
@@ -100,9 +100,9 @@ def test_parity(instance, upstream, content, row):
     content.compare(instance, upstream, row)
 
 
-@pytest.mark.parametrize("index", ["/pypi/{live}/simple/", "/pypi/{base}/simple/"])
+@pytest.mark.parametrize("index", ["/pypi/{unpublished}/simple/", "/pypi/{base}/simple/"])
 def test_pip_downloads_by_the_index_of_the_api(instance, content, workshop, home, index):
-    pip(instance.url + index.format(base=content.base_path, **content.places), home)
+    pip(instance.url + index.format(base=content.base_path, **content.values), home)
     assert same(workshop, home)
 
 
@@ -111,34 +111,36 @@ def test_pip_downloads_by_the_published_index(instance, content, workshop, home)
     assert same(workshop, home)
 
 
-def test_pip_downloads_what_a_remote_has(instance, pulp, far, workshop, home):
-    """The API's index has links to content, with the remote's address in the query."""
+def test_pip_downloads_by_pull_through(instance, pulp, far, workshop, home):
+    """The API's index links to content, with the remote's URL in the query."""
     file = wheel(workshop, "1.0", "star_far")
     far.files["packages/" + file.name] = file.read_bytes()
     link = f'<a href="../../packages/{file.name}">{file.name}</a>'
     far.files["simple/star-far/"] = link.encode()
-    far.behaviours["simple/star-far/"] = typed("text/html")
+    far.behaviours["simple/star-far/"] = with_content_type("text/html")
     repository = pulp.create("repositories/python/python/", name=Orm.unique())["pulp_href"]
-    base_path = pulling(pulp, "python/pypi", "python/python", far.url, repository=repository)
+    base_path = distribute_remote(
+        pulp, "python/pypi", "python/python", far.url, repository=repository
+    )
     for folder in ("first", "second"):
         (home / folder).mkdir()
         pip(f"{instance.url}/pypi/{base_path}/simple/", home / folder, "star-far==1.0")
         assert (home / folder / file.name).read_bytes() == file.read_bytes()
     assert far.gets["packages/" + file.name] == 1
-    assert asked_by_pulp_alone(far)
+    assert only_pulp_requested(far)
 
 
-def test_the_same_is_kept_whoever_pulls_it_through(servers, pulp, far, workshop):
+def test_pull_through_saves_the_same_content_as_upstream(servers, pulp, far, workshop):
     def package(name: str) -> dict[str, bytes]:
         file = wheel(workshop, "1.0", f"star_{name}")
         about = METADATA.format(name=f"star_{name}", version="1.0").encode()
         return {file.name: file.read_bytes(), f"{file.name}.metadata": about}
 
-    pulled_alike(servers, pulp, far, "python/pypi", package, entry=2)
+    check_pull_through(servers, pulp, far, "python/pypi", package, entry=2)
 
 
-def test_passed_on(instance, upstream, passing_on, content, workshop, home):
-    served, why = reported(instance, passing_on, serving_mode("proxy", upstream))["pulp-python"]
+def test_proxy_mode_serves_the_plugin(instance, upstream, proxying, content, workshop, home):
+    served, why = reported(instance, proxying, serving_mode("proxy", upstream))["pulp-python"]
     assert served == "proxied"
     assert why.endswith(
         "PythonDistribution.content_handler; CONTENT_STAR_LEGACY_PLUGINS is 'proxy'"
@@ -154,27 +156,27 @@ def test_passed_on(instance, upstream, passing_on, content, workshop, home):
         "nope",
     ]
     rows = [Row(f"/pulp/content/{{base}}/{path}") for path in below]
-    rows.append(Row(f"/pulp/content/{{live}}/{FIRST}", headers={"Range": "bytes=1-9"}))
+    rows.append(Row(f"/pulp/content/{{unpublished}}/{FIRST}", headers={"Range": "bytes=1-9"}))
     rows.append(Row("/pulp/content/{base}/pypi/star-hello/json", method="HEAD"))
-    content.passed_on(upstream, passing_on.url, *rows)
-    pip(f"{passing_on.url}/pypi/{content.places['live']}/simple/", home)
+    content.compare_proxied(upstream, proxying.url, *rows)
+    pip(f"{proxying.url}/pypi/{content.values['unpublished']}/simple/", home)
     assert same(workshop, home)
 
 
-def test_refused(instance, refusing, content):
+def test_refuse_mode_refuses_the_plugin(instance, refusing, content):
     served, why = reported(instance, refusing, serving_mode("refuse"))["pulp-python"]
     assert served == "refused"
     for path in (FIRST, "simple/", "pypi/star-hello/json", ""):
         refused = get(f"{refusing.content_url}{content.base_path}/{path}")
         assert refused.status_code == 501
         assert why in refused.text
-    index = get(f"{refusing.url}/pypi/{content.places['live']}/simple/star-hello/")
+    index = get(f"{refusing.url}/pypi/{content.values['unpublished']}/simple/star-hello/")
     assert index.status_code == 200, "which is the API's own"
 
 
-def pip(index: str, home: Path, wanted: str = "star-hello==1.0") -> None:
+def pip(index: str, home: Path, requirement: str = "star-hello==1.0") -> None:
     command = [sys.executable, "-m", "pip", "--isolated", "--no-cache-dir", "download"]
-    run([*command, "--no-deps", "--index-url", index, wanted], home)
+    run([*command, "--no-deps", "--index-url", index, requirement], home)
 
 
 def same(workshop: Path, home: Path) -> bool:

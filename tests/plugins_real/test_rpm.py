@@ -12,9 +12,9 @@ from tests.plugins_real.differences import ANSWER
 from tests.plugins_real.plugin import (
     Content,
     Plugin,
-    asked_by_pulp_alone,
     get,
     needs,
+    only_pulp_requested,
     run,
     upload,
 )
@@ -97,7 +97,7 @@ def test_parity(instance, upstream, content, row):
 
 
 def dnf(home: Path, *arguments: str) -> str:
-    """Run dnf with no configuration, cache or repository of the machine's."""
+    """Run dnf without configuration, cache and repositories of the machine."""
     base = ["--installroot", home / "root", "--releasever=1", "--setopt=reposdir=repos"]
     base += [f"--setopt=cachedir={home}/cache", f"--setopt=logdir={home}", "--setopt=keepcache=0"]
     home.mkdir(exist_ok=True)
@@ -105,7 +105,7 @@ def dnf(home: Path, *arguments: str) -> str:
 
 
 def test_dnf_downloads(instance, content, home):
-    """From the URL of the distribution."""
+    """With the URL of the distribution as the repository."""
     path = ("--repofrompath", f"star,{instance.content_url}{content.base_path}/", "--repo=star")
     assert "star-1-0:1.1-1.noarch" in dnf(home, *path, "repoquery", "star-1")
     dnf(home, *path, "--nogpgcheck", "download", "star-0", f"--destdir={home}")
@@ -113,7 +113,7 @@ def test_dnf_downloads(instance, content, home):
 
 
 def test_dnf_configured_by_pulp(instance, content, home):
-    """With the `config.repo` that the plugin makes for the request."""
+    """With the `config.repo` that the plugin generates for the request."""
     config = get(f"{instance.content_url}{content.base_path}/config.repo")
     assert config.status_code == 200, config.text
     (home / "repos").mkdir()
@@ -129,7 +129,7 @@ def verified(home: Path, file: Path) -> str:
 
 
 def test_dnf_downloads_on_demand(instance, pulp, far, workshop, home):
-    """What was synchronized without its packages."""
+    """Packages that were not synchronized are fetched from the remote."""
     folder = home / "far"
     folder.mkdir()
     file = Path(shutil.copy(build(workshop, "2"), folder))
@@ -149,4 +149,4 @@ def test_dnf_downloads_on_demand(instance, pulp, far, workshop, home):
         dnf(home / times, *path, "--nogpgcheck", "download", "star-2", f"--destdir={home}/{times}")
         assert verified(home, home / times / file.name) == "star-2"
     assert far.gets[file.name] == 1
-    assert asked_by_pulp_alone(far)
+    assert only_pulp_requested(far)
