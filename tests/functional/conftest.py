@@ -71,10 +71,10 @@ def silent() -> Iterator[str]:
 
 
 @pytest.fixture
-def here(instance, orm) -> Callable[[str], httpx.Response]:
+def get_in_process(instance, orm) -> Callable[[str], httpx.Response]:
     """Return a function that GETs a path with the content app in this process, with downloads."""
 
-    def get_here(path: str) -> httpx.Response:
+    def get_path(path: str) -> httpx.Response:
         executor = DatabaseExecutor(1)
         content = Errors(Content(executor, settings.CONTENT_PATH_PREFIX))
 
@@ -87,4 +87,4 @@ def here(instance, orm) -> Callable[[str], httpx.Response]:
         finally:
             asyncio.run(executor.close())
 
-    return get_here
+    return get_path

@@ -159,13 +159,15 @@ def test_fetch_lock_is_taken_over_from_a_process_whose_fetch_fails(instance, oth
     assert file.gets == [2]
 
 
-def test_fetch_lock_held_beyond_timeout_is_fetched_without(here, remote_file, monkeypatch):
+def test_fetch_lock_held_beyond_timeout_is_fetched_without(
+    get_in_process, remote_file, monkeypatch
+):
     monkeypatch.setattr(lock, "ACQUIRE_TIMEOUT", 0.3)
     file = remote_file(BIG)
     [[mine]] = rows("SELECT pg_try_advisory_lock(%s)", key_for(file))
     assert mine, "by the connection of this test"
     try:
-        assert here(file.path).content == file.data
+        assert get_in_process(file.path).content == file.data
     finally:
         rows("SELECT pg_advisory_unlock(%s)", key_for(file))
     assert file.gets == [1]
@@ -317,10 +319,10 @@ def test_fetch_lock_requests_of_one_process_queue_behind_the_holder(instance, or
 
 
 @pytest.mark.parametrize(
-    ("answers", "says"), [(True, "did not answer"), (False, "are unavailable")]
+    ("answers", "message"), [(True, "did not answer"), (False, "are unavailable")]
 )
 def test_fetch_lock_with_database_unreachable_fetches_without_lock(
-    monkeypatch, caplog, answers, says
+    monkeypatch, caplog, answers, message
 ):
     class UnreachableDatabase:
         @staticmethod
@@ -345,7 +347,7 @@ def test_fetch_lock_with_database_unreachable_fetches_without_lock(
         if answers:
             silent.listen()
         mine = asyncio.run(acquire_twice())
-    assert caplog.text.count(says) == 1
+    assert caplog.text.count(message) == 1
     mine._executor.shutdown()  # `close` does not wait for its threads
 
 

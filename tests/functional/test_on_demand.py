@@ -61,8 +61,10 @@ class Mirror:
 def mirrors(instance, server: Upstream) -> Iterator[Callable[[int, str], Mirror]]:
     """Return a function that hands out unused files, synced once for the module."""
     pulp = instance.pulp()
-    stock = {policy: Stock(pulp, server, policy) for policy in ("on_demand", "streamed")}
-    yield lambda size, policy: stock[policy].take(size)
+    repositories = {
+        policy: SyncedRepository(pulp, server, policy) for policy in ("on_demand", "streamed")
+    }
+    yield lambda size, policy: repositories[policy].take(size)
     pulp.cleanup()
 
 
@@ -95,7 +97,7 @@ def mirror(mirrors, orm) -> Callable[..., Mirror]:
     return take
 
 
-class Stock:
+class SyncedRepository:
     """A repository of many on-demand files, synced from the remote server; each is taken once."""
 
     SIZES: ClassVar = {

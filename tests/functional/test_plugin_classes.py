@@ -92,14 +92,14 @@ def pull_through_base(orm, server, monkeypatch) -> str:
     return orm.distribution(publication=published, remote=remote)
 
 
-def test_pull_through_app_serves_the_remote_only(here, pull_through_base, serve, server):
-    assert here(f"{pull_through_base}/a.txt").content == b"of Pulp's own"
+def test_pull_through_app_serves_the_remote_only(get_in_process, pull_through_base, serve, server):
+    assert get_in_process(f"{pull_through_base}/a.txt").content == b"of Pulp's own"
     serve(PullThroughApp)
     before = sum(server.gets.values())
     for _ in range(3):
-        assert here(f"{pull_through_base}/a.txt").content == b"of the remote"
+        assert get_in_process(f"{pull_through_base}/a.txt").content == b"of the remote"
     assert sum(server.gets.values()) == before + 1, "saved by the first request"
-    assert here(f"{pull_through_base}/b.txt").status_code == 404
+    assert get_in_process(f"{pull_through_base}/b.txt").status_code == 404
 
 
 def test_pull_through_app_without_a_remote_returns_404(app, base, serve):

@@ -26,7 +26,7 @@ MEMORY = 40_000_000
 
 
 async def huge(request: web.Request, data: bytes) -> web.StreamResponse:
-    """Send more bytes than a process may hold in memory, without holding them here either."""
+    """Send more bytes than any process may hold in memory, this one included."""
     response = web.StreamResponse(headers={"Content-Length": str(HUGE)})
     await response.prepare(request)
     for _ in range(COUNT):
@@ -179,7 +179,7 @@ class BlockingCalls:
     "behaviour", [remote_server.plain, remote_server.gzip_encoded, remote_server.wrong_bytes]
 )
 def test_hashing_and_writing_run_off_the_event_loop(
-    here, remote_file, monkeypatch, behaviour, policy
+    get_in_process, remote_file, monkeypatch, behaviour, policy
 ):
     file = remote_file(BIG, policy=policy)
     file.set_behaviour(behaviour)
@@ -190,9 +190,9 @@ def test_hashing_and_writing_run_off_the_event_loop(
         watch.watch(os, name)
     if behaviour is remote_server.wrong_bytes:
         with pytest.raises(OSError):
-            here(file.path)
+            get_in_process(file.path)
     else:
-        assert here(file.path).content == file.data
+        assert get_in_process(file.path).content == file.data
     assert watch.off_loop["written"] >= BIG
     assert watch.off_loop["sha256"] >= BIG
     assert watch.off_loop["sha512"] >= BIG

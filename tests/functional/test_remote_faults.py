@@ -163,17 +163,19 @@ def test_read_timeout_within_the_body_fails_over_to_the_next_remote(content, rem
     wait_until(lambda: file.upstream.open == 0)
 
 
-def test_first_byte_timeout_ends_a_remote_without_timeouts(here, remote_file, monkeypatch):
+def test_first_byte_timeout_ends_a_remote_without_timeouts(
+    get_in_process, remote_file, monkeypatch
+):
     monkeypatch.setattr(timeouts, "FIRST_BYTE_TIMEOUT", 0.5)
     file = remote_file()
     file.set_behaviour(remote_server.hanging)
-    assert here(file.path).status_code == 504
+    assert get_in_process(file.path).status_code == 504
     monkeypatch.undo()
     file.add_source()
-    assert here(file.path).content == file.data
+    assert get_in_process(file.path).content == file.data
 
 
-def test_failover_timeout_tries_no_further_remotes(here, remote_file, monkeypatch):
+def test_failover_timeout_tries_no_further_remotes(get_in_process, remote_file, monkeypatch):
     from pulpcore.content_star.remote import download
 
     monkeypatch.setattr(timeouts, "FIRST_BYTE_TIMEOUT", 0.5)
@@ -181,12 +183,14 @@ def test_failover_timeout_tries_no_further_remotes(here, remote_file, monkeypatc
     file = remote_file()
     file.set_behaviour(remote_server.hanging)
     file.add_source()
-    assert here(file.path).status_code == 504
+    assert get_in_process(file.path).status_code == 504
     assert file.gets == [1, 0]
 
 
 @pytest.mark.parametrize("at", [0, 1_000_000])
-def test_stall_timeout_of_a_dripping_remote_fails_over(here, remote_file, monkeypatch, at):
+def test_stall_timeout_of_a_dripping_remote_fails_over(
+    get_in_process, remote_file, monkeypatch, at
+):
     monkeypatch.setattr(timeouts, "STALL_WINDOW", 1.0)
     file = remote_file(BIG)
 
@@ -196,11 +200,13 @@ def test_stall_timeout_of_a_dripping_remote_fails_over(here, remote_file, monkey
 
     file.set_behaviour(drip)
     file.add_source()
-    assert here(file.path).content == file.data
+    assert get_in_process(file.path).content == file.data
     assert file.gets == [1, 1]
 
 
-def test_read_timeout_of_the_remote_overrides_first_byte_timeout(here, remote_file, monkeypatch):
+def test_read_timeout_of_the_remote_overrides_first_byte_timeout(
+    get_in_process, remote_file, monkeypatch
+):
     monkeypatch.setattr(timeouts, "FIRST_BYTE_TIMEOUT", 0.1)
     file = remote_file(sock_read_timeout=20)
 
@@ -209,7 +215,7 @@ def test_read_timeout_of_the_remote_overrides_first_byte_timeout(here, remote_fi
         return await remote_server.plain(request, data)
 
     file.set_behaviour(late)
-    assert here(file.path).content == file.data
+    assert get_in_process(file.path).content == file.data
     assert file.gets == [1]
 
 

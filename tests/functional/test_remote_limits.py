@@ -153,12 +153,12 @@ def test_known_size_replaces_the_maximum_size(limited, remote_file):
     assert httpx.get(url, trust_env=False, timeout=60).content == file.data
 
 
-def test_disk_reserve_refuses_downloads_with_503(here, remote_file, monkeypatch):
+def test_disk_reserve_refuses_downloads_with_503(get_in_process, remote_file, monkeypatch):
     """The reserve is set to more than the disk has."""
     file = remote_file(5000)
     monkeypatch.setattr(spool, "RESERVE", 2**62)
     monkeypatch.setattr(spool, "RESERVE_PART", 1)
-    assert here(file.path).status_code == 503
+    assert get_in_process(file.path).status_code == 503
     assert file.remote_artifacts[0].failed_at is None, "not the remote's fault"
     monkeypatch.undo()
-    assert here(file.path).content == file.data
+    assert get_in_process(file.path).content == file.data

@@ -17,7 +17,7 @@ from tests.support.instance import Instance, stop, wait_until
 from tests.support.server import Server, free_port, running, serving
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-needs_nginx = pytest.mark.skipif(NGINX is None, reason="no nginx here")
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="needs nginx")
 
 # As in docs/storage.md.
 LOCATIONS = """

@@ -265,4 +265,4 @@ def test_refuse_mode_refuses_the_routes_of_the_registry(instance, refusing, cont
         assert refused.status_code == 501
         assert why in refused.text
     manifest = client_of(refusing.url, headers=headers).get(f"/v2/{content.base_path}/manifests/1")
-    assert manifest.status_code == 200, "which the registry's API has itself"
+    assert manifest.status_code == 200, "stored by the registry API itself"

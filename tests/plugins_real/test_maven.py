@@ -192,7 +192,7 @@ def test_pull_through_of_one_name_from_two_remotes_serves_one_file(instance, ups
         url = f"{origin}/pulp/content/{{}}/{path}"
         assert get(url.format(first)).content == b"of the first"
         wait_until(partial(is_saved, first, 1))
-        assert get(url.format(other)).content == b"of the other", "what it has just sent"
+        assert get(url.format(other)).content == b"of the other", "the file sent before"
         wait_until(partial(is_saved, other, 1))
         assert get(url.format(other)).content == b"of the first"
 

@@ -171,7 +171,7 @@ def test_refuse_mode_refuses_the_plugin(instance, refusing, content):
         assert refused.status_code == 501
         assert why in refused.text
     index = get(f"{refusing.url}/pypi/{content.values['unpublished']}/simple/star-hello/")
-    assert index.status_code == 200, "which is the API's own"
+    assert index.status_code == 200, "served by the API"
 
 
 def pip(index: str, home: Path, requirement: str = "star-hello==1.0") -> None:
