@@ -72,7 +72,7 @@ def create_application(*app_types: AppType) -> ASGIApp:
             downloads(executor),
             metadata(),
             cache_invalidation(cache),
-            bridge(plugins_for_aiohttp(), overlay, route_executor),
+            bridge(plugins_for_aiohttp(), overlay),
             isolated_tasks(),
             serialized_schemas(),
         ):

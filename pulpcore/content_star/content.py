@@ -93,7 +93,7 @@ class Content:
 
     async def _run(self, request: Request, work: Callable[..., ASGIApp], *args: object) -> ASGIApp:
         """Run `work` in the executor, again after a password check if the guard needs one."""
-        run = partial(self.executor.run, work, request, *args)
+        run = partial(self.executor.run_directly, work, request, *args)
         return await with_passwords(request.scope, run)
 
     async def _respond_uncached(
@@ -116,7 +116,7 @@ class Content:
     async def _respond_batch(
         self, distribution_entry: DistributionEntry, batch: Sequence["BatchedRequest"]
     ) -> list[ASGIApp | None]:
-        return await self.executor.run(respond_batch, distribution_entry, batch)
+        return await self.executor.run_directly(respond_batch, distribution_entry, batch)
 
 
 def respond(

@@ -45,8 +45,9 @@ class Heartbeat:
 
         A failure to insert a row is logged, and the background task retries it.
         """
-        await self._beat()
-        self._task = asyncio.create_task(self._beat_forever(), name="heartbeat")
+        with self._executor.asynchronous_orm():
+            await self._beat()
+            self._task = asyncio.create_task(self._beat_forever(), name="heartbeat")
 
     async def stop(self) -> None:
         """Stop the background task and delete the rows, each with a timeout (`CLOSE_TIMEOUT`)."""
@@ -54,12 +55,13 @@ class Heartbeat:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        await asyncio.gather(*map(self._remove, self._rows))
+        with self._executor.asynchronous_orm():
+            await asyncio.gather(*map(self._remove, self._rows))
         await self._executor.close()
 
     async def _remove(self, row: "_Row") -> None:
         try:
-            await asyncio.wait_for(self._executor.run(row.remove), CLOSE_TIMEOUT)
+            await asyncio.wait_for(row.remove(), CLOSE_TIMEOUT)
         except Exception as error:
             log.warning("%s: cannot delete its row, which expires after its TTL: %r", row, error)
 
@@ -73,7 +75,7 @@ class Heartbeat:
     async def _beat(self) -> None:
         for row in self._rows:
             try:
-                await self._executor.run(row.beat)
+                await row.beat()
                 row.healthy = True
             except Exception as error:
                 row.healthy = False
@@ -83,7 +85,7 @@ class Heartbeat:
 
 
 class _Row:
-    """One AppStatus row. Methods block and run in the executor."""
+    """One AppStatus row. Coroutines run inside `DatabaseExecutor.asynchronous_orm`."""
 
     def __init__(self, app_type: AppType, current: bool) -> None:
         ttl = settings.API_APP_TTL if app_type == "api" else settings.CONTENT_APP_TTL
@@ -101,19 +103,19 @@ class _Row:
     def __str__(self) -> str:
         return f"Heartbeat of the {self._status.app_type} app {self._status.name}"
 
-    def beat(self) -> None:
-        if self._queryset().update(last_heartbeat=timezone.now()):
+    async def beat(self) -> None:
+        if await self._queryset().aupdate(last_heartbeat=timezone.now()):
             return
         if self._registered:
             log.warning("%s: its row was deleted, inserting it again", self)
-        # Not `create()`, which refuses a second row per process. Idempotent, as a retry needs.
-        AppStatus.objects.bulk_create([self._status], ignore_conflicts=True)
+        # Not `create()`, which refuses a second row per process.
+        await AppStatus.objects.abulk_create([self._status], ignore_conflicts=True)
         self._registered = True
         if self._current:
             AppStatus.objects._current_app_status = self._status
 
-    def remove(self) -> None:
-        self._queryset().delete()
+    async def remove(self) -> None:
+        await self._queryset().adelete()
         if self._current:
             AppStatus.objects._current_app_status = None
 

@@ -14,6 +14,7 @@ from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.middleware.errors import Errors
+from pulpcore.content_star.plugin_host.mounts import Mounts
 from pulpcore.content_star.remote.downloads import downloads
 from pulpcore.content_star.remote.pull_through.metadata_cache import metadata
 from tests.support.asgi import get
@@ -27,7 +28,8 @@ from tests.support.remote_server import Upstream, serving_upstream
 def app(instance) -> Iterator[ASGIApp]:
     """The content app in this process, in which tests can patch plugins and page sizes."""
     executor = DatabaseExecutor(threads=2)
-    yield CorrelationId(CDNHeaders(Errors(Content(executor, settings.CONTENT_PATH_PREFIX))))
+    content = Mounts(Content(executor, settings.CONTENT_PATH_PREFIX), executor)
+    yield CorrelationId(CDNHeaders(Errors(content)))
     asyncio.run(executor.close())
 
 

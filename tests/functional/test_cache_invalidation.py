@@ -107,9 +107,9 @@ class CountingExecutor(DatabaseExecutor):
 
     runs = 0
 
-    async def run(self, work, *args, **kwargs):
+    async def run_directly(self, work, *args, **kwargs):
         self.runs += 1
-        return await super().run(work, *args, **kwargs)
+        return await super().run_directly(work, *args, **kwargs)
 
 
 @pytest.fixture

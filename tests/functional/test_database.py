@@ -7,11 +7,14 @@ import contextvars
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 from django.db import ProgrammingError, connection, transaction
 
@@ -39,6 +42,20 @@ def backend_pid() -> int:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         return cursor.fetchone()[0]
+
+
+async def run_by_orm(executor: DatabaseExecutor, work: Callable[..., Any], *args: object) -> Any:
+    """Call `work` with asgiref's defaults, as asynchronous queries do, in the executor."""
+    with executor.asynchronous_orm():
+        return await sync_to_async(work)(*args)
+
+
+WAYS = {
+    "run": DatabaseExecutor.run,
+    "run_once": DatabaseExecutor.run_once,
+    "run_directly": DatabaseExecutor.run_directly,
+    "asynchronous_orm": run_by_orm,
+}
 
 
 def terminate(condition: str, *parameters: object) -> int:
@@ -72,8 +89,8 @@ def test_executor_threads_have_the_working_directory_of_pulp(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with opened_executor() as (executor, run):
         assert run(executor.run(os.getcwd)) == settings.WORKING_DIRECTORY
-        executor = executor.executor()
-        assert executor.submit(os.getcwd).result() == settings.WORKING_DIRECTORY
+        assert run(executor.run_directly(os.getcwd)) == settings.WORKING_DIRECTORY
+        assert run(run_by_orm(executor, os.getcwd)) == settings.WORKING_DIRECTORY
         assert Path.cwd() == tmp_path
 
 
@@ -86,6 +103,45 @@ def test_executor_threads_keep_the_directory_where_unshare_fails(tmp_path, monke
     with opened_executor(1) as (executor, run):
         assert run(executor.run(os.getcwd)) == str(tmp_path)
     assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_connection_lost_while_idle_is_replaced(way):
+    with opened_executor(1) as (executor, run):
+        lost = run(way(executor, backend_pid))
+        assert terminate("pid = %s", lost) == 1
+        assert run(way(executor, backend_pid)) != lost
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_async_to_sync_in_an_executor_thread_leaves_the_server_event_loop_alone(way):
+    async def loop() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    async def main(executor: DatabaseExecutor) -> None:
+        await run_by_orm(executor, backend_pid)  # asgiref notes the server's loop in the thread
+        own = await way(executor, async_to_sync(loop))
+        # `sync_to_async` of third-party code keeps its own rule.
+        assert (own is asyncio.get_running_loop()) == (way is run_by_orm)
+
+    with opened_executor(1) as (executor, run):
+        run(main(executor))
+
+
+def test_asynchronous_queries_of_many_tasks_use_the_connections_of_the_executor():
+    async def count() -> int:
+        await AppStatus.objects.filter(name="").acount()
+        return await sync_to_async(backend_pid)()
+
+    async def main(executor: DatabaseExecutor) -> set[int]:
+        with executor.asynchronous_orm():
+            pids = await asyncio.gather(*(count() for _ in range(20)))
+        outside = await sync_to_async(threading.current_thread)()
+        assert not outside.name.startswith("content-db")
+        return set(pids)
+
+    with opened_executor(2) as (executor, run):
+        assert 1 <= len(run(main(executor))) <= 2
 
 
 def test_executor_runs_no_more_work_at_once_than_threads():
@@ -109,13 +165,6 @@ def test_executor_runs_no_more_work_at_once_than_threads():
 
         run(six())
     assert most == 2
-
-
-def test_executor_repeats_work_after_an_idle_connection_was_lost():
-    with opened_executor(1) as (executor, run):
-        dead = run(executor.run(backend_pid))
-        assert terminate("pid = %s", dead) == 1
-        assert run(executor.run(backend_pid)) != dead
 
 
 def test_executor_repeats_work_whose_connection_is_lost():

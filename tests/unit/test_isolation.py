@@ -7,11 +7,8 @@ from importlib import import_module
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
-from pulpcore.content_star.django_app.isolation import (
-    isolated_task,
-    isolated_tasks,
-    leave_event_loop,
-)
+from pulpcore.content_star.database.executor import leave_event_loop
+from pulpcore.content_star.django_app.isolation import isolated_task, isolated_tasks
 
 
 @pytest.mark.parametrize("name", ["tasks", "redis_tasks"])

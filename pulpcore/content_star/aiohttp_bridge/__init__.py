@@ -4,6 +4,6 @@
 calls an aiohttp handler with it. `answers.py` sends the responses of a distribution's hooks.
 `modules.py` imports the modules that add routes to upstream's `web.Application`, and
 `application.py` serves that. `files.py`, `handler.py`, `middlewares.py` and `caching.py` replace
-the parts of upstream that send and fetch artifacts, authenticate, and cache. `threads.py` has the
-threads for the ORM. `internals.py` lists the private attributes in use.
+the parts of upstream that send and fetch artifacts, authenticate, and cache. `internals.py` lists
+the private attributes in use.
 """

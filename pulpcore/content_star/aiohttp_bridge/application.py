@@ -17,8 +17,6 @@ from pulpcore.content_star.aiohttp_bridge.modules import (
 )
 from pulpcore.content_star.aiohttp_bridge.request import make_request
 from pulpcore.content_star.aiohttp_bridge.run import run
-from pulpcore.content_star.aiohttp_bridge.threads import threads_of
-from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.plugin_host.discovery import legacy_routes
 from pulpcore.content_star.plugin_host.mounts import below, mount, unmount
 from pulpcore.content_star.request_info import request_info
@@ -65,19 +63,16 @@ class Overlay:
 
 
 @asynccontextmanager
-async def bridge(
-    plugins: Mapping[str, ASGIApp | None], content: Overlay, executor: DatabaseExecutor
-) -> AsyncIterator[None]:
+async def bridge(plugins: Mapping[str, ASGIApp | None], content: Overlay) -> AsyncIterator[None]:
     """Serve the aiohttp routes of `plugins` during the block.
 
     The keys are names of Django apps; a value is the fallback app for the routes of a plugin, None
-    if they are bridged. Blocking calls of plugins run in `executor`.
+    if they are bridged.
 
     If the aiohttp application fails to start, the error is logged and nothing is bridged:
     `legacy_routes` has the routes that are served, and the reason why others are not.
     """
     async with AsyncExitStack() as stack:
-        stack.enter_context(threads_of(executor))
         import_modules(plugins)
         await _serve(plugins, content, stack)
         yield

@@ -41,7 +41,7 @@ USED: dict[str, tuple[object, tuple[str, ...]]] = {
     "aiohttp.web.StreamResponse": (web.StreamResponse, ("_set_status",)),
     "asgiref.sync.SyncToAsync": (
         SyncToAsync,
-        ("context_to_thread_executor", "thread_sensitive_context"),
+        ("context_to_thread_executor", "thread_sensitive_context", "threadlocal"),
     ),
 }
 """Private attributes that are read or called."""

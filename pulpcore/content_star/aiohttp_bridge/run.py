@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import ClientError, web
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star.aiohttp_bridge.connection import Connection
 from pulpcore.content_star.aiohttp_bridge.request import MAX_BODY, make_request
-from pulpcore.content_star.aiohttp_bridge.threads import use_threads
+from pulpcore.content_star.distributions.routes import executor_of
 from pulpcore.content_star.remote.errors import RemoteUnavailable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -42,14 +43,14 @@ async def run(
 
 
 async def _handle(connection: Connection, handler: Handler, max_body: int) -> None:
-    use_threads()
     request = make_request(connection, max_body)
-    try:
-        response = await _response(request, handler)
-        await response.prepare(request)
-        await response.write_eof()
-    finally:
-        request._finish()  # closes the files of an upload
+    with executor_of(Request(connection.scope)).asynchronous_orm():
+        try:
+            response = await _response(request, handler)
+            await response.prepare(request)
+            await response.write_eof()
+        finally:
+            request._finish()  # closes the files of an upload
 
 
 async def _response(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -13,8 +13,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from asgiref.sync import SyncToAsync
-
+from pulpcore.content_star.database.executor import leave_event_loop
 from pulpcore.content_star.database.working_directory import (
     enter_working_directory,
     make_import_path_absolute,
@@ -30,18 +29,6 @@ def enter_view_thread() -> None:
     """
     enter_working_directory()
     leave_event_loop()
-
-
-def leave_event_loop() -> None:
-    """Make `async_to_sync` in this thread run coroutines in a new event loop.
-
-    On the server's event loop, a blocking task would stop all requests, a non-blocking one would
-    compete with them (within its limit of 5 s), and relative paths would not be the thread's. A
-    client disconnect would cancel it: pulpcore does not handle that, and the task would stay
-    "running" with its resources locked until the process ends.
-    """
-    local = SyncToAsync.threadlocal
-    local.main_event_loop = local.task_context = None
 
 
 @asynccontextmanager

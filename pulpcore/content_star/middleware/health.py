@@ -100,28 +100,24 @@ class Health:
 
     async def _problem(self) -> str | None:
         try:
-            folder = await self.executor.run(_storage_folder)
+            with self.executor.asynchronous_orm():
+                domain = await Domain.objects.aget(name="default")
         except (Error, Domain.DoesNotExist):
             return "The database is not available."
         # Not in one of the few threads of the executor: the storage may hang.
-        if folder is not None and not await to_thread.run_sync(_is_directory, folder):
+        if not await to_thread.run_sync(_is_storage_available, domain):
             return "The storage is not available."
         if self.runs_tasks:
             return await to_thread.run_sync(working_directory_problem)
         return None
 
 
-def _storage_folder() -> Path | None:
-    """Return the root of the default domain's storage, None for an object storage. Blocks."""
-    domain = Domain.objects.get(name="default")
+def _is_storage_available(domain: Domain) -> bool:
+    """Return whether the root of a domain's storage is a directory; True for an object storage."""
     if domain.storage_class != FILE_SYSTEM:
-        return None
-    return Path(domain.get_storage().location)
-
-
-def _is_directory(folder: Path) -> bool:
+        return True
     try:
-        return folder.is_dir()
+        return Path(domain.get_storage().location).is_dir()
     except OSError:  # the server of a network file system is down or denies access
         return False
 

@@ -3,14 +3,11 @@
 Route handlers get the distribution, domain and user of a request from the functions here.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from functools import cache, cached_property, partial
 from typing import Any
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.conf import settings
-from django.db import connections
 from django.utils.functional import SimpleLazyObject
 from rest_framework.request import Request as DRFRequest
 from starlette.datastructures import Headers
@@ -206,21 +203,6 @@ async def _respond(
     await context.check_password()
     user = SimpleLazyObject(lambda: context.drf_request.user)
     app = DisconnectWatcher(DefaultHeadersMiddleware(router, DEFAULTS))
-    with with_domain(context.domain), with_user(user):
-        async with _asynchronous_orm():
-            await app(scope, receive, send)
-
-
-@asynccontextmanager
-async def _asynchronous_orm() -> AsyncIterator[None]:
-    """Run Django's asynchronous queries in a thread of this request.
-
-    By default, all requests of the process would share one thread and its connection, which is not
-    replaced when it is lost. The connection is closed with the request, as in Django.
-    """
-    async with ThreadSensitiveContext() as context:
-        try:
-            yield
-        finally:
-            if context in SyncToAsync.context_to_thread_executor:
-                await sync_to_async(connections.close_all)()
+    executor = executor_of(Request(scope))
+    with with_domain(context.domain), with_user(user), executor.asynchronous_orm():
+        await app(scope, receive, send)

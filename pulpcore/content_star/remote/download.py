@@ -247,7 +247,8 @@ class Download:
                 reason(error),
             )
             if isinstance(error, Mismatch):
-                await self._downloads.executor.run(mark_failed, error.source or source)
+                with self._downloads.executor.asynchronous_orm():
+                    await mark_failed(error.source or source)
             return error
 
     async def _save(self) -> None:

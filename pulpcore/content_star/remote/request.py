@@ -96,6 +96,7 @@ class FetchRequest(ABC):
         return None
 
 
-def mark_failed(source: RemoteSource) -> None:
-    """Exclude `source` for the cooldown period, since it sent a mismatching file. Blocks."""
-    RemoteArtifact.objects.filter(pk=source.remote_artifact.pk).update(failed_at=timezone.now())
+async def mark_failed(source: RemoteSource) -> None:
+    """Exclude `source` for the cooldown period, since it sent a mismatching file."""
+    sent = RemoteArtifact.objects.filter(pk=source.remote_artifact.pk)
+    await sent.aupdate(failed_at=timezone.now())

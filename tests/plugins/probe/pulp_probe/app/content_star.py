@@ -3,6 +3,7 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import connection
 from django.http import Http404
@@ -103,8 +104,10 @@ def backend(request: Request) -> Response:
 
 
 async def count(request: Request) -> Response:
-    """Return a count made with the asynchronous ORM."""
-    return PlainTextResponse(str(await Distribution.objects.filter(name="").acount()))
+    """The asynchronous ORM, and the threads that `sync_to_async` uses."""
+    count = await Distribution.objects.filter(name="").acount()
+    thread = await sync_to_async(threading.current_thread)()
+    return JSONResponse({"count": count, "thread": thread.name.rpartition("_")[0]})
 
 
 async def boom(request: Request) -> Response:
