@@ -2,18 +2,20 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from django.conf import settings
+from django.conf import settings as django_settings
 from starlette.middleware import Middleware
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.content_star.aiohttp_bridge import internals
 from pulpcore.content_star.aiohttp_bridge.application import Overlay, bridge
-from pulpcore.content_star.auth.password_checks import password_checks
+from pulpcore.content_star.auth.basic_auth_cache import PasswordCache
+from pulpcore.content_star.auth.password_checks import PasswordChecks
 from pulpcore.content_star.cache.fast_path import FastPath
 from pulpcore.content_star.cache.invalidation.listener import cache_invalidation
 from pulpcore.content_star.cache.store import ResponseCache
@@ -32,14 +34,36 @@ from pulpcore.content_star.middleware.normalize_path import NormalizePath
 from pulpcore.content_star.plugin_host.discovery import announce, plugins_for_aiohttp
 from pulpcore.content_star.plugin_host.mounts import Mounts
 from pulpcore.content_star.plugin_host.proxy import proxy_client
-from pulpcore.content_star.remote.downloads import downloads
-from pulpcore.content_star.remote.pull_through.metadata_cache import metadata
+from pulpcore.content_star.remote.downloads import Downloads
+from pulpcore.content_star.remote.pull_through.metadata_cache import MetadataCache
 from pulpcore.content_star.remote.pull_through.repository import leave_tasks_to_workers
+from pulpcore.content_star.remote.temporary_file import remove_abandoned
 from pulpcore.content_star.request_info import Observer, Telemetry
-from pulpcore.content_star.storage.objects import object_client
+from pulpcore.content_star.resources import STATE_KEY, Resources
+from pulpcore.content_star.storage.disk import in_thread
+from pulpcore.content_star.storage.objects import ObjectClient
 
 
-def create_application(*app_types: AppType) -> ASGIApp:
+def _setting(name: str) -> Any:
+    return field(default_factory=lambda: getattr(django_settings, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Sizes and lifetimes of the resources of one application; the defaults are Django's settings.
+
+    Two applications in one process may differ in these. All others are settings of the process.
+    """
+
+    database_threads: int = _setting("CONTENT_STAR_DATABASE_THREADS")
+    cache_entries: int = _setting("CONTENT_STAR_CACHE_ENTRIES")
+    cache_bytes: int = _setting("CONTENT_STAR_CACHE_BYTES")
+    basic_auth_ttl: float = _setting("CONTENT_STAR_BASIC_AUTH_TTL")
+    metadata_ttl: float = _setting("CONTENT_STAR_METADATA_TTL")
+    metadata_size: int = _setting("CONTENT_STAR_METADATA_SIZE")
+
+
+def create_application(*app_types: AppType, settings: Settings | None = None) -> ASGIApp:
     """Return the content app: one endpoint for all paths, in its middleware.
 
     `app_types` are the apps that the process runs; each gets a heartbeat in Pulp's status.
@@ -48,11 +72,10 @@ def create_application(*app_types: AppType) -> ASGIApp:
     leave_tasks_to_workers()
     make_cookies_linear()
     announce()
-    prefix = settings.CONTENT_PATH_PREFIX
-    executor = DatabaseExecutor(settings.CONTENT_STAR_DATABASE_THREADS)
-    # An executor of their own, since plugins' routes may take long: files do not wait for them.
-    route_executor = DatabaseExecutor(settings.CONTENT_STAR_DATABASE_THREADS, name="plugin-db")
-    cache = ResponseCache(settings.CONTENT_STAR_CACHE_ENTRIES, settings.CONTENT_STAR_CACHE_BYTES)
+    settings = settings or Settings()
+    prefix = django_settings.CONTENT_PATH_PREFIX
+    executor = DatabaseExecutor(settings.database_threads)
+    cache = ResponseCache(settings.cache_entries, settings.cache_bytes)
     logs: list[Observer] = [access_log.AccessLog()] if access_log.is_wanted() else []
     observers = logs.copy()
     content = Content(executor, prefix, cache)
@@ -60,28 +83,24 @@ def create_application(*app_types: AppType) -> ASGIApp:
     overlay = Overlay(health)
 
     @asynccontextmanager
-    async def lifespan(app: Any) -> AsyncIterator[None]:
+    async def lifespan(app: Any) -> AsyncIterator[Mapping[str, Any]]:
         heartbeat = Heartbeat(*app_types)
         await heartbeat.start()
-        metrics = Metrics(cache) if settings.OTEL_ENABLED else None
+        metrics = Metrics(cache) if django_settings.OTEL_ENABLED else None
         observers[:] = [*logs, metrics] if metrics else logs
         async with (
-            object_client(),
-            proxy_client(),
-            password_checks(),
-            downloads(executor),
-            metadata(),
+            open_resources(executor, settings) as resources,
             cache_invalidation(cache),
             bridge(plugins_for_aiohttp(), overlay),
             isolated_tasks(),
             serialized_schemas(),
         ):
             _tune_garbage_collector()
-            yield
+            yield {STATE_KEY: resources}
         if metrics:
             await metrics.close()
         # Concurrently: each waits for its timeout if the database hangs.
-        await asyncio.gather(heartbeat.stop(), route_executor.close(), executor.close())
+        await asyncio.gather(heartbeat.stop(), executor.close())
 
     middleware = [
         Middleware(CorrelationId),
@@ -91,12 +110,38 @@ def create_application(*app_types: AppType) -> ASGIApp:
         Middleware(CDNHeaders),
         Middleware(Errors),
         Middleware(NormalizePath, prefix=prefix),
-        Middleware(Mounts, executor=route_executor),
+        Middleware(Mounts),
     ]
     app: ASGIApp = overlay
     for cls, args, kwargs in reversed(middleware):
         app = cls(app, *args, **kwargs)
     return app
+
+
+@asynccontextmanager
+async def open_resources(
+    executor: DatabaseExecutor, settings: Settings
+) -> AsyncIterator[Resources]:
+    """Open the resources of an application, and close them at the end of the block."""
+    await in_thread(remove_abandoned, str(django_settings.WORKING_DIRECTORY))
+    resources = Resources(
+        downloads=Downloads(executor),
+        metadata=MetadataCache(settings.metadata_ttl, settings.metadata_size),
+        objects=ObjectClient(),
+        password_cache=PasswordCache(settings.basic_auth_ttl),
+        password_checks=PasswordChecks(),
+        proxy=proxy_client(),
+        route_executor=DatabaseExecutor(settings.database_threads, name="plugin-db"),
+    )
+    async with AsyncExitStack() as stack:
+        # Closed in the opposite order: cached metadata belongs to downloads.
+        stack.push_async_callback(resources.route_executor.close)
+        stack.push_async_callback(resources.objects.close)
+        stack.push_async_callback(resources.proxy.close)
+        stack.push_async_callback(resources.password_checks.close)
+        stack.push_async_callback(resources.downloads.close)
+        stack.push_async_callback(resources.metadata.close)
+        yield resources
 
 
 class Lifespan(Router):
@@ -107,7 +152,9 @@ class Lifespan(Router):
     """
 
     def __init__(
-        self, app: ASGIApp, lifespan: Callable[[Any], AbstractAsyncContextManager[None]]
+        self,
+        app: ASGIApp,
+        lifespan: Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]],
     ) -> None:
         super().__init__(default=app, lifespan=lifespan)
 

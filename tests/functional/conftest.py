@@ -14,22 +14,20 @@ from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.middleware.errors import Errors
-from pulpcore.content_star.plugin_host.mounts import Mounts
-from pulpcore.content_star.remote.downloads import downloads
-from pulpcore.content_star.remote.pull_through.metadata_cache import metadata
 from tests.support.asgi import get
 from tests.support.instance import Instance
 from tests.support.orm import Orm
 from tests.support.remote_files import MakeRemoteFile, RemoteFiles
 from tests.support.remote_server import Upstream, serving_upstream
+from tests.support.resources import with_resources
 
 
 @pytest.fixture(scope="session")
 def app(instance) -> Iterator[ASGIApp]:
     """The content app in this process, in which tests can patch plugins and page sizes."""
     executor = DatabaseExecutor(threads=2)
-    content = Mounts(Content(executor, settings.CONTENT_PATH_PREFIX), executor)
-    yield CorrelationId(CDNHeaders(Errors(content)))
+    content = Errors(Content(executor, settings.CONTENT_PATH_PREFIX))
+    yield with_resources(CorrelationId(CDNHeaders(content)), executor)
     asyncio.run(executor.close())
 
 
@@ -79,13 +77,8 @@ def get_in_process(instance, orm) -> Callable[[str], httpx.Response]:
     def get_path(path: str) -> httpx.Response:
         executor = DatabaseExecutor(1)
         content = Errors(Content(executor, settings.CONTENT_PATH_PREFIX))
-
-        async def app(scope, receive, send):
-            async with downloads(executor), metadata():
-                await content(scope, receive, send)
-
         try:
-            return get(app, settings.CONTENT_PATH_PREFIX + path)
+            return get(with_resources(content, executor), settings.CONTENT_PATH_PREFIX + path)
         finally:
             asyncio.run(executor.close())
 

@@ -19,7 +19,6 @@ from starlette.types import ASGIApp
 from pulpcore.content_star.django_app.handler import create_api
 from pulpcore.content_star.plugin_host.mounts import mount, mounted
 from pulpcore.content_star.request_info import Telemetry
-from pulpcore.content_star.storage.objects import object_client
 from pulpcore.routing import Router
 from tests.support.orm import Site
 from tests.support.pulp import unique
@@ -202,14 +201,6 @@ def site(instance, store: Store) -> Iterator[Site]:
         site.remove()
 
 
-def with_store(content: ASGIApp) -> ASGIApp:
-    async def app(scope, receive, send):
-        async with object_client():
-            await content(scope, receive, send)
-
-    return app
-
-
 CREDENTIALS = {"Authorization": "Basic c29tZWJvZHk6aHVudGVyMg==", "Cookie": "sessionid=hunter2"}
 
 
@@ -219,7 +210,7 @@ def test_internal_redirect_sends_no_credentials_to_an_object_store(app, store, s
     site.set(redirect_to_object_storage=redirects)
     api = redirecting(f"/pulp/content/{site.domain.name}/{site.base_path}/a.txt")
     headers = {**CREDENTIALS, "Range": "bytes=2-4"}
-    answer = send(api, with_store(app), headers=headers)
+    answer = send(api, app, headers=headers)
     if redirects:
         # A redirect to another origin, to which clients send no credentials.
         assert answer.status_code == 302

@@ -17,12 +17,11 @@ from django.conf import settings
 from django.utils import timezone
 from starlette.responses import PlainTextResponse
 
-from pulpcore.content_star.database.executor import DatabaseExecutor
 from tests.support import remote_server
-from tests.support.asgi import get
 from tests.support.instance import wait_until
 from tests.support.pulp import API, Pulp, unique
 from tests.support.remote_server import PausedResponse, Upstream
+from tests.support.resources import get_with_resources
 from tests.support.server import Server, serving
 
 BIG = 3_000_000
@@ -230,7 +229,6 @@ def test_small_file_requested_by_hundred_clients_is_fetched_once(instance, mirro
 
 
 def test_file_saved_after_the_lookup_is_served_from_storage(content, mirror, orm):
-    from pulpcore.content_star.remote.downloads import downloads
     from pulpcore.content_star.remote.on_demand import on_demand_request
     from pulpcore.content_star.remote.response import OnDemandResponse
 
@@ -242,16 +240,7 @@ def test_file_saved_after_the_lookup_is_served_from_storage(content, mirror, orm
     late = OnDemandResponse(
         file, lambda: PlainTextResponse("saved"), filename="f", last_modified=None, headers={}
     )
-
-    async def app(scope, receive, send):
-        async with downloads(executor):
-            await late(scope, receive, send)
-
-    executor = DatabaseExecutor(1)
-    try:
-        assert get(app, "/").text == "saved"
-    finally:
-        asyncio.run(executor.close())
+    assert get_with_resources(late, "/").text == "saved"
     assert m.gets == 1
 
 

@@ -1,18 +1,25 @@
 """Remembering passwords: what is kept, for how long, and for whom."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from typing import Any, ClassVar
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.backends import ModelBackend
+from django.core.handlers.asgi import ASGIRequest
 from django.test import override_settings
 from rest_framework.authentication import BasicAuthentication, SessionAuthentication
 from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
 
-from pulpcore.content_star.auth import basic_auth_cache as basic_auth
-from pulpcore.content_star.auth.basic_auth_cache import PasswordCache, with_cache
+from pulpcore.content_star.auth.basic_auth_cache import (
+    CachedBasicAuthentication,
+    PasswordCache,
+    with_cache,
+)
+from tests.support.asgi import state_of
 
 
 class Backend(ModelBackend):
@@ -48,19 +55,38 @@ def user(orm) -> Iterator[Any]:
 
 
 @pytest.fixture
-def checks(monkeypatch, clock) -> Iterator[list[str]]:
-    """The names whose passwords were checked, with a cache of one minute."""
-    monkeypatch.setattr(basic_auth, "cache", PasswordCache(60, clock=clock))
+def cache(clock) -> PasswordCache:
+    """A cache of one minute."""
+    return PasswordCache(60, clock=clock)
+
+
+@pytest.fixture
+def checks() -> Iterator[list[str]]:
+    """The names whose passwords were checked."""
     Backend.checks.clear()
     with override_settings(AUTHENTICATION_BACKENDS=[PATH]):
         yield Backend.checks
 
 
-def log_in(user: Any, password: str = "first", kind: type = BasicAuthentication) -> Any:
-    return with_cache(kind)().authenticate_credentials(user.username, password)[0]
+@pytest.fixture
+def log_in(cache) -> Callable[..., Any]:
+    """Authenticate a user in an application that has `cache`."""
+
+    def log_in(
+        user: Any,
+        password: str = "first",
+        kind: type = BasicAuthentication,
+        cache: PasswordCache = cache,
+    ) -> Any:
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        scope["state"] = state_of(password_cache=cache)
+        request = Request(ASGIRequest(scope, BytesIO()))
+        return with_cache(kind)().authenticate_credentials(user.username, password, request)[0]
+
+    return log_in
 
 
-def test_a_password_is_checked_once_a_minute(user, checks, clock):
+def test_a_password_is_checked_once_a_minute(user, checks, clock, log_in):
     first, second = log_in(user), log_in(user)
     assert first == second == user
     assert second.backend == PATH
@@ -73,16 +99,16 @@ def test_a_password_is_checked_once_a_minute(user, checks, clock):
     assert len(checks) == 2
 
 
-def test_failures_are_checked_each_time(user, checks):
+def test_failures_are_checked_each_time(user, checks, cache, log_in):
     log_in(user)
     for _ in range(2):
         with pytest.raises(AuthenticationFailed):
             log_in(user, "wrong")
     assert len(checks) == 3
-    assert len(basic_auth.cache) == 1
+    assert len(cache) == 1
 
 
-def test_what_changes_the_user_makes_it_check_again(user, checks):
+def test_what_changes_the_user_makes_it_check_again(user, checks, log_in):
     for count, change in enumerate(({"is_active": False}, {"username": "renamed"}), 1):
         log_in(user)
         assert len(checks) == 2 * count - 1
@@ -93,24 +119,24 @@ def test_what_changes_the_user_makes_it_check_again(user, checks):
         row.update(is_active=True, username=user.username)
 
 
-def test_a_backend_that_is_not_configured_any_more_knows_nobody(user, checks):
+def test_a_backend_that_is_not_configured_any_more_knows_nobody(user, checks, log_in):
     log_in(user)
     other = "django.contrib.auth.backends.ModelBackend"
     with override_settings(AUTHENTICATION_BACKENDS=[other]):
         assert log_in(user).backend == other
 
 
-def test_zero_seconds_turn_it_off(user, checks, monkeypatch):
-    monkeypatch.setattr(basic_auth, "cache", PasswordCache(0))
-    log_in(user)
-    log_in(user)
+def test_zero_seconds_turn_it_off(user, checks, log_in):
+    off = PasswordCache(0)
+    log_in(user, cache=off)
+    log_in(user, cache=off)
     assert len(checks) == 2
 
 
-def test_neither_passwords_nor_names_are_kept(user, checks):
+def test_neither_passwords_nor_names_are_kept(user, checks, cache, log_in):
     log_in(user)
-    entry = repr(vars(basic_auth.cache))
-    assert len(basic_auth.cache) == 1
+    entry = repr(vars(cache))
+    assert len(cache) == 1
     user.refresh_from_db()
     for secret in ("first", user.username, user.password):
         assert secret not in entry
@@ -154,7 +180,7 @@ def test_threads_do_not_disturb_each_other(clock):
     assert len(cache) <= 3
 
 
-def test_classes_that_derive_from_basic_keep_their_say(user, checks):
+def test_classes_that_derive_from_basic_keep_their_say(user, checks, log_in):
     class Office(BasicAuthentication):
         hours = True
 
@@ -180,5 +206,5 @@ def test_every_configured_basic_class_remembers():
     configured = api_settings.DEFAULT_AUTHENTICATION_CLASSES
     for ours, theirs in zip(View.authentication_classes, configured, strict=True):
         assert issubclass(ours, theirs)
-        remembers = issubclass(ours, basic_auth.CachedBasicAuthentication)
+        remembers = issubclass(ours, CachedBasicAuthentication)
         assert remembers == issubclass(theirs, BasicAuthentication)

@@ -11,8 +11,8 @@ from pulpcore.content_star.aiohttp_bridge.application import Bridge
 from pulpcore.content_star.aiohttp_bridge.modules import prefix_of
 from pulpcore.content_star.aiohttp_bridge.run import ConnectionClosed
 from pulpcore.content_star.database.executor import DatabaseExecutor
-from pulpcore.content_star.distributions.routes import EXECUTOR
 from pulpcore.content_star.middleware.errors import Errors
+from tests.support.asgi import state_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -33,7 +33,7 @@ class Client:
             "http_version": "2",
             "client": ("192.0.2.1", 1234),
             "server": ("pulp", 443),
-            EXECUTOR: DatabaseExecutor(1),
+            "state": state_of(route_executor=DatabaseExecutor(1)),
         }
         self.sent: list[dict] = []
         self.messages: asyncio.Queue[dict] = asyncio.Queue()

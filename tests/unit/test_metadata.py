@@ -1,24 +1,24 @@
-"""How long what remotes sent is used, without a remote."""
+"""Freshness of cached metadata of remotes."""
 
 from types import SimpleNamespace
 
-from pulpcore.content_star.remote.pull_through import metadata_cache as metadata
-from pulpcore.content_star.remote.pull_through.metadata_cache import MetadataEntry
+import pytest
+
+from pulpcore.content_star.remote.pull_through.metadata_cache import STALE_IF_ERROR, MetadataEntry
 
 
-def entry(**headers: str) -> MetadataEntry:
+def entry(stale_if_error: float = STALE_IF_ERROR, **headers: str) -> MetadataEntry:
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    return MetadataEntry(SimpleNamespace(headers=headers), 1)
+    return MetadataEntry(SimpleNamespace(headers=headers), 1, 10, stale_if_error)
 
 
-def test_what_a_failing_remote_sent_once_is_not_used_for_ever(monkeypatch):
-    answer = entry(Cache_Control="max-age=0")
-    answer.back_off()
-    assert answer.may_be_stale
-    assert answer.is_fresh, "the remote is not asked while it rests"
-    monkeypatch.setattr(metadata, "STALE_IF_ERROR", 0)
-    assert not answer.may_be_stale
+@pytest.mark.parametrize(("stale_if_error", "is_used"), [(600, True), (0, False)])
+def test_stale_metadata_of_a_failed_remote_is_used_for_a_limited_time(stale_if_error, is_used):
+    answer = entry(stale_if_error, Cache_Control="max-age=0")
     assert not answer.is_fresh
+    answer.back_off()
+    assert answer.may_be_stale == is_used
+    assert answer.is_fresh == is_used, "the remote is not requested during the cooldown"
 
 
 def test_an_age_is_part_of_the_lifetime_until_the_remote_confirms_it():

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 from starlette.responses import PlainTextResponse
 
-from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.registry import AlreadyServed
 from pulpcore.content_star.plugin_host import mounts
 from pulpcore.content_star.plugin_host.mounts import Mounts, mount
@@ -54,8 +53,7 @@ def test_two_cannot_have_the_same():
 def test_the_longest_prefix_counts():
     mount("/v2/", PlainTextResponse("short"))
     mount("/v2/long/", PlainTextResponse("long"))
-    executor = DatabaseExecutor(threads=1)
-    app = Mounts(PlainTextResponse("content"), executor)
+    app = Mounts(PlainTextResponse("content"))
     assert get(app, "/v2/x").text == "short"
     assert get(app, "/v2/long/x").text == "long"
     assert get(app, "/v2").text == "short", "with or without the slash"

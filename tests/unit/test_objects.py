@@ -13,7 +13,7 @@ from pulpcore.content_star.responses.source import (
     StoreReadError,
     StoreUnavailable,
 )
-from pulpcore.content_star.storage.objects import ObjectSource, Target, object_client
+from pulpcore.content_star.storage.objects import ObjectClient, ObjectSource, Target
 
 pytestmark = pytest.mark.anyio
 
@@ -65,8 +65,10 @@ class Store:
 async def source(store: Store, size: int) -> AsyncIterator[ObjectSource]:
     server = await asyncio.start_server(store.serve, "127.0.0.1")
     port = server.sockets[0].getsockname()[1]
-    async with server, object_client():
-        yield ObjectSource("artifact/ab/cd", Target(f"http://127.0.0.1:{port}{SECRET}"), size)
+    client = ObjectClient()
+    async with server, client.session:
+        target = Target(f"http://127.0.0.1:{port}{SECRET}")
+        yield ObjectSource(client, "artifact/ab/cd", target, size)
 
 
 async def test_the_url_is_sent_as_it_was_signed():

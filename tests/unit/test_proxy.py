@@ -18,6 +18,7 @@ from starlette.routing import Router
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.plugin_host.proxy import Proxy, proxy_client
+from tests.support.asgi import state_of
 from tests.support.instance import wait_until
 from tests.support.server import free_port
 
@@ -142,8 +143,8 @@ def gateway(url: str, **options):
 
     @asynccontextmanager
     async def lifespan(app):
-        async with proxy_client():
-            yield
+        async with proxy_client() as session:
+            yield state_of(proxy=session)
 
     async def proxy(scope, receive, send):
         if (b"x-version", b"2") in scope["headers"]:

@@ -20,7 +20,7 @@ from pulpcore.content_star.responses.source import (
 from pulpcore.content_star.storage import backends as storage
 from pulpcore.content_star.storage.disk import LocalSource
 from pulpcore.content_star.storage.filelike import FileSource
-from tests.support.asgi import get
+from tests.support.asgi import get, state_of
 
 S3 = {
     "access_key": "key",
@@ -28,6 +28,9 @@ S3 = {
     "bucket_name": "bucket",
     "region_name": "us-east-1",
 }
+
+
+SCOPE = {"state": state_of(objects=None)}
 
 
 def s3_domain(**settings: object) -> Domain:
@@ -70,7 +73,7 @@ def test_signing_makes_no_client(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(boto3.Session, "resource", refuse)
     with ThreadPoolExecutor(1) as thread:
         url = thread.submit(storage.redirect_url, domain, artifact(), {}, "GET").result(30)
-        source = thread.submit(storage.artifact_source, domain, artifact()).result(30)
+        source = thread.submit(storage.artifact_source, domain, artifact(), SCOPE).result(30)
     assert url is not None
     assert "X-Amz-Signature" in url or "Signature" in url
     assert source.name == "artifact/ab/cd"
@@ -81,7 +84,7 @@ def test_a_custom_domain_is_for_clients():
     url = storage.redirect_url(domain, artifact(), {}, "GET")
     assert url is not None
     assert url.startswith("https://cdn.example.com/artifact/ab/cd")
-    source = storage.artifact_source(domain, artifact())
+    source = storage.artifact_source(domain, artifact(), SCOPE)
     assert source.target.url.startswith("http://127.0.0.1:9/bucket/artifact/ab/cd?")
 
 
@@ -124,7 +127,7 @@ def test_a_domain_may_not_redirect():
 
 def test_what_is_wrong_with_the_settings_is_not_told():
     with pytest.raises(StoreUnavailable) as failure:
-        storage.artifact_source(s3_domain(endpoint_url="very secret"), artifact())
+        storage.artifact_source(s3_domain(endpoint_url="very secret"), artifact(), SCOPE)
     assert "ValueError" in str(failure.value)
     assert "very secret" not in str(failure.value)
     assert failure.value.__suppress_context__
@@ -141,14 +144,14 @@ def other(domain_storage: object) -> Domain:
 
 def test_a_storage_of_files_is_read_from_the_disk(tmp_path):
     domain = other(FileSystemStorage(location=tmp_path))
-    source = storage.artifact_source(domain, artifact())
+    source = storage.artifact_source(domain, artifact(), SCOPE)
     assert isinstance(source, LocalSource)
     assert source.name == str(tmp_path / "artifact/ab/cd")
     assert storage.redirect_url(domain, artifact(), {}, "GET") is None
 
 
 def respond(entry: object, size: int) -> ArtifactResponse:
-    source = storage.artifact_source(other(entry), artifact())
+    source = storage.artifact_source(other(entry), artifact(), SCOPE)
     assert isinstance(source, FileSource)
     return ArtifactResponse(
         source, size=size, sha256="ab", last_modified=None, filename="cd", headers={}

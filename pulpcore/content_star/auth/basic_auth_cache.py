@@ -30,8 +30,10 @@ from django.conf import settings
 from django.contrib.auth import load_backend
 from django.db import InterfaceError, OperationalError
 from rest_framework.authentication import BasicAuthentication
+from starlette.types import Scope
 
 from pulpcore.content_star.auth.password_checks import outcome_of
+from pulpcore.content_star.resources import resources_of
 
 # Maximum number of entries; the least recently used are evicted. About half a megabyte.
 CAPACITY = 1024
@@ -124,9 +126,6 @@ class PasswordCache:
         return hmac.digest(self._key, message, "sha256")
 
 
-cache = PasswordCache(settings.CONTENT_STAR_BASIC_AUTH_TTL)
-
-
 class CachedBasicAuthentication(BasicAuthentication):
     """REST framework's Basic authentication with a cache of password checks."""
 
@@ -138,17 +137,17 @@ class CachedBasicAuthentication(BasicAuthentication):
         Raises `AuthenticationFailed` for wrong credentials, and `CheckNeeded` if the password has
         to be checked in another thread first.
         """
+        scope: Scope = request._request.scope
+        cache = resources_of(scope).password_cache
         if user := cache.get(userid, password):
             return user, None
-        scope = getattr(getattr(request, "_request", None), "scope", {})
-        outcome = outcome_of(
-            scope, userid, password, partial(self._check, userid, password, request)
-        )
+        check = partial(self._check, cache, userid, password, request)
+        outcome = outcome_of(scope, userid, password, check)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome, None
 
-    def _check(self, name: str, password: str, request: Any) -> Any:
+    def _check(self, cache: PasswordCache, name: str, password: str, request: Any) -> Any:
         """Return the user, or the exception for rejected credentials.
 
         Raises the errors that `DatabaseExecutor.run` retries: the database is unreachable.

@@ -20,11 +20,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, TypeVar
 
-from anyio.lowlevel import RunVar
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from pulpcore.content_star.database.executor import DatabaseExecutor
+from pulpcore.content_star.resources import resources_of
 
 T = TypeVar("T")
 
@@ -94,7 +94,8 @@ async def with_passwords(scope: Scope, operation: Callable[[], Awaitable[T]]) ->
         try:
             return await operation()
         except CheckNeeded as needed:
-            checked[needed.credentials] = await _current.get().check(scope, needed)
+            checks = resources_of(scope).password_checks
+            checked[needed.credentials] = await checks.check(scope, needed)
 
 
 class PasswordChecks:
@@ -203,18 +204,3 @@ def source_of(scope: Scope) -> str:
     if address.ipv4_mapped:
         return str(address.ipv4_mapped)
     return str(ip_network((int(address), 64), strict=False))
-
-
-_current: RunVar[PasswordChecks] = RunVar("content_star_password_checks")
-
-
-@asynccontextmanager
-async def password_checks() -> AsyncIterator[None]:
-    """Provide `PasswordChecks` for this event loop during the block."""
-    checks = PasswordChecks()
-    token = _current.set(checks)
-    try:
-        yield
-    finally:
-        await checks.close()
-        _current.reset(token)

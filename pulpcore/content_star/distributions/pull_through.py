@@ -12,7 +12,6 @@ from pulpcore.app.models import ContentArtifact, Domain, Remote
 from pulpcore.content_star.auth.guards import GuardRequest
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.remote.download import SAVE_TIMEOUT
-from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.pull_through.models import (
     find_content_artifact,
     pull_through_request,
@@ -22,6 +21,7 @@ from pulpcore.content_star.remote.pull_through.repository import add_to_reposito
 from pulpcore.content_star.remote.pull_through.response import PullThroughResponse
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import ResolvedFile
+from pulpcore.content_star.resources import resources_of
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class _AddToRepository:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if claim(self.repository, self.file):
-            adding = current_downloads().run_in_background(self._add)
+            adding = resources_of(scope).downloads.run_in_background(self._add)
             _, late = await asyncio.wait([adding], timeout=SAVE_TIMEOUT)
             if late:
                 log.warning(

@@ -13,9 +13,7 @@ from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import Scope
 
 from pulpcore.content_star.database.executor import DatabaseExecutor
-
-EXECUTOR = "content_star.executor"
-"""Key of the scope for the database executor of plugin routes."""
+from pulpcore.content_star.resources import resources_of
 
 Blocking = Callable[[Request], Response]
 Coroutine = Callable[[Request], Awaitable[Response]]
@@ -52,8 +50,7 @@ def executor_of(request: Request) -> DatabaseExecutor:
 
     Files have an executor of their own, so that slow plugin routes do not delay them.
     """
-    executor: DatabaseExecutor = request.scope[EXECUTOR]
-    return executor
+    return resources_of(request.scope).route_executor
 
 
 def check_routes(routes: Iterable[BaseRoute], owner: str) -> None:

@@ -5,9 +5,7 @@ from collections.abc import Iterable
 from django.conf import settings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.registry import AlreadyServed
-from pulpcore.content_star.distributions.routes import EXECUTOR
 
 _mounted: dict[str, ASGIApp] = {}
 
@@ -67,17 +65,11 @@ def _pulp_paths() -> tuple[str, ...]:
 
 
 class Mounts:
-    """ASGI middleware that routes requests to mounted apps.
+    """ASGI middleware that routes requests to mounted apps."""
 
-    It puts the database executor of plugin routes, here and below base paths, into the scope.
-    """
-
-    def __init__(self, app: ASGIApp, executor: DatabaseExecutor) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.executor = executor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        scope[EXECUTOR] = self.executor
-        await (mounted(scope) or self.app)(scope, receive, send)
+        app = mounted(scope) if scope["type"] == "http" else None
+        await (app or self.app)(scope, receive, send)

@@ -2,11 +2,9 @@
 
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from urllib.parse import quote_from_bytes, urlsplit
 
 import aiohttp
-from anyio.lowlevel import RunVar
 from django_guid import get_guid
 from django_guid.config import settings as guid_settings
 from starlette.datastructures import Headers
@@ -15,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from yarl import URL
 
 from pulpcore.content_star.resolve.paths import raw_path_below
+from pulpcore.content_star.resources import resources_of
 from pulpcore.content_star.responses.disconnect import DisconnectWatcher
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ class Proxy:
     Method, path below the root path, query, `Host` and all end-to-end headers are forwarded, so
     that signatures of URLs stay valid. Redirects and encoded bodies are returned unchanged. Raises
     `HTTPException` 502 if the server is unreachable, 508 for a loop; if the response ends early,
-    the error closes the connection to the client. Requires `proxy_client`.
+    the error closes the connection to the client.
     """
 
     def __init__(self, url: str) -> None:
@@ -111,7 +110,7 @@ class Proxy:
     async def _request(self, scope: Scope, receive: Receive) -> aiohttp.ClientResponse:
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         target = quote_from_bytes(raw_path_below(scope) + query, _PRINTABLE)
-        return await _client.get().request(
+        return await resources_of(scope).proxy.request(
             scope["method"],
             URL(self.url + target, encoded=True),
             headers=_request_headers(scope),
@@ -135,13 +134,9 @@ async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
         more = message.get("more_body", False)
 
 
-_client: RunVar[aiohttp.ClientSession] = RunVar("content_star_proxy_client")
-
-
-@asynccontextmanager
-async def proxy_client() -> AsyncIterator[None]:
-    """Provide the HTTP client of proxies for this event loop during the block."""
-    async with aiohttp.ClientSession(
+def proxy_client() -> aiohttp.ClientSession:
+    """Return a new HTTP client for proxies, for the running event loop."""
+    return aiohttp.ClientSession(
         # Unlimited: the server limits the connections of clients already.
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -149,12 +144,7 @@ async def proxy_client() -> AsyncIterator[None]:
         auto_decompress=False,
         read_bufsize=BUFFER,
         skip_auto_headers=_SKIPPED_AUTO_HEADERS,
-    ) as session:
-        token = _client.set(session)
-        try:
-            yield
-        finally:
-            _client.reset(token)
+    )
 
 
 def _request_headers(scope: Scope) -> list[tuple[str, str]]:

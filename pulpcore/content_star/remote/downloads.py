@@ -1,12 +1,8 @@
-"""Downloads of a process, shared by all clients that request the same file."""
+"""Downloads of an application, shared by all clients that request the same file."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-
-from anyio.lowlevel import RunVar
-from django.conf import settings
+from collections.abc import Callable
 
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.remote.download import Download
@@ -14,8 +10,6 @@ from pulpcore.content_star.remote.errors import reason
 from pulpcore.content_star.remote.lock import FetchLock
 from pulpcore.content_star.remote.request import FetchRequest
 from pulpcore.content_star.remote.spool import wait_until_closed
-from pulpcore.content_star.remote.temporary_file import remove_abandoned
-from pulpcore.content_star.storage.disk import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +22,13 @@ CLOSE_TIMEOUT = 15.0
 
 
 class Downloads:
-    """Registry of the downloads of a process, by fetch request."""
+    """Registry of the downloads of an application, by fetch request."""
 
-    def __init__(self, executor: DatabaseExecutor) -> None:
+    def __init__(self, executor: DatabaseExecutor, fetch_lock: FetchLock | None = None) -> None:
+        """`executor` is for queries; saving has an executor of its own."""
         self.executor = executor
         self.save_executor = DatabaseExecutor(SAVE_THREADS, name="content-save")
-        self.fetch_lock = FetchLock()
+        self.fetch_lock = fetch_lock or FetchLock()
         self._downloads: dict[FetchRequest, Download] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -92,24 +87,3 @@ class Downloads:
         await self.fetch_lock.close()
         await self.save_executor.close()
         await wait_until_closed()
-
-
-_current: RunVar[Downloads] = RunVar("content_star_downloads")
-
-
-def current_downloads() -> Downloads:
-    """Return the downloads of this event loop, inside `downloads`."""
-    return _current.get()
-
-
-@asynccontextmanager
-async def downloads(executor: DatabaseExecutor) -> AsyncIterator[None]:
-    """Provide downloads to this event loop for the duration of the block."""
-    await in_thread(remove_abandoned, str(settings.WORKING_DIRECTORY))
-    instance = Downloads(executor)
-    token = _current.set(instance)
-    try:
-        yield
-    finally:
-        await instance.close()
-        _current.reset(token)

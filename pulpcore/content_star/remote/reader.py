@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pulpcore.content_star.remote.download import Download
-from pulpcore.content_star.remote.downloads import current_downloads
+from pulpcore.content_star.remote.downloads import Downloads
 from pulpcore.content_star.remote.request import FetchRequest
 from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import STEP, Closing, Readable, StoreReadError
@@ -47,8 +47,9 @@ class SizeOnly(Closing):
 class DownloadSource:
     """A `responses.source.Source` that fetches a file of `size` bytes when it is opened."""
 
-    def __init__(self, request: FetchRequest, size: int) -> None:
+    def __init__(self, downloads: Downloads, request: FetchRequest, size: int) -> None:
         self.name = request.name
+        self._downloads = downloads
         self._request = request
         self._size = size
 
@@ -60,7 +61,7 @@ class DownloadSource:
         """
         if not parts:
             return SizeOnly(self._size)
-        download = current_downloads().join(self._request)
+        download = self._downloads.join(self._request)
         download.retain()
         try:
             return Reader(download, await download.wait_for_size())

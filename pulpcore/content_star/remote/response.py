@@ -8,9 +8,10 @@ from functools import partial
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.content_star.remote.downloads import current_downloads
+from pulpcore.content_star.remote.downloads import Downloads
 from pulpcore.content_star.remote.reader import DownloadSource
 from pulpcore.content_star.remote.request import AlreadySaved, FetchRequest
+from pulpcore.content_star.resources import resources_of
 from pulpcore.content_star.responses.artifact import ArtifactResponse
 from pulpcore.content_star.responses.body import receive_never, until_disconnect
 from pulpcore.content_star.responses.conditional import Validators, evaluate
@@ -38,7 +39,8 @@ class RemoteResponse(ABC):
         try:
             await self._from_remote(scope, send)
         except AlreadySaved:
-            response = await current_downloads().executor.run(self.look_up_again)
+            executor = resources_of(scope).downloads.executor
+            response = await executor.run(self.look_up_again)
             await response(scope, receive_never, send)
 
     @abstractmethod
@@ -71,16 +73,18 @@ class OnDemandResponse(RemoteResponse):
         self.disposition = disposition
 
     async def _from_remote(self, scope: Scope, send: Send) -> None:
+        downloads = resources_of(scope).downloads
         size, sha256 = self.fetch_request.size, self.fetch_request.sha256
         if size is not None:
-            return await self._response(size, sha256)(scope, receive_never, send)
+            return await self._response(downloads, size, sha256)(scope, receive_never, send)
         if sha256 is not None and self._has_precondition(scope, sha256):
-            return await self._response(0, sha256)(scope, receive_never, send)
-        download = current_downloads().join(self.fetch_request)
+            return await self._response(downloads, 0, sha256)(scope, receive_never, send)
+        download = downloads.join(self.fetch_request)
         download.retain()
         try:
             size = await download.wait_for_size()
-            await self._response(size, download.sha256)(scope, receive_never, send)
+            response = self._response(downloads, size, download.sha256)
+            await response(scope, receive_never, send)
         finally:
             download.release()
 
@@ -89,9 +93,9 @@ class OnDemandResponse(RemoteResponse):
         validators = Validators(f'"{sha256}"', self.last_modified)
         return evaluate(scope["method"], Headers(scope=scope), validators) is not None
 
-    def _response(self, size: int, sha256: str | None) -> ArtifactResponse:
+    def _response(self, downloads: Downloads, size: int, sha256: str | None) -> ArtifactResponse:
         return ArtifactResponse(
-            DownloadSource(self.fetch_request, size),
+            DownloadSource(downloads, self.fetch_request, size),
             size=size,
             sha256=sha256,
             last_modified=self.last_modified,

@@ -18,9 +18,11 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.files.storage import FileSystemStorage, Storage
+from starlette.types import Scope
 
 from pulpcore.app.models import Artifact, Domain
 from pulpcore.constants import STORAGE_RESPONSE_MAP
+from pulpcore.content_star.resources import resources_of
 from pulpcore.content_star.responses.source import Source, StoreUnavailable
 from pulpcore.content_star.storage.disk import LocalSource
 from pulpcore.content_star.storage.filelike import FileSource
@@ -52,8 +54,8 @@ class Store:
         """Seconds for which URLs of the storage are valid."""
         return float("inf")
 
-    def source(self, name: str, size: int) -> Source:
-        """Return the source of the file `name`, which has `size` bytes."""
+    def source(self, name: str, size: int, scope: Scope) -> Source:
+        """Return the source of the file `name`, which has `size` bytes, for a request."""
         return FileSource(name, partial(self.storage.open, name, "rb"))
 
     def url(self, name: str, headers: Mapping[str, str], method: str) -> str | None:
@@ -67,7 +69,7 @@ class Store:
 class LocalStore(Store):
     """A `FileSystemStorage`, whose files are local or mounted and opened by path."""
 
-    def source(self, name: str, size: int) -> Source:
+    def source(self, name: str, size: int, scope: Scope) -> Source:
         return LocalSource(self.storage.path(name))
 
 
@@ -79,8 +81,8 @@ class ObjectStore(Store, ABC):
         super().__init__(storage)
         self.names = {header.lower(): name for header, name in names.items()}
 
-    def source(self, name: str, size: int) -> Source:
-        return ObjectSource(name, self.target(name), size)
+    def source(self, name: str, size: int, scope: Scope) -> Source:
+        return ObjectSource(resources_of(scope).objects, name, self.target(name), size)
 
     def url(self, name: str, headers: Mapping[str, str], method: str) -> str | None:
         parameters = {
@@ -205,10 +207,10 @@ def store_of(domain: Domain) -> Store:
         return store
 
 
-def artifact_source(domain: Domain, artifact: Artifact) -> Source:
+def artifact_source(domain: Domain, artifact: Artifact, scope: Scope) -> Source:
     """Return the source of `artifact`. Raises StoreUnavailable."""
     name = _name_of(artifact)
-    return _hide_details(domain, lambda: store_of(domain).source(name, artifact.size))
+    return _hide_details(domain, lambda: store_of(domain).source(name, artifact.size, scope))
 
 
 def redirect_url(

@@ -45,7 +45,7 @@ def deliver(
         if url := redirect_url(domain, artifact, headers, scope["method"]):
             info.source = "redirect"
             return ArtifactRedirect(url, **representation)
-    source = artifact_source(domain, artifact)
+    source = artifact_source(domain, artifact, scope)
     info.source = "local" if isinstance(source, LocalSource) else "proxied"
     if offload and (header := sendfile_of(source)):
         return SendfileResponse(source, header, **representation)

@@ -3,14 +3,12 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from ssl import SSLContext
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-from anyio.lowlevel import RunVar
 from yarl import URL
 
 from pulpcore.content_star.responses.ranges import ByteRange
@@ -53,7 +51,7 @@ class Target:
     """Proxy of the storage's settings; None for that of the environment."""
 
 
-class _Client:
+class ObjectClient:
     """HTTP client of an event loop for all object stores."""
 
     def __init__(self) -> None:
@@ -69,34 +67,22 @@ class _Client:
         self.proxies = getproxies()
 
     def proxy_for(self, url: URL) -> str | None:
+        """Return the proxy of the environment for `url`, or None."""
         proxy = self.proxies.get(url.scheme)
         return None if proxy is None or proxy_bypass(url.authority) else proxy
 
-
-_client: RunVar[_Client] = RunVar("content_star_object_client")
-
-
-@asynccontextmanager
-async def object_client() -> AsyncIterator[None]:
-    """Open the HTTP client for object stores of this event loop, until the block ends."""
-    client = _Client()
-    async with client.session:
-        token = _client.set(client)
-        try:
-            yield
-        finally:
-            _client.reset(token)
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.session.close()
 
 
 class ObjectSource:
-    """Source of an artifact of `size` bytes in an object store; `name` is for the log.
+    """Source of an artifact of `size` bytes in an object store; `name` is for the log."""
 
-    It can be opened within `object_client` only.
-    """
+    __slots__ = ("client", "name", "size", "target")
 
-    __slots__ = ("name", "size", "target")
-
-    def __init__(self, name: str, target: Target, size: int) -> None:
+    def __init__(self, client: ObjectClient, name: str, target: Target, size: int) -> None:
+        self.client = client
         self.name = name
         self.target = target
         self.size = size
@@ -157,8 +143,7 @@ class RemoteObject(Closing):
             raise self._unavailable(type(error).__name__) from None
 
     async def _get_once(self, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        client = _client.get()
-        target = self.source.target
+        client, target = self.source.client, self.source.target
         url = URL(target.url, encoded=True)
         return await client.session.get(
             url,

@@ -8,11 +8,8 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 
-from anyio.lowlevel import RunVar
-from django.conf import settings
 from multidict import CIMultiDict
 
 from pulpcore.content_star.remote.download import Download
@@ -52,9 +49,14 @@ class MetadataEntry:
     Its body is in the unnamed file of a download, which is open while the download is retained.
     """
 
-    def __init__(self, download: Download, size: int) -> None:
+    def __init__(
+        self, download: Download, size: int, ttl: float, stale_if_error: float = STALE_IF_ERROR
+    ) -> None:
+        """`ttl` and `stale_if_error` are in seconds, `size` is in bytes."""
         self.download = download
         self.size = size
+        self._ttl = ttl
+        self._stale_if_error = stale_if_error
         self._cooldown_until = 0.0
         self._update(CIMultiDict(download.headers))
 
@@ -84,8 +86,8 @@ class MetadataEntry:
             return True
         if "no-cache" in self._directives:
             return False
-        ttl = float(settings.CONTENT_STAR_METADATA_TTL)
-        return self._age < (ttl if self._lifetime is None else min(ttl, self._lifetime))
+        lifetime = self._lifetime
+        return self._age < (self._ttl if lifetime is None else min(self._ttl, lifetime))
 
     @property
     def _lifetime(self) -> float | None:
@@ -109,7 +111,7 @@ class MetadataEntry:
         """Whether it may be used stale when the remote fails (RFC 9111 section 4.2.4)."""
         if not self._directives.keys().isdisjoint(_NEVER_STALE):
             return False
-        return self._age < STALE_IF_ERROR
+        return self._age < self._stale_if_error
 
     @property
     def _age(self) -> float:
@@ -132,9 +134,13 @@ class MetadataEntry:
 
 
 class MetadataCache:
-    """LRU cache of metadata responses, by fetch request; one per process."""
+    """LRU cache of metadata responses, by fetch request."""
 
-    def __init__(self) -> None:
+    def __init__(self, ttl: float, capacity: int) -> None:
+        """`ttl` is in seconds, as CONTENT_STAR_METADATA_TTL; `capacity` is in bytes."""
+        self._ttl = ttl
+        self._capacity = capacity
+        self._max_entry_size = capacity // MAX_SHARE
         self._entries: OrderedDict[PullThroughRequest, MetadataEntry] = OrderedDict()
         self._finishing: dict[Download, asyncio.Task[None]] = {}
 
@@ -152,11 +158,11 @@ class MetadataCache:
             return
         assert download.size is not None
         self.remove(request)
-        if download.size > _max_entry_size() or not is_cacheable(download.headers):
+        if download.size > self._max_entry_size or not is_cacheable(download.headers):
             return
         download.retain()
-        self._entries[request] = MetadataEntry(download, download.size)
-        while len(self._entries) > MAX_ENTRIES or self._size > settings.CONTENT_STAR_METADATA_SIZE:
+        self._entries[request] = MetadataEntry(download, download.size, self._ttl)
+        while len(self._entries) > MAX_ENTRIES or self._size > self._capacity:
             self.remove(next(iter(self._entries)))
 
     def confirm(
@@ -178,10 +184,12 @@ class MetadataCache:
         """
         if download.complete or download in self._finishing:
             return
-        if not is_cacheable(download.headers) or (download.size or 0) > _max_entry_size():
+        if not is_cacheable(download.headers) or (download.size or 0) > self._max_entry_size:
             return
         download.retain()
-        task = self._finishing[download] = asyncio.create_task(_read_to_end(download))
+        task = self._finishing[download] = asyncio.create_task(
+            _read_to_end(download, self._max_entry_size)
+        )
         task.add_done_callback(lambda _: self._finishing.pop(download))
 
     def remove(self, request: PullThroughRequest) -> None:
@@ -204,14 +212,10 @@ class MetadataCache:
             self.remove(request)
 
 
-def _max_entry_size() -> int:
-    return int(settings.CONTENT_STAR_METADATA_SIZE) // MAX_SHARE
-
-
-async def _read_to_end(download: Download) -> None:
+async def _read_to_end(download: Download, max_size: int) -> None:
     offset = 0
     try:
-        while not download.complete and offset <= _max_entry_size():
+        while not download.complete and offset <= max_size:
             offset = await download.wait_for_more(offset)
     except (RemoteBroke, RemoteUnavailable, StoreUnavailable):
         pass  # clients that read it get the error
@@ -256,26 +260,3 @@ def _seconds(value: str) -> int | None:
     Only ten digits are used, since that exceeds 2^31, and `int` rejects thousands of digits.
     """
     return int(value.lstrip("0")[:10] or "0") if value.isdecimal() else None
-
-
-_current: RunVar[MetadataCache] = RunVar("content_star_metadata")
-
-
-def current_metadata_cache() -> MetadataCache:
-    """Return the metadata cache of this event loop, inside `metadata`."""
-    return _current.get()
-
-
-@asynccontextmanager
-async def metadata() -> AsyncIterator[None]:
-    """Provide a metadata cache to this event loop for the duration of the block.
-
-    Requires `downloads`.
-    """
-    instance = MetadataCache()
-    token = _current.set(instance)
-    try:
-        yield
-    finally:
-        await instance.close()
-        _current.reset(token)

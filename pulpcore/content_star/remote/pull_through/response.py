@@ -12,16 +12,13 @@ from starlette.types import ASGIApp, Scope, Send
 from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.remote.download import Download
 from pulpcore.content_star.remote.downloader import fetch
-from pulpcore.content_star.remote.downloads import current_downloads
 from pulpcore.content_star.remote.errors import RemoteUnavailable, failure_of, reason
-from pulpcore.content_star.remote.pull_through.metadata_cache import (
-    current_metadata_cache,
-    forbids_storing,
-)
+from pulpcore.content_star.remote.pull_through.metadata_cache import MetadataCache, forbids_storing
 from pulpcore.content_star.remote.pull_through.models import PullThroughRequest, RemoteRefused
 from pulpcore.content_star.remote.reader import Reader, SizeOnly
 from pulpcore.content_star.remote.request import NotModified
 from pulpcore.content_star.remote.response import RemoteResponse
+from pulpcore.content_star.resources import Resources, resources_of
 from pulpcore.content_star.responses.artifact import ArtifactResponse, RepresentationArguments
 from pulpcore.content_star.responses.body import receive_never
 from pulpcore.content_star.responses.headers import parse_http_date
@@ -70,30 +67,33 @@ class PullThroughResponse(RemoteResponse):
         self.headers = headers
 
     async def _from_remote(self, scope: Scope, send: Send) -> None:
-        is_header_probe = scope["method"] == "HEAD" and not current_downloads().has(
+        resources = resources_of(scope)
+        is_header_probe = scope["method"] == "HEAD" and not resources.downloads.has(
             self.fetch_request
         )
-        found = await self._cached_or(_headers_of if is_header_probe else self._start_download)
+        fetch_new = _headers_of if is_header_probe else self._start_download
+        found = await self._cached_or(partial(fetch_new, resources), resources.metadata)
         if not isinstance(found, Download):
             return await self._head_response(found)(scope, receive_never, send)
         try:
             await self._response(found)(scope, receive_never, send)
         finally:
             if self.fetch_request.content_type is None:
-                current_metadata_cache().finish_in_background(found)
+                resources.metadata.finish_in_background(found)
             found.release()
 
     # Downloads
 
     async def _cached_or(
-        self, fetch_new: Callable[[PullThroughRequest], Awaitable[_RemoteResult]]
+        self,
+        fetch_new: Callable[[PullThroughRequest], Awaitable[_RemoteResult]],
+        metadata: MetadataCache,
     ) -> _RemoteResult:
         """Return a cached metadata download, retained, or the result of `fetch_new`.
 
         A cached entry is used while fresh, after a 304 of the remote, and for STALE_IF_ERROR
         seconds while the remote fails.
         """
-        metadata = current_metadata_cache()
         entry = metadata.get(self.fetch_request)
         if entry is None:
             return await fetch_new(self.fetch_request)
@@ -119,16 +119,18 @@ class PullThroughResponse(RemoteResponse):
         entry.download.release()
         return result
 
-    async def _start_download(self, fetch_request: PullThroughRequest) -> Download:
+    async def _start_download(
+        self, resources: Resources, fetch_request: PullThroughRequest
+    ) -> Download:
         """Join and retain the download of the request, and wait for its first bytes."""
-        downloads = current_downloads()
+        downloads = resources.downloads
         download = downloads.join(fetch_request)
         if download.complete and not fetch_request.saves:
             # A slow client still reads it; the remote may have a newer version.
             downloads.invalidate(download)
             download = downloads.join(fetch_request)
         if fetch_request.content_type is None:
-            download.on_complete = partial(current_metadata_cache().put, self.fetch_request)
+            download.on_complete = partial(resources.metadata.put, self.fetch_request)
         download.retain()
         try:
             await download.wait_for_start()
@@ -266,14 +268,14 @@ class _HeaderSink:
         raise _HeadersReceived
 
 
-async def _headers_of(fetch_request: PullThroughRequest) -> CIMultiDict[str]:
+async def _headers_of(resources: Resources, fetch_request: PullThroughRequest) -> CIMultiDict[str]:
     """Request the file from the remote, and disconnect after the response headers.
 
     Returns the headers. Raises RemoteUnavailable, AlreadySaved, NotModified.
     """
     failure: Exception | None = None
     with with_domain(fetch_request.domain):
-        for source in await current_downloads().executor.run(fetch_request.sources):
+        for source in await resources.downloads.executor.run(fetch_request.sources):
             sink = _HeaderSink()
             try:
                 await fetch(source, sink)
