@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.auth.guards import authorize
 from pulpcore.content_star.auth.password_checks import with_passwords
 from pulpcore.content_star.cache.cdn_headers import PREFLIGHT, surrogate_keys, vary_headers
@@ -35,6 +34,7 @@ from pulpcore.content_star.resolve.distribution import ResolvedPath, find_distri
 from pulpcore.content_star.resolve.paths import ContentPath, decoded_path, parse_content_path
 from pulpcore.content_star.resolve.redirect import redirect_with_slash
 from pulpcore.content_star.responses.websockets import refuse
+from pulpcore.content_star.upstream import with_domain
 
 READ_METHODS = ("GET", "HEAD")
 

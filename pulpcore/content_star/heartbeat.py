@@ -14,10 +14,9 @@ from django.conf import settings
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from pulpcore.app.apps import pulp_plugin_configs
-from pulpcore.app.models import AppStatus
-from pulpcore.app.util import get_worker_name
 from pulpcore.content_star.database.executor import CLOSE_TIMEOUT, DatabaseExecutor
+from pulpcore.content_star.upstream import AppStatus, get_worker_name
+from pulpcore.plugin.apps import pulp_plugin_configs
 
 log = logging.getLogger(__name__)
 

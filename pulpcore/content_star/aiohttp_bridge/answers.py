@@ -3,11 +3,11 @@
 from aiohttp import web
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.app.contexts import with_domain
-from pulpcore.app.models import Domain
 from pulpcore.content_star.aiohttp_bridge.files import file_app, is_file
 from pulpcore.content_star.aiohttp_bridge.request import match
 from pulpcore.content_star.aiohttp_bridge.run import run
+from pulpcore.content_star.upstream import with_domain
+from pulpcore.plugin.models import Domain
 
 
 def answer(response: web.StreamResponse, scope: Scope, domain: Domain, path: str) -> ASGIApp:

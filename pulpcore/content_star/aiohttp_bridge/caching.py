@@ -8,7 +8,7 @@ and store nothing.
 
 from typing import Any
 
-from pulpcore.cache import AsyncContentCache
+from pulpcore.plugin.cache import AsyncContentCache
 
 
 def adopt_cache() -> None:

@@ -15,8 +15,6 @@ from aiohttp import web
 from asgiref.sync import sync_to_async
 from starlette.types import ASGIApp, Message, Scope
 
-from pulpcore.app import mime_types
-from pulpcore.app.models import Artifact, Domain
 from pulpcore.content_star.aiohttp_bridge.request import connection_of
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.paths import decoded_path
@@ -26,7 +24,9 @@ from pulpcore.content_star.responses.headers import Disposition, parse_http_date
 from pulpcore.content_star.responses.source import ArtifactMissing
 from pulpcore.content_star.storage.delivery import deliver
 from pulpcore.content_star.storage.disk import LocalSource
-from pulpcore.responses import ArtifactResponse as PulpArtifactResponse
+from pulpcore.content_star.upstream import mime_types
+from pulpcore.plugin.models import Artifact, Domain
+from pulpcore.plugin.responses import ArtifactResponse as PulpArtifactResponse
 
 # Path of an artifact in the storage: its sha256, with domains below the domain's id.
 _ARTIFACT = re.compile(r"/artifact/(?:[0-9a-f-]{36}/)?([0-9a-f]{2})/([0-9a-f]{62})$")

@@ -13,9 +13,6 @@ from uuid import UUID
 from aiohttp import web
 from starlette.types import ASGIApp, Scope
 
-from pulpcore.app.contexts import with_domain
-from pulpcore.app.models import ContentArtifact
-from pulpcore.app.util import get_domain
 from pulpcore.content_star.aiohttp_bridge.files import (
     AppResponse,
     artifact_app,
@@ -33,6 +30,9 @@ from pulpcore.content_star.remote.pull_through.models import (
 from pulpcore.content_star.remote.pull_through.response import PullThroughResponse
 from pulpcore.content_star.remote.response import OnDemandResponse
 from pulpcore.content_star.request_info import request_info
+from pulpcore.content_star.upstream import with_domain
+from pulpcore.plugin.models import ContentArtifact
+from pulpcore.plugin.util import get_domain
 
 # Blob name in a container registry: its digest.
 _BLOB = re.compile(r"sha256:[0-9a-f]{64}")

@@ -11,11 +11,11 @@ from aiohttp import web
 from asgiref.sync import SyncToAsync
 from django.core.exceptions import ImproperlyConfigured
 
-from pulpcore.cache import AsyncContentCache
 from pulpcore.content_star.aiohttp_bridge.answers import Answer, answer
 from pulpcore.content_star.aiohttp_bridge.files import adopt_files
 from pulpcore.content_star.distributions.plugin_hooks import register_adapter, register_responder
-from pulpcore.responses import ArtifactResponse
+from pulpcore.plugin.cache import AsyncContentCache
+from pulpcore.plugin.responses import ArtifactResponse
 
 REPLACED: dict[str, tuple[object, tuple[str, ...]]] = {
     "aiohttp.web.FileResponse": (web.FileResponse, ("prepare",)),

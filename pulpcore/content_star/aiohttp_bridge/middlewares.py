@@ -7,11 +7,11 @@ from aiohttp import web
 from asgiref.sync import sync_to_async
 from starlette.types import Scope
 
-from pulpcore.app.models import Domain
-from pulpcore.app.util import set_domain
 from pulpcore.content_star.aiohttp_bridge.request import connection_of
 from pulpcore.content_star.auth.authentication import authenticate
 from pulpcore.content_star.auth.password_checks import with_passwords
+from pulpcore.plugin.models import Domain
+from pulpcore.plugin.util import set_domain
 
 # Modules of upstream's middlewares for authentication, metrics and the correlation id, which ASGI
 # middleware and `identify` replace.

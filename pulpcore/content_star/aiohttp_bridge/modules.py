@@ -36,12 +36,11 @@ def import_modules(plugins: Iterable[str]) -> None:
 def upstream_app() -> web.Application:
     """Return upstream's application without its own routes, with cache and handler replaced."""
     adopt_cache()  # before modules with decorated handlers are imported
-    content = import_module("pulpcore.content")
-    handler = import_module("pulpcore.content.handler")
-    if not getattr(handler.Handler, "content_star", False):
-        adopt_handler(handler.Handler)
+    content = import_module("pulpcore.plugin.content")
+    if not getattr(content.Handler, "content_star", False):
+        adopt_handler(content.Handler)
         adopt_middlewares(content.app)
-        handler.Handler.content_star = True
+        content.Handler.content_star = True
     return content.app
 
 

@@ -3,8 +3,8 @@
 from django.apps import apps
 from django.db.models.signals import post_migrate
 
-from pulpcore.app.apps import MODULE_PLUGIN_VERSIONS, PulpPluginAppConfig
 from pulpcore.content_star import __version__
+from pulpcore.plugin import PulpPluginAppConfig
 
 
 class ContentStarAppConfig(PulpPluginAppConfig):
@@ -23,6 +23,8 @@ class ContentStarAppConfig(PulpPluginAppConfig):
         `pulpcore` here, as for core: each core task would then require content-star of its worker,
         instead of the version of core.
         """
+        from pulpcore.content_star.upstream import MODULE_PLUGIN_VERSIONS  # needs models
+
         recorded = dict(MODULE_PLUGIN_VERSIONS)
         super().ready()
         MODULE_PLUGIN_VERSIONS.clear()

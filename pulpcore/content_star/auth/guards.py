@@ -19,9 +19,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from yarl import URL
 
-from pulpcore.app.models import Distribution
 from pulpcore.content_star.auth.authentication import authenticate, challenge
 from pulpcore.content_star.resolve.paths import raw_path
+from pulpcore.plugin.models import Distribution
 
 log = logging.getLogger(__name__)
 

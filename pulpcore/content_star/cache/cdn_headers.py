@@ -6,9 +6,9 @@ from functools import lru_cache
 from django.conf import settings
 from starlette.datastructures import MutableHeaders
 
-from pulpcore.app.models import ContentGuard, Distribution
 from pulpcore.content_star.request_info import RequestInfo
 from pulpcore.content_star.resolve.content import ContentSource
+from pulpcore.plugin.models import ContentGuard, Distribution
 
 RawHeader = tuple[bytes, bytes]
 

@@ -12,12 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from pulpcore.app.models import Distribution
 from pulpcore.content_star.request_info import BodySource, RequestInfo
 from pulpcore.content_star.resolve.content import ContentSource
 from pulpcore.content_star.resolve.distribution import ResolvedPath
 from pulpcore.content_star.resolve.redirect import redirect_with_slash
 from pulpcore.content_star.responses.artifact import ArtifactResponse
+from pulpcore.plugin.models import Distribution
 
 
 class CacheKey(NamedTuple):

@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp
 
-from pulpcore.app.models import Distribution, Domain
 from pulpcore.content_star.cache.entries import (
     CachedResult,
     CacheEntry,
@@ -31,6 +30,7 @@ from pulpcore.content_star.resolve.paths import ContentPath
 from pulpcore.content_star.responses.artifact import ArtifactRedirect, ArtifactResponse
 from pulpcore.content_star.storage.disk import LocalSource
 from pulpcore.content_star.storage.memory import InMemoryFile
+from pulpcore.plugin.models import Distribution, Domain
 
 
 class ServingApp(Protocol):

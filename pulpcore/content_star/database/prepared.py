@@ -19,7 +19,7 @@ from psycopg.errors import (
     InvalidSqlStatementName,
 )
 
-from pulpcore.app.models import Artifact, ContentArtifact, RepositoryVersion
+from pulpcore.plugin.models import Artifact, ContentArtifact, RepositoryVersion
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ longer to compile such a query than PostgreSQL to execute it: 1 to 2 ms of Pytho
 `$columns` and the parameters `%(name)s` are described in `prepared.Query`.
 """
 
-from pulpcore.app.models import (
+from pulpcore.content_star.database.prepared import Query
+from pulpcore.plugin.models import (
     Artifact,
     ContentArtifact,
     ContentGuard,
@@ -17,7 +18,6 @@ from pulpcore.app.models import (
     Repository,
     RepositoryVersion,
 )
-from pulpcore.content_star.database.prepared import Query
 
 # Unique index (base_path, pulp_domain_id), once for each prefix of the path that ends at a slash.
 DISTRIBUTION = Query(

@@ -1,6 +1,5 @@
 """Distribution apps: classes that serve requests below the base path of a distribution."""
 
-from pulpcore.app.models import Distribution
 from pulpcore.content_star.distributions import (  # noqa: F401
     artifact,
     checkpoint,
@@ -9,6 +8,7 @@ from pulpcore.content_star.distributions import (  # noqa: F401
 )
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.registry import app_of
+from pulpcore.plugin.models import Distribution
 
 
 def app_for(distribution: Distribution) -> type[DistributionApp]:

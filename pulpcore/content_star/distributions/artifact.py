@@ -7,9 +7,10 @@ from pathlib import PurePosixPath
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from pulpcore.app.models import Artifact, ArtifactDistribution
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.registry import serves
+from pulpcore.content_star.upstream import ArtifactDistribution
+from pulpcore.plugin.models import Artifact
 
 
 class ArtifactApp(DistributionApp):

@@ -18,9 +18,6 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from pulpcore.app import mime_types
-from pulpcore.app.contexts import with_domain
-from pulpcore.app.models import Artifact, ContentArtifact
 from pulpcore.content_star.cache.cdn_headers import CACHE_CONTROL, surrogate_keys
 from pulpcore.content_star.cache.entries import CacheEntry, Dependencies
 from pulpcore.content_star.remote.on_demand import NoRemote, on_demand_request
@@ -32,6 +29,8 @@ from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.responses.headers import Disposition, content_disposition
 from pulpcore.content_star.storage.backends import url_cache_seconds
 from pulpcore.content_star.storage.delivery import deliver
+from pulpcore.content_star.upstream import mime_types, with_domain
+from pulpcore.plugin.models import Artifact, ContentArtifact
 
 
 class DistributionApp(ABC):

@@ -6,8 +6,6 @@ from django.db.models import QuerySet
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from pulpcore.app.models import Distribution, Publication
-from pulpcore.constants import CHECKPOINT_TS_FORMAT
 from pulpcore.content_star.distributions.publication import PublicationApp
 from pulpcore.content_star.distributions.registry import serves
 from pulpcore.content_star.listings.directory import DirectoryEntry
@@ -17,6 +15,8 @@ from pulpcore.content_star.listings.responses import head_for, listing_for
 from pulpcore.content_star.resolve.content import ContentSource
 from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.resolve.redirect import permanent_redirect, redirect_with_slash
+from pulpcore.content_star.upstream import CHECKPOINT_TS_FORMAT
+from pulpcore.plugin.models import Distribution, Publication
 
 
 @serves(Distribution, checkpoint=True)

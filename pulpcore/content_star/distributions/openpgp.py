@@ -2,9 +2,9 @@
 
 from starlette.types import ASGIApp
 
-from pulpcore.app.models import OpenPGPDistribution
 from pulpcore.content_star.distributions.publication import PublicationApp
 from pulpcore.content_star.distributions.registry import serves
+from pulpcore.content_star.upstream import OpenPGPDistribution
 
 
 @serves(OpenPGPDistribution)

@@ -7,12 +7,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Scope
 
-from pulpcore.app.models import ContentArtifact, Distribution, Domain
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.listings.negotiation import prefers_json
 from pulpcore.content_star.resolve.content import file_of_content
 from pulpcore.content_star.responses.defaults import DefaultHeadersMiddleware
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
+from pulpcore.plugin.models import ContentArtifact, Distribution, Domain
 
 ResponseAdapter = Callable[[Any, Scope, Domain, str], ASGIApp]
 """Converts a plugin's response to an ASGI application, given scope, domain and path."""

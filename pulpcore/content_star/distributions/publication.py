@@ -6,7 +6,6 @@ from functools import cached_property
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from pulpcore.app.models import Distribution
 from pulpcore.content_star.cache.entries import Dependencies
 from pulpcore.content_star.distributions.plugin_hooks import HookedApp
 from pulpcore.content_star.distributions.pull_through import pull_through
@@ -26,6 +25,7 @@ from pulpcore.content_star.resolve.content import (
 )
 from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.resolve.redirect import redirect_with_slash
+from pulpcore.plugin.models import Distribution
 
 NOTHING_CONFIGURED = (
     "Distribution is not pointing to a publication, repository, repository version, or remote."

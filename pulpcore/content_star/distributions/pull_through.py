@@ -7,8 +7,6 @@ from uuid import UUID
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.app.contexts import with_domain
-from pulpcore.app.models import ContentArtifact, Domain, Remote
 from pulpcore.content_star.auth.guards import GuardRequest
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.remote.download import SAVE_TIMEOUT
@@ -22,6 +20,8 @@ from pulpcore.content_star.remote.pull_through.response import PullThroughRespon
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import ResolvedFile
 from pulpcore.content_star.resources import resources_of
+from pulpcore.content_star.upstream import with_domain
+from pulpcore.plugin.models import ContentArtifact, Domain, Remote
 
 log = logging.getLogger(__name__)
 

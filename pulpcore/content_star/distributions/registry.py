@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from pulpcore.app.models import Distribution
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.routes import check_routes
+from pulpcore.plugin.models import Distribution
 
 App = TypeVar("App", bound=type[DistributionApp])
 

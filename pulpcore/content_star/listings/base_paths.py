@@ -4,8 +4,9 @@ from django.conf import settings
 from django.db.models import Func, Q, QuerySet, TextField, Value
 from django.db.models.functions import Collate, Concat, Substr
 
-from pulpcore.app.models import ArtifactDistribution, Distribution, Domain
 from pulpcore.content_star.listings.pagination import ALL_ENTRIES, PageQuery
+from pulpcore.content_star.upstream import ArtifactDistribution
+from pulpcore.plugin.models import Distribution, Domain
 
 
 def has_base_paths(domain: Domain, prefix: str) -> bool:

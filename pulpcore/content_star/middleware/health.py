@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.app.models import Domain
 from pulpcore.content_star.cache.store import STARTING, TURNED_OFF, ResponseCache
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.database.working_directory import working_directory_problem
 from pulpcore.content_star.listings.negotiation import prefers_json
 from pulpcore.content_star.plugin_host import discovery as plugins
 from pulpcore.content_star.request_info import request_info
+from pulpcore.plugin.models import Domain
 
 # Seconds for the check of database and storage. Orchestrators time out sooner; the response is for
 # operators who look for the cause.

@@ -13,9 +13,9 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from starlette.types import Scope
 
-from pulpcore.app.util import get_worker_name, normalize_http_status
 from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.request_info import RequestInfo
+from pulpcore.content_star.upstream import get_worker_name, normalize_http_status
 
 # Other methods are recorded as `_OTHER`: each combination of attributes costs memory.
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})

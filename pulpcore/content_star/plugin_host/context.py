@@ -16,8 +16,6 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Router
 from starlette.types import Receive, Scope, Send
 
-from pulpcore.app.contexts import with_domain, with_user
-from pulpcore.app.models import Domain
 from pulpcore.content_star.auth.authentication import authenticate, challenge
 from pulpcore.content_star.auth.password_checks import with_passwords
 from pulpcore.content_star.distributions.base import DistributionApp
@@ -29,6 +27,8 @@ from pulpcore.content_star.resolve.paths import ContentPath, decoded_path
 from pulpcore.content_star.responses.defaults import DefaultHeadersMiddleware
 from pulpcore.content_star.responses.disconnect import DisconnectWatcher
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
+from pulpcore.content_star.upstream import with_domain, with_user
+from pulpcore.plugin.models import Domain
 
 # Responses of plugin routes share an origin with the REST API and its sessions, as files do. They
 # may depend on anything, so caches must not store them unless the route sets `Cache-Control`.

@@ -23,9 +23,6 @@ from django.core.exceptions import ImproperlyConfigured
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.app.apps import PulpPluginAppConfig, pulp_plugin_configs
-from pulpcore.app.loggers import deprecation_logger
-from pulpcore.app.models import Distribution
 from pulpcore.content_star import distributions
 from pulpcore.content_star.distributions import registry
 from pulpcore.content_star.distributions.base import DistributionApp
@@ -33,6 +30,10 @@ from pulpcore.content_star.plugin_host import mounts
 from pulpcore.content_star.plugin_host.proxy import Proxy, is_origin
 from pulpcore.content_star.responses.defaults import DefaultHeadersMiddleware
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
+from pulpcore.content_star.upstream import deprecation_logger
+from pulpcore.plugin import PulpPluginAppConfig
+from pulpcore.plugin.apps import pulp_plugin_configs
+from pulpcore.plugin.models import Distribution
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.remote.downloader import fetch
 from pulpcore.content_star.remote.errors import (
     CannotResume,
@@ -27,6 +26,7 @@ from pulpcore.content_star.remote.request import (
 from pulpcore.content_star.remote.sink import VerifyingSink
 from pulpcore.content_star.responses.source import StoreUnavailable
 from pulpcore.content_star.storage.disk import LocalFile
+from pulpcore.content_star.upstream import with_domain
 
 if TYPE_CHECKING:
     from pulpcore.content_star.remote.downloads import Downloads

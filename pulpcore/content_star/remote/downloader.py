@@ -14,8 +14,8 @@ from aiohttp import ClientResponseError
 from pulpcore.content_star.remote.request import NotModified, RemoteSource
 from pulpcore.content_star.remote.timeouts import Limits, StallTimeout, set_timeouts
 from pulpcore.content_star.storage.disk import in_thread
-from pulpcore.download.http import HttpDownloader
-from pulpcore.exceptions import DigestValidationError, SizeValidationError
+from pulpcore.plugin.download import HttpDownloader
+from pulpcore.plugin.exceptions import DigestValidationError, SizeValidationError
 
 _STOCK_HANDLE_RESPONSE = HttpDownloader._handle_response
 _STOCK_RUN = HttpDownloader._run

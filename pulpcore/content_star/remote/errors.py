@@ -2,7 +2,7 @@
 
 from pulpcore.content_star.remote.request import AlreadySaved, RemoteSource
 from pulpcore.content_star.responses.source import StoreReadError
-from pulpcore.exceptions import TimeoutException
+from pulpcore.plugin.exceptions import TimeoutException
 
 
 class RemoteUnavailable(Exception):

@@ -12,9 +12,9 @@ from django.conf import settings
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
-from pulpcore.app.models import ContentArtifact, Domain, Remote, RemoteArtifact
 from pulpcore.content_star.remote.request import AlreadySaved, FetchRequest, RemoteSource
 from pulpcore.content_star.remote.save import save
+from pulpcore.plugin.models import ContentArtifact, Domain, Remote, RemoteArtifact
 
 
 class NoRemote(Exception):

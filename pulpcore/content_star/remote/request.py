@@ -11,7 +11,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from pulpcore.app.models import Artifact, Domain, Remote, RemoteArtifact
+from pulpcore.plugin.models import Artifact, Domain, Remote, RemoteArtifact
 
 
 class AlreadySaved(Exception):

@@ -13,9 +13,9 @@ from uuid import UUID
 from django.core.files import File
 from django.db import IntegrityError, transaction
 
-from pulpcore.app.models import Artifact, ContentArtifact
 from pulpcore.content_star.remote import temporary_file
 from pulpcore.content_star.remote.errors import ContentRemoved
+from pulpcore.plugin.models import Artifact, ContentArtifact
 
 # Attempts to save while other processes save the same artifact concurrently.
 TRIES = 3

@@ -7,14 +7,14 @@ from functools import partial
 
 from django.conf import settings
 
-from pulpcore.app import pulp_hashlib
-from pulpcore.app.models import Artifact
 from pulpcore.content_star.remote.decoding import Decoder, check_ratio
 from pulpcore.content_star.remote.errors import CannotDecode, CannotResume, Mismatch
 from pulpcore.content_star.remote.request import FetchRequest, RemoteSource
 from pulpcore.content_star.remote.spool import Spool
 from pulpcore.content_star.responses.source import STEP
 from pulpcore.content_star.storage.disk import in_thread
+from pulpcore.plugin import pulp_hashlib
+from pulpcore.plugin.models import Artifact
 
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d{1,19})-\d{1,19}/(?P<size>\d{1,19})")
 

@@ -13,18 +13,17 @@ from datetime import datetime
 
 from django.db.models import Q, QuerySet
 
-from pulpcore.app.models import (
+from pulpcore.content_star.database import queries
+from pulpcore.content_star.database.prepared import Query, Row
+from pulpcore.content_star.upstream import DistributedPublication, retain_distributed_pub_enabled
+from pulpcore.plugin.models import (
     Artifact,
     ContentArtifact,
-    DistributedPublication,
     Distribution,
     Publication,
     RepositoryContent,
     RepositoryVersion,
 )
-from pulpcore.app.util import retain_distributed_pub_enabled
-from pulpcore.content_star.database import queries
-from pulpcore.content_star.database.prepared import Query, Row
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 
-from pulpcore.app.models import (
+from pulpcore.content_star.database.prepared import Row, make
+from pulpcore.content_star.database.queries import DISTRIBUTION
+from pulpcore.content_star.resolve.content import ContentSource, ResolvedFile
+from pulpcore.content_star.resolve.paths import BASE_PATH_SEGMENTS, ContentPath, prefixes
+from pulpcore.plugin.models import (
     ContentGuard,
     Distribution,
     Domain,
@@ -15,10 +19,6 @@ from pulpcore.app.models import (
     Repository,
     RepositoryVersion,
 )
-from pulpcore.content_star.database.prepared import Row, make
-from pulpcore.content_star.database.queries import DISTRIBUTION
-from pulpcore.content_star.resolve.content import ContentSource, ResolvedFile
-from pulpcore.content_star.resolve.paths import BASE_PATH_SEGMENTS, ContentPath, prefixes
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from django.conf import settings
 from django.core.files.storage import FileSystemStorage, Storage
 from starlette.types import Scope
 
-from pulpcore.app.models import Artifact, Domain
-from pulpcore.constants import STORAGE_RESPONSE_MAP
 from pulpcore.content_star.resources import resources_of
 from pulpcore.content_star.responses.source import Source, StoreUnavailable
 from pulpcore.content_star.storage.disk import LocalSource
 from pulpcore.content_star.storage.filelike import FileSource
 from pulpcore.content_star.storage.objects import ObjectSource, Target
+from pulpcore.content_star.upstream import STORAGE_RESPONSE_MAP
+from pulpcore.plugin.models import Artifact, Domain
 
 T = TypeVar("T")
 

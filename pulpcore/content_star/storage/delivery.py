@@ -10,7 +10,6 @@ from urllib.parse import quote
 from django.conf import settings
 from starlette.types import ASGIApp, Scope
 
-from pulpcore.app.models import Artifact, Domain
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.responses.artifact import (
     ArtifactRedirect,
@@ -21,6 +20,7 @@ from pulpcore.content_star.responses.source import Source
 from pulpcore.content_star.storage.backends import artifact_source, redirect_url
 from pulpcore.content_star.storage.disk import LocalSource
 from pulpcore.content_star.storage.sendfile import SendfileResponse
+from pulpcore.plugin.models import Artifact, Domain
 
 X_SENDFILE = "X-Sendfile"
 X_ACCEL_REDIRECT = "X-Accel-Redirect"

@@ -13,7 +13,8 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
-from pulpcore.app.models import (
+from pulpcore.content_star.cache.store import ResponseCache
+from pulpcore.plugin.models import (
     Artifact,
     ContentArtifact,
     ContentGuard,
@@ -24,7 +25,6 @@ from pulpcore.app.models import (
     Repository,
     RepositoryVersion,
 )
-from pulpcore.content_star.cache.store import ResponseCache
 
 _INVALIDATED_BY_PK = (
     Artifact,

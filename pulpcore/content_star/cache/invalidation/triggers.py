@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from django.apps import apps
 from django.db import connection, transaction
 
-from pulpcore.app.models import ContentGuard, Distribution, Publication, Remote, Repository
+from pulpcore.plugin.models import ContentGuard, Distribution, Publication, Remote, Repository
 
 # The trigger function, created by a migration that has its SQL.
 FUNCTION = "content_star_changed"

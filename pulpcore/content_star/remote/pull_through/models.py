@@ -12,7 +12,11 @@ from uuid import UUID
 from aiohttp import ClientHttpProxyError, ClientResponseError
 from django.db import IntegrityError, transaction
 
-from pulpcore.app.models import (
+from pulpcore.content_star.remote.errors import RemoteUnavailable
+from pulpcore.content_star.remote.pull_through.repository import add_to_repository, claim
+from pulpcore.content_star.remote.request import AlreadySaved, FetchRequest, RemoteSource
+from pulpcore.content_star.remote.save import store
+from pulpcore.plugin.models import (
     Artifact,
     Content,
     ContentArtifact,
@@ -20,10 +24,6 @@ from pulpcore.app.models import (
     Remote,
     RemoteArtifact,
 )
-from pulpcore.content_star.remote.errors import RemoteUnavailable
-from pulpcore.content_star.remote.pull_through.repository import add_to_repository, claim
-from pulpcore.content_star.remote.request import AlreadySaved, FetchRequest, RemoteSource
-from pulpcore.content_star.remote.save import store
 
 # Exceptions for a `file:` path that does not name a file.
 _NO_SUCH_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from asgiref.sync import async_to_sync
 
-from pulpcore.app.models import ContentArtifact, Repository
+from pulpcore.plugin.models import ContentArtifact, Repository
 
 # Seconds between two requests to add a file to a repository, however many clients want it: until a
 # worker has added it, each request would dispatch another task.

@@ -9,7 +9,6 @@ from functools import partial
 from multidict import CIMultiDict
 from starlette.types import ASGIApp, Scope, Send
 
-from pulpcore.app.contexts import with_domain
 from pulpcore.content_star.remote.download import Download
 from pulpcore.content_star.remote.downloader import fetch
 from pulpcore.content_star.remote.errors import RemoteUnavailable, failure_of, reason
@@ -25,6 +24,7 @@ from pulpcore.content_star.responses.headers import parse_http_date
 from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import STEP, Readable, Source
 from pulpcore.content_star.responses.unsized import UnsizedResponse
+from pulpcore.content_star.upstream import with_domain
 
 log = logging.getLogger(__name__)
 
