@@ -2,8 +2,13 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,8 +100,8 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
             isolated_tasks(),
             serialized_schemas(),
         ):
-            _tune_garbage_collector()
-            yield {STATE_KEY: resources}
+            with tuned_garbage_collector(django_settings.CONTENT_STAR_GC_THRESHOLDS):
+                yield {STATE_KEY: resources}
         if metrics:
             await metrics.close()
         # Concurrently: each waits for its timeout if the database hangs.
@@ -163,15 +168,25 @@ class Lifespan(Router):
         await app(scope, receive, send)
 
 
-def _tune_garbage_collector() -> None:
-    """Make full garbage collections rarer and shorter: each stops the event loop.
+@contextmanager
+def tuned_garbage_collector(thresholds: Sequence[int] | None) -> Iterator[None]:
+    """Make full garbage collections rarer and shorter during the block: each stops the event loop.
 
     A full collection visited all imported code: it stopped the process for 0.2 s each time and took
     a fifth of the CPU time of uncached requests. `freeze` exempts the objects that exist at the
-    start. Cache entries are in no cycles and freed without the collector, so full collections are
-    ten times rarer than Python's default: after 100 collections of the second generation, not 10.
-    With a full cache, each still takes 0.1 s.
+    start. Cache entries are in no cycles and freed without the collector, so full collections can
+    be rare: see CONTENT_STAR_GC_THRESHOLDS. With a full cache, each still takes 0.1 s.
+    None changes nothing.
     """
+    if thresholds is None:
+        yield
+        return
+    earlier = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(700, 10, 100)
+    gc.set_threshold(*thresholds)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*earlier)
+        gc.unfreeze()

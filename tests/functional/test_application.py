@@ -1,7 +1,11 @@
 """Two applications in one process."""
 
 import asyncio
+import gc
 from dataclasses import fields
+
+import pytest
+from django.test import override_settings
 
 from pulpcore.content_star.application import Settings, create_application
 from pulpcore.content_star.resources import STATE_KEY, Resources
@@ -38,3 +42,18 @@ def test_application_keeps_its_resources_when_another_one_stops(instance, orm, r
         return bodies
 
     assert asyncio.run(answers()) == [file.data for file in files]
+
+
+@pytest.mark.parametrize("thresholds", [(500, 5, 50), None])
+def test_garbage_collector_has_the_thresholds_of_the_setting_until_the_end(instance, thresholds):
+    before = gc.get_threshold(), gc.get_freeze_count()
+
+    async def during() -> tuple[tuple[int, ...], int]:
+        async with running(create_application("content")):
+            return gc.get_threshold(), gc.get_freeze_count()
+
+    with override_settings(CONTENT_STAR_GC_THRESHOLDS=thresholds):
+        used, frozen = asyncio.run(during())
+    assert used == (thresholds or before[0])
+    assert (frozen > before[1]) == (thresholds is not None)
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before

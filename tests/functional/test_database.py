@@ -17,6 +17,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 from django.db import ProgrammingError, connection, transaction
+from django.test import override_settings
 
 from pulpcore.app.models import AppStatus
 from pulpcore.content_star.database.executor import ConnectionLost, DatabaseExecutor
@@ -94,13 +95,9 @@ def test_executor_threads_have_the_working_directory_of_pulp(tmp_path, monkeypat
         assert Path.cwd() == tmp_path
 
 
-def test_executor_threads_keep_the_directory_where_unshare_fails(tmp_path, monkeypatch):
-    def refused() -> None:
-        raise PermissionError
-
-    monkeypatch.setattr("pulpcore.content_star.database.working_directory._unshare", refused)
+def test_executor_threads_share_the_directory_without_unshare(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with opened_executor(1) as (executor, run):
+    with override_settings(CONTENT_STAR_UNSHARE=False), opened_executor(1) as (executor, run):
         assert run(executor.run(os.getcwd)) == str(tmp_path)
     assert Path.cwd() == tmp_path
 

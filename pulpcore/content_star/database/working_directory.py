@@ -58,9 +58,11 @@ def enter_working_directory() -> None:
 def has_own_directory() -> bool:
     """Unshare the current directory and the umask of this thread; return whether it has its own.
 
-    False on other systems than Linux, and in containers whose seccomp profile denies `unshare`
-    (Docker's default).
+    False without CONTENT_STAR_UNSHARE, on other systems than Linux, and in containers whose seccomp
+    profile denies `unshare` (Docker's default).
     """
+    if not settings.CONTENT_STAR_UNSHARE:
+        return False
     if not getattr(_thread, "has_own_directory", False):
         try:
             _unshare()
