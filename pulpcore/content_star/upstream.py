@@ -11,6 +11,7 @@ from pulpcore.app.loggers import deprecation_logger  # which operators configure
 from pulpcore.app.models import (
     AppStatus,  # rows of the heartbeat
     ArtifactDistribution,  # serves artifacts by id, and is not listed
+    CompositeContentGuard,  # calls other guards
     DistributedPublication,  # superseded publications in their grace period
     OpenPGPDistribution,  # its hook fails without a repository
 )
@@ -30,6 +31,7 @@ __all__ = [
     "STORAGE_RESPONSE_MAP",
     "AppStatus",
     "ArtifactDistribution",
+    "CompositeContentGuard",
     "DistributedPublication",
     "OpenPGPDistribution",
     "deprecation_logger",

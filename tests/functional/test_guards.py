@@ -85,6 +85,20 @@ def test_rbac_guard_denies_with_unreadable_headers(content, pulp, headers, statu
     assert SECRET not in response.content
 
 
+def test_composite_guard_continues_after_a_member_that_fails_on_a_malformed_header(content, orm):
+    from pulpcore.app.models import CompositeContentGuard, HeaderContentGuard
+
+    composite = orm.guard(CompositeContentGuard)
+    for name in ("X-One", "X-Two"):
+        guard = orm.guard(HeaderContentGuard, header_name=name, header_value="1")
+        composite.guards.add(guard)
+    publication = orm.publication({"a": b"a"})
+    path = f"{orm.distribution(publication=publication, content_guard=composite)}/a"
+    malformed, right = b"\xe9", base64.b64encode(b"1")
+    assert content.get(path, headers={"X-One": malformed}).status_code == 403
+    assert content.get(path, headers={"X-One": malformed, "X-Two": right}).text == "a"
+
+
 def test_composite_guard_permits_if_one_of_its_guards_does(content, pulp, secret):
     header = pulp.create(
         "contentguards/core/header/",

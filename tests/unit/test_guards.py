@@ -92,6 +92,25 @@ def test_what_other_guards_raise_is_not_taken_for_a_denial(error):
     assert denied.value.status_code == 403
 
 
+@pytest.mark.parametrize("comes_with_pulpcore", [True, False])
+def test_guard_of_a_plugin_that_extends_one_of_pulpcore_denies_malformed_headers(
+    comes_with_pulpcore,
+):
+    """Where pulpcore's `permit` fails, but not where its own code does."""
+    from pulpcore.app.models import HeaderContentGuard
+
+    guard = HeaderContentGuard(header_name="x-one", header_value="1", pulp_domain_id=uuid4())
+
+    def permit(asked: GuardRequest) -> None:
+        if comes_with_pulpcore:
+            return guard.permit(asked)
+        raise ValueError
+
+    raised = HTTPException if comes_with_pulpcore else ValueError
+    with pytest.raises(raised):
+        authorize(request(headers=[(b"x-one", b"\xe9")]), guarded(permit), "path")
+
+
 def test_headers_are_utf_8_as_aiohttp_has_it():
     seen = GuardRequest(request(headers=[(b"x", "é".encode()), (b"y", b"\xe9")]), guarded(None), "")
     assert seen.headers["X"] == "é"

@@ -36,7 +36,7 @@ class Bridge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         decoded_path(scope)  # raises HTTPException for an invalid path
-        request_info(scope).route = "plugin"
+        request_info(scope).route = "aiohttp_route"
         await run(scope, receive, send, self.app._handle, self.app._client_max_size)
 
     async def matches(self, scope: Scope, receive: Receive, send: Send) -> bool:

@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from pulpcore.content_star.aiohttp_bridge.answers import Answer, answer
 from pulpcore.content_star.aiohttp_bridge.files import adopt_files
+from pulpcore.content_star.auth.guards import deny_malformed_headers
 from pulpcore.content_star.distributions.plugin_hooks import register_adapter, register_responder
 from pulpcore.plugin.cache import AsyncContentCache
 from pulpcore.plugin.responses import ArtifactResponse
@@ -25,7 +26,9 @@ REPLACED: dict[str, tuple[object, tuple[str, ...]]] = {
         ("__call__", "get", "exists", "set", "make_entry"),
     ),
 }
-"""Attributes that are replaced, by `install` or once a plugin has aiohttp routes."""
+"""Attributes that are replaced, by `install` or once a plugin has aiohttp routes.
+
+Also replaced is the public method `permit` of pulpcore's content guards, see `auth/guards.py`."""
 
 REPLACED_IN_HANDLER = (
     "_permit",
@@ -49,7 +52,7 @@ USED: dict[str, tuple[object, tuple[str, ...]]] = {
 
 @cache
 def install() -> None:
-    """Replace the file responses of aiohttp and pulpcore, and register adapters of responses.
+    """Replace file responses and `permit` of pulpcore's guards, and register adapters of responses.
 
     Raises `ImproperlyConfigured` if an installed version lacks a private attribute.
     """
@@ -59,6 +62,7 @@ def install() -> None:
             " version lacks. Install a version that pulp-content-star was tested with."
         )
     adopt_files()
+    deny_malformed_headers()
     register_adapter(web.StreamResponse, answer)
     register_responder(web.HTTPException, Answer)
 

@@ -8,9 +8,8 @@ All functions block: call them in a thread of a `DatabaseExecutor`.
 
 import logging
 import re
-import traceback
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, cached_property, wraps
 from typing import Any
 
 from multidict import CIMultiDict
@@ -21,7 +20,8 @@ from yarl import URL
 
 from pulpcore.content_star.auth.authentication import authenticate, challenge
 from pulpcore.content_star.resolve.paths import raw_path
-from pulpcore.plugin.models import Distribution
+from pulpcore.content_star.upstream import CompositeContentGuard
+from pulpcore.plugin.models import ContentGuard, Distribution
 
 log = logging.getLogger(__name__)
 
@@ -48,22 +48,19 @@ def authorize(request: Request, distribution: Distribution, path: str) -> None:
     guard_request = GuardRequest(request, distribution, path)
     try:
         guard.permit(guard_request)
+    except MalformedHeader as error:
+        log.warning(
+            "Content guard %r failed on %r and denied the request: %s",
+            guard.name,
+            guard_request.path,
+            type(error.__cause__).__name__,
+        )
+        raise HTTPException(403, str(error)) from error
     except PermissionError as denial:
         log.debug("Content guard %r denied %r: %s", guard.name, guard_request.path, denial)
         if header := guard_request.challenge():
             raise HTTPException(401, str(denial), {"WWW-Authenticate": header}) from denial
         raise HTTPException(403, str(denial)) from denial
-    except MALFORMED_HEADER_ERRORS as error:
-        if not _comes_with_pulpcore(_raised_by(error)):
-            raise
-        # Without the text of the error, which may quote credentials.
-        log.warning(
-            "Content guard %r failed on %r and denied the request: %s",
-            guard.name,
-            guard_request.path,
-            type(error).__name__,
-        )
-        raise HTTPException(403, "Access denied.") from error
 
 
 class GuardRequest(Mapping[str, Any]):
@@ -163,15 +160,43 @@ class GuardRequest(Mapping[str, Any]):
         return 3
 
 
-def _raised_by(error: BaseException) -> object:
-    """Return the guard whose `permit` raised an exception: in a composite, the innermost one.
+class MalformedHeader(PermissionError):
+    """A guard of pulpcore failed on a header of the request, and so denies it.
 
-    Only the traceback has it, since the composite guard of pulpcore calls its members itself.
+    The text of the cause may quote credentials; this one has none.
     """
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    permits = [frame for frame in frames if frame.f_code.co_name == "permit"]
-    return permits[-1].f_locals.get("self") if permits else None
+
+    def __init__(self) -> None:
+        super().__init__("Access denied.")
 
 
-def _comes_with_pulpcore(guard: object) -> bool:
-    return type(guard).__module__.startswith(("pulpcore.app.", "pulp_certguard."))
+@cache
+def deny_malformed_headers() -> None:
+    """Make pulpcore's guards raise `MalformedHeader`; the application calls it at its start.
+
+    Replaces `permit` of the guards of pulpcore and pulp_certguard, since the composite guard calls
+    its members itself: one that fails denies, and the next may permit. Not of the composite guard,
+    nor of plugins' guards: their exceptions propagate.
+    """
+    for guard in _subclasses(ContentGuard):
+        permit = vars(guard).get("permit")
+        comes_with_pulpcore = guard.__module__.startswith(("pulpcore.app.", "pulp_certguard."))
+        if permit and comes_with_pulpcore and guard is not CompositeContentGuard:
+            guard.permit = _denying(permit)
+
+
+def _denying(permit: Callable[..., None]) -> Callable[..., None]:
+    @wraps(permit)
+    def permit_or_deny(guard: ContentGuard, request: GuardRequest) -> None:
+        try:
+            permit(guard, request)
+        except MALFORMED_HEADER_ERRORS as error:
+            raise MalformedHeader from error
+
+    return permit_or_deny
+
+
+def _subclasses(kind: Any) -> Iterator[Any]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _subclasses(each)

@@ -120,7 +120,7 @@ class DistributionRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         info = request_info(scope)
-        info.route, info.is_plugin_route = "live", True
+        info.route, info.is_plugin_route = "plugin_route", True
         context = PluginContext(scope, self.served.distribution.pulp_domain, self.served)
         child = {**scope, **_distribution_scope(scope, self.served.resolved)}
         await _respond(_router(type(self.served)), context, child, receive, send)
@@ -145,7 +145,7 @@ class MountedRoutes:
             root += f"{name}/"
         domain = await executor_of(Request(scope)).run(find_domain, ContentPath(name, rest))
         info = request_info(scope)
-        info.route, info.is_plugin_route, info.domain = "live", True, domain.name
+        info.route, info.is_plugin_route, info.domain = "plugin_route", True, domain.name
         child = {**scope, **_path_scope(root.rstrip("/"), f"/{rest}")}
         await _respond(self.router, PluginContext(scope, domain), child, receive, send)
 
