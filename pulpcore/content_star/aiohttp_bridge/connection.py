@@ -7,6 +7,8 @@ from typing import Any
 from aiohttp import StreamReader
 from starlette.types import Message, Receive, Scope, Send
 
+from pulpcore.content_star.responses.disconnect import wait_for_disconnect
+
 # Low-water mark, in bytes, of the buffered request body; aiohttp pauses reading at twice as many.
 BODY_LIMIT = 64 * 1024
 
@@ -78,18 +80,20 @@ class Connection:
 
     async def watch(self, on_disconnect: Callable[[], Any]) -> None:
         """Feed the body until the disconnect; if it is early, call `on_disconnect`."""
-        while (message := await self._receive())["type"] != "http.disconnect":
-            if self.body.is_eof():
-                continue
-            self.body.feed_data(message.get("body", b""))
-            if not message.get("more_body", False):
-                self.body.feed_eof()
-            await self._may_read.wait()
+        await wait_for_disconnect(self._receive, self._feed)
         if self.finished:
             return
         self.lost = True
         self.body.set_exception(ConnectionResetError("The client has disconnected"))
         on_disconnect()
+
+    async def _feed(self, message: Message) -> None:
+        if self.body.is_eof():
+            return
+        self.body.feed_data(message.get("body", b""))
+        if not message.get("more_body", False):
+            self.body.feed_eof()
+        await self._may_read.wait()
 
 
 class Transport:

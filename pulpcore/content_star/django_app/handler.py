@@ -39,7 +39,7 @@ from pulpcore.content_star.django_app.request_body import (
     RequestBody,
     request_body,
 )
-from pulpcore.content_star.responses.body import until_disconnect
+from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.framing import Framing
 
 log = logging.getLogger(__name__)

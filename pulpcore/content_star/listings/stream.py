@@ -30,8 +30,8 @@ from pulpcore.content_star.listings.directory import DirectoryEntry
 from pulpcore.content_star.listings.html import frame
 from pulpcore.content_star.listings.html import rows as rows_of
 from pulpcore.content_star.resolve.content import ContentSource
-from pulpcore.content_star.responses.body import until_disconnect
 from pulpcore.content_star.responses.conditional import Validators, evaluate
+from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.text import (
     GzipText,
     PlainText,

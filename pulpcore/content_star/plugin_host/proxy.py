@@ -1,7 +1,7 @@
 """Reverse proxy to another HTTP server (gateway, RFC 9110 section 3.7)."""
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from urllib.parse import quote_from_bytes, urlsplit
 
 import aiohttp
@@ -9,6 +9,7 @@ from django_guid import get_guid
 from django_guid.config import settings as guid_settings
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 from yarl import URL
 
@@ -114,7 +115,7 @@ class Proxy:
             scope["method"],
             URL(self.url + target, encoded=True),
             headers=_request_headers(scope),
-            data=_chunks(receive) if _has_body(scope) else None,
+            data=Request(scope, receive).stream() if _has_body(scope) else None,
             allow_redirects=False,
         )
 
@@ -124,14 +125,6 @@ def _has_body(scope: Scope) -> bool:
     # HTTP/1.1 without either header has no body (RFC 9112 section 6.3); HTTP/2 may have one.
     default = "0" if scope["http_version"] < "2" else ""
     return "transfer-encoding" in headers or headers.get("content-length", default) != "0"
-
-
-async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await receive()
-        yield message.get("body", b"")
-        more = message.get("more_body", False)
 
 
 def proxy_client() -> aiohttp.ClientSession:

@@ -13,8 +13,9 @@ from pulpcore.content_star.remote.reader import DownloadSource
 from pulpcore.content_star.remote.request import AlreadySaved, FetchRequest
 from pulpcore.content_star.resources import resources_of
 from pulpcore.content_star.responses.artifact import ArtifactResponse
-from pulpcore.content_star.responses.body import receive_never, until_disconnect
+from pulpcore.content_star.responses.body import receive_never
 from pulpcore.content_star.responses.conditional import Validators, evaluate
+from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.headers import Disposition
 
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import anyio
-from anyio import CancelScope
 from starlette.types import Message, Receive, Send
 
+from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import Readable
 
@@ -50,17 +50,6 @@ async def stream(file: Readable, segments: Sequence[Segment], receive: Receive, 
     await until_disconnect(receive, partial(_send_segments, file, segments, send))
 
 
-async def until_disconnect(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
-    """Await `work`, and cancel it on a client disconnect."""
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_cancel_on_disconnect, receive, tasks.cancel_scope)
-            await work()
-            tasks.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
-
-
 async def receive_never() -> Message:
     """Never return: the `receive` of a response whose caller watches for the client disconnect."""
     await anyio.sleep_forever()
@@ -91,11 +80,3 @@ async def _read_segment(file: Readable, segment: Segment) -> bytes:
     if isinstance(segment, bytes):
         return segment
     return await file.read(segment.start, len(segment))
-
-
-async def _cancel_on_disconnect(receive: Receive, scope: CancelScope) -> None:
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            scope.cancel()
-            return

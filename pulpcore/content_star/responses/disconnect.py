@@ -1,10 +1,37 @@
-"""Middleware that cancels an application on a client disconnect."""
+"""Client disconnects: wait for one, and cancel work or an application when it comes."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import anyio
 from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+async def wait_for_disconnect(
+    receive: Receive, on_message: Callable[[Message], Awaitable[None]] | None = None
+) -> None:
+    """Receive messages until the client disconnects; others are passed to `on_message`."""
+    while (message := await receive())["type"] != "http.disconnect":
+        if on_message is not None:
+            await on_message(message)
+
+
+async def until_disconnect(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
+    """Await `work`, and cancel it on a client disconnect."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_on_disconnect, receive, tasks.cancel_scope)
+            await work()
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+async def _cancel_on_disconnect(receive: Receive, scope: CancelScope) -> None:
+    await wait_for_disconnect(receive)
+    scope.cancel()
 
 
 class DisconnectWatcher:
@@ -29,8 +56,7 @@ class DisconnectWatcher:
         watcher: asyncio.Task[None] | None = None
 
         async def watch() -> None:
-            while (message := await receive())["type"] != "http.disconnect":
-                await messages.put(message)
+            await wait_for_disconnect(receive, messages.put)
             cancel_scope.cancel()
 
         async def receive_body() -> Message:
