@@ -40,6 +40,7 @@ from pulpcore.content_star.plugin_host.discovery import announce, plugins_for_ai
 from pulpcore.content_star.plugin_host.mounts import Mounts
 from pulpcore.content_star.plugin_host.proxy import proxy_client
 from pulpcore.content_star.remote.downloads import Downloads
+from pulpcore.content_star.remote.lock import ACQUIRE_TIMEOUT, FetchLocks
 from pulpcore.content_star.remote.pull_through.metadata_cache import MetadataCache
 from pulpcore.content_star.remote.pull_through.repository import leave_tasks_to_workers
 from pulpcore.content_star.remote.temporary_file import remove_abandoned
@@ -55,7 +56,7 @@ def _setting(name: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Sizes and lifetimes of the resources of one application; the defaults are Django's settings.
+    """Sizes and timeouts of the resources of one application; most defaults are Django's settings.
 
     Two applications in one process may differ in these. All others are settings of the process.
     """
@@ -66,6 +67,7 @@ class Settings:
     basic_auth_ttl: float = _setting("CONTENT_STAR_BASIC_AUTH_TTL")
     metadata_ttl: float = _setting("CONTENT_STAR_METADATA_TTL")
     metadata_size: int = _setting("CONTENT_STAR_METADATA_SIZE")
+    fetch_lock_timeout: float = ACQUIRE_TIMEOUT
 
 
 def create_application(*app_types: AppType, settings: Settings | None = None) -> ASGIApp:
@@ -130,7 +132,7 @@ async def open_resources(
     """Open the resources of an application, and close them at the end of the block."""
     await in_thread(remove_abandoned, str(django_settings.WORKING_DIRECTORY))
     resources = Resources(
-        downloads=Downloads(executor),
+        downloads=Downloads(executor, FetchLocks(settings.fetch_lock_timeout)),
         metadata=MetadataCache(settings.metadata_ttl, settings.metadata_size),
         objects=ObjectClient(),
         password_cache=PasswordCache(settings.basic_auth_ttl),

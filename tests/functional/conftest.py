@@ -71,14 +71,15 @@ def silent() -> Iterator[str]:
 
 
 @pytest.fixture
-def get_in_process(instance, orm) -> Callable[[str], httpx.Response]:
+def get_in_process(instance, orm) -> Callable[..., httpx.Response]:
     """Return a function that GETs a path with the content app in this process, with downloads."""
 
-    def get_path(path: str) -> httpx.Response:
+    def get_path(path: str, **settings_of_resources: float) -> httpx.Response:
         executor = DatabaseExecutor(1)
         content = Errors(Content(executor, settings.CONTENT_PATH_PREFIX))
         try:
-            return get(with_resources(content, executor), settings.CONTENT_PATH_PREFIX + path)
+            app = with_resources(content, executor, **settings_of_resources)
+            return get(app, settings.CONTENT_PATH_PREFIX + path)
         finally:
             asyncio.run(executor.close())
 

@@ -17,8 +17,7 @@ from django.db import connection
 
 from pulpcore.content_star.cli.postgres import PORT, _as_account
 from pulpcore.content_star.cli.state import DATABASE
-from pulpcore.content_star.remote import lock
-from pulpcore.content_star.remote.lock import APPLICATION_NAME, FetchLock, LockRequest, key_of
+from pulpcore.content_star.remote.lock import APPLICATION_NAME, FetchLocks, LockRequest, key_of
 from tests.support import remote_server
 from tests.support.instance import stop, wait_until
 from tests.support.pulp import unique
@@ -159,15 +158,12 @@ def test_fetch_lock_is_taken_over_from_a_process_whose_fetch_fails(instance, oth
     assert file.gets == [2]
 
 
-def test_fetch_lock_held_beyond_timeout_is_fetched_without(
-    get_in_process, remote_file, monkeypatch
-):
-    monkeypatch.setattr(lock, "ACQUIRE_TIMEOUT", 0.3)
+def test_fetch_lock_held_beyond_timeout_is_fetched_without(get_in_process, remote_file):
     file = remote_file(BIG)
     [[mine]] = rows("SELECT pg_try_advisory_lock(%s)", key_for(file))
     assert mine, "by the connection of this test"
     try:
-        assert get_in_process(file.path).content == file.data
+        assert get_in_process(file.path, fetch_lock_timeout=0.3).content == file.data
     finally:
         rows("SELECT pg_advisory_unlock(%s)", key_for(file))
     assert file.gets == [1]
@@ -290,16 +286,16 @@ def test_fetch_lock_requests_of_one_process_queue_behind_the_holder(instance, or
         pass
 
     async def acquire_all() -> list[str]:
-        mine, theirs = FetchLock(), FetchLock()
+        mine, theirs = FetchLocks(), FetchLocks()
         acquired = []
         try:
             first, same, foreign = (LockRequest("a", "file a") for _ in range(3))
             await mine.acquire(first, never)
 
-            async def wait(lock: FetchLock, request: LockRequest, name: str) -> None:
-                await lock.acquire(request, never)
+            async def wait(locks: FetchLocks, request: LockRequest, name: str) -> None:
+                await locks.acquire(request, never)
                 acquired.append(name)
-                lock.release(request)
+                locks.release(request)
 
             waiting = asyncio.create_task(wait(theirs, foreign, "foreign"))
             own = asyncio.create_task(wait(mine, same, "same"))
@@ -321,26 +317,20 @@ def test_fetch_lock_requests_of_one_process_queue_behind_the_holder(instance, or
 @pytest.mark.parametrize(
     ("answers", "message"), [(True, "did not answer"), (False, "are unavailable")]
 )
-def test_fetch_lock_with_database_unreachable_fetches_without_lock(
-    monkeypatch, caplog, answers, message
-):
-    class UnreachableDatabase:
-        @staticmethod
-        def get_connection_params():
-            return {"host": "127.0.0.1", "port": port, "dbname": "pulp", "user": "pulp"}
+def test_fetch_lock_with_database_unreachable_fetches_without_lock(caplog, answers, message):
+    def unreachable() -> dict[str, object]:
+        return {"host": "127.0.0.1", "port": port, "dbname": "pulp", "user": "pulp"}
 
     async def never() -> None:
         pytest.fail("no other process held the lock")
 
-    async def acquire_twice() -> FetchLock:
-        mine = FetchLock()
+    async def acquire_twice() -> FetchLocks:
+        mine = FetchLocks(query_timeout=0.2, connection_parameters=unreachable)
         await mine.acquire(LockRequest("a", "file a"), never)
         await mine.acquire(LockRequest("a", "file a"), never)
         await mine.close()
         return mine
 
-    monkeypatch.setattr(lock, "django_connection", UnreachableDatabase)
-    monkeypatch.setattr(lock, "QUERY_TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]

@@ -11,7 +11,7 @@ from pulpcore.content_star.resources import STATE_KEY
 from tests.support.asgi import get
 
 
-def with_resources(app: ASGIApp, executor: DatabaseExecutor, **settings: int) -> ASGIApp:
+def with_resources(app: ASGIApp, executor: DatabaseExecutor, **settings: float) -> ASGIApp:
     """Return `app` with resources of its own for each request, closed when it has ended."""
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:

@@ -13,7 +13,7 @@ from pulpcore.content_star.responses.source import (
     StoreReadError,
     StoreUnavailable,
 )
-from pulpcore.content_star.storage.objects import ObjectClient, ObjectSource, Target
+from pulpcore.content_star.storage.objects import ObjectClient, ObjectSource, ObjectTarget
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +67,7 @@ async def source(store: Store, size: int) -> AsyncIterator[ObjectSource]:
     port = server.sockets[0].getsockname()[1]
     client = ObjectClient()
     async with server, client.session:
-        target = Target(f"http://127.0.0.1:{port}{SECRET}")
+        target = ObjectTarget(f"http://127.0.0.1:{port}{SECRET}")
         yield ObjectSource(client, "artifact/ab/cd", target, size)
 
 
@@ -181,4 +181,4 @@ async def test_what_is_not_read_is_not_fetched_and_the_connection_ends():
 
 
 async def test_nobody_prints_a_target():
-    assert "Signature" not in repr(Target(SECRET))
+    assert "Signature" not in repr(ObjectTarget(SECRET))

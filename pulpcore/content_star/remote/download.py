@@ -197,13 +197,13 @@ class Download:
         self._is_waiting_for_lock = True
         try:
             check = partial(self._downloads.executor.run, self.request.check_saved)
-            await self._downloads.fetch_lock.acquire(self._lock_request, between_tries=check)
+            await self._downloads.fetch_locks.acquire(self._lock_request, between_tries=check)
         finally:
             self._is_waiting_for_lock = False
 
     def _release_lock(self) -> None:
         if self._lock_request is not None:
-            self._downloads.fetch_lock.release(self._lock_request)
+            self._downloads.fetch_locks.release(self._lock_request)
             self._lock_request = None
 
     async def _fetch(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.remote.download import Download
 from pulpcore.content_star.remote.errors import reason
-from pulpcore.content_star.remote.lock import FetchLock
+from pulpcore.content_star.remote.lock import FetchLocks
 from pulpcore.content_star.remote.request import FetchRequest
 from pulpcore.content_star.remote.spool import wait_until_closed
 
@@ -24,11 +24,11 @@ CLOSE_TIMEOUT = 15.0
 class Downloads:
     """Registry of the downloads of an application, by fetch request."""
 
-    def __init__(self, executor: DatabaseExecutor, fetch_lock: FetchLock | None = None) -> None:
+    def __init__(self, executor: DatabaseExecutor, fetch_locks: FetchLocks | None = None) -> None:
         """`executor` is for queries; saving has an executor of its own."""
         self.executor = executor
-        self.save_executor = DatabaseExecutor(SAVE_THREADS, name="content-save")
-        self.fetch_lock = fetch_lock or FetchLock()
+        self.save_executor = DatabaseExecutor(SAVE_THREADS, name="save-db")
+        self.fetch_locks = fetch_locks or FetchLocks()
         self._downloads: dict[FetchRequest, Download] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -84,6 +84,6 @@ class Downloads:
                 )
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await self.fetch_lock.close()
+        await self.fetch_locks.close()
         await self.save_executor.close()
         await wait_until_closed()

@@ -50,7 +50,7 @@ _SESSION_SETTINGS = {
 
 
 class LockRequest:
-    """One attempt to hold the fetch lock for `identity`; released with `FetchLock.release`.
+    """One attempt to hold the fetch lock for `identity`; released with `FetchLocks.release`.
 
     `name` is for the log: the identity may contain a URL, which may be confidential.
     """
@@ -66,11 +66,22 @@ def key_of(identity: str) -> int:
     return int.from_bytes(digest.digest(), "big", signed=True)
 
 
-class FetchLock:
-    """Hold the fetch locks of this process. Use it in one event loop."""
+class FetchLocks:
+    """The fetch locks that one application holds. Use it in one event loop."""
 
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="content-fetch-lock")
+    def __init__(
+        self,
+        acquire_timeout: float = ACQUIRE_TIMEOUT,
+        query_timeout: float = QUERY_TIMEOUT,
+        connection_parameters: Callable[
+            [], dict[str, Any]
+        ] = django_connection.get_connection_params,
+    ) -> None:
+        """The timeouts are in seconds; the parameters are psycopg's, by default Django's."""
+        self._acquire_timeout = acquire_timeout
+        self._query_timeout = query_timeout
+        self._connection_parameters = connection_parameters
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="fetch-lock-db")
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._cooldown_until = 0.0
@@ -82,21 +93,21 @@ class FetchLock:
     async def acquire(
         self, request: LockRequest, between_tries: Callable[[], Awaitable[None]]
     ) -> None:
-        """Wait for the lock, for at most ACQUIRE_TIMEOUT.
+        """Wait for the lock, for at most `acquire_timeout` seconds.
 
         Returns without it on timeout, and when locks are unavailable. `between_tries` is awaited
         between attempts; its exceptions end the wait and are raised.
         """
-        deadline = time.monotonic() + ACQUIRE_TIMEOUT
+        deadline = time.monotonic() + self._acquire_timeout
         interval = MIN_POLL_INTERVAL
         while not await self._try_acquire(request):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 log.info(
-                    "Fetch lock for the %s held by another process for over %d s; fetching without"
+                    "Fetch lock for the %s held by another process for over %g s; fetching without"
                     " it.",
                     request.name,
-                    ACQUIRE_TIMEOUT,
+                    self._acquire_timeout,
                 )
                 return
             await asyncio.sleep(min(interval, remaining))
@@ -109,13 +120,13 @@ class FetchLock:
         future = self._submit(self._try_lock, request)
         try:
             return future is None or await asyncio.wait_for(
-                asyncio.wrap_future(future), QUERY_TIMEOUT
+                asyncio.wrap_future(future), self._query_timeout
             )
         except TimeoutError:
             log.warning(
                 "The database did not answer a query for a fetch lock within %g s; fetching without"
                 " locks for %d s. Check the load of the database.",
-                QUERY_TIMEOUT,
+                self._query_timeout,
                 COOLDOWN,
             )
             self._cooldown_until = time.monotonic() + COOLDOWN
@@ -140,7 +151,7 @@ class FetchLock:
         if self._timer is not None:
             self._timer.cancel()
         if future is not None:
-            await asyncio.wait([asyncio.wrap_future(future)], timeout=QUERY_TIMEOUT)
+            await asyncio.wait([asyncio.wrap_future(future)], timeout=self._query_timeout)
         self._executor.shutdown(wait=False)
 
     def _submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any] | None":
@@ -192,7 +203,7 @@ class FetchLock:
         parameters: dict[str, Any] = {
             "connect_timeout": 3,  # seconds
             "tcp_user_timeout": 10_000,  # milliseconds
-            **django_connection.get_connection_params(),
+            **self._connection_parameters(),
             "application_name": APPLICATION_NAME,
         }
         self._connection = psycopg.connect(**parameters, autocommit=True)

@@ -29,7 +29,7 @@ _in_writer_thread = Threads("writer", WRITERS).run
 # Closing an unlinked file waits until its blocks are freed, 230 ms for 1 GB on ext4, and possibly
 # for its last write. Unlinking and closing have a thread of their own, since no caller waits for
 # them.
-_close_executor = ThreadPoolExecutor(1, thread_name_prefix="content-close")
+_close_executor = ThreadPoolExecutor(1, thread_name_prefix="close-file")
 
 
 class Hasher(Protocol):

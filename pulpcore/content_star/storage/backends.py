@@ -24,7 +24,7 @@ from pulpcore.content_star.resources import resources_of
 from pulpcore.content_star.responses.source import Source, StoreUnavailable
 from pulpcore.content_star.storage.disk import LocalSource
 from pulpcore.content_star.storage.filelike import FileSource
-from pulpcore.content_star.storage.objects import ObjectSource, Target
+from pulpcore.content_star.storage.objects import ObjectSource, ObjectTarget
 from pulpcore.content_star.upstream import STORAGE_RESPONSE_MAP
 from pulpcore.plugin.models import Artifact, Domain
 
@@ -93,7 +93,7 @@ class ObjectStore(Store, ABC):
         return self.sign(name, parameters, method)
 
     @abstractmethod
-    def target(self, name: str) -> Target:
+    def target(self, name: str) -> ObjectTarget:
         """Return the URL and TLS settings by which this process fetches the object."""
 
     @abstractmethod
@@ -116,11 +116,11 @@ class S3Store(ObjectStore):
     def url_seconds(self) -> float:
         return float(self.storage.querystring_expire)
 
-    def target(self, name: str) -> Target:
+    def target(self, name: str) -> ObjectTarget:
         """Return a URL of the bucket itself; `custom_domain` is for clients only."""
         url = self._presign(self._client, name, {}, "GET", INTERNAL_URL_SECONDS)
         proxies = self.storage.proxies or {}
-        return Target(url, self._ssl, proxies.get(urlsplit(url).scheme))
+        return ObjectTarget(url, self._ssl, proxies.get(urlsplit(url).scheme))
 
     def sign(self, name: str, parameters: dict[str, Any], method: str) -> str:
         if self.storage.custom_domain:
@@ -155,9 +155,9 @@ class AzureStore(ObjectStore):
     def url_seconds(self) -> float:
         return float(self.storage.expiration_secs or "inf")
 
-    def target(self, name: str) -> Target:
+    def target(self, name: str) -> ObjectTarget:
         can_sign = self.storage.account_key or self.storage.token_credential
-        return Target(self.storage.url(name, expire=INTERNAL_URL_SECONDS if can_sign else 0))
+        return ObjectTarget(self.storage.url(name, expire=INTERNAL_URL_SECONDS if can_sign else 0))
 
     def sign(self, name: str, parameters: dict[str, Any], method: str) -> str:
         return str(self.storage.url(name, parameters=parameters))
@@ -175,8 +175,8 @@ class GoogleStore(ObjectStore):
         life = self.storage.expiration
         return float(life.total_seconds() if isinstance(life, timedelta) else life)
 
-    def target(self, name: str) -> Target:
-        return Target(self.storage.url(name, parameters={"expiration": INTERNAL_URL_SECONDS}))
+    def target(self, name: str) -> ObjectTarget:
+        return ObjectTarget(self.storage.url(name, parameters={"expiration": INTERNAL_URL_SECONDS}))
 
     def sign(self, name: str, parameters: dict[str, Any], method: str) -> str:
         return str(self.storage.url(name, parameters={**parameters, "method": method}))

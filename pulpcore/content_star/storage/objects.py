@@ -38,7 +38,7 @@ _FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ObjectTarget:
     """URL and connection settings to GET an object."""
 
     url: str = field(repr=False)
@@ -81,7 +81,7 @@ class ObjectSource:
 
     __slots__ = ("client", "name", "size", "target")
 
-    def __init__(self, client: ObjectClient, name: str, target: Target, size: int) -> None:
+    def __init__(self, client: ObjectClient, name: str, target: ObjectTarget, size: int) -> None:
         self.client = client
         self.name = name
         self.target = target
