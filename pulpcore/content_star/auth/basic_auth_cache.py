@@ -20,12 +20,12 @@ import hmac
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from cachetools import TTLCache
 from django.conf import settings
 from django.contrib.auth import load_backend
 from django.db import InterfaceError, OperationalError
@@ -45,8 +45,6 @@ class _Entry:
     backend: str
     """Import path of the authentication backend that accepted the credentials."""
     fingerprint: bytes
-    expires: float
-    """In seconds, on the clock of the cache."""
 
 
 class PasswordCache:
@@ -60,11 +58,9 @@ class PasswordCache:
     ) -> None:
         """`seconds` is the lifetime of an entry; 0 disables the cache."""
         self._seconds = seconds
-        self._capacity = capacity
-        self._clock = clock
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._entries: TTLCache[bytes, _Entry] = TTLCache(capacity, seconds, timer=clock)
 
     def get(self, name: str, password: str) -> Any | None:
         """Return the user for credentials that are cached and still valid, else None.
@@ -88,28 +84,17 @@ class PasswordCache:
         """Cache a successful check; `user.backend` is set by Django's `authenticate`."""
         if self._seconds <= 0:
             return
-        key = self._hash(name, password)
-        expires = self._clock() + self._seconds
-        entry = _Entry(user.pk, user.backend, self._fingerprint(user), expires)
+        entry = _Entry(user.pk, user.backend, self._fingerprint(user))
         with self._lock:
-            self._entries[key] = entry
-            self._entries.move_to_end(key)
-            while len(self._entries) > self._capacity:
-                self._entries.popitem(last=False)
+            self._entries[self._hash(name, password)] = entry
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def _entry(self, key: bytes) -> _Entry | None:
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is None:
-                return None
-            if entry.expires <= self._clock():
-                del self._entries[key]
-                return None
-            self._entries.move_to_end(key)
-            return entry
+            entry: _Entry | None = self._entries.get(key)
+        return entry
 
     def _discard(self, key: bytes) -> None:
         with self._lock:

@@ -14,12 +14,12 @@ address may be that of a NAT or a proxy.
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, TypeVar
 
+from cachetools import LRUCache
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -173,7 +173,7 @@ class Failures:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._sources: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._sources: LRUCache[str, tuple[float, float]] = LRUCache(MAX_SOURCES)
 
     def pause(self, source: str) -> float:
         """Count a failure, and return the seconds by which its response is delayed."""
@@ -181,8 +181,6 @@ class Failures:
         count, since = self._sources.pop(source, (0.0, now))
         count = max(0.0, count - (now - since) / FORGET_AFTER) + 1
         self._sources[source] = (min(count, FREE_FAILURES + MAX_PAUSE / PAUSE), now)
-        if len(self._sources) > MAX_SOURCES:
-            self._sources.popitem(last=False)
         return min(max(0.0, count - FREE_FAILURES) * PAUSE, MAX_PAUSE)
 
     def __len__(self) -> int:

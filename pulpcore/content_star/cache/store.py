@@ -64,7 +64,12 @@ class CachedFile:
 
 @dataclass
 class ResponseCache:
-    """The response cache of a process. Thread-safe."""
+    """The response cache of an application. Thread-safe.
+
+    Not one of `cachetools`, whose `LRUCache` takes 2.8 us to get an entry, a `TTLCache` 9 us; a
+    dictionary takes 0.2 us, which hits on the fast path are made of. Those would also need the lock
+    for each hit.
+    """
 
     capacity: int
     """Maximum number of response entries; 0 turns the cache off."""

@@ -134,7 +134,11 @@ class MetadataEntry:
 
 
 class MetadataCache:
-    """LRU cache of metadata responses, by fetch request."""
+    """LRU cache of metadata responses, by fetch request.
+
+    Limited by number (open files) and by size, and releases the downloads that it evicts, for which
+    `cachetools` has no hook.
+    """
 
     def __init__(self, ttl: float, capacity: int) -> None:
         """`ttl` is in seconds, as CONTENT_STAR_METADATA_TTL; `capacity` is in bytes."""

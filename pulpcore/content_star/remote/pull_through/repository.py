@@ -1,7 +1,5 @@
 """Add pulled-through content to a repository. Blocks; runs in a database executor."""
 
-import time
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -12,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
+from cachetools import TTLCache
 
 from pulpcore.plugin.models import ContentArtifact, Repository
 
@@ -22,7 +21,7 @@ REQUEST_INTERVAL = 30
 # Maximum number of claims in memory.
 MAX_REQUESTED = 10_000
 
-_requested_at: OrderedDict[tuple[UUID, UUID], float] = OrderedDict()
+_requested: TTLCache[tuple[UUID, UUID], None] = TTLCache(MAX_REQUESTED, REQUEST_INTERVAL)
 _requested_lock = Lock()
 
 
@@ -31,21 +30,16 @@ def claim(repository: UUID, file: ContentArtifact) -> bool:
 
     Returns False if this process has claimed it within REQUEST_INTERVAL seconds.
     """
-    now = time.monotonic()
     with _requested_lock:
-        requested_at = _requested_at.get((repository, file.content_id))
-        if requested_at is not None and now - requested_at <= REQUEST_INTERVAL:
+        if (repository, file.content_id) in _requested:
             return False
-        _requested_at[repository, file.content_id] = now
-        _requested_at.move_to_end((repository, file.content_id))
-        while len(_requested_at) > MAX_REQUESTED:
-            _requested_at.popitem(last=False)
+        _requested[repository, file.content_id] = None
     return True
 
 
 def _unclaim(repository: UUID, file: ContentArtifact) -> None:
     with _requested_lock:
-        _requested_at.pop((repository, file.content_id), None)
+        _requested.pop((repository, file.content_id), None)
 
 
 def add_to_repository(repository: UUID, file: ContentArtifact) -> None:
