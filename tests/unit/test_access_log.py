@@ -1,4 +1,4 @@
-"""Lines of the access log from requests as any ASGI server might pass them on."""
+"""Format of access log lines, for scopes of any ASGI server."""
 
 import logging
 from typing import Any
@@ -52,14 +52,14 @@ def write(lines: list[str], **request: Any) -> str:
     return line
 
 
-def test_a_request_that_says_nothing_of_itself(lines):
+def test_missing_headers_and_client_are_logged_as_dashes(lines):
     line = write(lines, client=None)
     assert line.startswith("- - - [")
     assert line.endswith('] "GET /x HTTP/2" 200 7 "-" "-" 12.5 -')
 
 
 @pytest.mark.parametrize("byte", range(256))
-def test_no_byte_ends_the_line_or_its_field(lines, byte):
+def test_control_characters_and_quotes_are_escaped(lines, byte):
     evil = b"a" + bytes([byte]) + b"b"
     line = write(
         lines,
@@ -94,7 +94,7 @@ def test_no_byte_ends_the_line_or_its_field(lines, byte):
         (b"a?b#c//d@e", "a?b#c//d@e"),
     ],
 )
-def test_credentials_in_the_query(lines, query, logged):
+def test_credentials_in_the_query_are_masked(lines, query, logged):
     assert f'"GET /x?{logged} HTTP/2"' in write(lines, query=query)
 
 
@@ -108,11 +108,11 @@ def test_credentials_in_the_query(lines, query, logged):
         (b"https://a.example/#access_token=x", "https://a.example/#access_token=***"),
     ],
 )
-def test_credentials_in_the_referer(lines, referer, logged):
+def test_credentials_in_the_referer_are_masked(lines, referer, logged):
     assert f' "{logged}" "-" ' in write(lines, referer=referer)
 
 
-def test_long_fields_are_cut(lines):
+def test_long_fields_are_truncated(lines):
     long = b"x" * 9000
     line = write(lines, query=b"token=" + long, referer=b"//u:p@" + long, user_agent=long)
     assert len(line) < 3 * 8300
@@ -120,5 +120,5 @@ def test_long_fields_are_cut(lines):
     assert '"GET /x?token=*** HTTP/2"' in line
 
 
-def test_a_user_and_a_password_of_any_length_are_masked(lines):
+def test_userinfo_of_the_referer_is_masked_at_any_length(lines):
     assert '"//***@host"' in write(lines, referer=b"//u:" + b"p" * 9000 + b"@host")

@@ -1,4 +1,4 @@
-"""The artifact response: its messages, and what clients of a real server see."""
+"""Artifact responses: ASGI messages, and responses as clients of a real server see them."""
 
 import asyncio
 import email
@@ -124,7 +124,7 @@ async def call(
     return answer
 
 
-def test_neither_django_nor_pulp_is_needed():
+def test_responses_package_imports_neither_django_nor_pulp():
     script = (
         "import sys, pulpcore.content_star.responses.artifact\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
@@ -135,7 +135,7 @@ def test_neither_django_nor_pulp_is_needed():
     assert not loaded & {"django", "rest_framework", "aiohttp", "asgiref"}
 
 
-async def test_whole(path: str):
+async def test_get_returns_the_whole_file(path: str):
     answer = await call(artifact(path))
     assert answer.status == 200
     assert answer.body == CONTENT
@@ -152,16 +152,16 @@ async def test_whole(path: str):
     }
 
 
-async def test_small_files_are_one_message(path: str):
+async def test_small_file_is_one_body_message(path: str):
     assert len((await call(artifact(path))).messages) == 2
 
 
-async def test_unknown_modification(path: str):
+async def test_unknown_date_sends_no_last_modified(path: str):
     answer = await call(artifact(path, last_modified=None))
     assert "last-modified" not in answer.headers
 
 
-async def test_plugin_headers(path: str):
+async def test_headers_of_a_plugin_are_sent(path: str):
     answer = await call(
         artifact(
             path,
@@ -179,7 +179,7 @@ async def test_plugin_headers(path: str):
     assert answer.headers["x-plugin"] == "yes"
 
 
-async def test_what_plugins_cannot_say(path: str):
+async def test_reserved_headers_of_a_plugin_are_ignored(path: str):
     plain = await call(artifact(path))
     bold = await call(
         artifact(
@@ -200,7 +200,7 @@ async def test_what_plugins_cannot_say(path: str):
     assert bold.headers == plain.headers
 
 
-async def test_a_plugins_policy_is_a_second_one(path: str):
+async def test_content_security_policy_of_a_plugin_is_added(path: str):
     answer = await call(artifact(path, headers={"Content-Security-Policy": "img-src 'none'"}))
     policies = {
         value.decode()
@@ -210,12 +210,12 @@ async def test_a_plugins_policy_is_a_second_one(path: str):
     assert policies == {SECURITY_HEADERS["content-security-policy"], "img-src 'none'"}
 
 
-async def test_inline(path: str):
+async def test_disposition_inline_is_sent(path: str):
     answer = await call(artifact(path, disposition="inline"))
     assert answer.headers["content-disposition"] == 'inline; filename="foo.rpm"'
 
 
-async def test_head_is_get_without_a_body(path: str, monkeypatch: pytest.MonkeyPatch):
+async def test_head_has_the_headers_of_get(path: str, monkeypatch: pytest.MonkeyPatch):
     get = await call(artifact(path))
 
     async def read(*arguments) -> bytes:
@@ -227,7 +227,7 @@ async def test_head_is_get_without_a_body(path: str, monkeypatch: pytest.MonkeyP
         assert (head.status, head.headers, head.body) == (200, get.headers, b"")
 
 
-async def test_empty(tmp_path: Path):
+async def test_empty_file_is_sent(tmp_path: Path):
     (tmp_path / "empty").touch()
     empty = artifact(str(tmp_path / "empty"), 0)
     for asked in ({}, {"range": "bytes=-5"}):
@@ -237,7 +237,7 @@ async def test_empty(tmp_path: Path):
     assert (await call(empty, {"range": "bytes=0-"})).status == 416
 
 
-async def test_big(big: tuple[str, bytes]):
+async def test_big_file_is_sent_in_chunks(big: tuple[str, bytes]):
     path, content = big
     before = asyncio.all_tasks()
     answer = await call(artifact(path, len(content)))
@@ -276,7 +276,9 @@ async def test_big(big: tuple[str, bytes]):
         ({"range": "bytes=5-4"}, 416),
     ],
 )
-async def test_status(path: str, asked: dict[str, str] | list[tuple[str, str]], status: int):
+async def test_status_by_conditions_and_range(
+    path: str, asked: dict[str, str] | list[tuple[str, str]], status: int
+):
     answer = await call(artifact(path), asked)
     assert answer.status == status
     if status == 200:
@@ -285,7 +287,7 @@ async def test_status(path: str, asked: dict[str, str] | list[tuple[str, str]], 
         assert answer.body == CONTENT[:2]
 
 
-async def test_not_modified_headers(path: str):
+async def test_headers_of_304(path: str):
     headers = {"Cache-Control": "max-age=1", "Vary": "Accept", "Expires": "0", "X-Plugin": "yes"}
     answer = await call(artifact(path, headers=headers), {"if-none-match": ETAG})
     assert answer.headers == {
@@ -297,19 +299,19 @@ async def test_not_modified_headers(path: str):
     assert answer.body == b""
 
 
-async def test_not_satisfiable_headers(path: str):
+async def test_headers_of_416(path: str):
     answer = await call(artifact(path), {"range": "bytes=9999-"})
     assert answer.headers["content-range"] == f"bytes */{len(CONTENT)}"
     assert answer.headers["content-length"] == "0"
     assert answer.body == b""
 
 
-async def test_precondition_failed_headers(path: str):
+async def test_headers_of_412(path: str):
     answer = await call(artifact(path), {"if-match": '"other"'})
     assert answer.headers == {"content-length": "0"}
 
 
-async def test_one_range(path: str):
+async def test_one_range_returns_206(path: str):
     answer = await call(artifact(path), {"range": "bytes=10-19"})
     assert answer.status == 206
     assert answer.body == CONTENT[10:20]
@@ -335,7 +337,7 @@ def parts(answer: Answer) -> list[tuple[str, str, bytes]]:
     ]
 
 
-async def test_several_ranges(path: str):
+async def test_several_ranges_return_multipart(path: str):
     app = artifact(path, headers={"Content-Type": "text/plain"})
     answer = await call(app, {"range": "bytes=30-49, 0-9, -5"})
     size = len(CONTENT)
@@ -347,7 +349,7 @@ async def test_several_ranges(path: str):
     assert len(answer.messages) == 2
 
 
-async def test_several_ranges_of_a_big_file(big: tuple[str, bytes]):
+async def test_several_ranges_of_a_big_file_return_multipart(big: tuple[str, bytes]):
     path, content = big
     app = artifact(path, len(content))
     answer = await call(app, {"range": f"bytes=0-{STEP + 9},{2 * STEP}-{3 * STEP + 5},-1"})
@@ -358,7 +360,7 @@ async def test_several_ranges_of_a_big_file(big: tuple[str, bytes]):
     ]
 
 
-async def test_the_boundary_is_another_each_time(path: str):
+async def test_multipart_boundary_is_random(path: str):
     asked = {"range": "bytes=0-1,5-6"}
     kinds = {(await call(artifact(path), asked)).headers["content-type"] for _ in range(20)}
     assert len(kinds) == 20
@@ -370,7 +372,7 @@ cuts = st.lists(st.integers(1, len(CONTENT) - 1), max_size=6, unique=True).map(s
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(cuts=cuts)
-def test_single_ranges_add_up_to_the_whole(path: str, cuts: list[int]):
+def test_ranges_add_up_to_the_whole_file(path: str, cuts: list[int]):
     async def fetch() -> bytes:
         body = b""
         for start, stop in zip([0, *cuts], [*cuts, len(CONTENT)], strict=True):
@@ -394,7 +396,7 @@ raw = st.lists(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(lines=raw)
-def test_any_request_is_answered(path: str, lines: list[tuple[str, str]]):
+def test_any_headers_get_a_valid_response(path: str, lines: list[tuple[str, str]]):
     answer = anyio.run(call, artifact(path), lines)
     assert answer.status in (200, 206, 304, 412, 416)
     if answer.status != 304:
@@ -411,7 +413,7 @@ async def refused(app: ArtifactResponse, method: str = "GET") -> ArtifactMissing
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_missing(path: str, tmp_path: Path, method: str):
+async def test_missing_file_raises_artifact_missing(path: str, tmp_path: Path, method: str):
     missing = str(tmp_path / "missing")
     assert (await refused(artifact(missing), method)).path == missing
     await refused(artifact(str(tmp_path)), method)
@@ -421,13 +423,13 @@ async def test_missing(path: str, tmp_path: Path, method: str):
     assert descriptors(path) == 0
 
 
-async def test_what_needs_no_file_needs_no_file(tmp_path: Path):
+async def test_304_and_412_open_no_file(tmp_path: Path):
     app = artifact(str(tmp_path / "missing"))
     assert (await call(app, {"if-none-match": ETAG})).status == 304
     assert (await call(app, {"if-match": '"other"'})).status == 412
 
 
-async def test_other_errors_are_not_hidden(path: str, monkeypatch: pytest.MonkeyPatch):
+async def test_errors_of_the_file_system_are_raised(path: str, monkeypatch: pytest.MonkeyPatch):
     def refuse(*arguments) -> int:
         raise PermissionError
 
@@ -436,7 +438,7 @@ async def test_other_errors_are_not_hidden(path: str, monkeypatch: pytest.Monkey
         await call(artifact(path))
 
 
-async def test_one_instance_serves_many(path: str):
+async def test_response_instance_is_reusable(path: str):
     app = artifact(path)
     answers: list[Answer] = []
 
@@ -477,7 +479,7 @@ class Bodies:
             await self.at_body(len(self.lengths))
 
 
-async def test_a_small_file_that_shrinks_is_an_error_before_the_start(
+async def test_truncated_small_file_raises_before_the_start(
     path: str, monkeypatch: pytest.MonkeyPatch
 ):
     real = disk.LocalFile.read
@@ -496,7 +498,7 @@ async def test_a_small_file_that_shrinks_is_an_error_before_the_start(
     assert descriptors(path) == 0
 
 
-async def test_a_big_file_that_shrinks_is_never_completed(big: tuple[str, bytes]):
+async def test_truncated_big_file_ends_without_completion(big: tuple[str, bytes]):
     path, content = big
 
     async def shrink(count: int) -> None:
@@ -510,7 +512,7 @@ async def test_a_big_file_that_shrinks_is_never_completed(big: tuple[str, bytes]
     assert descriptors(path) == 0
 
 
-async def test_a_client_that_left_is_noticed_though_send_says_nothing(tmp_path: Path):
+async def test_disconnect_is_noticed_where_send_does_not_raise(tmp_path: Path):
     path = hole(tmp_path / "huge", 1000 * STEP)
     left = anyio.Event()
 
@@ -532,7 +534,7 @@ async def test_a_client_that_left_is_noticed_though_send_says_nothing(tmp_path: 
     assert len(asyncio.all_tasks()) == before
 
 
-async def test_a_request_body_is_no_disconnect(big: tuple[str, bytes]):
+async def test_request_body_is_not_taken_for_a_disconnect(big: tuple[str, bytes]):
     path, content = big
     chunks = [{"type": "http.request", "body": b"x", "more_body": more} for more in (True, False)]
 
@@ -542,7 +544,7 @@ async def test_a_request_body_is_no_disconnect(big: tuple[str, bytes]):
     assert (await call(artifact(path, len(content)), receive=receive)).body == content
 
 
-async def test_a_client_that_left_frees_a_send_that_waits(big: tuple[str, bytes]):
+async def test_disconnect_cancels_a_waiting_send(big: tuple[str, bytes]):
     path, content = big
     waiting = anyio.Event()
 
@@ -561,7 +563,7 @@ async def test_a_client_that_left_frees_a_send_that_waits(big: tuple[str, bytes]
     assert descriptors(path) == 0
 
 
-async def test_nothing_is_read_ahead_of_a_slow_client(
+async def test_backpressure_reads_nothing_ahead_of_a_slow_client(
     big: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch
 ):
     path, content = big
@@ -585,7 +587,7 @@ async def test_nothing_is_read_ahead_of_a_slow_client(
     assert send.complete
 
 
-async def test_cancelled_while_sending(big: tuple[str, bytes]):
+async def test_cancellation_while_sending_closes_the_file(big: tuple[str, bytes]):
     path, content = big
     sending = anyio.Event()
 
@@ -605,7 +607,7 @@ async def test_cancelled_while_sending(big: tuple[str, bytes]):
     assert len(asyncio.all_tasks()) == before
 
 
-async def test_an_error_of_send_comes_out_as_it_is(big: tuple[str, bytes]):
+async def test_error_of_send_is_raised_unchanged(big: tuple[str, bytes]):
     path, content = big
 
     async def fail(count: int) -> None:
@@ -668,7 +670,7 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def test_served_whole_in_part_and_not_at_all(server: Server, big: tuple[str, bytes]):
+def test_uvicorn_serves_200_206_304_and_416(server: Server, big: tuple[str, bytes]):
     path, content = big
     server.apps["/big"] = artifact(path, len(content))
     with httpx.Client(base_url=server.url) as client:
@@ -688,7 +690,7 @@ def test_served_whole_in_part_and_not_at_all(server: Server, big: tuple[str, byt
         assert client.get("/big").content == content
 
 
-def test_served_to_many_at_once(server: Server, big: tuple[str, bytes]):
+def test_uvicorn_serves_concurrent_clients(server: Server, big: tuple[str, bytes]):
     path, content = big
     server.apps["/big"] = artifact(path, len(content))
     bodies: list[bytes] = []
@@ -703,7 +705,7 @@ def test_served_to_many_at_once(server: Server, big: tuple[str, bytes]):
     assert bodies == [content] * 8
 
 
-def test_a_client_leaves_a_real_server(
+def test_uvicorn_disconnect_closes_the_file(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     size = 4 << 30
@@ -729,7 +731,7 @@ def test_a_client_leaves_a_real_server(
     assert descriptors(path) == 0
 
 
-def test_a_file_that_shrinks_cuts_the_connection(server: Server, tmp_path: Path):
+def test_uvicorn_closes_the_connection_for_a_truncated_file(server: Server, tmp_path: Path):
     size = 256 << 20
     path = hole(tmp_path / "shrinking", size)
     app = server.apps["/shrinking"] = Watched(artifact(path, size))

@@ -1,4 +1,4 @@
-"""Remembering passwords: what is kept, for how long, and for whom."""
+"""Cache of successful password checks: lifetime, invalidation, and which code still runs."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -86,7 +86,7 @@ def log_in(cache) -> Callable[..., Any]:
     return log_in
 
 
-def test_a_password_is_checked_once_a_minute(user, checks, clock, log_in):
+def test_password_is_checked_once_per_ttl(user, checks, clock, log_in):
     first, second = log_in(user), log_in(user)
     assert first == second == user
     assert second.backend == PATH
@@ -99,7 +99,7 @@ def test_a_password_is_checked_once_a_minute(user, checks, clock, log_in):
     assert len(checks) == 2
 
 
-def test_failures_are_checked_each_time(user, checks, cache, log_in):
+def test_failed_password_is_checked_each_time(user, checks, cache, log_in):
     log_in(user)
     for _ in range(2):
         with pytest.raises(AuthenticationFailed):
@@ -108,7 +108,7 @@ def test_failures_are_checked_each_time(user, checks, cache, log_in):
     assert len(cache) == 1
 
 
-def test_what_changes_the_user_makes_it_check_again(user, checks, log_in):
+def test_changed_user_is_checked_again(user, checks, log_in):
     for count, change in enumerate(({"is_active": False}, {"username": "renamed"}), 1):
         log_in(user)
         assert len(checks) == 2 * count - 1
@@ -119,21 +119,21 @@ def test_what_changes_the_user_makes_it_check_again(user, checks, log_in):
         row.update(is_active=True, username=user.username)
 
 
-def test_a_backend_that_is_not_configured_any_more_knows_nobody(user, checks, log_in):
+def test_entry_of_a_removed_authentication_backend_is_not_used(user, checks, log_in):
     log_in(user)
     other = "django.contrib.auth.backends.ModelBackend"
     with override_settings(AUTHENTICATION_BACKENDS=[other]):
         assert log_in(user).backend == other
 
 
-def test_zero_seconds_turn_it_off(user, checks, log_in):
+def test_ttl_of_zero_disables_the_password_cache(user, checks, log_in):
     off = PasswordCache(0)
     log_in(user, cache=off)
     log_in(user, cache=off)
     assert len(checks) == 2
 
 
-def test_neither_passwords_nor_names_are_kept(user, checks, cache, log_in):
+def test_password_cache_holds_neither_passwords_nor_names(user, checks, cache, log_in):
     log_in(user)
     entry = repr(vars(cache))
     assert len(cache) == 1
@@ -142,7 +142,7 @@ def test_neither_passwords_nor_names_are_kept(user, checks, cache, log_in):
         assert secret not in entry
 
 
-def test_names_and_passwords_are_not_mixed_up(user):
+def test_password_cache_key_separates_name_and_password(user):
     cache = PasswordCache(60)
     user.backend = PATH
     cache.add("ab", "c", user)
@@ -152,7 +152,7 @@ def test_names_and_passwords_are_not_mixed_up(user):
         assert cache.get("ab\udc80", "c") is None
 
 
-def test_the_latest_used_are_kept(user):
+def test_password_cache_evicts_the_least_recently_used(user):
     cache = PasswordCache(60, capacity=2)
     user.backend = PATH
     with override_settings(AUTHENTICATION_BACKENDS=[PATH]):
@@ -166,7 +166,7 @@ def test_the_latest_used_are_kept(user):
     assert len(cache) == 2
 
 
-def test_threads_do_not_disturb_each_other(clock):
+def test_password_cache_is_thread_safe(clock):
     user = get_user_model()(pk=1, username="name", password="hash")
     user.backend = "not.configured"
     cache = PasswordCache(60, capacity=3, clock=clock)
@@ -180,7 +180,7 @@ def test_threads_do_not_disturb_each_other(clock):
     assert len(cache) <= 3
 
 
-def test_classes_that_derive_from_basic_keep_their_say(user, checks, log_in):
+def test_code_of_a_basic_authentication_subclass_runs_each_time(user, checks, log_in):
     class Office(BasicAuthentication):
         hours = True
 
@@ -198,7 +198,7 @@ def test_classes_that_derive_from_basic_keep_their_say(user, checks, log_in):
     assert with_cache(SessionAuthentication) is SessionAuthentication
 
 
-def test_every_configured_basic_class_remembers():
+def test_every_configured_basic_authentication_class_is_cached():
     from rest_framework.settings import api_settings
 
     from pulpcore.content_star.auth.authentication import View

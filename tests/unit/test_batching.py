@@ -1,4 +1,4 @@
-"""Who goes with whom, and what happens to the others."""
+"""Batches of concurrent calls."""
 
 import asyncio
 
@@ -52,7 +52,7 @@ def release(work: Work, times: int = 10) -> None:
         work.may_end.release()
 
 
-async def test_who_comes_while_one_is_under_way_goes_with_the_others_who_do():
+async def test_calls_during_a_batch_make_up_the_next_batch():
     work = Work()
     together, first = await under_way(work)
     others = asking(together, [2, 4, 5])
@@ -62,7 +62,7 @@ async def test_who_comes_while_one_is_under_way_goes_with_the_others_who_do():
     assert work.groups == [("key", [1]), ("key", [2, 4, 5])]
 
 
-async def test_a_group_has_a_size():
+async def test_batch_has_a_maximum_size():
     work = Work()
     together, first = await under_way(work, most=2)
     others = asking(together, [2, 4, 5])
@@ -72,7 +72,7 @@ async def test_a_group_has_a_size():
     assert work.groups == [("key", [1]), ("key", [2, 4]), ("key", [5])]
 
 
-async def test_another_key_does_not_wait():
+async def test_batches_of_different_keys_run_concurrently():
     work = Work()
     together, first = await under_way(work)
     other = asking(together, [2], "other")
@@ -82,7 +82,7 @@ async def test_another_key_does_not_wait():
     assert await results(first + other) == [100, 50]
 
 
-async def test_an_error_is_that_of_its_group():
+async def test_batch_error_is_raised_by_its_calls_only():
     work = Work()
     together, first = await under_way(work, most=2)
     others = asking(together, [0, 2, 4])
@@ -93,7 +93,7 @@ async def test_an_error_is_that_of_its_group():
     assert [type(each) for each in two] == [ZeroDivisionError] * 2
 
 
-async def test_who_leaves_takes_nobody_along():
+async def test_cancelled_call_does_not_cancel_its_batch():
     work = Work()
     together, first = await under_way(work)
     first[0].cancel()
@@ -107,7 +107,7 @@ async def test_who_leaves_takes_nobody_along():
     assert two == 25
 
 
-async def test_nothing_is_left_behind():
+async def test_finished_batches_leave_no_state():
     work = Work()
     together, first = await under_way(work)
     release(work)

@@ -1,4 +1,4 @@
-"""aiohttp applications over ASGI, without a server: what only odd clients and handlers do."""
+"""aiohttp applications over ASGI, for clients and handlers that no server of the tests has."""
 
 import asyncio
 import logging
@@ -100,7 +100,7 @@ def talk(
     return client
 
 
-def test_the_request_is_what_the_client_sent():
+def test_aiohttp_request_has_the_data_of_the_scope():
     async def handler(request: web.Request) -> web.Response:
         assert request.remote == "192.0.2.1"
         assert (request.scheme, request.secure) == ("https", True)
@@ -113,7 +113,7 @@ def test_the_request_is_what_the_client_sent():
     assert (client.status, client.body) == (200, b"")
 
 
-def test_a_root_path_is_no_part_of_routes():
+def test_root_path_is_not_part_of_aiohttp_routes():
     async def handler(request: web.Request) -> web.Response:
         return web.Response(text=request.path)
 
@@ -121,7 +121,7 @@ def test_a_root_path_is_no_part_of_routes():
     assert client.body == b"/x"
 
 
-def test_the_end_of_the_exchange_is_no_disconnect():
+def test_disconnect_after_the_response_does_not_cancel_the_handler():
     """Servers say `http.disconnect` once the response has been sent; handlers may go on."""
     done = []
 
@@ -143,7 +143,7 @@ def test_the_end_of_the_exchange_is_no_disconnect():
     assert (client.body, done) == (b"all", [True])
 
 
-def test_a_client_that_leaves_while_it_uploads_cancels_the_handler(caplog):
+def test_disconnect_during_an_upload_cancels_the_handler(caplog):
     cancelled = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -161,7 +161,7 @@ def test_a_client_that_leaves_while_it_uploads_cancels_the_handler(caplog):
     assert not caplog.records
 
 
-def test_a_body_is_taken_as_fast_as_it_is_read():
+def test_backpressure_limits_the_buffered_request_body():
     read = asyncio.Event()
 
     async def handler(request: web.Request) -> web.Response:
@@ -194,7 +194,7 @@ def test_a_body_is_taken_as_fast_as_it_is_read():
     ],
     ids=repr,
 )
-def test_what_a_handler_raises_is_answered_without_secrets(error, status, caplog):
+def test_error_response_of_a_handler_contains_no_secrets(error, status, caplog):
     async def handler(request: web.Request) -> web.Response:
         raise error
 
@@ -205,7 +205,7 @@ def test_what_a_handler_raises_is_answered_without_secrets(error, status, caplog
     assert "secret" not in caplog.text
 
 
-def test_an_error_in_the_middle_cuts_the_connection():
+def test_handler_error_after_the_start_is_raised():
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -218,7 +218,7 @@ def test_an_error_in_the_middle_cuts_the_connection():
     assert client.sent[-1]["more_body"]
 
 
-def test_a_handler_may_cut_the_connection():
+def test_handler_that_closes_the_connection_raises_connection_closed():
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -230,7 +230,7 @@ def test_a_handler_may_cut_the_connection():
         talk(Client(), handler)
 
 
-def test_no_more_is_sent_than_was_announced():
+def test_body_is_truncated_to_content_length():
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": "5"})
         await response.prepare(request)
@@ -242,7 +242,7 @@ def test_no_more_is_sent_than_was_announced():
     assert (client.body, client.headers[b"content-length"]) == (b"12345", b"5")
 
 
-def test_a_websocket_that_comes_as_a_plain_request_is_refused():
+def test_websocket_over_http_returns_501():
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.WebSocketResponse()
         await response.prepare(request)
@@ -258,7 +258,7 @@ def test_a_websocket_that_comes_as_a_plain_request_is_refused():
     assert (client.status, client.body) == (501, b"WebSocket is not supported.")
 
 
-def test_expectations_are_for_the_server_to_meet():
+def test_expect_100_continue_is_left_to_the_server():
     async def handler(request: web.Request) -> web.Response:
         return web.Response(text="fine")
 
@@ -266,7 +266,7 @@ def test_expectations_are_for_the_server_to_meet():
     assert client.body == b"fine"
 
 
-def test_a_handler_may_prepare_a_file_itself(tmp_path):
+def test_file_response_prepared_by_a_handler_is_sent(tmp_path):
     (tmp_path / "a.txt").write_text("0123456789")
 
     async def handler(request: web.Request) -> web.FileResponse:
@@ -279,7 +279,7 @@ def test_a_handler_may_prepare_a_file_itself(tmp_path):
     assert (client.status, client.body) == (206, b"234")
 
 
-def test_a_path_that_cannot_be_is_refused_first():
+def test_invalid_path_is_refused_before_the_handler():
     async def handler(request: web.Request) -> web.Response:
         raise AssertionError
 
@@ -301,12 +301,12 @@ def test_a_path_that_cannot_be_is_refused_first():
         (r"/a/{x:\d{2}}/b", "/a/"),
     ],
 )
-def test_the_prefix_of_a_route_is_what_all_its_paths_begin_with(path, prefix):
+def test_prefix_of_a_route_is_its_static_start(path, prefix):
     resource = web.Application().router.add_resource(path)
     assert prefix_of(resource) == prefix
 
 
-def test_the_prefix_of_sub_applications_and_folders(tmp_path):
+def test_prefix_of_sub_applications_and_static_folders(tmp_path):
     app = web.Application()
     sub = web.Application()
     assert prefix_of(app.add_subapp("/pulp/part/", sub)) == "/pulp/part/"

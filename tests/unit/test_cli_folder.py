@@ -1,4 +1,4 @@
-"""What `pulp-star add` finds in a folder."""
+"""Files that `pulp-star add` finds in a folder."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ from pulpcore.content_star.cli import folder as folders
 from pulpcore.content_star.cli.folder import File, Folder, hash_files, open_file, printable, scan
 
 
-def test_finds_files_with_their_paths_and_sizes(tmp_path: Path) -> None:
+def test_folder_lists_files_with_paths_and_sizes(tmp_path: Path) -> None:
     (tmp_path / "b" / "c").mkdir(parents=True)
     (tmp_path / "b" / "c" / "deep.txt").write_text("deep")
     (tmp_path / "a.txt").write_text("a")
@@ -23,7 +23,7 @@ def test_finds_files_with_their_paths_and_sizes(tmp_path: Path) -> None:
     assert folder.skipped == []
 
 
-def test_hashes_and_counts_bytes(tmp_path: Path) -> None:
+def test_folder_hashes_and_counts_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"abc")
     folder, counted = scan(tmp_path), []
 
@@ -33,7 +33,7 @@ def test_hashes_and_counts_bytes(tmp_path: Path) -> None:
     assert counted == [3]
 
 
-def test_leaves_out_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_skips_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("good", "bad"):
         (tmp_path / name).write_text(name)
     folder = scan(tmp_path)
@@ -53,7 +53,7 @@ def test_leaves_out_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monk
     assert skipped.is_file
 
 
-def test_an_unreadable_directory_says_nothing_about_its_files() -> None:
+def test_folder_does_not_know_files_below_an_unreadable_directory() -> None:
     folder = Folder()
     folder.skip("secret", "Permission denied")
     folder.skip("link", "symbolic link", is_file=False)
@@ -64,7 +64,7 @@ def test_an_unreadable_directory_says_nothing_about_its_files() -> None:
     assert not folder.is_unknown("link")
 
 
-def test_does_not_follow_what_became_a_link(tmp_path: Path) -> None:
+def test_folder_does_not_follow_a_file_that_became_a_symlink(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc/passwd")
     with pytest.raises(OSError):
         open_file(tmp_path / "link")
@@ -79,5 +79,5 @@ def test_does_not_follow_what_became_a_link(tmp_path: Path) -> None:
         ("\x1b[2J", "'\\x1b[2J'"),
     ],
 )
-def test_names_are_shown_safely(name: str, shown: str) -> None:
+def test_folder_escapes_names_for_the_terminal(name: str, shown: str) -> None:
     assert printable(name) == shown

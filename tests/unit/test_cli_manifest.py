@@ -51,7 +51,7 @@ def get(url: str) -> httpx.Response:
     return httpx.get(url, trust_env=False)
 
 
-def test_upstream_reads_the_manifest(folder: Folder, url: str) -> None:
+def test_manifest_is_read_by_upstream(folder: Folder, url: str) -> None:
     entries = {entry.relative_path: entry for entry in Manifest.parse(get(url).text)}
 
     assert set(entries) == {*NAMES, "empty"}
@@ -60,19 +60,21 @@ def test_upstream_reads_the_manifest(folder: Folder, url: str) -> None:
 
 
 @given(st.text(min_size=1).filter(lambda name: "/" not in name and "\0" not in name))
-def test_every_usable_name_survives_the_manifest(name: str) -> None:
+def test_manifest_preserves_every_usable_name(name: str) -> None:
     if unusable_name(name):
         return
     text = manifest([File(Path(name), name, 1, "0" * 64)])
     assert [entry.relative_path for entry in Manifest.parse(text)] == [name]
 
 
-def test_files_are_served_where_upstream_looks_for_them(folder: Folder, url: str) -> None:
+def test_manifest_server_serves_files_at_upstreams_urls(folder: Folder, url: str) -> None:
     for name, file in folder.files.items():
         assert get(urljoin(url, quote(name, safe=""))).content == file.path.read_bytes()
 
 
-def test_nothing_else_is_served(folder: Folder, url: str, tmp_path: Path) -> None:
+def test_manifest_server_returns_404_for_other_paths(
+    folder: Folder, url: str, tmp_path: Path
+) -> None:
     (tmp_path / "later").write_text("not listed")
     origin = url.split("/", 3)
     for other in ("later", "../etc/passwd", "%2e%2e/x", "/", "/plain"):
@@ -80,12 +82,14 @@ def test_nothing_else_is_served(folder: Folder, url: str, tmp_path: Path) -> Non
     assert get("/".join(origin[:3]) + "/wrong-token/plain").status_code == 404
 
 
-def test_a_file_that_has_gone_is_an_error_not_a_hang(folder: Folder, url: str) -> None:
+def test_manifest_server_returns_an_error_for_a_deleted_file(folder: Folder, url: str) -> None:
     folder.files["plain"].path.unlink()
     assert get(urljoin(url, "plain")).status_code == 410
 
 
-def test_a_file_that_has_shrunk_is_cut_off(folder: Folder, url: str) -> None:
+def test_manifest_server_closes_the_connection_for_a_truncated_file(
+    folder: Folder, url: str
+) -> None:
     folder.files["plain"].path.write_text("")
     with pytest.raises(httpx.RemoteProtocolError):
         get(urljoin(url, "plain"))

@@ -1,4 +1,4 @@
-"""Children of `pulp-star up`: all of them watched, none of them left."""
+"""Child processes of `pulp-star up`: steps, logs, signals and leftovers."""
 
 import os
 import signal
@@ -53,12 +53,12 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_a_step_reads_its_input_and_logs_its_output(supervisor: Supervisor) -> None:
+def test_step_reads_stdin_and_logs_stdout(supervisor: Supervisor) -> None:
     run(supervisor, "print(input())", stdin=b"secret\n")
     assert (supervisor.logs / "step.log").read_text() == "secret\n"
 
 
-def test_a_failed_step_shows_the_end_of_its_log(supervisor: Supervisor) -> None:
+def test_failed_step_shows_the_tail_of_its_log(supervisor: Supervisor) -> None:
     with pytest.raises(click.ClickException) as caught:
         run(supervisor, "print('x\\n' * 100); raise SystemExit('it broke')")
 
@@ -68,13 +68,13 @@ def test_a_failed_step_shows_the_end_of_its_log(supervisor: Supervisor) -> None:
     assert len(message.splitlines()) == 16
 
 
-def test_a_step_is_not_run_on_when_a_child_dies(supervisor: Supervisor) -> None:
+def test_step_ends_when_a_child_process_dies(supervisor: Supervisor) -> None:
     start(supervisor, "raise SystemExit(3)")
     with pytest.raises(click.ClickException, match=r"child ended unexpectedly \(exit code 3\)"):
         run(supervisor, "import time; time.sleep(1000)")
 
 
-def test_stopping_takes_grandchildren_along(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_stop_ends_grandchildren(supervisor: Supervisor, tmp_path: Path) -> None:
     code = (
         "import subprocess, time; "
         "print(subprocess.Popen(['sleep', '1000']).pid, flush=True); time.sleep(1000)"
@@ -89,7 +89,7 @@ def test_stopping_takes_grandchildren_along(supervisor: Supervisor, tmp_path: Pa
     assert child.process.returncode == -signal.SIGTERM
 
 
-def test_a_child_that_will_not_stop_is_killed(supervisor: Supervisor) -> None:
+def test_stop_kills_a_child_that_ignores_sigterm(supervisor: Supervisor) -> None:
     code = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "print('ready', flush=True); time.sleep(1000)"
@@ -102,7 +102,7 @@ def test_a_child_that_will_not_stop_is_killed(supervisor: Supervisor) -> None:
     assert child.process.returncode == -signal.SIGKILL
 
 
-def test_a_signal_is_noticed_between_steps(supervisor: Supervisor) -> None:
+def test_signal_between_steps_is_handled(supervisor: Supervisor) -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     try:
         supervisor.listen()
@@ -116,23 +116,23 @@ def test_a_signal_is_noticed_between_steps(supervisor: Supervisor) -> None:
             signal.signal(number, handler)
 
 
-def test_waiting_is_bounded(supervisor: Supervisor) -> None:
+def test_wait_has_a_timeout(supervisor: Supervisor) -> None:
     with pytest.raises(click.ClickException, match=r"Rain took longer than 0 seconds\."):
         supervisor.wait_until(lambda: False, 0, "Rain")
 
 
-def test_an_earlier_log_is_kept(supervisor: Supervisor) -> None:
+def test_log_of_an_earlier_start_is_kept(supervisor: Supervisor) -> None:
     run(supervisor, "print('first')")
     run(supervisor, "print('second')")
     assert (supervisor.logs / "step.log.old").read_text() == "first\n"
 
 
-def test_the_tail_of_an_empty_log(tmp_path: Path) -> None:
+def test_tail_of_an_empty_log_is_empty(tmp_path: Path) -> None:
     (tmp_path / "log").touch()
     assert tail(tmp_path / "log") == "    (empty)"
 
 
-def test_programs_come_from_our_own_environment() -> None:
+def test_programs_are_found_in_the_virtual_environment() -> None:
     assert program("uvicorn").parent == Path(sys.executable).parent
     with pytest.raises(click.ClickException, match="no-such-program is not installed"):
         program("no-such-program")

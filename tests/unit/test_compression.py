@@ -1,4 +1,4 @@
-"""Which clients accept gzip, and text put together from deflated blocks."""
+"""gzip negotiation, and gzip streams made of deflated blocks."""
 
 import gzip
 
@@ -40,7 +40,7 @@ def test_no_accept_encoding_is_no_gzip():
 
 
 @pytest.mark.parametrize("parts", [[], [b""], [b"one"], [b"one" * 9999, b"", b"two" * 9999]])
-def test_text_of_blocks_is_one_gzip_stream_of_its_length(parts):
+def test_gzip_text_of_blocks_is_one_stream_of_its_length(parts):
     blocks = [deflate(part) for part in parts]
     sizes = sum(map(len, parts)), sum(map(len, blocks))
     for kind, read in ((PlainText, bytes), (GzipText, gzip.decompress)):

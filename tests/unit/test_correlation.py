@@ -1,4 +1,4 @@
-"""The ids that tie an answer to the log."""
+"""Correlation ids in responses and log lines."""
 
 from uuid import RFC_4122, UUID, uuid4
 
@@ -14,7 +14,7 @@ async def show_id(scope, receive, send):
     await PlainTextResponse(get_guid())(scope, receive, send)
 
 
-def test_an_id_that_is_made_is_random_and_the_same_in_log_and_answer():
+def test_generated_correlation_id_is_the_same_in_log_and_response():
     answers = [get(CorrelationId(show_id), "/") for _ in range(50)]
     made = [answer.headers["Correlation-ID"] for answer in answers]
     assert made == [answer.text for answer in answers]
@@ -27,7 +27,7 @@ def test_an_id_that_is_made_is_random_and_the_same_in_log_and_answer():
 @pytest.mark.parametrize(
     "given", ["{made}" + "-" * 1_000_000, "{{" * 500_000 + "{made}", "{made}" * 2, ""]
 )
-def test_an_id_of_any_length_is_replaced(given):
+def test_correlation_id_of_another_length_is_replaced(given):
     """A UUID with a million hyphens is one: it would be in each line of the log."""
     sent = given.format(made=uuid4().hex)
     assert len(get(CorrelationId(show_id), "/", {"Correlation-ID": sent}).text) == 32
@@ -35,12 +35,12 @@ def test_an_id_of_any_length_is_replaced(given):
 
 
 @pytest.mark.parametrize("given", ["{id}", "{id.hex}", "{{{id}}}", "{id.urn}"])
-def test_an_id_that_is_a_uuid_is_taken(given):
+def test_correlation_id_that_is_a_uuid_is_accepted(given):
     sent = given.format(id=uuid4())
     assert get(CorrelationId(show_id), "/", {"Correlation-ID": sent}).text == sent
 
 
-def test_a_response_that_sends_its_headers_again_does_not_collect_ids():
+def test_cached_response_headers_collect_no_correlation_ids():
     response = PlainTextResponse("same")
     app = CorrelationId(response)
     for _ in range(2):

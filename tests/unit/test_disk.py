@@ -1,4 +1,4 @@
-"""Reading local files: from memory, from threads, when the file changes, and when cancelled."""
+"""Local files: page cache, threads, files that change, and cancellation."""
 
 import asyncio
 import ctypes
@@ -82,7 +82,7 @@ def descriptors(path: str) -> int:
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="no /proc here")
 
 
-async def test_read(path: str):
+async def test_read_returns_the_bytes_at_an_offset(path: str):
     with await LocalFile.open(path) as file:
         assert file.size == len(CONTENT)
         assert await file.read(0, len(CONTENT)) == CONTENT
@@ -91,7 +91,7 @@ async def test_read(path: str):
         assert await file.read(7, 0) == b""
 
 
-async def test_what_is_read_is_not_overwritten(path: str):
+async def test_read_returns_bytes_that_later_reads_do_not_change(path: str):
     with await LocalFile.open(path) as file:
         first = await file.read(0, 10)
         await file.read(10, 10)
@@ -100,7 +100,9 @@ async def test_what_is_read_is_not_overwritten(path: str):
 
 
 @pytest.mark.parametrize("local", [True, False])
-async def test_never_more_than_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool):
+async def test_read_returns_a_chunk_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool
+):
     monkeypatch.setattr(disk, "is_local", lambda fd: local)
     content = os.urandom(2 * STEP)
     (tmp_path / "big").write_bytes(content)
@@ -112,7 +114,7 @@ async def test_never_more_than_a_step(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @needs_nowait
-async def test_what_memory_holds_is_enough_where_any_amount_is(
+async def test_read_of_more_than_a_chunk_returns_cached_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Threads
 ):
     monkeypatch.setattr(disk, "is_local", lambda fd: True)
@@ -127,27 +129,27 @@ async def test_what_memory_holds_is_enough_where_any_amount_is(
     assert all(name != "pread" for name, _ in threads.calls)
 
 
-async def test_empty(tmp_path: Path):
+async def test_empty_file_is_read(tmp_path: Path):
     (tmp_path / "empty").touch()
     with await LocalFile.open(str(tmp_path / "empty")) as file:
         assert file.size == 0
         assert await file.read(0, 0) == b""
 
 
-async def test_missing(tmp_path: Path):
+async def test_missing_file_raises_file_not_found(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         await LocalFile.open(str(tmp_path / "missing"))
 
 
 @needs_proc
-async def test_a_directory_is_no_file(tmp_path: Path):
+async def test_directory_raises_is_a_directory(tmp_path: Path):
     with pytest.raises(IsADirectoryError):
         await LocalFile.open(str(tmp_path))
     assert descriptors(str(tmp_path)) == 0
 
 
 @needs_proc
-async def test_closed_after_the_block(path: str):
+async def test_file_is_closed_after_the_block(path: str):
     with await LocalFile.open(path) as file:
         assert descriptors(path) == 1
         file.close()
@@ -157,7 +159,7 @@ async def test_closed_after_the_block(path: str):
     assert descriptors(path) == 0
 
 
-async def test_read_after_close_fails(path: str):
+async def test_read_after_close_raises(path: str):
     file = await LocalFile.open(path)
     file.close()
     with pytest.raises(OSError) as failure:
@@ -179,7 +181,7 @@ async def test_local_files_open_and_read_on_the_event_loop(
     assert ("preadv", True) in threads.calls
 
 
-async def test_remote_files_open_and_read_in_threads(
+async def test_network_files_open_and_read_in_threads(
     path: str, threads: Threads, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(disk, "is_local", lambda fd: False)
@@ -189,7 +191,7 @@ async def test_remote_files_open_and_read_in_threads(
     assert threads.calls == [("open", False), ("pread", False)] * 2
 
 
-async def test_a_directory_that_becomes_remote_is_noticed(
+async def test_directory_that_becomes_a_network_mount_is_noticed(
     path: str, threads: Threads, monkeypatch: pytest.MonkeyPatch
 ):
     local = True
@@ -201,7 +203,7 @@ async def test_a_directory_that_becomes_remote_is_noticed(
     assert threads.calls[-1] == ("open", False)
 
 
-async def test_the_memory_of_directories_is_bounded(
+async def test_number_of_known_directories_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(disk, "is_local", lambda fd: True)
@@ -214,7 +216,9 @@ async def test_the_memory_of_directories_is_bounded(
         assert len(disk._local_directories) <= 3
 
 
-async def test_without_nowait(path: str, threads: Threads, monkeypatch: pytest.MonkeyPatch):
+async def test_read_without_rwf_nowait_uses_a_thread(
+    path: str, threads: Threads, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(disk, "_HAS_NOWAIT", False)
     monkeypatch.delattr(os, "RWF_NOWAIT", raising=False)
     with await LocalFile.open(path) as file:
@@ -245,7 +249,7 @@ class FailingPreadv:
         (errno.EPERM, 1),
     ],
 )
-async def test_falls_to_a_thread(
+async def test_read_of_uncached_pages_uses_a_thread(
     path: str, monkeypatch: pytest.MonkeyPatch, code: int, attempts: int
 ):
     monkeypatch.setattr(disk, "is_local", lambda fd: True)
@@ -258,7 +262,9 @@ async def test_falls_to_a_thread(
 
 
 @needs_nowait
-async def test_a_part_in_memory_and_the_rest_not(path: str, monkeypatch: pytest.MonkeyPatch):
+async def test_read_of_partly_cached_pages_uses_a_thread_for_the_rest(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(disk, "is_local", lambda fd: True)
     real_preadv, real_pread = os.preadv, os.pread
     monkeypatch.setattr(
@@ -269,7 +275,7 @@ async def test_a_part_in_memory_and_the_rest_not(path: str, monkeypatch: pytest.
         assert await file.read(3, 500) == CONTENT[3:503]
 
 
-async def test_a_broken_disk_is_reported(path: str, monkeypatch: pytest.MonkeyPatch):
+async def test_error_of_the_disk_is_raised(path: str, monkeypatch: pytest.MonkeyPatch):
     def broken(*arguments):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -282,7 +288,9 @@ async def test_a_broken_disk_is_reported(path: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("local", [True, False])
-async def test_a_file_that_shrinks(path: str, monkeypatch: pytest.MonkeyPatch, local: bool):
+async def test_truncated_file_raises_file_truncated(
+    path: str, monkeypatch: pytest.MonkeyPatch, local: bool
+):
     monkeypatch.setattr(disk, "is_local", lambda fd: local)
     with await LocalFile.open(path) as file:
         os.truncate(path, 100)
@@ -314,7 +322,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @needs_proc
-async def test_cancelled_while_reading(path: str, monkeypatch: pytest.MonkeyPatch):
+async def test_cancellation_while_reading_closes_the_file(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(disk, "is_local", lambda fd: False)
     gate = Gate(os.pread)
     monkeypatch.setattr(os, "pread", gate)
@@ -334,7 +344,9 @@ async def test_cancelled_while_reading(path: str, monkeypatch: pytest.MonkeyPatc
 
 
 @needs_proc
-async def test_cancelled_while_opening(path: str, monkeypatch: pytest.MonkeyPatch):
+async def test_cancellation_while_opening_closes_the_file(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
     """Nobody waits for the thread any more when it comes back with an open file."""
     gate = Gate(os.open)
     monkeypatch.setattr(os, "open", gate)
@@ -351,7 +363,9 @@ async def test_cancelled_while_opening(path: str, monkeypatch: pytest.MonkeyPatc
 
 
 @needs_proc
-async def test_cancelled_scope_waits_for_the_thread(path: str, monkeypatch: pytest.MonkeyPatch):
+async def test_cancelled_anyio_scope_waits_for_the_thread(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
     gate = Gate(os.open)
     monkeypatch.setattr(os, "open", gate)
     async with anyio.create_task_group() as tasks:
@@ -362,7 +376,7 @@ async def test_cancelled_scope_waits_for_the_thread(path: str, monkeypatch: pyte
     await until(lambda: descriptors(path) == 0)
 
 
-async def test_many_readers(path: str):
+async def test_concurrent_readers_get_their_own_bytes(path: str):
     with await LocalFile.open(path) as file:
 
         async def read(start: int) -> None:
@@ -381,7 +395,7 @@ NAMES_OF_LOCAL = {
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 @pytest.mark.parametrize("place", [".", "/", "/proc", "/sys", "/dev/shm", "/tmp"])
-def test_file_systems_as_coreutils_names_them(place: str):
+def test_local_file_systems_are_those_of_coreutils(place: str):
     stat = shutil.which("stat")
     if stat is None or not os.path.isdir(place):
         pytest.skip("nothing to compare")
@@ -409,7 +423,9 @@ def test_file_systems_as_coreutils_names_them(place: str):
         (0x12345678, False),  # to be invented
     ],
 )
-def test_file_systems_by_number(monkeypatch: pytest.MonkeyPatch, magic: int, local: bool):
+def test_file_system_is_local_by_its_magic_number(
+    monkeypatch: pytest.MonkeyPatch, magic: int, local: bool
+):
     class Libc:
         @staticmethod
         def fstatfs(fd: int, buffer: ctypes.Array) -> int:
@@ -420,6 +436,6 @@ def test_file_systems_by_number(monkeypatch: pytest.MonkeyPatch, magic: int, loc
     assert is_local(0) is local
 
 
-def test_elsewhere_nothing_is_known_to_be_local(monkeypatch: pytest.MonkeyPatch):
+def test_no_file_system_is_local_outside_of_linux(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(filesystem, "_libc", None)
     assert not is_local(0)

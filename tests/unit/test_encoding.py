@@ -1,4 +1,4 @@
-"""Undoing a Content-Encoding in pieces."""
+"""Decoding of Content-Encoding in chunks."""
 
 import gzip
 import random
@@ -34,7 +34,7 @@ def decode(encoding: str, encoded: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("size", [1, 7, 1000, 16 * 1024, 16 * 1024 + 1, 1 << 20])
 @pytest.mark.parametrize("data", [b"", b"x", ZEROS, ZEROS[:-1], ZEROS + b"x", MIXED], ids=len)
-def test_encoding_is_undone_however_it_comes(data, size):
+def test_content_encoding_is_decoded_for_chunks_of_any_size(data, size):
     if len(data) > 100_000 and size == 1:
         data = data[-100_000:]
     assert decode("gzip", gzip.compress(data), size) == data
@@ -49,12 +49,12 @@ def test_gzip_of_many_members_is_one_file(size):
 
 
 @pytest.mark.parametrize("encoding", ["zstd", "br", "compress", "gzip, gzip", ""])
-def test_encoding_without_a_decoder_is_refused(encoding):
+def test_unknown_content_encoding_raises_cannot_decode(encoding):
     with pytest.raises(CannotDecode):
         Decoder(encoding)
 
 
-def test_ratio_of_a_bomb_is_refused():
+def test_decompression_bomb_raises_cannot_decode():
     check_ratio(1, RATIO_FREE)
     check_ratio(RATIO_FREE, 100 * RATIO_FREE)
     with pytest.raises(CannotDecode, match="more than 100 times"):

@@ -1,4 +1,4 @@
-"""Exceptions of every origin, as answers."""
+"""Error responses for exceptions of every kind."""
 
 import pytest
 from django.core.exceptions import (
@@ -56,7 +56,7 @@ def failing(error: Exception, started: bool = False) -> CorrelationId:
     ],
 )
 @pytest.mark.parametrize("accept", ["*/*", "application/json"])
-def test_an_exception_is_answered(error, status, says, accept):
+def test_exception_becomes_an_error_response(error, status, says, accept):
     response = get(failing(error), "/", headers={"Accept": accept})
     assert response.status_code == status
     assert says in response.text
@@ -66,7 +66,7 @@ def test_an_exception_is_answered(error, status, says, accept):
         assert response.json().keys() == {"detail"}
 
 
-def test_a_crash_is_logged_under_the_id_that_the_client_is_told(caplog):
+def test_500_is_logged_under_the_correlation_id_of_the_response(caplog):
     response = get(failing(ValueError("cause")), "/path")
     assert response.headers["Correlation-ID"] in response.text
     (record,) = caplog.records
@@ -74,7 +74,7 @@ def test_a_crash_is_logged_under_the_id_that_the_client_is_told(caplog):
     assert "/path" in record.getMessage()
 
 
-def test_credentials_that_are_asked_for_and_pauses_are_passed_on():
+def test_www_authenticate_and_retry_after_are_sent():
     unauthorized = rest.NotAuthenticated()
     unauthorized.auth_header = 'Basic realm="api"'
     response = get(failing(unauthorized), "/")
@@ -86,7 +86,7 @@ def test_credentials_that_are_asked_for_and_pauses_are_passed_on():
     assert get(failing(OperationalError()), "/").headers["Retry-After"] == "5"
 
 
-def test_an_answer_that_has_begun_is_not_finished_with_another():
+def test_exception_after_the_start_is_raised_again():
     with pytest.raises(ValueError, match="late"):
         get(failing(ValueError("late"), started=True), "/")
 
@@ -106,13 +106,13 @@ def test_an_answer_that_has_begun_is_not_finished_with_another():
         ("application/json; a*=no-such-syntax'%ff", False),
     ],
 )
-def test_json_goes_to_those_who_prefer_it(accept, is_json):
+def test_error_is_json_if_the_client_prefers_it(accept, is_json):
     response = get(failing(Http404()), "/", headers={"Accept": accept})
     assert (response.headers["Content-Type"] == "application/json") is is_json
     assert response.headers["Vary"] == "Accept"
 
 
-def test_only_a_uuid_is_taken_as_correlation_id():
+def test_correlation_id_that_is_no_uuid_is_replaced():
     app = failing(Http404())
     given = "0123456789abcdef0123456789abcdef"
     assert get(app, "/", headers={"Correlation-ID": given}).headers["Correlation-ID"] == given

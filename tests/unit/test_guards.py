@@ -1,4 +1,4 @@
-"""What content guards see, and what becomes of what they say."""
+"""The request that content guards get, and the responses to their decisions."""
 
 from types import SimpleNamespace
 from uuid import uuid4
@@ -32,7 +32,7 @@ def guarded(permit) -> SimpleNamespace:
     return SimpleNamespace(content_guard=guard, pulp_domain=SimpleNamespace(name="dom"))
 
 
-def test_the_surface_that_guards_use():
+def test_guard_request_has_the_attributes_of_an_aiohttp_request():
     seen = GuardRequest(request(), guarded(None), "a b/x")
     assert seen.method == "HEAD"
     assert seen.remote == "192.0.2.7"
@@ -50,17 +50,17 @@ def test_the_surface_that_guards_use():
         seen["nonsense"]
 
 
-def test_no_guard_no_question():
+def test_distribution_without_a_guard_is_permitted():
     authorize(request(), SimpleNamespace(content_guard=None), "")
 
 
-def test_a_guard_that_permits_lets_pass():
+def test_guard_that_permits_returns():
     asked = []
     authorize(request(), guarded(asked.append), "path")
     assert [type(each) for each in asked] == [GuardRequest]
 
 
-def test_a_denial_is_403_with_the_guards_reason():
+def test_guard_denial_returns_403_with_its_reason():
     def permit(_):
         raise PermissionError("Not on Sundays.")
 
@@ -69,7 +69,7 @@ def test_a_denial_is_403_with_the_guards_reason():
     assert (denied.value.status_code, denied.value.detail) == (403, "Not on Sundays.")
 
 
-def test_a_guard_that_breaks_does_not_let_pass():
+def test_guard_exception_propagates():
     def permit(_):
         raise ZeroDivisionError
 
@@ -78,7 +78,7 @@ def test_a_guard_that_breaks_does_not_let_pass():
 
 
 @pytest.mark.parametrize("error", [ValueError, StopIteration, AssertionError])
-def test_what_other_guards_raise_is_not_taken_for_a_denial(error):
+def test_guard_of_a_plugin_that_raises_value_error_is_no_denial(error):
     from pulpcore.app.models import HeaderContentGuard
 
     def permit(_):
@@ -111,20 +111,20 @@ def test_guard_of_a_plugin_that_extends_one_of_pulpcore_denies_malformed_headers
         authorize(request(headers=[(b"x-one", b"\xe9")]), guarded(permit), "path")
 
 
-def test_headers_are_utf_8_as_aiohttp_has_it():
+def test_guard_request_headers_are_decoded_as_utf_8():
     seen = GuardRequest(request(headers=[(b"x", "é".encode()), (b"y", b"\xe9")]), guarded(None), "")
     assert seen.headers["X"] == "é"
     assert seen.headers["Y"].encode("utf-8", "surrogateescape") == b"\xe9"
 
 
 @pytest.mark.parametrize("host", [b"", b"a_b:80", b"[::1]:80", b"pulp.example"])
-def test_hosts_of_every_kind_are_part_of_the_url(host):
+def test_guard_request_url_has_the_host(host):
     seen = GuardRequest(request(headers=[(b"host", host)]), guarded(None), "")
     assert str(seen.url).startswith(f"https://{host.decode() or 'localhost'}/pulp/content/dom/")
 
 
 @pytest.mark.parametrize("host", [b"a/b", b"a?b", b"a#b", b"a@b", b"a\\b", b"\xe9", b"a:b", b"["])
-def test_without_a_sound_host_there_is_a_path_and_no_url(host):
+def test_guard_request_url_of_an_invalid_host_returns_400(host):
     seen = GuardRequest(request(headers=[(b"host", host)]), guarded(None), "")
     assert seen.path == "/pulp/content/dom/a b/x"
     assert seen.query["expires"] == "1"
@@ -133,7 +133,7 @@ def test_without_a_sound_host_there_is_a_path_and_no_url(host):
     assert refused.value.status_code == 400
 
 
-def test_nobody_is_authenticated_before_a_guard_asks(monkeypatch):
+def test_guard_request_authenticates_on_first_access(monkeypatch):
     from rest_framework.views import APIView
 
     asked = []

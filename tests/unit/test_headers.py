@@ -1,4 +1,4 @@
-"""Header values, read back by parsers that are not ours."""
+"""Header values, read back by parsers of other projects."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from email.message import EmailMessage, Message
@@ -58,16 +58,16 @@ def plain_and_extended(value: str) -> tuple[str | None, str | None]:
         ("gpj\u202eexe", 'attachment; filename="gpj_exe"'),
     ],
 )
-def test_content_disposition(filename: str, expected: str):
+def test_content_disposition_by_filename(filename: str, expected: str):
     assert content_disposition(filename, "attachment") == expected
 
 
-def test_inline():
+def test_content_disposition_inline():
     assert content_disposition("a.txt", "inline") == 'inline; filename="a.txt"'
 
 
 @given(st.text())
-def test_no_name_escapes_the_header(filename: str):
+def test_content_disposition_of_any_name_is_one_header(filename: str):
     value = content_disposition(filename, "attachment")
     assert value.isascii()
     assert value.isprintable()
@@ -79,7 +79,7 @@ def test_no_name_escapes_the_header(filename: str):
 
 
 @given(st.text().filter(str.isprintable).filter(lambda name: not set(name) & set("/\\")))
-def test_a_harmless_name_comes_back_unchanged(filename: str):
+def test_content_disposition_round_trips_plain_names(filename: str):
     if filename in ("", ".", ".."):
         return
     plain, extended = plain_and_extended(content_disposition(filename, "attachment"))
@@ -88,7 +88,7 @@ def test_a_harmless_name_comes_back_unchanged(filename: str):
     assert len(plain) == len(filename)
 
 
-def test_a_modern_parser_agrees():
+def test_content_disposition_is_read_by_another_parser():
     message = EmailMessage(policy=HTTP)
     message["Content-Disposition"] = content_disposition(
         "na\u00efve \u65e5\u672c.whl", "attachment"
@@ -118,7 +118,7 @@ def test_security_headers():
     assert "'self'" in policy["style-src"]
 
 
-def test_http_date():
+def test_http_date_is_imf_fixdate():
     # The example of 5.6.7.
     moment = datetime(1994, 11, 6, 8, 49, 37, 999_999, tzinfo=UTC)
     assert http_date(moment) == "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -131,14 +131,14 @@ moments = st.datetimes(datetime(1900, 1, 1), datetime(9999, 12, 30), timezones=s
 
 
 @given(moments)
-def test_dates_round_trip(moment: datetime):
+def test_http_date_round_trips(moment: datetime):
     whole = moment.replace(microsecond=0)
     assert parsedate_to_datetime(http_date(moment)) == whole
     assert parse_http_date(http_date(moment)) == whole
 
 
 @given(moments.filter(lambda moment: 1970 < moment.year < 2070))
-def test_obsolete_dates(moment: datetime):
+def test_http_date_in_obsolete_formats_is_parsed(moment: datetime):
     whole = moment.replace(microsecond=0)
     assert (
         parse_http_date(
@@ -202,15 +202,15 @@ def test_http_date_forms_and_zones_that_clients_send(value: str):
         "-1",
     ],
 )
-def test_not_dates(value: str):
+def test_http_date_that_is_invalid_is_none(value: str):
     assert parse_http_date(value) is None
 
 
-def test_leap_second():
+def test_http_date_with_a_leap_second_is_parsed():
     leap = parse_http_date("Sat, 31 Dec 2016 23:59:60 GMT")
     assert leap == datetime(2016, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 @given(st.text())
-def test_no_text_is_an_error(value: str):
+def test_http_date_of_any_text_raises_nothing(value: str):
     assert parse_http_date(value) is None

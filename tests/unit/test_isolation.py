@@ -1,4 +1,4 @@
-"""What is replaced of pulpcore and asgiref is there, and is used by them."""
+"""Replaced functions of pulpcore, drf-spectacular and asgiref exist and are called."""
 
 import asyncio
 import threading
@@ -27,7 +27,7 @@ def test_dispatch_runs_tasks_in_using_workdir_while_the_application_runs(name):
     assert module.using_workdir is original
 
 
-def test_coroutines_of_a_thread_that_left_the_event_loop_have_one_of_their_own():
+def test_async_to_sync_after_leave_event_loop_runs_in_a_new_event_loop():
     async def here() -> tuple[object, int]:
         return asyncio.get_running_loop(), threading.get_ident()
 

@@ -110,7 +110,7 @@ def test_host():
         is_origin(f"http://{value}")
 
 
-def test_cookie_quoting_is_undone_as_by_python():
+def test_cookie_unquoting_equals_pythons():
     make_cookies_linear()
     assert http_cookies._unquote is unquote
     every(lambda value: parse_cookie(f'sessionid="{value}"'))
@@ -134,7 +134,7 @@ def test_basic_credentials(orm):
         authenticate(scope(authorization=f"Basic {basic}"))
 
 
-def test_what_guards_see():
+def test_guard_request():
     distribution = SimpleNamespace(pulp_domain=SimpleNamespace(name="default"))
     for value in WORST:
         seen = GuardRequest(Request(scope(f"/{value}", value)), distribution, value)
@@ -148,7 +148,7 @@ def test_correlation_id():
     assert not any(every(lambda value: middleware._given(scope(correlation_id=value))))
 
 
-def test_headers_that_are_passed_on():
+def test_proxied_headers():
     for value in WORST:
         _request_headers(scope(connection=value, via=value, x_forwarded_for=value))
 
@@ -168,7 +168,7 @@ def test_headers_of_remotes():
         assert not objects._CONTENT_RANGE.fullmatch(f"bytes {value}")
 
 
-def test_cache_control_with_a_member_that_is_none_keeps_the_others():
+def test_cache_control_with_an_invalid_member_keeps_the_others():
     value = 'no store, max-age=5, private="a, b", x = "" ,s-maxage=10,,public'
     assert metadata.directives({"Cache-Control": value}) == {
         "max-age": "5",

@@ -1,4 +1,4 @@
-"""Directory listings as pages."""
+"""HTML listings of directories."""
 
 from datetime import UTC, datetime
 from urllib.parse import quote, urljoin
@@ -14,7 +14,7 @@ def html(*entries: DirectoryEntry, path: str = "/x/", is_root: bool = False) -> 
     return html_listing(path, entries, is_root=is_root)
 
 
-def test_entries_are_sorted_and_told_with_date_and_size():
+def test_listing_has_sorted_entries_with_date_and_size():
     lines = parse_listing(
         html(
             DirectoryEntry("b", NOON, 2_500_000),
@@ -28,7 +28,7 @@ def test_entries_are_sorted_and_told_with_date_and_size():
     assert lines["B"] == ("B", "", "0 Bytes")
 
 
-def test_columns_line_up_whatever_the_name():
+def test_listing_columns_align_for_any_name():
     rows = html(
         DirectoryEntry("a", NOON, 1),
         DirectoryEntry("<&>", NOON, 1),
@@ -41,13 +41,13 @@ def test_columns_line_up_whatever_the_name():
     assert texts[2].startswith(" 22-Nov")
 
 
-def test_names_and_path_cannot_act():
+def test_listing_escapes_names_and_path():
     page = html(DirectoryEntry('"><script>alert(1)</script>'), path="/<script>alert(2)</script>/")
     assert "<script>" not in page
     assert "alert(2)" in page
 
 
-def test_links_are_relative_and_encoded():
+def test_listing_links_are_relative_and_encoded():
     names = {
         "plain.txt": "plain.txt",
         "50%": "50%25",
@@ -64,6 +64,6 @@ def test_links_are_relative_and_encoded():
             assert urljoin("http://h/p/", href) == f"http://h/p/{quote(name)}"
 
 
-def test_only_the_root_has_no_parent():
+def test_listing_of_the_root_has_no_parent_link():
     assert 'href="../"' in html(DirectoryEntry("a"))
     assert 'href="../"' not in html(DirectoryEntry("a"), is_root=True)

@@ -21,7 +21,7 @@ def test_stale_metadata_of_a_failed_remote_is_used_for_a_limited_time(stale_if_e
     assert answer.is_fresh == is_used, "the remote is not requested during the cooldown"
 
 
-def test_an_age_is_part_of_the_lifetime_until_the_remote_confirms_it():
+def test_age_header_counts_until_the_remote_revalidates():
     answer = entry(ETag='"1"', Cache_Control="max-age=60", Age="60")
     assert not answer.is_fresh
     answer.confirm({"ETag": '"2"', "Content-Length": "0", "X-New": "new"})

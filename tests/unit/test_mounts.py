@@ -1,4 +1,4 @@
-"""Prefixes that plugins may have, and those they may not."""
+"""Prefixes at which plugins may mount routes."""
 
 from collections.abc import Iterator
 
@@ -32,25 +32,25 @@ def nothing_mounted() -> Iterator[None]:
         "/auth/login/",
     ],
 )
-def test_nothing_of_pulps_own_is_hidden(prefix):
+def test_mount_over_a_path_of_pulp_is_refused(prefix):
     with pytest.raises(ValueError, match="Pulp itself"):
         mount(prefix, PlainTextResponse("mine"))
     assert mounts.all_mounted() == {}
 
 
 @pytest.mark.parametrize("prefix", ["/", "", "/x", "x/"])
-def test_a_prefix_begins_and_ends_with_a_slash(prefix):
+def test_mount_prefix_without_slashes_is_refused(prefix):
     with pytest.raises(ValueError, match="slash"):
         mount(prefix, PlainTextResponse("mine"))
 
 
-def test_two_cannot_have_the_same():
+def test_mount_at_a_mounted_prefix_is_refused():
     mount("/pulp/container/", PlainTextResponse("first"))
     with pytest.raises(AlreadyServed, match="/pulp/container/"):
         mount("/pulp/container/", PlainTextResponse("second"))
 
 
-def test_the_longest_prefix_counts():
+def test_mount_with_the_longest_prefix_responds():
     mount("/v2/", PlainTextResponse("short"))
     mount("/v2/long/", PlainTextResponse("long"))
     app = Mounts(PlainTextResponse("content"))

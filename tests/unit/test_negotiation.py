@@ -1,4 +1,4 @@
-"""Whether JSON is preferred, and the cost of the answer."""
+"""Whether a client prefers JSON, and the cost of parsing `Accept`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Paths of content, normalized."""
+"""Normalization of content paths."""
 
 import pytest
 from django.test import override_settings
@@ -84,7 +84,7 @@ def test_dot_segments_and_repeated_slashes_are_removed(raw, normalized):
         "%",
     ],
 )
-def test_normal_paths_stay_the_same_scope(raw):
+def test_normalized_path_keeps_the_scope(raw):
     scope = normalize(PREFIX + raw)
     assert scope["path"] == "only raw_path counts"
     assert scope["raw_path"] == (PREFIX + raw).encode()
@@ -142,7 +142,7 @@ PARTS = st.sampled_from(
 
 
 @given(st.lists(PARTS, max_size=12).map("".join))
-def test_a_signature_of_a_redirect_guard_is_for_one_file(tail):
+def test_signature_of_a_redirect_guard_is_valid_for_one_file(tail):
     """It signs what `url_normalize` makes of a URL, so that spellings of one URL share a signature.
 
     Either they are spellings of one path here too, or they are refused.

@@ -1,4 +1,4 @@
-"""Objects fetched over HTTP, from a server that says what a store can say."""
+"""Objects of an object store over HTTP, with a server that sends any response."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -71,7 +71,7 @@ async def source(store: Store, size: int) -> AsyncIterator[ObjectSource]:
         yield ObjectSource(client, "artifact/ab/cd", target, size)
 
 
-async def test_the_url_is_sent_as_it_was_signed():
+async def test_object_url_is_sent_as_signed():
     store = Store(reply("200 OK", b"abc"))
     async with source(store, 3) as object:
         with await object.open([ByteRange(0, 3)]) as file:
@@ -81,7 +81,7 @@ async def test_the_url_is_sent_as_it_was_signed():
     assert store.asked_for("Range") == [None]
 
 
-async def test_parts_are_asked_for_one_by_one_on_one_connection():
+async def test_object_ranges_are_requested_in_turn_on_one_connection():
     store = Store(
         reply("206 Partial Content", b"bc", Content_Range="bytes 1-2/9"),
         reply("206 Partial Content", b"a", Content_Range="bytes 0-0/9"),
@@ -94,7 +94,7 @@ async def test_parts_are_asked_for_one_by_one_on_one_connection():
     assert store.asked_for("Range") == ["bytes=1-2", "bytes=0-0"]
 
 
-async def test_to_look_takes_one_byte():
+async def test_object_without_ranges_is_requested_for_one_byte():
     store = Store(reply("206 Partial Content", b"a", Content_Range="bytes 0-0/9"), reply("200 OK"))
     async with source(store, 9) as object:
         with await object.open([]) as file:
@@ -106,14 +106,14 @@ async def test_to_look_takes_one_byte():
 
 
 @pytest.mark.parametrize("refusal", [reply("503 Slow Down"), reply("500 Oops"), b""])
-async def test_a_store_that_refuses_is_asked_again(refusal: bytes):
+async def test_object_store_error_is_retried(refusal: bytes):
     store = Store(refusal, reply("200 OK", b"abc"))
     async with source(store, 3) as object:
         with await object.open([ByteRange(0, 3)]) as file:
             assert await file.read(0, 3) == b"abc"
 
 
-async def test_a_store_that_goes_on_refusing_is_left_alone():
+async def test_object_store_error_is_raised_after_the_retries():
     store = Store(*[reply("503 Slow Down")] * 9)
     async with source(store, 3) as object:
         with pytest.raises(StoreUnavailable, match="status 503"):
@@ -134,7 +134,7 @@ async def test_a_store_that_goes_on_refusing_is_left_alone():
         (b"no HTTP at all\r\n\r\n", StoreUnavailable),
     ],
 )
-async def test_answers_that_are_no_part_of_the_object(answer: bytes, error: type[Exception]):
+async def test_object_response_with_another_range_raises(answer: bytes, error: type[Exception]):
     store = Store(answer)
     async with source(store, 9) as object:
         with pytest.raises(error) as failure:
@@ -144,7 +144,7 @@ async def test_answers_that_are_no_part_of_the_object(answer: bytes, error: type
     assert len(store.requests) == 1
 
 
-async def test_the_size_is_the_stores():
+async def test_object_size_is_that_of_the_response():
     """Whoever opened the object compares it."""
     store = Store(
         reply("200 OK", b"abcd"),
@@ -156,7 +156,7 @@ async def test_the_size_is_the_stores():
                 assert file.size == (4 if parts else 7)
 
 
-async def test_a_later_part_that_fails_is_too_late():
+async def test_object_range_that_fails_later_raises_store_read_error():
     for second in (
         reply("404 Not Found"),
         reply("206 Partial Content", b"c", Content_Range="bytes 2-2/3"),
@@ -169,7 +169,7 @@ async def test_a_later_part_that_fails_is_too_late():
                     await file.read(2, 1)
 
 
-async def test_what_is_not_read_is_not_fetched_and_the_connection_ends():
+async def test_object_that_is_closed_early_closes_the_connection():
     size = 400 * STEP
     store = Store(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
     async with source(store, size) as object:
@@ -180,5 +180,5 @@ async def test_what_is_not_read_is_not_fetched_and_the_connection_ends():
         await asyncio.wait_for(store.idle.wait(), 30)
 
 
-async def test_nobody_prints_a_target():
+async def test_object_target_repr_hides_the_signature():
     assert "Signature" not in repr(ObjectTarget(SECRET))

@@ -1,4 +1,4 @@
-"""Cursors of listings, and the queries that they stand in."""
+"""Cursors of listings and the queries of their URLs."""
 
 import re
 
@@ -14,14 +14,14 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 
 @given(names)
-def test_a_cursor_goes_into_a_url_as_it_is_and_comes_back(name):
+def test_cursor_round_trips_through_a_url(name):
     cursor = make_cursor(name)
     assert re.fullmatch("[A-Za-z0-9_-]+", cursor)
     assert read_cursor(cursor) == name
 
 
 @given(st.text())
-def test_anything_else_is_a_name_or_refused(text):
+def test_cursor_that_is_invalid_returns_400(text):
     try:
         name = read_cursor(text)
     except HTTPException as refused:
@@ -42,6 +42,6 @@ def test_anything_else_is_a_name_or_refused(text):
         ("xcursor=1", "xcursor=1&cursor=PmE"),
     ],
 )
-def test_the_next_page_keeps_the_rest_of_the_query(query, expected):
+def test_next_page_url_keeps_the_query(query, expected):
     request = Request({"type": "http", "query_string": query.encode()})
     assert next_query(request, "a") == expected

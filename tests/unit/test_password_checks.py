@@ -1,4 +1,4 @@
-"""Turns of password checks, and how late failures are answered."""
+"""Queues of password checks, and the delay of failures."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ class Clock:
         return self.now
 
 
-def test_failures_of_a_source_are_answered_later_and_later():
+def test_failures_of_a_source_are_delayed_by_more_each_time():
     failures = Failures(Clock())
     pauses = [failures.pause("a") for _ in range(100)]
     assert pauses[:FREE_FAILURES] == [0] * FREE_FAILURES
@@ -36,7 +36,7 @@ def test_failures_of_a_source_are_answered_later_and_later():
     assert failures.pause("b") == 0, "for its source, not for others"
 
 
-def test_failures_are_forgotten():
+def test_failures_expire():
     clock = Clock()
     failures = Failures(clock)
     for _ in range(1000):
@@ -47,7 +47,7 @@ def test_failures_are_forgotten():
     assert failures.pause("a") == 0
 
 
-def test_failures_of_as_many_sources_as_there_are_take_bounded_memory():
+def test_failures_are_counted_for_a_limited_number_of_sources():
     failures = Failures(Clock())
     for _ in range(FREE_FAILURES + 1):
         failures.pause("first")
@@ -77,7 +77,7 @@ def test_source_is_the_address_of_the_client(client, source):
 
 
 @pytest.mark.anyio
-async def test_turns_are_taken_in_order_and_leave_nothing():
+async def test_queue_of_password_checks_is_fifo():
     turns, order = Turns(), []
 
     async def take(number: int) -> None:
@@ -91,7 +91,7 @@ async def test_turns_are_taken_in_order_and_leave_nothing():
 
 
 @pytest.mark.anyio
-async def test_turn_beyond_those_that_wait_is_refused_and_those_cancelled_make_room():
+async def test_queue_of_password_checks_that_is_full_returns_429():
     turns, go = Turns(), asyncio.Event()
 
     async def take() -> None:
@@ -112,7 +112,7 @@ async def test_turn_beyond_those_that_wait_is_refused_and_those_cancelled_make_r
     assert not len(turns)
 
 
-def test_outcome_is_asked_for_where_it_is_waited_for_and_known_afterwards():
+def test_password_check_is_requested_once_within_with_passwords():
     assert outcome_of({}, "name", "password", lambda: "user") == "user"
     scope = {password_checks._KEY: {}}
     with pytest.raises(CheckNeeded) as raised:

@@ -1,4 +1,4 @@
-"""What plugins say about themselves, and what makes no sense."""
+"""Declarations of plugins, and settings of legacy plugins."""
 
 from types import SimpleNamespace
 
@@ -26,7 +26,7 @@ from pulpcore.content_star.plugin_host.discovery import declared, serving_mode
         ),
     ],
 )
-def test_what_plugins_report(attributes, expected):
+def test_declaration_of_implementations_is_read(attributes, expected):
     assert declared(SimpleNamespace(label="x", **attributes)) == expected
 
 
@@ -46,7 +46,7 @@ def test_what_plugins_report(attributes, expected):
         ({"content_implementations": {"star"}, "content_star": 5}, "requires content_star"),
     ],
 )
-def test_reports_that_make_no_sense_are_told_with_the_plugins_name(attributes, words):
+def test_invalid_declaration_names_the_plugin(attributes, words):
     with pytest.raises(ImproperlyConfigured, match="plugin 'x'") as error:
         declared(SimpleNamespace(label="x", **attributes))
     assert words in str(error.value)
@@ -59,7 +59,7 @@ def test_reports_that_make_no_sense_are_told_with_the_plugins_name(attributes, w
         ({"CONTENT_STAR_LEGACY_PLUGINS": "proxy"}, "requires CONTENT_STAR_LEGACY_URL"),
     ],
 )
-def test_settings_that_make_no_sense(settings, words):
+def test_invalid_legacy_settings_are_refused(settings, words):
     with override_settings(**settings), pytest.raises(ImproperlyConfigured, match=words):
         serving_mode()
 
@@ -86,7 +86,7 @@ def test_settings_that_make_no_sense(settings, words):
         "http://admin:hunter2@localhost",
     ],
 )
-def test_a_url_to_pass_requests_on_to_is_a_server_and_nothing_more(url):
+def test_legacy_url_that_is_no_origin_is_refused(url):
     proxy = {"CONTENT_STAR_LEGACY_PLUGINS": "proxy", "CONTENT_STAR_LEGACY_URL": url}
     with override_settings(**proxy), pytest.raises(ImproperlyConfigured) as error:
         serving_mode()
@@ -97,7 +97,7 @@ def test_a_url_to_pass_requests_on_to_is_a_server_and_nothing_more(url):
 @pytest.mark.parametrize(
     "url", ["http://localhost:24816", "https://pulp.example/", "HTTP://[::1]:24816"]
 )
-def test_servers_to_pass_requests_on_to(url):
+def test_legacy_url_that_is_an_origin_is_accepted(url):
     with override_settings(CONTENT_STAR_LEGACY_PLUGINS="proxy", CONTENT_STAR_LEGACY_URL=url):
         assert serving_mode() == "proxied"
 
@@ -124,7 +124,7 @@ class BlockingEndpoint(HTTPEndpoint):
         Mount("/y", routes=[StarletteRoute("/x", blocking)]),
     ],
 )
-def test_handlers_that_would_block_in_threads_of_starlettes_are_refused(route):
+def test_blocking_handlers_in_starlettes_routes_are_refused(route):
     class App(PublicationApp):
         routes = (route,)
 
@@ -132,7 +132,7 @@ def test_handlers_that_would_block_in_threads_of_starlettes_are_refused(route):
         serves(Distribution)(App)
 
 
-def test_only_distributions_are_served_and_only_by_their_apps():
+def test_serves_refuses_other_models_and_classes():
     class App(PublicationApp):
         routes = (StarletteRoute("/x", coroutine), Route("/y", blocking))
 

@@ -1,4 +1,4 @@
-"""A gateway between a real client and a real server, both of which it must be true to."""
+"""Reverse proxy between a real client and a real server."""
 
 import asyncio
 import gzip
@@ -175,7 +175,7 @@ def client(backend) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_method_path_query_and_host_are_the_clients(client, method):
+def test_proxy_forwards_method_path_query_and_host(client, method):
     target = "/a%2Fb%C3%A9/c%20d?x=%2F&y"
     response = client.request(method, target, headers={"Host": "pulp.example"})
     assert response.headers["X-Method"] == method
@@ -185,7 +185,7 @@ def test_method_path_query_and_host_are_the_clients(client, method):
         assert ["Host", "pulp.example"] in facts["headers"]
 
 
-def test_bytes_that_no_url_has_are_escaped(client):
+def test_proxy_escapes_invalid_bytes_of_the_path(client):
     connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port)
     connection.putrequest("GET", "/", skip_host=True)
     connection._buffer[0] = b"GET /caf\xe9 HTTP/1.1"
@@ -197,7 +197,7 @@ def test_bytes_that_no_url_has_are_escaped(client):
     connection.close()
 
 
-def test_headers_of_the_connection_stay_and_the_others_go_along(client):
+def test_proxy_forwards_end_to_end_headers_only(client):
     sent = [
         ("Connection", "keep-alive, X-Secret"),
         ("X-Secret", "1"),
@@ -221,7 +221,7 @@ def test_headers_of_the_connection_stay_and_the_others_go_along(client):
 
 
 @pytest.mark.parametrize("connection", ["keep-alive", "Via, X-Forwarded-For, Forwarded"])
-def test_via_and_forwarded_headers_are_appended_to(client, connection):
+def test_proxy_appends_to_via_and_forwarded(client, connection):
     """In one line each: servers that read one line of a header see the whole list."""
     sent = [
         ("Connection", connection),
@@ -245,14 +245,14 @@ def test_via_and_forwarded_headers_are_appended_to(client, connection):
     ]
 
 
-def test_forwarded_quotes_an_ipv6_address_and_is_not_begun(client):
+def test_proxy_quotes_ipv6_in_forwarded_and_adds_no_header(client):
     sent = {"X-Forwarded-For": "2001:db8::1", "Forwarded": "for=unknown"}
     given = dict(client.get("/", headers=sent).json()["headers"])
     assert given["Forwarded"] == 'for=unknown, for="[2001:db8::1]";proto=http'
     assert "Forwarded" not in dict(client.get("/").json()["headers"])
 
 
-def test_nothing_is_said_for_the_client(client):
+def test_proxy_adds_no_client_headers(client):
     connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port)
     connection.putrequest("GET", "/", skip_accept_encoding=True)
     connection.endheaders()
@@ -262,13 +262,13 @@ def test_nothing_is_said_for_the_client(client):
     connection.close()
 
 
-def test_there_is_one_correlation_id(client):
+def test_proxy_forwards_the_correlation_id(client):
     response = client.get("/")
     given = dict(response.json()["headers"])
     assert response.headers.get_list("Correlation-ID") == [given["Correlation-ID"]]
 
 
-def test_bodies_stream_both_ways(client):
+def test_proxy_streams_both_bodies(client):
     """Each piece comes back before the next is sent: nobody waits for the whole."""
     with socket.create_connection((client.base_url.host, client.base_url.port), 30) as connection:
         connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -284,22 +284,22 @@ def test_bodies_stream_both_ways(client):
             assert answer.readline() == b"0\r\n"
 
 
-def test_a_body_with_a_length_keeps_it(client):
+def test_proxy_keeps_content_length(client):
     response = client.post("/echo", content=PIECE)
     assert response.content == PIECE
 
 
 @pytest.mark.parametrize("body", [b"", PIECE])
-def test_a_body_may_come_unannounced(client, body):
+def test_proxy_forwards_a_body_without_length_over_http_2(client, body):
     assert client.post("/echo", content=body, headers={"X-Version": "2"}).content == body
     assert client.get("/", headers={"X-Version": "2"}).status_code == 200
 
 
-def test_an_answer_may_come_before_the_body_has_been_read(client):
+def test_proxy_sends_a_response_before_the_end_of_the_body(client):
     assert client.post("/early", content=PIECE * 100).status_code == 413
 
 
-def test_encoded_bodies_are_not_touched(client):
+def test_proxy_keeps_content_encoding(client):
     with client.stream("GET", "/encoded") as response:
         raw = b"".join(response.iter_raw())
     assert response.headers["Content-Encoding"] == "gzip"
@@ -307,7 +307,7 @@ def test_encoded_bodies_are_not_touched(client):
     assert gzip.decompress(raw) == b"text"
 
 
-def test_redirects_and_cookies_are_the_clients(client):
+def test_proxy_returns_redirects_and_cookies(client):
     response = client.get("/moved")
     assert (response.status_code, response.headers["Location"]) == (302, "/elsewhere?a=%26")
     assert len(response.headers.get_list("Set-Cookie")) == 2
@@ -317,18 +317,18 @@ def test_redirects_and_cookies_are_the_clients(client):
     assert "Cookie" not in given or "a=1" in given["Cookie"], "only what the client itself keeps"
 
 
-def test_answers_without_a_body_end(client):
+def test_proxy_ends_responses_without_a_body(client):
     response = client.get("/empty")
     assert (response.status_code, response.headers["ETag"]) == (304, '"x"')
     assert client.get("/").status_code == 200
 
 
-def test_a_server_that_stops_in_the_middle_cuts_the_client_off(client):
+def test_proxy_closes_the_connection_for_a_truncated_response(client):
     with pytest.raises(httpx.RemoteProtocolError):
         client.get("/cut")
 
 
-def test_when_the_client_leaves_the_server_is_left(client, backend):
+def test_proxy_disconnects_from_the_server_on_a_client_disconnect(client, backend):
     with client.stream("GET", "/hang") as response:
         pieces = response.iter_raw()  # which ends the connection when nobody has it any more
         next(pieces)
@@ -336,7 +336,7 @@ def test_when_the_client_leaves_the_server_is_left(client, backend):
     wait_until(lambda: not backend.running)
 
 
-def test_an_upload_that_breaks_off_is_not_whole_to_the_server(client, backend):
+def test_proxy_aborts_a_truncated_upload(client, backend):
     assert client.post("/upload", content=iter([b"first"])).status_code == 200
     with socket.create_connection((client.base_url.host, client.base_url.port), 30) as connection:
         head = b"PUT /upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -346,7 +346,7 @@ def test_an_upload_that_breaks_off_is_not_whole_to_the_server(client, backend):
     assert backend.whole == [b"first"]
 
 
-def test_a_server_that_is_not_there_is_502(backend):
+def test_proxy_returns_502_for_an_unreachable_server(backend):
     url, start = gateway(f"http://127.0.0.1:{free_port()}")
     with in_thread(start):
         response = httpx.get(url, trust_env=False)
@@ -354,14 +354,14 @@ def test_a_server_that_is_not_there_is_502(backend):
     assert "127.0.0.1" not in response.text
 
 
-def test_a_server_that_is_this_one_is_asked_once(client):
+def test_proxy_returns_508_for_a_loop(client):
     assert client.get("/", headers={"Via": "1.1 cache"}).status_code == 200
     assert client.get("/", headers={"Via": "1.1 pulp-content-star"}).status_code == 508
     lines = [("Via", "1.1 cache"), ("Via", "1.1 pulp-content-star, 1.1 nginx")]
     assert client.get("/", headers=lines).status_code == 508
 
 
-def test_a_root_path_is_not_the_servers(backend):
+def test_proxy_removes_the_root_path(backend):
     """It has been stripped by the proxy in front, which the server behind has the same of."""
     url, start = gateway(backend.url, root_path="/below")
     with in_thread(start):
@@ -379,7 +379,7 @@ def test_a_root_path_is_not_the_servers(backend):
         (b"/a/../b", b'"target": "/a/../b"'),
     ],
 )
-def test_no_target_leads_to_another_server(backend, target, answer):
+def test_proxy_sends_no_target_to_another_server(backend, target, answer):
     """httptools refuses most of these; h11 does not."""
     url, start = gateway(backend.url, http="h11")
     with in_thread(start), socket.create_connection(("127.0.0.1", httpx.URL(url).port), 30) as one:
@@ -388,7 +388,7 @@ def test_no_target_leads_to_another_server(backend, target, answer):
             assert answer in response.read()
 
 
-def test_no_second_request_is_smuggled_in_a_body(backend):
+def test_proxy_forwards_no_smuggled_request(backend):
     """Of two lengths one is a lie; httptools refuses both, h11 does not."""
     smuggled = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
     url, start = gateway(backend.url, http="h11")

@@ -1,4 +1,4 @@
-"""What RFC 9110 section 14 says about ranges, and where Pulp answers 416."""
+"""Range header (RFC 9110 section 14), and where Pulp returns 416."""
 
 from itertools import pairwise
 
@@ -59,7 +59,7 @@ def parse(header: str, size: int) -> list[tuple[int, int]] | None:
         ("bytes=-0,0-1", [(0, 2)]),
     ],
 )
-def test_ranges_of_ten_thousand_bytes(header: str, expected: list[tuple[int, int]]):
+def test_range_of_a_file_of_ten_thousand_bytes(header: str, expected: list[tuple[int, int]]):
     assert parse(header, 10000) == expected
 
 
@@ -77,7 +77,7 @@ def test_ranges_of_ten_thousand_bytes(header: str, expected: list[tuple[int, int
         "seconds=a",
     ],
 )
-def test_other_units_are_ignored(header: str):
+def test_range_in_other_units_is_ignored(header: str):
     assert parse(header, 100) is None
 
 
@@ -119,7 +119,7 @@ def test_other_units_are_ignored(header: str):
         "bytes=\u0661-\u0662",
     ],
 )
-def test_refused(header: str):
+def test_range_that_is_invalid_or_beyond_the_end_returns_416(header: str):
     with pytest.raises(RangeNotSatisfiable) as refusal:
         parse_ranges(header, 100)
     assert refusal.value.size == 100
@@ -127,24 +127,24 @@ def test_refused(header: str):
 
 
 @pytest.mark.parametrize("header", ["bytes=0-", "bytes=0-0", "bytes=-0", "bytes=1-"])
-def test_of_nothing_no_range_is_satisfiable(header: str):
+def test_range_of_an_empty_file_returns_416(header: str):
     with pytest.raises(RangeNotSatisfiable):
         parse_ranges(header, 0)
 
 
 @pytest.mark.parametrize("header", ["bytes=-1", "bytes=-500", "bytes=0-,-1"])
-def test_a_suffix_of_nothing_is_the_whole(header: str):
+def test_range_suffix_of_an_empty_file_returns_the_whole(header: str):
     assert parse(header, 0) is None
 
 
-def test_more_than_the_whole_is_the_whole():
+def test_ranges_of_more_than_the_file_return_the_whole():
     assert parse("bytes=0-,0-", 100) is None
     assert parse("bytes=0-99,0-0", 100) is None
     assert parse("bytes=0-49,50-99", 100) == [(0, 100)]
     assert parse("bytes=50-99,0-49", 100) == [(0, 100)]
 
 
-def test_too_many_ranges_are_the_whole():
+def test_ranges_over_the_limit_return_the_whole():
     def ask(count: int) -> str:
         return "bytes=" + ",".join(f"{10 * part}-{10 * part}" for part in range(count))
 
@@ -161,7 +161,7 @@ positions = st.integers(0, 60)
 
 
 @given(positions, positions, st.integers(0, 50))
-def test_a_range_is_the_slice_it_names(first: int, last: int, size: int):
+def test_range_is_the_slice_of_its_positions(first: int, last: int, size: int):
     wanted = [position for position in range(size) if first <= position <= last]
     try:
         ranges = parse(f"bytes={first}-{last}", size)
@@ -176,7 +176,7 @@ specifiers = st.builds("{}-{}".format, positions | st.just(""), positions | st.j
 
 
 @given(st.lists(specifiers, max_size=6).map(",".join), st.integers(0, 50))
-def test_several_ranges(specifiers: str, size: int):
+def test_ranges_are_coalesced_in_their_order(specifiers: str, size: int):
     try:
         ranges = parse_ranges(f"bytes={specifiers}", size)
     except RangeNotSatisfiable:
@@ -201,7 +201,7 @@ def test_several_ranges(specifiers: str, size: int):
     st.binary(max_size=60) | st.text("bytes=0123456789-, \t", max_size=40).map(str.encode),
     st.integers(0, 10**12),
 )
-def test_nothing_a_client_sends_is_another_error(header: bytes, size: int):
+def test_range_of_any_text_raises_nothing_else(header: bytes, size: int):
     for value in (header.decode("latin-1"), "bytes=" + header.decode("latin-1")):
         try:
             ranges = parse_ranges(value, size)
@@ -211,6 +211,6 @@ def test_nothing_a_client_sends_is_another_error(header: bytes, size: int):
 
 
 @pytest.mark.parametrize("unit", [" ", "0", "-", "0-", "\t0 ", "9-9 "])
-def test_hostile_values_of_any_length(unit: str):
+def test_range_of_any_length_is_parsed_in_linear_time(unit: str):
     with pytest.raises(RangeNotSatisfiable):
         parse_ranges("bytes=" + unit * 300_000 + "x", 100)

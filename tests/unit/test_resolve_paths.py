@@ -1,4 +1,4 @@
-"""From URL paths to addresses."""
+"""Content paths of URLs: decoding, domains and base path prefixes."""
 
 import pytest
 from django.test import override_settings
@@ -27,11 +27,11 @@ from pulpcore.content_star.resolve.paths import (
         (b"/%252F", "/%2F"),
     ],
 )
-def test_paths_are_decoded_once(raw, path):
+def test_path_is_percent_decoded_once(raw, path):
     assert decoded_path({"raw_path": raw, "path": "ignored"}) == path
 
 
-def test_servers_that_send_no_raw_path_are_served():
+def test_path_without_raw_path_is_decoded():
     assert decoded_path({"path": "/a b/100%/日"}) == "/a b/100%/日"
 
 
@@ -46,19 +46,19 @@ def test_servers_that_send_no_raw_path_are_served():
         (b"/" + b"a" * 8190, 414),
     ],
 )
-def test_what_is_not_a_path_is_refused(raw, status):
+def test_path_that_is_invalid_returns_400_or_414(raw, status):
     with pytest.raises(HTTPException) as refused:
         decoded_path({"raw_path": raw, "path": ""})
     assert refused.value.status_code == status
 
 
-def test_without_domains_all_is_path():
+def test_path_without_domains_is_of_the_default_domain():
     assert parse_content_path("a/b/") == ContentPath("default", "a/b/")
     assert parse_content_path("") == ContentPath("default", "")
 
 
 @override_settings(DOMAIN_ENABLED=True)
-def test_with_domains_the_first_segment_names_one():
+def test_path_with_domains_begins_with_the_domain():
     assert parse_content_path("a/b/") == ContentPath("a", "b/")
     assert parse_content_path("a") == ContentPath("a", "")
     for path in ("", "/b"):
@@ -77,13 +77,13 @@ def test_with_domains_the_first_segment_names_one():
         ("/a/b", {"/a", "/a/b"}),
     ],
 )
-def test_every_prefix_of_whole_segments_could_be_the_base_path(path, possible):
+def test_base_path_prefixes_are_whole_segments(path, possible):
     # A base path never ends in a slash: that such prefixes are asked for too does no harm.
     assert {prefix for prefix in prefixes(path) if not prefix.endswith("/")} == possible
 
 
 @pytest.mark.parametrize("path", ["a/" * 100_000, "/" * 2700, "ab/" * 900, ("x" * 2000 + "/") * 4])
-def test_prefixes_stay_few_and_short_however_long_the_path(path):
+def test_base_path_prefixes_are_limited(path):
     found = prefixes(path)
     assert max(map(len, found)) <= MAX_BASE_PATH_LENGTH
     assert len(found) <= BASE_PATH_SEGMENTS

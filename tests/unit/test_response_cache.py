@@ -1,4 +1,4 @@
-"""What is kept, and for how long."""
+"""Response cache: invalidation, expiry, eviction and limits."""
 
 import uuid
 
@@ -51,7 +51,7 @@ def key(path: str) -> CacheKey:
     return CacheKey(path, "GET", json=False)
 
 
-def test_an_answer_goes_with_its_distribution(cache):
+def test_entry_is_invalidated_with_its_distribution(cache):
     distribution_entry, other = known(cache, "base"), known(cache, "other")
     cache.add(key("base/a"), kept_by(distribution_entry), cache.generation)
     cache.add(key("other/a"), kept_by(other), cache.generation)
@@ -63,7 +63,7 @@ def test_an_answer_goes_with_its_distribution(cache):
     assert cache.find(ContentPath("default", "other/b")) is other
 
 
-def test_an_answer_goes_with_a_row_of_its_own(cache):
+def test_entry_is_invalidated_with_a_row_of_its_own(cache):
     distribution_entry, row = known(cache, "base"), uuid.uuid4()
     cache.add(key("base/a"), kept_by(distribution_entry, row), cache.generation)
     cache.add(key("base/b"), kept_by(distribution_entry, uuid.uuid4()), cache.generation)
@@ -73,7 +73,7 @@ def test_an_answer_goes_with_a_row_of_its_own(cache):
 
 
 @pytest.mark.parametrize("change", ["invalidate", "invalidate_all", "invalidate_above"])
-def test_what_was_begun_before_a_change_is_not_kept(cache, change):
+def test_entry_of_an_earlier_generation_is_not_added(cache, change):
     """Whatever has changed: the slow request may have read it before."""
     generation, distribution_entry = cache.generation, plan_of("base")
     arguments = {"invalidate": [[uuid.uuid4()]], "invalidate_above": [uuid.uuid4(), "x"]}
@@ -84,14 +84,14 @@ def test_what_was_begun_before_a_change_is_not_kept(cache, change):
     assert cache.get(key("base/a")) is None
 
 
-def test_an_answer_of_a_distribution_that_has_changed_meanwhile_is_not_kept(cache):
+def test_entry_of_an_invalidated_distribution_is_not_added(cache):
     distribution_entry = known(cache, "base")
     cache.invalidate([distribution_entry.distribution.pk])
     cache.add(key("base/a"), kept_by(distribution_entry), cache.generation)
     assert cache.get(key("base/a")) is None
 
 
-def test_an_answer_of_a_distribution_that_could_not_be_kept_is_not_kept(cache):
+def test_entry_of_an_uncached_distribution_is_not_added(cache):
     """Nobody would drop it."""
     cache.confirm(float("-inf"))
     distribution_entry = known(cache, "base")
@@ -100,7 +100,7 @@ def test_an_answer_of_a_distribution_that_could_not_be_kept_is_not_kept(cache):
     assert cache.get(key("base/a")) is None
 
 
-def test_nothing_is_used_or_kept_while_changes_may_be_missed(cache):
+def test_cache_is_not_used_without_confirmation(cache):
     distribution_entry = known(cache, "base")
     cache.add(key("base/a"), kept_by(distribution_entry), cache.generation)
     cache.confirm(float("-inf"))
@@ -112,12 +112,12 @@ def test_nothing_is_used_or_kept_while_changes_may_be_missed(cache):
     assert cache.get(key("base/b")) is None
 
 
-def test_an_answer_ends_in_time(cache):
+def test_entry_expires(cache):
     cache.add(key("base/a"), kept_by(known(cache, "base"), expires=0), cache.generation)
     assert cache.get(key("base/a")) is None
 
 
-def test_what_was_used_longest_ago_goes_first(cache):
+def test_least_recently_used_entry_is_evicted(cache):
     distribution_entry = known(cache, "base")
     for path in "abc":
         cache.add(key(path), kept_by(distribution_entry), cache.generation)
@@ -126,7 +126,7 @@ def test_what_was_used_longest_ago_goes_first(cache):
     assert [path for path in "abcd" if cache.get(key(path))] == ["a", "c", "d"]
 
 
-def test_bytes_are_bounded(cache):
+def test_cached_bytes_are_limited(cache):
     distribution_entry = known(cache, "base")
     entry = {path: kept_by(distribution_entry) for path in "abc"}
     for path, each in entry.items():
@@ -141,7 +141,7 @@ def test_bytes_are_bounded(cache):
     assert cache.size == 0
 
 
-def test_bytes_of_a_file_at_several_paths_are_held_and_counted_once(cache):
+def test_cached_bytes_of_a_file_at_several_paths_count_once(cache):
     distribution_entry = known(cache, "base")
     entry = {path: kept_by(distribution_entry, uuid.uuid4()) for path in "abc"}
     for path, each in entry.items():
@@ -157,7 +157,7 @@ def test_bytes_of_a_file_at_several_paths_are_held_and_counted_once(cache):
     assert cache.size == 0
 
 
-def test_not_found_entries_take_no_place_from_files():
+def test_not_found_entries_evict_no_files():
     cache = ResponseCache(100, 1000)
     cache.confirm(FOR_EVER)
     distribution_entry = known(cache, "base")
@@ -171,7 +171,7 @@ def test_not_found_entries_take_no_place_from_files():
     assert cache.get(key("no 999")) is None
 
 
-def test_not_found_entries_that_are_used_stay_longest(monkeypatch):
+def test_least_recently_used_not_found_entry_is_evicted(monkeypatch):
     monkeypatch.setattr("pulpcore.content_star.cache.store.LRU_PRECISION", 0)
     cache = ResponseCache(20, 0)
     cache.confirm(FOR_EVER)
@@ -183,7 +183,7 @@ def test_not_found_entries_that_are_used_stay_longest(monkeypatch):
     assert cache.get(key("not used")) is None
 
 
-def test_not_found_entries_of_long_paths_are_not_kept():
+def test_not_found_entry_of_a_long_path_is_not_added():
     cache = ResponseCache(100, 0)
     cache.confirm(FOR_EVER)
     distribution_entry, path = known(cache, "base"), "x" * 8000
@@ -191,12 +191,12 @@ def test_not_found_entries_of_long_paths_are_not_kept():
     assert cache.get(key(path)) is None
 
 
-def test_below_a_distribution_with_others_in_it_the_database_is_asked(cache):
+def test_distribution_with_nested_base_paths_is_not_found_in_the_cache(cache):
     cache.add_distribution(plan_of("base", nested=True), cache.generation)
     assert cache.find(ContentPath("default", "base/other/a")) is None
 
 
-def test_a_new_base_path_takes_paths_away_from_those_above(cache):
+def test_new_base_path_invalidates_distributions_above(cache):
     distribution_entry = cache.add_distribution(plan_of("a/b"), cache.generation)
     other = cache.add_distribution(plan_of("a/bc"), cache.generation)
     cache.invalidate_above(distribution_entry.distribution.pulp_domain_id, "a/b/c")
@@ -205,7 +205,7 @@ def test_a_new_base_path_takes_paths_away_from_those_above(cache):
     assert cache.find(ContentPath("default", "a/bc/d")) is other
 
 
-def test_without_capacity_nothing_is_kept():
+def test_cache_without_capacity_adds_nothing():
     cache = ResponseCache(0, 0)
     cache.confirm(FOR_EVER)
     distribution_entry = known(cache, "base")
@@ -214,7 +214,7 @@ def test_without_capacity_nothing_is_kept():
     assert cache.get(key("base/a")) is None
 
 
-def test_a_plan_gives_each_request_objects_of_its_own(cache):
+def test_cache_entry_gives_each_request_copies(cache):
     distribution_entry = plan_of("base")
     one, two = distribution_entry.resolve("base/a"), distribution_entry.resolve("base/b")
     assert (one.path, two.path) == ("a", "b")

@@ -1,4 +1,4 @@
-"""Which application gets which URL."""
+"""Routing of URLs to the content app or to Django."""
 
 from types import ModuleType
 
@@ -31,7 +31,7 @@ ROUTER = Router(
         ("/x/pulp/content/", "django"),
     ],
 )
-def test_content_goes_to_content_and_the_rest_to_django(url, application):
+def test_content_paths_are_routed_to_content_and_others_to_django(url, application):
     assert get(ROUTER, url).text == application
 
 
@@ -51,7 +51,7 @@ def test_content_goes_to_content_and_the_rest_to_django(url, application):
         "/%2e",
     ],
 )
-def test_dot_segments_on_the_way_to_django_are_refused_with_400(path):
+def test_dot_segments_of_django_paths_return_400(path):
     answer = get_raw(ROUTER, path)
     assert (answer.status_code, "dot segments" in answer.text) == (400, True)
 
@@ -59,11 +59,11 @@ def test_dot_segments_on_the_way_to_django_are_refused_with_400(path):
 @pytest.mark.parametrize(
     "path", ["/pulp/...", "/pulp/.well-known/x", "/pulp/a..b/.c", "/pulp/%252e%252e/a", "/a./b"]
 )
-def test_names_with_dots_go_to_django(path):
+def test_names_with_dots_are_routed_to_django(path):
     assert get_raw(ROUTER, path).text == "django"
 
 
-def test_a_root_path_is_no_part_of_the_prefix():
+def test_root_path_is_not_part_of_the_content_prefix():
     assert get(ROUTER, "/mounted/pulp/content/a", root_path="/mounted").text == "content"
     assert get(ROUTER, "/mounted/pulp/api/", root_path="/mounted").text == "django"
 
@@ -76,7 +76,7 @@ BROWSABLE = Router(
 )
 
 
-def test_the_root_redirects_to_content_below_the_root_path():
+def test_root_redirects_to_content_below_the_root_path():
     assert get(BROWSABLE, "/").headers["Location"] == "/pulp/content/"
     mounted = get(BROWSABLE, "/mounted/", root_path="/mounted")
     assert mounted.headers["Location"] == "/mounted/pulp/content/"
@@ -84,13 +84,13 @@ def test_the_root_redirects_to_content_below_the_root_path():
     assert get(BROWSABLE, "/x").text == "django"
 
 
-def test_the_icon_is_answered():
+def test_favicon_is_served():
     for method in ("GET", "HEAD"):
         icon = get(ROUTER, "/favicon.ico", method=method)
         assert icon.headers["Content-Type"] == "image/svg+xml"
 
 
-def test_views_of_django_at_the_root_stay():
+def test_django_view_at_the_root_is_used():
     urls = ModuleType("urls")
     urls.urlpatterns = [path("", lambda request: None), path("favicon.ico", lambda request: None)]
     set_urlconf(urls)

@@ -1,4 +1,4 @@
-"""How a domain's storage is chosen, made and asked, without a store."""
+"""Stores of domains: choice, signing, redirects and errors, without an object store."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +46,7 @@ def artifact(size: int = 1000) -> Artifact:
     return Artifact(file="artifact/ab/cd", size=size, pulp_domain_id=None)
 
 
-def test_a_store_is_made_once_for_all_threads():
+def test_store_is_created_once_for_all_threads():
     domain = s3_domain()
     together = threading.Barrier(8)
 
@@ -61,7 +61,7 @@ def test_a_store_is_made_once_for_all_threads():
     assert storage.store_of(domain) not in stores
 
 
-def test_signing_makes_no_client(monkeypatch: pytest.MonkeyPatch):
+def test_signing_creates_no_client(monkeypatch: pytest.MonkeyPatch):
     """In whichever thread: the storage itself would make one in each."""
     boto3 = pytest.importorskip("boto3")
     domain = s3_domain()
@@ -79,7 +79,7 @@ def test_signing_makes_no_client(monkeypatch: pytest.MonkeyPatch):
     assert source.name == "artifact/ab/cd"
 
 
-def test_a_custom_domain_is_for_clients():
+def test_custom_domain_is_used_for_clients_only():
     domain = s3_domain(custom_domain="cdn.example.com", endpoint_url="http://127.0.0.1:9")
     url = storage.redirect_url(domain, artifact(), {}, "GET")
     assert url is not None
@@ -88,7 +88,7 @@ def test_a_custom_domain_is_for_clients():
     assert source.target.url.startswith("http://127.0.0.1:9/bucket/artifact/ab/cd?")
 
 
-def test_a_public_bucket_is_redirected_to_without_a_signature():
+def test_redirect_to_a_public_bucket_has_no_signature():
     url = storage.redirect_url(s3_domain(querystring_auth=False), artifact(), {}, "GET")
     assert url is not None
     assert "Signature" not in url
@@ -106,7 +106,7 @@ def test_a_public_bucket_is_redirected_to_without_a_signature():
         (500, "half", 499, False),
     ],
 )
-def test_the_size_from_which_on_is_redirected(setting, label, size, redirected):
+def test_redirect_min_size_by_setting_and_label(setting, label, size, redirected):
     domain = s3_domain()
     if label is not None:
         domain.pulp_labels = {storage.MIN_SIZE_LABEL: label}
@@ -115,17 +115,17 @@ def test_the_size_from_which_on_is_redirected(setting, label, size, redirected):
 
 
 @pytest.mark.parametrize(("life", "seconds"), [(60, 30), (3600, 300)])
-def test_signed_urls_are_used_again_for_half_their_life_and_not_long(life, seconds):
+def test_signed_urls_are_cached_for_half_their_lifetime_at_most(life, seconds):
     assert storage.url_cache_seconds(s3_domain(querystring_expire=life)) == seconds
 
 
-def test_a_domain_may_not_redirect():
+def test_domain_without_redirects_has_no_redirect_url():
     domain = s3_domain()
     domain.redirect_to_object_storage = False
     assert storage.redirect_url(domain, artifact(), {}, "GET") is None
 
 
-def test_what_is_wrong_with_the_settings_is_not_told():
+def test_storage_errors_hide_the_settings():
     with pytest.raises(StoreUnavailable) as failure:
         storage.artifact_source(s3_domain(endpoint_url="very secret"), artifact(), SCOPE)
     assert "ValueError" in str(failure.value)
@@ -142,7 +142,7 @@ def other(domain_storage: object) -> Domain:
     return domain
 
 
-def test_a_storage_of_files_is_read_from_the_disk(tmp_path):
+def test_file_system_storage_is_read_from_the_disk(tmp_path):
     domain = other(FileSystemStorage(location=tmp_path))
     source = storage.artifact_source(domain, artifact(), SCOPE)
     assert isinstance(source, LocalSource)
@@ -158,7 +158,7 @@ def respond(entry: object, size: int) -> ArtifactResponse:
     )
 
 
-def test_any_other_storage_is_read_through_django():
+def test_other_storage_is_read_by_its_open_method():
     data = bytes(range(256)) * (3 * STEP // 256) + b"end"
     entry = InMemoryStorage()
     entry.save("artifact/ab/cd", ContentFile(data))
@@ -170,12 +170,12 @@ def test_any_other_storage_is_read_through_django():
     assert several.content.index(data[900:910]) < several.content.index(data[:10])
 
 
-def test_a_storage_without_the_file():
+def test_other_storage_without_the_file_raises_artifact_missing():
     with pytest.raises(ArtifactMissing):
         get(respond(InMemoryStorage(), 10), "/")
 
 
-def test_a_storage_with_another_file():
+def test_other_storage_with_another_size_raises_artifact_missing():
     entry = InMemoryStorage()
     entry.save("artifact/ab/cd", ContentFile(b"short"))
     with pytest.raises(ArtifactMissing):
@@ -198,12 +198,12 @@ class Breaking(InMemoryStorage):
         return file
 
 
-def test_a_storage_that_fails():
+def test_other_storage_that_fails_raises_store_unavailable():
     with pytest.raises(StoreUnavailable) as failure:
         get(respond(Failing(), 10), "/")
     assert "very secret" not in str(failure.value)
 
 
-def test_a_storage_that_ends_early():
+def test_other_storage_that_ends_early_raises_store_read_error():
     with pytest.raises(StoreReadError):
         get(respond(Breaking(), 4 * STEP), "/")
