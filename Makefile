@@ -11,7 +11,7 @@ RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BENCH := $(VENV)/installed-bench
 
-.PHONY: help run check test test-matrix test-oldest test-newest test-plugins test-upstream clients \
+.PHONY: help run check test coverage test-matrix test-oldest test-newest test-plugins test-upstream clients \
     bench lint imports audit audit-oldest docs release
 .DEFAULT_GOAL := help
 # An environment that was made half is made again.
@@ -31,6 +31,13 @@ JOBS := 2
 
 test: $(DEV)  ## Run all tests (ARGS="tests/unit -k name" selects some; JOBS=1 runs one at a time)
 	@exec $(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+# One process, which measures those that it starts. What the result leaves out is in tests/README.md.
+coverage: $(DEV)  ## Print which lines of ours the tests do not run (ARGS selects tests)
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(PYTHON) -m coverage run -m pytest $(ARGS)
+	$(PYTHON) -m coverage combine --quiet
+	$(PYTHON) -m coverage report
 
 # The oldest pulpcore that pyproject.toml allows, and the newest there is. Parity is with the latter.
 test-matrix: matrix-3.115.0 matrix-3.123.1  ## Run the tests with each supported pulpcore

@@ -4,11 +4,11 @@ import logging
 import shutil
 import signal
 from collections.abc import Iterator
+from inspect import unwrap
 
 import httpx
 import hypothesis
 import pytest
-from httpx import _config as httpx_config
 
 from tests.support.instance import Instance
 from tests.support.orm import Orm, configure, connect, disconnect
@@ -22,11 +22,16 @@ STATE = configure()
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
-# httpx's timeout of 5 s is too short on a busy machine, and it keeps idle connections for as long
-# as uvicorn: a request must not be sent on a connection that is just being closed.
-for phase in ("connect", "read", "write", "pool"):
-    setattr(httpx_config.DEFAULT_TIMEOUT_CONFIG, phase, 300)
-httpx_config.DEFAULT_LIMITS.keepalive_expiry = 2
+# httpx waits 5 s for a response, and keeps an idle connection for as long as uvicorn does: a busy
+# machine needs more, and a request must not go out on a connection that is just being closed.
+SENDERS = (httpx.request, httpx.stream, httpx.get, httpx.options, httpx.head, httpx.post, httpx.put)
+for function in (*SENDERS, httpx.patch, httpx.delete):
+    unwrap(function).__kwdefaults__["timeout"] = httpx.Timeout(300)
+for client in (httpx.Client, httpx.AsyncClient):
+    client.__init__.__kwdefaults__.update(
+        timeout=httpx.Timeout(300),
+        limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2),
+    )
 
 # The same examples in each run, without a deadline.
 hypothesis.settings.register_profile(

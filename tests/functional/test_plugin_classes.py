@@ -1,7 +1,7 @@
 """Distribution classes of plugins, through the whole content app in this process."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from django.test import override_settings
@@ -22,13 +22,15 @@ from tests.support.listing_parser import parse_listing
 
 
 @pytest.fixture
-def serve(monkeypatch):
+def serve() -> Iterator[Callable[..., None]]:
     """Return a function that registers a class for the distributions of a model."""
+    earlier = registry.registered()
 
     def serve(app: type, model: type = FileDistribution) -> None:
-        monkeypatch.setitem(registry._registered, (model, False), app)
+        registry.restore({**registry.registered(), (model, False): app})
 
-    return serve
+    yield serve
+    registry.restore(earlier)
 
 
 @pytest.fixture
