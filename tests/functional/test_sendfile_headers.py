@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from pulpcore.content_star.responses.source import STEP
+from pulpcore.content_star.responses.source import CHUNK_SIZE
 from tests.support.bridged import installed
 from tests.support.instance import Instance, stop, wait_until
 from tests.support.server import Server, free_port, running, serving
@@ -65,7 +65,7 @@ http {{
 }}
 """
 
-BIG = os.urandom(STEP * 2 + 77)
+BIG = os.urandom(CHUNK_SIZE * 2 + 77)
 NAME = "sp ace/é%41#?.bin"
 FILES = {"a.txt": b"0123456789", NAME: b"odd name", "big": BIG, "empty": b""}
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from pulpcore.content_star.responses.artifact import ArtifactResponse
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
-from pulpcore.content_star.responses.source import STEP, ArtifactMissing
+from pulpcore.content_star.responses.source import CHUNK_SIZE, ArtifactMissing
 from pulpcore.content_star.storage import disk
 from pulpcore.content_star.storage.disk import FileTruncated, LocalSource
 
@@ -52,7 +52,7 @@ def path(tmp_path: Path) -> str:
 @pytest.fixture
 def big(tmp_path: Path) -> tuple[str, bytes]:
     """Three steps and a bit, no step like another."""
-    content = os.urandom(3 * STEP + 123)
+    content = os.urandom(3 * CHUNK_SIZE + 123)
     (tmp_path / "big").write_bytes(content)
     return str(tmp_path / "big"), content
 
@@ -243,7 +243,7 @@ async def test_big_file_is_sent_in_chunks(big: tuple[str, bytes]):
     answer = await call(artifact(path, len(content)))
     assert answer.body == content
     assert asyncio.all_tasks() == before
-    assert max(len(message["body"]) for message in answer.messages[1:]) <= STEP
+    assert max(len(message["body"]) for message in answer.messages[1:]) <= CHUNK_SIZE
 
 
 @pytest.mark.parametrize(
@@ -352,10 +352,12 @@ async def test_several_ranges_return_multipart(path: str):
 async def test_several_ranges_of_a_big_file_return_multipart(big: tuple[str, bytes]):
     path, content = big
     app = artifact(path, len(content))
-    answer = await call(app, {"range": f"bytes=0-{STEP + 9},{2 * STEP}-{3 * STEP + 5},-1"})
+    answer = await call(
+        app, {"range": f"bytes=0-{CHUNK_SIZE + 9},{2 * CHUNK_SIZE}-{3 * CHUNK_SIZE + 5},-1"}
+    )
     assert [data for _, _, data in parts(answer)] == [
-        content[: STEP + 10],
-        content[2 * STEP : 3 * STEP + 6],
+        content[: CHUNK_SIZE + 10],
+        content[2 * CHUNK_SIZE : 3 * CHUNK_SIZE + 6],
         content[-1:],
     ]
 
@@ -502,18 +504,18 @@ async def test_truncated_big_file_ends_without_completion(big: tuple[str, bytes]
     path, content = big
 
     async def shrink(count: int) -> None:
-        os.truncate(path, STEP + 1)
+        os.truncate(path, CHUNK_SIZE + 1)
 
     send = Bodies(shrink)
     with pytest.raises(FileTruncated):
         await artifact(path, len(content))(scope("GET", {}), never, send)
-    assert STEP <= sum(send.lengths) <= STEP + 1
+    assert CHUNK_SIZE <= sum(send.lengths) <= CHUNK_SIZE + 1
     assert not send.complete
     assert descriptors(path) == 0
 
 
 async def test_disconnect_is_noticed_where_send_does_not_raise(tmp_path: Path):
-    path = hole(tmp_path / "huge", 1000 * STEP)
+    path = hole(tmp_path / "huge", 1000 * CHUNK_SIZE)
     left = anyio.Event()
 
     async def receive() -> dict:
@@ -527,7 +529,7 @@ async def test_disconnect_is_noticed_where_send_does_not_raise(tmp_path: Path):
 
     send = Bodies(leave)
     before = len(asyncio.all_tasks())
-    await artifact(path, 1000 * STEP)(scope("GET", {}), receive, send)
+    await artifact(path, 1000 * CHUNK_SIZE)(scope("GET", {}), receive, send)
     assert len(send.lengths) < 10
     assert not send.complete
     assert descriptors(path) == 0
@@ -676,11 +678,11 @@ def test_uvicorn_serves_200_206_304_and_416(server: Server, big: tuple[str, byte
     with httpx.Client(base_url=server.url) as client:
         whole = client.get("/big")
         assert (whole.status_code, whole.content) == (200, content)
-        part = client.get("/big", headers={"Range": f"bytes=5-{2 * STEP}"})
-        assert (part.status_code, part.content) == (206, content[5 : 2 * STEP + 1])
-        several = client.get("/big", headers={"Range": f"bytes=0-{STEP},-5"})
+        part = client.get("/big", headers={"Range": f"bytes=5-{2 * CHUNK_SIZE}"})
+        assert (part.status_code, part.content) == (206, content[5 : 2 * CHUNK_SIZE + 1])
+        several = client.get("/big", headers={"Range": f"bytes=0-{CHUNK_SIZE},-5"})
         assert several.status_code == 206
-        assert content[: STEP + 1] in several.content
+        assert content[: CHUNK_SIZE + 1] in several.content
         assert client.get("/big", headers={"If-None-Match": ETAG}).status_code == 304
         assert client.get("/big", headers={"Range": "bytes=99999999-"}).status_code == 416
         assert client.get("/big", headers={"If-Match": '"x"'}).status_code == 412

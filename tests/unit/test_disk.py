@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from pulpcore.content_star.responses.source import STEP
+from pulpcore.content_star.responses.source import CHUNK_SIZE
 from pulpcore.content_star.storage import disk, filesystem
 from pulpcore.content_star.storage.disk import FileTruncated, LocalFile
 from pulpcore.content_star.storage.filesystem import is_local
@@ -104,13 +104,13 @@ async def test_read_returns_a_chunk_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool
 ):
     monkeypatch.setattr(disk, "is_local", lambda fd: local)
-    content = os.urandom(2 * STEP)
+    content = os.urandom(2 * CHUNK_SIZE)
     (tmp_path / "big").write_bytes(content)
     with await LocalFile.open(str(tmp_path / "big")) as file:
-        some = await file.read(10, STEP + 1)
-        assert 0 < len(some) <= STEP
+        some = await file.read(10, CHUNK_SIZE + 1)
+        assert 0 < len(some) <= CHUNK_SIZE
         assert some == content[10 : 10 + len(some)]
-        assert await file.read(10, STEP) == content[10 : STEP + 10]
+        assert await file.read(10, CHUNK_SIZE) == content[10 : CHUNK_SIZE + 10]
 
 
 @needs_nowait
@@ -118,14 +118,14 @@ async def test_read_of_more_than_a_chunk_returns_cached_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Threads
 ):
     monkeypatch.setattr(disk, "is_local", lambda fd: True)
-    content = os.urandom(STEP + 1)
+    content = os.urandom(CHUNK_SIZE + 1)
     (tmp_path / "big").write_bytes(content)
     with await LocalFile.open(str(tmp_path / "big")) as file:
         real = os.preadv
         monkeypatch.setattr(
             os, "preadv", lambda fd, bufs, at, flags: real(fd, [bufs[0][:4096]], at)
         )
-        assert await file.read(1, STEP + 1) == content[1:4097]
+        assert await file.read(1, CHUNK_SIZE + 1) == content[1:4097]
     assert all(name != "pread" for name, _ in threads.calls)
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from pulpcore.content_star.remote.decoding import RATIO_FREE, Decoder, check_ratio
 from pulpcore.content_star.remote.errors import CannotDecode
-from pulpcore.content_star.responses.source import STEP
+from pulpcore.content_star.responses.source import CHUNK_SIZE
 
-ZEROS = bytes(3 * STEP)
+ZEROS = bytes(3 * CHUNK_SIZE)
 MIXED = random.Random(1).randbytes(100_000) + ZEROS
 
 
@@ -28,7 +28,7 @@ def decode(encoding: str, encoded: bytes, size: int) -> bytes:
         while piece := decoder.read():
             pieces.append(piece)
     decoder.finish()
-    assert max(map(len, pieces), default=0) <= STEP
+    assert max(map(len, pieces), default=0) <= CHUNK_SIZE
     return b"".join(pieces)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import (
-    STEP,
+    CHUNK_SIZE,
     ArtifactMissing,
     StoreReadError,
     StoreUnavailable,
@@ -170,11 +170,11 @@ async def test_object_range_that_fails_later_raises_store_read_error():
 
 
 async def test_object_that_is_closed_early_closes_the_connection():
-    size = 400 * STEP
+    size = 400 * CHUNK_SIZE
     store = Store(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
     async with source(store, size) as object:
         with await object.open([ByteRange(0, size)]) as file:
-            assert await file.read(0, size) == bytes(STEP)
+            assert await file.read(0, size) == bytes(CHUNK_SIZE)
             writer = next(iter(store.connections))
             assert writer.transport.get_write_buffer_size() > size // 2
         await asyncio.wait_for(store.idle.wait(), 30)

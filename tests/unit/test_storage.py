@@ -12,7 +12,7 @@ from django.test import override_settings
 from pulpcore.app.models import Artifact, Domain
 from pulpcore.content_star.responses.artifact import ArtifactResponse
 from pulpcore.content_star.responses.source import (
-    STEP,
+    CHUNK_SIZE,
     ArtifactMissing,
     StoreReadError,
     StoreUnavailable,
@@ -159,13 +159,13 @@ def respond(entry: object, size: int) -> ArtifactResponse:
 
 
 def test_other_storage_is_read_by_its_open_method():
-    data = bytes(range(256)) * (3 * STEP // 256) + b"end"
+    data = bytes(range(256)) * (3 * CHUNK_SIZE // 256) + b"end"
     entry = InMemoryStorage()
     entry.save("artifact/ab/cd", ContentFile(data))
     app = respond(entry, len(data))
     assert get(app, "/").content == data
-    part = get(app, "/", {"Range": f"bytes=7-{2 * STEP}"})
-    assert (part.status_code, part.content) == (206, data[7 : 2 * STEP + 1])
+    part = get(app, "/", {"Range": f"bytes=7-{2 * CHUNK_SIZE}"})
+    assert (part.status_code, part.content) == (206, data[7 : 2 * CHUNK_SIZE + 1])
     several = get(app, "/", {"Range": "bytes=900-909,0-9"})
     assert several.content.index(data[900:910]) < several.content.index(data[:10])
 
@@ -194,7 +194,7 @@ class Breaking(InMemoryStorage):
 
     def _open(self, name: str, mode: str = "rb") -> ContentFile:
         file = ContentFile(b"short")
-        file.size = 4 * STEP
+        file.size = 4 * CHUNK_SIZE
         return file
 
 
@@ -206,4 +206,4 @@ def test_other_storage_that_fails_raises_store_unavailable():
 
 def test_other_storage_that_ends_early_raises_store_read_error():
     with pytest.raises(StoreReadError):
-        get(respond(Breaking(), 4 * STEP), "/")
+        get(respond(Breaking(), 4 * CHUNK_SIZE), "/")

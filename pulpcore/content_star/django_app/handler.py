@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-STEP = 64 * 1024
+CHUNK_SIZE = 64 * 1024
 """Maximum bytes of a body message for files."""
 
 _HeaderList = list[tuple[bytes, bytes]]
@@ -248,7 +248,7 @@ class Api(BaseHandler):
         elif isinstance(response, FileResponse):
             # Each read may use any thread, so that no thread waits for the client.
             async with self._closed(response, context):
-                response.block_size = STEP
+                response.block_size = CHUNK_SIZE
                 parts = iter(response)
                 while part := await self._threads.run(context, next, parts, b""):
                     await _send_part(send, part)

@@ -3,7 +3,7 @@
 import zlib
 
 from pulpcore.content_star.remote.errors import CannotDecode
-from pulpcore.content_star.responses.source import STEP
+from pulpcore.content_star.responses.source import CHUNK_SIZE
 
 _GZIP = 16 + zlib.MAX_WBITS
 _DEFLATE = zlib.MAX_WBITS
@@ -48,14 +48,16 @@ class Decoder:
         self._pending = memoryview(data)
 
     def read(self) -> bytes:
-        """Return at most STEP decoded bytes; none if more input is needed."""
+        """Return at most CHUNK_SIZE decoded bytes; none if more input is needed."""
         output = bytearray()  # collects the output of many small members
-        while len(output) < STEP and (self._input or self._pending or self._has_pending_output):
+        while len(output) < CHUNK_SIZE and (
+            self._input or self._pending or self._has_pending_output
+        ):
             if not self._input:
                 self._input, self._pending = bytes(self._pending[:_SLICE]), self._pending[_SLICE:]
             if self._input and self._zlib.eof:  # the next member of a gzip file
                 self._zlib = zlib.decompressobj(self._wbits)
-            output += self._decode(STEP - len(output))
+            output += self._decode(CHUNK_SIZE - len(output))
         return bytes(output)
 
     def _decode(self, limit: int) -> bytes:

@@ -6,7 +6,7 @@ from pulpcore.content_star.remote.download import Download
 from pulpcore.content_star.remote.downloads import Downloads
 from pulpcore.content_star.remote.request import FetchRequest
 from pulpcore.content_star.responses.ranges import ByteRange
-from pulpcore.content_star.responses.source import STEP, Closing, Readable, StoreReadError
+from pulpcore.content_star.responses.source import CHUNK_SIZE, Closing, Readable, StoreReadError
 
 
 class Reader(Closing):
@@ -20,7 +20,7 @@ class Reader(Closing):
 
     async def read(self, offset: int, length: int) -> bytes:
         """Read as `Readable.read`. Raises RemoteBroke if the fetch fails."""
-        length = min(length, STEP)
+        length = min(length, CHUNK_SIZE)
         await self._download.wait_for_bytes(offset + length)
         return await self._file.read(offset, length)
 

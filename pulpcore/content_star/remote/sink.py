@@ -11,7 +11,7 @@ from pulpcore.content_star.remote.decoding import Decoder, check_ratio
 from pulpcore.content_star.remote.errors import CannotDecode, CannotResume, Mismatch
 from pulpcore.content_star.remote.request import FetchRequest, RemoteSource
 from pulpcore.content_star.remote.spool import Spool
-from pulpcore.content_star.responses.source import STEP
+from pulpcore.content_star.responses.source import CHUNK_SIZE
 from pulpcore.content_star.storage.disk import in_thread
 from pulpcore.plugin import pulp_hashlib
 from pulpcore.plugin.models import Artifact
@@ -162,7 +162,7 @@ class VerifyingSink:
         An encoded body is allowed twice that, which no encoding exceeds.
         """
         limit = settings.CONTENT_STAR_REMOTE_MAX_SIZE if self.size is None else self.size
-        if size > (2 * limit + STEP if is_encoded else limit):
+        if size > (2 * limit + CHUNK_SIZE if is_encoded else limit):
             hint = " (CONTENT_STAR_REMOTE_MAX_SIZE)" if self.size is None else ""
             raise Mismatch(f"more than {limit} bytes{hint}", self.source)
 
@@ -225,8 +225,8 @@ class VerifyingSink:
         decoder = Decoder(self._pending_encoding)
         try:
             with encoded.reader() as reader:
-                for start in range(0, encoded.size, STEP):
-                    decoder.feed(await reader.read(start, min(STEP, encoded.size - start)))
+                for start in range(0, encoded.size, CHUNK_SIZE):
+                    decoder.feed(await reader.read(start, min(CHUNK_SIZE, encoded.size - start)))
                     while piece := await in_thread(decoder.read):
                         self._check_ratio(encoded.size, self.spool.size + len(piece))
                         self._check_size(self.spool.size + len(piece))

@@ -19,7 +19,7 @@ from pulpcore.content_star.responses.headers import (
 )
 from pulpcore.content_star.responses.ranges import ByteRange, RangeNotSatisfiable, parse_ranges
 from pulpcore.content_star.responses.source import (
-    STEP,
+    CHUNK_SIZE,
     ArtifactMissing,
     InMemory,
     OnDisk,
@@ -176,7 +176,7 @@ class ArtifactResponse(Representation):
         status, response_headers, segments = self._representation(ranges)
         parts = [] if scope["method"] == "HEAD" else segments
         with await self._open(parts) as file:
-            if status == 200 and self.size > STEP and parts and self._can_send_path(scope):
+            if status == 200 and self.size > CHUNK_SIZE and parts and self._can_send_path(scope):
                 start = {"type": "http.response.start", "status": 200, "headers": response_headers}
                 await send(start)
                 return await send({"type": PATHSEND, "path": self.source.name})
@@ -293,7 +293,7 @@ async def _send_file(
 ) -> None:
     if scope["method"] == "HEAD":
         return await _send_complete(status, headers, b"", send)
-    if sum(map(len, segments)) <= STEP:
+    if sum(map(len, segments)) <= CHUNK_SIZE:
         # Read before the response starts, so that a read error still gets an error response.
         body = await read_whole(file, segments)
         return await _send_complete(status, headers, body, send)

@@ -36,13 +36,13 @@ def multipart(
 
 
 async def read_whole(file: Readable, segments: Sequence[Segment]) -> bytes:
-    """Return a body of at most STEP bytes. Raises OSError if reading fails."""
+    """Return a body of at most CHUNK_SIZE bytes. Raises OSError if reading fails."""
     pieces = [await _read_segment(file, segment) for segment in segments]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def stream(file: Readable, segments: Sequence[Segment], receive: Receive, send: Send) -> None:
-    """Send the body in chunks of at most STEP bytes; stop early on a client disconnect.
+    """Send the body in chunks of at most CHUNK_SIZE bytes; stop early on a client disconnect.
 
     Raises OSError if reading fails: the response has started, so the server has to close the
     connection for the client to see that the body is incomplete.

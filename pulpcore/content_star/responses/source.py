@@ -11,7 +11,7 @@ from pulpcore.content_star.responses.ranges import ByteRange
 # in memory. Measured on one uvicorn worker and loopback, a warm 1 GiB file, two clients: 64 KiB
 # chunks 2.4 GB/s, 128 KiB 3.1, 256 KiB 4.5, 512 KiB 4.3, 1 MiB 4.6. Beside such downloads a small
 # file takes 0.4 ms.
-STEP = 256 * 1024
+CHUNK_SIZE = 256 * 1024
 
 
 class ArtifactMissing(Exception):
@@ -63,9 +63,9 @@ class Readable(Protocol):
     async def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset` on.
 
-        Exactly as many if `length` is at most STEP. Of more, those that are available without
-        waiting again: at least one, at most STEP. Reads have to follow the order of the parts that
-        were given to `Source.open`, and stay within them. Raises OSError if reading fails.
+        Exactly as many if `length` is at most CHUNK_SIZE. Of more, those that are available without
+        waiting again: at least one, at most CHUNK_SIZE. Reads have to follow the order of the parts
+        that were given to `Source.open`, and stay within them. Raises OSError if reading fails.
         """
 
     def __enter__(self) -> Self: ...

@@ -12,7 +12,7 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from pulpcore.content_star.responses.ranges import ByteRange
-from pulpcore.content_star.responses.source import STEP, ArtifactMissing, Closing, OnDisk
+from pulpcore.content_star.responses.source import CHUNK_SIZE, ArtifactMissing, Closing, OnDisk
 from pulpcore.content_star.storage.filesystem import is_local
 
 # Concurrent blocking reads. Not anyio's default limiter, so that a hung network file system
@@ -109,13 +109,15 @@ class LocalFile(Closing):
         return file
 
     async def read(self, offset: int, length: int) -> bytes:
-        """As `Readable.read`; of more than STEP bytes, those that the page cache has.
+        """As `Readable.read`; of more than CHUNK_SIZE bytes, those that the page cache has.
 
         Does not yield to the event loop if the page cache has them all: a loop that reads and sends
         has to. Raises FileTruncated if the file ends earlier, OSError as `os.pread` does.
         """
-        if length > STEP:
-            return self._read_cached(offset, STEP) or await self._read_in_thread(offset, STEP)
+        if length > CHUNK_SIZE:
+            return self._read_cached(offset, CHUNK_SIZE) or await self._read_in_thread(
+                offset, CHUNK_SIZE
+            )
         data = self._read_cached(offset, length)
         if len(data) < length:
             data += await self._read_in_thread(offset + len(data), length - len(data))
@@ -179,11 +181,11 @@ class LocalSource(OnDisk):
 
 
 def _scratch_buffer() -> memoryview:
-    """Return the read buffer of this thread, STEP bytes; not to be used across an await."""
+    """Return the read buffer of this thread, CHUNK_SIZE bytes; not to be used across an await."""
     try:
         buffer: memoryview = _thread_local.buffer
     except AttributeError:
-        buffer = _thread_local.buffer = memoryview(bytearray(STEP))
+        buffer = _thread_local.buffer = memoryview(bytearray(CHUNK_SIZE))
     return buffer
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import (
-    STEP,
+    CHUNK_SIZE,
     ArtifactMissing,
     Closing,
     StoreReadError,
@@ -53,7 +53,7 @@ class FileSource:
 
 
 class OpenedFile(Closing):
-    """An open file object, of which at most STEP bytes are read at a time."""
+    """An open file object, of which at most CHUNK_SIZE bytes are read at a time."""
 
     def __init__(self, name: str, file: FileLike, size: int) -> None:
         self.name = name
@@ -63,7 +63,7 @@ class OpenedFile(Closing):
 
     async def read(self, offset: int, length: int) -> bytes:
         """As `Readable.read`. Raises StoreReadError if the file ends early or fails."""
-        return await in_thread(self._read, offset, min(length, STEP))
+        return await in_thread(self._read, offset, min(length, CHUNK_SIZE))
 
     def _read(self, offset: int, length: int) -> bytes:
         data = b""

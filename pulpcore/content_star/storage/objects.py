@@ -13,7 +13,7 @@ from yarl import URL
 
 from pulpcore.content_star.responses.ranges import ByteRange
 from pulpcore.content_star.responses.source import (
-    STEP,
+    CHUNK_SIZE,
     ArtifactMissing,
     Closing,
     StoreReadError,
@@ -61,7 +61,7 @@ class ObjectClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=TIMEOUT,
             auto_decompress=False,
-            read_bufsize=STEP,
+            read_bufsize=CHUNK_SIZE,
         )
         # Not aiohttp's `trust_env`, which also sends credentials from ~/.netrc.
         self.proxies = getproxies()
@@ -98,7 +98,7 @@ class ObjectSource:
 class RemoteObject(Closing):
     """An open object whose parts are read in order, each with one range request.
 
-    About two STEPs are buffered at most; then the connection is not read (backpressure).
+    About two chunks are buffered at most; then the connection is not read (backpressure).
     """
 
     def __init__(self, source: ObjectSource, remaining_parts: Iterator[ByteRange]) -> None:
@@ -175,7 +175,7 @@ class RemoteObject(Closing):
 
     async def read(self, offset: int, length: int) -> bytes:
         """As `Readable.read`. Raises StoreReadError if the connection fails or ends early."""
-        length = min(length, STEP)
+        length = min(length, CHUNK_SIZE)
         if not length:
             return b""
         if self._position == self._stop:

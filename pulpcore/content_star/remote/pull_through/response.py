@@ -22,7 +22,7 @@ from pulpcore.content_star.responses.artifact import ArtifactResponse, Represent
 from pulpcore.content_star.responses.body import receive_never
 from pulpcore.content_star.responses.headers import parse_http_date
 from pulpcore.content_star.responses.ranges import ByteRange
-from pulpcore.content_star.responses.source import STEP, Readable, Source
+from pulpcore.content_star.responses.source import CHUNK_SIZE, Readable, Source
 from pulpcore.content_star.responses.unsized import UnsizedResponse
 from pulpcore.content_star.upstream import with_domain
 
@@ -234,7 +234,7 @@ async def _chunks(download: Download) -> AsyncGenerator[bytes, None]:
     offset = 0
     with download.open() as file:
         while (available := await download.wait_for_more(offset)) > offset:
-            data = await file.read(offset, min(available - offset, STEP))
+            data = await file.read(offset, min(available - offset, CHUNK_SIZE))
             offset += len(data)
             yield data
 
