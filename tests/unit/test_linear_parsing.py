@@ -21,9 +21,8 @@ from pulpcore.content_star.django_app.cookies import make_cookies_linear, unquot
 from pulpcore.content_star.middleware import access_log
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.plugin_host.proxy import _request_headers, is_origin
-from pulpcore.content_star.remote import sink as intake
-from pulpcore.content_star.remote.pull_through import metadata_cache as metadata
-from pulpcore.content_star.remote.pull_through import response as passing
+from pulpcore.content_star.remote import sink
+from pulpcore.content_star.remote.pull_through import metadata_cache, response
 from pulpcore.content_star.responses.conditional import Validators, evaluate, if_range_matches
 from pulpcore.content_star.responses.headers import content_disposition, parse_http_date
 from pulpcore.content_star.responses.ranges import RangeNotSatisfiable, parse_ranges
@@ -161,16 +160,16 @@ def test_file_names():
 def test_headers_of_remotes():
     for value in WORST:
         headers = CIMultiDict({"Cache-Control": value, "Content-Range": value, "ETag": value})
-        metadata.forbids_storing(headers)
-        passing._ETAG.fullmatch(value)
-        passing._FIELD_VALUE.fullmatch(value)
-        assert not intake._CONTENT_RANGE.fullmatch(f"bytes {value}")
+        metadata_cache.forbids_storing(headers)
+        response._ETAG.fullmatch(value)
+        response._FIELD_VALUE.fullmatch(value)
+        assert not sink._CONTENT_RANGE.fullmatch(f"bytes {value}")
         assert not objects._CONTENT_RANGE.fullmatch(f"bytes {value}")
 
 
 def test_cache_control_with_an_invalid_member_keeps_the_others():
     value = 'no store, max-age=5, private="a, b", x = "" ,s-maxage=10,,public'
-    assert metadata.directives({"Cache-Control": value}) == {
+    assert metadata_cache.directives({"Cache-Control": value}) == {
         "max-age": "5",
         "private": "a, b",
         "x": "",
@@ -180,6 +179,6 @@ def test_cache_control_with_an_invalid_member_keeps_the_others():
 
 
 def test_numbers_of_remotes_are_short():
-    assert metadata._seconds("9" * 5000) == 9_999_999_999
-    assert metadata._seconds("0" * 5000 + "7") == 7
-    assert metadata._seconds("-1") is None
+    assert metadata_cache._seconds("9" * 5000) == 9_999_999_999
+    assert metadata_cache._seconds("0" * 5000 + "7") == 7
+    assert metadata_cache._seconds("-1") is None

@@ -17,7 +17,7 @@ from pulpcore.content_star.responses.source import (
     StoreReadError,
     StoreUnavailable,
 )
-from pulpcore.content_star.storage import backends as storage
+from pulpcore.content_star.storage import backends
 from pulpcore.content_star.storage.disk import LocalSource
 from pulpcore.content_star.storage.filelike import FileSource
 from tests.support.asgi import get, state_of
@@ -50,30 +50,30 @@ def test_store_is_created_once_for_all_threads():
     domain = s3_domain()
     together = threading.Barrier(8)
 
-    def ask(number: int) -> storage.Store:
+    def ask(number: int) -> backends.Store:
         together.wait(30)
-        return storage.store_of(domain)
+        return backends.store_of(domain)
 
     with ThreadPoolExecutor(8) as threads:
         stores = set(threads.map(ask, range(8)))
     assert len(stores) == 1
     domain.pulp_last_updated = datetime(2024, 1, 2, tzinfo=UTC)
-    assert storage.store_of(domain) not in stores
+    assert backends.store_of(domain) not in stores
 
 
 def test_signing_creates_no_client(monkeypatch: pytest.MonkeyPatch):
     """In whichever thread: the storage itself would make one in each."""
     boto3 = pytest.importorskip("boto3")
     domain = s3_domain()
-    storage.store_of(domain)
+    backends.store_of(domain)
 
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("a second client")
 
     monkeypatch.setattr(boto3.Session, "resource", refuse)
     with ThreadPoolExecutor(1) as thread:
-        url = thread.submit(storage.redirect_url, domain, artifact(), {}, "GET").result(30)
-        source = thread.submit(storage.artifact_source, domain, artifact(), SCOPE).result(30)
+        url = thread.submit(backends.redirect_url, domain, artifact(), {}, "GET").result(30)
+        source = thread.submit(backends.artifact_source, domain, artifact(), SCOPE).result(30)
     assert url is not None
     assert "X-Amz-Signature" in url or "Signature" in url
     assert source.name == "artifact/ab/cd"
@@ -81,15 +81,15 @@ def test_signing_creates_no_client(monkeypatch: pytest.MonkeyPatch):
 
 def test_custom_domain_is_used_for_clients_only():
     domain = s3_domain(custom_domain="cdn.example.com", endpoint_url="http://127.0.0.1:9")
-    url = storage.redirect_url(domain, artifact(), {}, "GET")
+    url = backends.redirect_url(domain, artifact(), {}, "GET")
     assert url is not None
     assert url.startswith("https://cdn.example.com/artifact/ab/cd")
-    source = storage.artifact_source(domain, artifact(), SCOPE)
+    source = backends.artifact_source(domain, artifact(), SCOPE)
     assert source.target.url.startswith("http://127.0.0.1:9/bucket/artifact/ab/cd?")
 
 
 def test_redirect_to_a_public_bucket_has_no_signature():
-    url = storage.redirect_url(s3_domain(querystring_auth=False), artifact(), {}, "GET")
+    url = backends.redirect_url(s3_domain(querystring_auth=False), artifact(), {}, "GET")
     assert url is not None
     assert "Signature" not in url
 
@@ -109,25 +109,25 @@ def test_redirect_to_a_public_bucket_has_no_signature():
 def test_redirect_min_size_by_setting_and_label(setting, label, size, redirected):
     domain = s3_domain()
     if label is not None:
-        domain.pulp_labels = {storage.MIN_SIZE_LABEL: label}
+        domain.pulp_labels = {backends.MIN_SIZE_LABEL: label}
     with override_settings(CONTENT_STAR_REDIRECT_MIN_SIZE=setting):
-        assert (storage.redirect_url(domain, artifact(size), {}, "GET") is not None) == redirected
+        assert (backends.redirect_url(domain, artifact(size), {}, "GET") is not None) == redirected
 
 
 @pytest.mark.parametrize(("life", "seconds"), [(60, 30), (3600, 300)])
 def test_signed_urls_are_cached_for_half_their_lifetime_at_most(life, seconds):
-    assert storage.url_cache_seconds(s3_domain(querystring_expire=life)) == seconds
+    assert backends.url_cache_seconds(s3_domain(querystring_expire=life)) == seconds
 
 
 def test_domain_without_redirects_has_no_redirect_url():
     domain = s3_domain()
     domain.redirect_to_object_storage = False
-    assert storage.redirect_url(domain, artifact(), {}, "GET") is None
+    assert backends.redirect_url(domain, artifact(), {}, "GET") is None
 
 
 def test_storage_errors_hide_the_settings():
     with pytest.raises(StoreUnavailable) as failure:
-        storage.artifact_source(s3_domain(endpoint_url="very secret"), artifact(), SCOPE)
+        backends.artifact_source(s3_domain(endpoint_url="very secret"), artifact(), SCOPE)
     assert "ValueError" in str(failure.value)
     assert "very secret" not in str(failure.value)
     assert failure.value.__suppress_context__
@@ -144,14 +144,14 @@ def other(domain_storage: object) -> Domain:
 
 def test_file_system_storage_is_read_from_the_disk(tmp_path):
     domain = other(FileSystemStorage(location=tmp_path))
-    source = storage.artifact_source(domain, artifact(), SCOPE)
+    source = backends.artifact_source(domain, artifact(), SCOPE)
     assert isinstance(source, LocalSource)
     assert source.name == str(tmp_path / "artifact/ab/cd")
-    assert storage.redirect_url(domain, artifact(), {}, "GET") is None
+    assert backends.redirect_url(domain, artifact(), {}, "GET") is None
 
 
 def respond(entry: object, size: int) -> ArtifactResponse:
-    source = storage.artifact_source(other(entry), artifact(), SCOPE)
+    source = backends.artifact_source(other(entry), artifact(), SCOPE)
     assert isinstance(source, FileSource)
     return ArtifactResponse(
         source, size=size, sha256="ab", last_modified=None, filename="cd", headers={}
