@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
@@ -14,6 +16,7 @@ from pulpcore.content_star.content import respond
 from pulpcore.content_star.database import queries
 from pulpcore.content_star.database.prepared import Query
 from pulpcore.content_star.resolve.content import ContentSource, files
+from pulpcore.content_star.resolve.distribution import find_distribution
 from pulpcore.content_star.resolve.paths import ContentPath
 from tests.support.bulk import Bulk
 
@@ -93,7 +96,9 @@ def test_query_plans_use_indexes(bulk, published, crowded_base, name, mode):
     with connection.cursor() as cursor:
         cursor.execute(f"SET plan_cache_mode = {mode}")
         try:
-            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) {query._execute}", parameters)
+            values = ", ".join(f"%({name})s" for name in query.parameters)
+            execute = f"EXECUTE {query.name.decode()} ({values})"
+            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) {execute}", parameters)
             plan = [line for (line,) in cursor]
         finally:
             cursor.execute("RESET plan_cache_mode")
@@ -216,7 +221,7 @@ def test_prepared_statement_is_prepared_again_after_a_column_changed_its_type(sa
             assert ask(path).source.name.startswith("/"), "executed unprepared"
             assert ask(path).source.name.startswith("/")
             cursor.execute("SELECT name FROM pg_prepared_statements")
-            prepared = {name for (name,) in cursor.fetchall()}
+            prepared = {name.encode() for (name,) in cursor.fetchall()}
         finally:
             cursor.execute("ALTER TABLE core_distribution ALTER name TYPE text")
     assert Query.prepares
@@ -237,6 +242,54 @@ def test_deferred_fields_are_named_to_from_db(sample, monkeypatch):
     for names, count in seen:
         assert "content_ids" not in names
         assert len(names) == count
+
+
+@pytest.mark.parametrize("threshold", [0, None])
+@pytest.mark.parametrize("name", QUERIES)
+def test_parameters_are_not_part_of_the_sql(instance, unprepared, monkeypatch, name, threshold):
+    """An array is one parameter of the protocol, prepared or not: PostgreSQL shows `$1` for it."""
+    options = {**connection.settings_dict["OPTIONS"], "prepare_threshold": threshold}
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+    query: Query = getattr(queries, name)
+    pk = uuid4()
+    values = {"text": "a", "text[]": ["a/b", "a"], "uuid": pk, "integer": 4711}
+    shown = {"text": "a", "text[]": "{a/b,a}", "uuid": pk.hex, "integer": "4711"}
+    parameters = {name: values[kind] for name, kind in query.parameters.items()}
+    query.one(parameters)
+    sent = messages(lambda: query.one(parameters))
+    assert bool(Query._prepared) == (threshold == 0)
+    assert not [line for line in sent if "\tQuery\t" in line], "the text of the simple protocol"
+    (bind,) = [line for line in sent if "\tBind\t" in line]
+    assert re.findall(r"'(.*?)'", bind) == [shown[kind] for kind in query.parameters.values()]
+    parses = [line for line in sent if "\tParse\t" in line]
+    assert len(parses) == (0 if threshold == 0 else 1)
+    assert not [line for line in parses if "$1" not in line]
+
+
+def messages(work: Callable[[], object]) -> list[str]:
+    """The messages of PostgreSQL's protocol that `work` sends, as libpq's trace has them."""
+    connection.ensure_connection()
+    pgconn = connection.connection.pgconn
+    with tempfile.TemporaryFile() as file:
+        pgconn.trace(file.fileno())
+        try:
+            work()
+        finally:
+            pgconn.untrace()
+        file.seek(0)
+        # Line feeds are in the text of a statement too.
+        return re.split(r"\n(?=[FB]\t|\d{4}-)", file.read().decode())
+
+
+@pytest.mark.parametrize("path", ["a" + "/" * 2700, "/".join(["ab"] * 900)])
+def test_deep_path_sends_a_prepared_statement_little(instance, unprepared, path):
+    """2,700 slashes were a statement of 3.6 MB and 181 ms of CPU."""
+    deep = ContentPath("default", path)
+    find_distribution(deep)
+    sent = [line.split("\t") for line in messages(lambda: find_distribution(deep))]
+    sizes = {kind.split("\n")[0]: int(size) for _, way, size, kind, *_ in sent if way == "F"}
+    assert "Parse" not in sizes
+    assert sizes["Bind"] < 4000
 
 
 def test_prepared_statements_are_not_used_in_a_transaction(sample, unprepared):
@@ -280,8 +333,6 @@ def test_query_of_a_path_in_old_versions_finds_their_content(orm):
 
 
 def test_find_distribution_loads_the_columns_of_the_plugin_model(sample):
-    from pulpcore.content_star.resolve.distribution import find_distribution
-
     found = find_distribution(ContentPath("default", sample["publication"]))
     whole = type(found.distribution).objects.get(pk=found.distribution.pk)
     for field in whole._meta.concrete_fields:
