@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -31,7 +31,14 @@ from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pulpcore.content_star.auth.password_checks import Failures, source_of
 from pulpcore.content_star.django_app.isolation import enter_view_thread
+from pulpcore.content_star.django_app.password_hashing import (
+    MAX_VIEWS,
+    HashingView,
+    TooManyPasswords,
+    current_view,
+)
 from pulpcore.content_star.django_app.request_body import (
     STALL_TIMEOUT,
     BodyError,
@@ -72,23 +79,48 @@ _HOP_BY_HOP = frozenset(
 class ViewThreads:
     """Thread pool in which Django handles requests; further requests are queued.
 
-    Each thread has its own database connection, managed by Django, and an event loop.
+    Each thread has its own database connection, managed by Django, and an event loop. While a view
+    hashes a password, its thread does not count (see `password_hashing.py`).
     """
 
     def __init__(self, threads: int, name: str) -> None:
-        self._executor = ThreadPoolExecutor(threads, name)
+        self._executor = ThreadPoolExecutor(threads + MAX_VIEWS, name)
+        self._places = asyncio.Semaphore(threads)
 
     async def run(
         self, context: contextvars.Context, work: Callable[..., T], *arguments: object
     ) -> T:
         """Call `work` in one of the threads, with the context variables of the request."""
-        return await asyncio.wrap_future(self.submit(context, work, *arguments))
+        await self._places.acquire()
+        place = _Place(self._places)
+        if view := context.get(current_view):
+            view.leave_pool = place.leave
+        future = self.submit(context, work, *arguments)
+        future.add_done_callback(lambda _: place.leave())
+        return await asyncio.wrap_future(future)
 
     def submit(
         self, context: contextvars.Context, work: Callable[..., T], *arguments: object
     ) -> Future[T]:
-        """Schedule a call of `work` as `run` does, without waiting for it."""
+        """Schedule a short call of `work`, without waiting for a place among the threads."""
         return self._executor.submit(context.run, _in_view_thread, work, *arguments)
+
+
+class _Place:
+    """A place among the threads that run at a time."""
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places = places
+        self._loop = asyncio.get_running_loop()
+        self._is_left = False
+
+    def leave(self) -> None:
+        """Give the place to the next request, once. For the thread that has it."""
+        if self._is_left:
+            return
+        self._is_left = True
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(self._places.release)
 
 
 class UploadThreads(ViewThreads):
@@ -161,6 +193,7 @@ class Api(BaseHandler):
         self._threads = ViewThreads(settings.CONTENT_STAR_API_THREADS, "api")
         # For large bodies and streaming responses, whose duration depends on the client.
         self._upload_threads = UploadThreads(settings.CONTENT_STAR_UPLOAD_THREADS, "api-upload")
+        self._failures = Failures()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -174,6 +207,8 @@ class Api(BaseHandler):
     async def _respond(self, scope: Scope, body: RequestBody, receive: Receive, send: Send) -> None:
         """Run Django in a thread, and send the response."""
         context = contextvars.copy_context()
+        view = HashingView(source_of(scope))
+        context.run(current_view.set, view)
         if body.error:
             response_data = _error_response(body.error)
         elif isinstance(body, ReadBody):
@@ -183,6 +218,8 @@ class Api(BaseHandler):
                 response_data = await self._upload_threads.run(
                     context, self._run_django, scope, body
                 )
+        if view.has_failed:
+            await asyncio.sleep(self._failures.pause(view.source))
         if not body.is_complete:
             send = _closing(body, send)
         await send(
@@ -224,6 +261,9 @@ class Api(BaseHandler):
         """Run the view; respond with the error of the body if the view failed because of it."""
         try:
             response: HttpResponseBase = super()._get_response(request)
+        except TooManyPasswords as refusal:  # outside of REST framework's views
+            headers = {"Retry-After": str(refusal.wait)}
+            return HttpResponse(refusal.detail, "text/plain", refusal.status_code, headers=headers)
         except Exception:
             error = request.received.error
             if error is None:

@@ -1,0 +1,157 @@
+"""Bounds on password hashing in Django's views, which takes 100 to 250 ms of CPU each time.
+
+Basic authentication of REST framework, login forms, and views that set a password all call a hasher
+of Django, in the thread of the view. Here each call needs a slot, of which one source has half. A
+view that hashes, or waits for a slot, leaves its place in the thread pool to another request, so
+that wrong passwords of one client delay no requests of others. Responses to wrong passwords are
+delayed further, outside of the threads.
+
+A source is the client's address, as in `auth/password_checks.py`, which does the same for content.
+"""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, TypeVar
+
+from django.contrib.auth.hashers import get_hashers
+from django.contrib.auth.signals import user_login_failed
+from django.db import connections
+from rest_framework.exceptions import Throttled
+
+from pulpcore.content_star.auth.password_checks import RETRY_AFTER
+
+T = TypeVar("T")
+
+# Hashes computed at a time: more than processors would only slow each down. One source never has
+# all slots.
+SLOTS = max(2, os.cpu_count() or 1)
+SLOTS_PER_SOURCE = SLOTS // 2
+
+# Views that hash or wait for it. Each has a thread, and an event loop with three file descriptors.
+# At 0.2 s and one slot, the last one of a source waits for 6 s.
+MAX_PER_SOURCE = 32
+MAX_VIEWS = 64
+
+
+class TooManyPasswords(Throttled):
+    """Too many views of a source, or of all, hash passwords: 429."""
+
+    default_detail = "Too many password checks are queued. Try again later."
+
+    def __init__(self) -> None:
+        super().__init__(wait=RETRY_AFTER)
+
+
+class HashingView:
+    """A request in whose view passwords may be hashed."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.leave_pool: Callable[[], None] = _stay
+        """Gives the place of the view's thread in its pool to another request."""
+        self.is_hashing = False
+        self.has_failed = False
+        """Whether a login failed."""
+
+
+def _stay() -> None:
+    """Do nothing: the view is in no pool."""
+
+
+current_view: ContextVar[HashingView | None] = ContextVar("content_star_hashing_view", default=None)
+
+
+class HashingSlots:
+    """Slots for password hashing in threads, by source."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._views: Counter[str] = Counter()
+        self._hashing: Counter[str] = Counter()
+
+    @contextmanager
+    def slot(self, source: str) -> Iterator[None]:
+        """Wait for a slot and hold it for the block. Raises `TooManyPasswords`."""
+        with self._condition:
+            if self._views[source] >= MAX_PER_SOURCE or self._views.total() >= MAX_VIEWS:
+                raise TooManyPasswords
+            with self._counted(self._views, source):
+                if not self._is_free(source):
+                    _close_connections()
+                    self._condition.wait_for(lambda: self._is_free(source))
+                with self._counted(self._hashing, source), self._unlocked():
+                    yield
+
+    def _is_free(self, source: str) -> bool:
+        return self._hashing.total() < SLOTS and self._hashing[source] < SLOTS_PER_SOURCE
+
+    @contextmanager
+    def _counted(self, counter: Counter[str], source: str) -> Iterator[None]:
+        counter[source] += 1
+        try:
+            yield
+        finally:
+            counter[source] -= 1
+            if not counter[source]:
+                del counter[source]
+            self._condition.notify_all()
+
+    @contextmanager
+    def _unlocked(self) -> Iterator[None]:
+        self._condition.release()
+        try:
+            yield
+        finally:
+            self._condition.acquire()
+
+
+@asynccontextmanager
+async def bounded_hashing() -> AsyncIterator[None]:
+    """Bound the hashing of views while the application runs: wraps the methods of Django's hashers.
+
+    `check_password` and `make_password` call one of them; Django has no other hook for all.
+    """
+    slots = HashingSlots()
+    with ExitStack() as stack:
+        for hasher in get_hashers():
+            for name in ("encode", "verify", "harden_runtime"):
+                setattr(hasher, name, _bounded(getattr(hasher, name), slots))
+                stack.callback(delattr, hasher, name)
+        user_login_failed.connect(_note_failure)
+        stack.callback(user_login_failed.disconnect, _note_failure)
+        yield
+
+
+def _bounded(method: Callable[..., T], slots: HashingSlots) -> Callable[..., T]:
+    @wraps(method)
+    def bounded(*arguments: Any, **options: Any) -> T:
+        view = current_view.get()
+        if view is None or view.is_hashing:  # `verify` calls `encode`
+            return method(*arguments, **options)
+        view.leave_pool()
+        with slots.slot(view.source):
+            view.is_hashing = True
+            try:
+                return method(*arguments, **options)
+            finally:
+                view.is_hashing = False
+
+    return bounded
+
+
+def _note_failure(**_: Any) -> None:
+    """Note that a password of the current view was wrong."""
+    if view := current_view.get():
+        view.has_failed = True
+
+
+def _close_connections() -> None:
+    """Close the database connections of this thread, unless a transaction is open."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()

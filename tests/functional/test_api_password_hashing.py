@@ -1,0 +1,128 @@
+"""Passwords that Django's views hash hold up no other requests, on a process of ours."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pulpcore.content_star.django_app.password_hashing import SLOTS_PER_SOURCE
+from tests.support.holding_backend import HOLD
+from tests.support.instance import Instance, wait_until
+from tests.support.pulp import API, unique
+from tests.support.server import serving
+
+HASHERS = '["tests.support.holding_hasher.HoldingHasher"]'
+THREADS = 2
+CLIENTS = 3 * THREADS
+
+
+class Site:
+    """A server with few threads for views, whose password hashes can be held."""
+
+    def __init__(self, url: str, folder: Path, instance: Instance, pool: ThreadPoolExecutor):
+        self.url = url
+        self.folder = folder
+        self.instance = instance
+        self.pool = pool
+
+    def hold(self) -> None:
+        (self.folder / "hold").touch()
+
+    def release(self) -> None:
+        (self.folder / "hold").unlink(missing_ok=True)
+
+    def hashed(self) -> list[str]:
+        """The passwords that are being hashed."""
+        return [mark.name.split("-")[1] for mark in self.folder.glob("hash-*")]
+
+    def client(self, source: str) -> httpx.Client:
+        headers = {"X-Forwarded-For": source}
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=300)
+
+    def ask(self, hashing: "Hashing", password: str, source: str) -> Future[httpx.Response]:
+        return self.pool.submit(self._ask, hashing, password, source)
+
+    def _ask(self, hashing: "Hashing", password: str, source: str) -> httpx.Response:
+        with self.client(source) as client:
+            return hashing(self, client, password)
+
+
+Hashing = Callable[[Site, httpx.Client, str], httpx.Response]
+
+
+def basic(site: Site, client: httpx.Client, password: str) -> httpx.Response:
+    return client.get(f"{API}repositories/", auth=("admin", password))
+
+
+def basic_of_unknown_user(site: Site, client: httpx.Client, password: str) -> httpx.Response:
+    return client.get(f"{API}repositories/", auth=("nobody", password))
+
+
+def basic_with_upload(site: Site, client: httpx.Client, password: str) -> httpx.Response:
+    files = {"file": ("file", bytes(100_000))}
+    return client.post(f"{API}artifacts/", files=files, auth=("admin", password))
+
+
+def login_form(site: Site, client: httpx.Client, password: str) -> httpx.Response:
+    token = client.get("/auth/login/").cookies["csrftoken"]
+    form = {"username": "admin", "password": password, "csrfmiddlewaretoken": token}
+    return client.post("/auth/login/", data=form)
+
+
+def new_user(site: Site, client: httpx.Client, password: str) -> httpx.Response:
+    client.cookies, client.headers["X-CSRFToken"] = site.session.cookies, site.token
+    fields = {"username": unique("user"), "password": f"{password} {unique('password')}"}
+    return client.post(f"{API}users/", json=fields)
+
+
+@pytest.fixture(scope="module")
+def server(instance, tmp_path_factory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("hold")
+    environ = {
+        "PULP_PASSWORD_HASHERS": HASHERS,
+        "PULP_CONTENT_STAR_API_THREADS": str(THREADS),
+        HOLD: str(folder),
+    }
+    with serving(instance, **environ) as running, ThreadPoolExecutor(2 * CLIENTS) as pool:
+        site = Site(running.url, folder, instance, pool)
+        with instance.client() as site.session:
+            site.token = site.session.headers["X-CSRFToken"]
+            yield site
+            for user in site.session.get(f"{API}users/").json()["results"]:
+                if user["username"].startswith("user"):
+                    site.session.delete(user["pulp_href"])
+
+
+@pytest.fixture
+def site(server) -> Iterator[Site]:
+    server.hold()
+    yield server
+    server.release()
+    wait_until(lambda: not server.hashed())
+
+
+@pytest.mark.parametrize(
+    ("hashing", "status"),
+    [
+        (basic, 401),
+        (basic_of_unknown_user, 401),
+        (basic_with_upload, 401),
+        (login_form, 200),
+        (new_user, 201),
+    ],
+)
+def test_passwords_of_one_client_hold_up_no_requests_of_others(site, hashing, status):
+    attack = [site.ask(hashing, "wrong", "192.0.2.1") for _ in range(CLIENTS)]
+    wait_until(lambda: len(site.hashed()) == SLOTS_PER_SOURCE)
+    with site.client("192.0.2.2") as other:
+        for _ in range(2 * THREADS):
+            assert other.get(f"{API}status/").status_code == 200
+    right = site.ask(basic, site.instance.password, "192.0.2.2")
+    wait_until(lambda: site.instance.password in site.hashed())
+    assert len(site.hashed()) == SLOTS_PER_SOURCE + 1, "the others of the source wait"
+    assert not any(future.done() for future in attack)
+    site.release()
+    assert right.result().status_code == 200
+    assert [future.result().status_code for future in attack] == [status] * CLIENTS
