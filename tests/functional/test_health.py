@@ -19,6 +19,7 @@ def test_probe_returns_200(content, path):
     response = content.get(path)
     assert (response.status_code, response.text) == (200, "ok\n")
     assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Vary"] == "Accept"
     assert content.head(path).status_code == 200
     assert content.post(path).status_code == 405
 

@@ -1,6 +1,7 @@
 """Error handler: converts exceptions to HTTP error responses.
 
-The body is text, or JSON if the client prefers it, as in the REST API: `{"detail": ...}`.
+The body is text, or JSON if the client prefers it, as in the REST API: `{"detail": ...}`. It is not
+compressed: it is short, and repeats the path (see `responses/text.py`).
 """
 
 import json

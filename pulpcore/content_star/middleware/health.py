@@ -21,6 +21,7 @@ from pulpcore.content_star.database.working_directory import working_directory_p
 from pulpcore.content_star.listings.negotiation import prefers_json
 from pulpcore.content_star.plugin_host import discovery as plugins
 from pulpcore.content_star.request_info import request_info
+from pulpcore.content_star.responses.text import compress
 from pulpcore.plugin.models import Domain
 
 # Seconds for the check of database and storage. Orchestrators time out sooner; the response is for
@@ -30,6 +31,8 @@ DEADLINE = 5.0
 # Parts of the public status of the content app. Each function is called on the event loop, must not
 # block, and returns a value that JSON can represent.
 STATUS: dict[str, Callable[[], object]] = {"plugins": plugins.as_json}
+
+HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 
 FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
 
@@ -88,7 +91,8 @@ class Health:
             else f"The check of database and storage took over {DEADLINE:.0f} s."
         )
         if prefers_json(request):
-            return _status(problem, self.cache.problem if self.cache else TURNED_OFF)
+            status = _status(problem, self.cache.problem if self.cache else TURNED_OFF)
+            return compress(request.scope, status)
         return _answer(problem, self._remark())
 
     def _remark(self) -> str:
@@ -127,11 +131,10 @@ def _status(problem: str | None, cache_problem: str | None) -> Response:
     status: dict[str, object] = {"ready": problem is None, "problem": problem}
     status["cache"] = cache_problem or "enabled"
     status |= {name: status_of() for name, status_of in STATUS.items()}
-    return JSONResponse(status, 503 if problem else 200, {"Cache-Control": "no-store"})
+    return JSONResponse(status, 503 if problem else 200, HEADERS)
 
 
 def _answer(problem: str | None, remark: str = "") -> Response:
-    headers = {"Cache-Control": "no-store"}
     if problem is None:
-        return PlainTextResponse(f"ok\n{remark}", headers=headers)
-    return PlainTextResponse(f"{problem}\n", 503, headers)
+        return PlainTextResponse(f"ok\n{remark}", headers=HEADERS)
+    return PlainTextResponse(f"{problem}\n", 503, HEADERS)
