@@ -8,6 +8,7 @@ most of their time.
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -60,7 +61,11 @@ SETTINGS: dict[str, Any] = {
 
 
 def main() -> int:
-    """Run the tests in the configuration that the first argument names; return pytest's code."""
+    """Run the tests in the configuration that the first argument names; return pytest's code.
+
+    Ctrl-C and SIGTERM stop all that it has started.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = sys.argv[1:]
     kind = arguments.pop(0) if arguments and arguments[0] in KINDS else "core"
     os.environ[GUARD_VARIABLE] = "a secret"
