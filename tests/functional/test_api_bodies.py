@@ -74,7 +74,7 @@ def test_incomplete_bodies_keep_memory_bounded_and_block_no_other_request(server
             client = stack.enter_context(Raw(server.url))
             client.head("POST", "/auth/login/", Content_Length=2_400_000, **form)
             client.send_until_blocked(bytes(2_399_999))
-        status = httpx.get(f"{server.url}/pulp/api/v3/status/", trust_env=False, timeout=60)
+        status = httpx.get(f"{server.url}/pulp/api/v3/status/", trust_env=False, timeout=300)
         assert status.status_code == 200
         assert process.memory_info().rss - before < 150e6
 
@@ -272,7 +272,7 @@ def test_uploads_of_one_client_address_leave_half_of_the_threads_to_others(insta
             client = stack.enter_context(Raw(url))
             client.head("PUT", "/counted", Content_Length=100_000)
         wait_until(lambda: len(begun) == 2)
-        other = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), timeout=60)
+        other = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), timeout=300)
         response = stack.enter_context(other).put(f"{url}/counted", content=bytes(100_000))
         assert response.text == "100000"
         assert begun == ["127.0.0.1", "127.0.0.1", "127.0.0.2"]
@@ -284,4 +284,4 @@ def test_body_read_on_the_event_loop_fails_and_stops_no_other_request(url):
         client.head("PUT", "/read_late", Content_Length=100_000)
         wait_until(lambda: len(read) == 2)
         assert isinstance(read[1], RuntimeError)
-        assert httpx.get(f"{url}/unread", trust_env=False, timeout=60).text == "done"
+        assert httpx.get(f"{url}/unread", trust_env=False, timeout=300).text == "done"

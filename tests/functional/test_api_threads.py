@@ -116,7 +116,7 @@ def test_large_upload_is_written_to_the_working_directory_by_threads(instance, s
         },
         auth=(instance.username, instance.password),
         trust_env=False,
-        timeout=60,
+        timeout=300,
     )
     assert response.status_code == 201, response.text
     assert response.json()["sha256"] == digest.hexdigest()

@@ -198,7 +198,7 @@ def proxied(request, instance: Instance) -> Iterator[Proxied]:
         uvicorn = [*UVICORN, "--uds", f"{folder}/pulp.sock", "--forwarded-allow-ips", "*"]
         errors = folder / "error.log"
         try:
-            wait_until(lambda: _listens(process, errors, port), 60)
+            wait_until(lambda: _listens(process, errors, port))
             # `running` accepts the web server's 502; wait for our response.
             with running(instance, uvicorn, f"https://127.0.0.1:{port}", **LOG_ON) as server:
                 proxied = Proxied(server, authority, certificate, key)

@@ -48,7 +48,7 @@ def server(instance: Instance, notes: Path):
 def plugin(server: Server):
     """The plugin's own prefix, as an anonymous client."""
     url = f"{server.url}/pulp/bridged/"
-    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=url, trust_env=False, timeout=300) as client:
         yield client
 
 
@@ -165,7 +165,7 @@ def test_large_body_is_streamed_with_bounded_memory(plugin, server):
     reset_peak(pid)
     before = peak(pid)
     received = hashlib.sha256()
-    with socket.create_connection(address(server), timeout=60) as connection:
+    with socket.create_connection(address(server), timeout=300) as connection:
 
         def send() -> None:
             head = f"POST /pulp/bridged/echo HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
@@ -181,7 +181,7 @@ def test_large_body_is_streamed_with_bounded_memory(plugin, server):
         while data := response.read(MEGABYTE):
             received.update(data)
             count += len(data)
-        sender.join(60)
+        sender.join(300)
     assert count == size
     assert received.digest() == hashlib.sha256(block * 50).digest()
     assert peak(pid) - before < 15 * MEGABYTE
@@ -195,7 +195,7 @@ def test_slow_client_pauses_the_handler_and_client_disconnect_cancels_it(server,
         text = (notes / "sent").read_text() if (notes / "sent").exists() else ""
         return int(text or 0)
 
-    with socket.create_connection(address(server), timeout=30) as connection:
+    with socket.create_connection(address(server), timeout=300) as connection:
         connection.sendall(b"GET /pulp/bridged/endless HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(100)
         # Until the buffers of both sockets are full and the handler is paused.
@@ -218,7 +218,7 @@ def test_websocket_upgrade_returns_501(server):
         b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
     )
-    with socket.create_connection(address(server), timeout=30) as connection:
+    with socket.create_connection(address(server), timeout=300) as connection:
         connection.sendall(handshake)
         response = http.client.HTTPResponse(connection)
         response.begin()
@@ -430,7 +430,7 @@ def test_pull_through_by_a_handler_fetches_once_for_all_clients(plugin, server, 
         FileDistribution.objects.filter(base_path=base).update(remote=remote)
         url = str(plugin.base_url.join(f"files/{base}/new.txt"))
         with ThreadPoolExecutor(10) as clients:
-            for got in clients.map(partial(httpx.get, trust_env=False, timeout=30), [url] * 10):
+            for got in clients.map(partial(httpx.get, trust_env=False, timeout=300), [url] * 10):
                 assert got.content == upstream.files["new.txt"], server.said()[-6000:]
         assert plugin.get(f"files/{base}/old.txt").status_code == 404
         assert upstream.gets["new.txt"] == 1

@@ -438,7 +438,7 @@ def test_cache_hit_is_never_older_than_the_last_commit(orm, content):
         finally:
             done.set()
         for job in jobs:
-            job.result(30)
+            job.result(300)
     assert wrong == []
 
 
@@ -472,7 +472,7 @@ def test_sync_notifications_without_pause_do_not_delay_the_listener(instance):
                 assert NO_LISTEN not in server.said()
         finally:
             done.set()
-        job.result(30)
+        job.result(300)
 
 
 def notified(work) -> list[str]:
@@ -573,7 +573,7 @@ def test_cache_is_disabled_while_triggers_are_missing(instance, orm):
             assert httpx.get(url).content == b"new"
         finally:
             instance.run(["pulpcore-manager", "migrate"])
-        wait_until(lambda: server.said().count(CACHE_ENABLED) == 2, 60, server.said)
+        wait_until(lambda: server.said().count(CACHE_ENABLED) == 2, explain=server.said)
         assert httpx.get(f"{server.content_url}readyz").text == "ok\n"
         assert httpx.get(url).content == b"new"
         Distribution.objects.filter(base_path=base).update(publication=old)

@@ -109,7 +109,7 @@ def test_remove_asks_for_confirmation(
         input=answer,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert (
         f"Remove {added} (2 files), served at {instance.content_url}{added}/?" in completed.stderr

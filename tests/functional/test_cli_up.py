@@ -57,13 +57,13 @@ def child(own: Instance, name: str) -> int:
 
 def exit_code(own: Instance) -> int:
     assert own.process is not None
-    return own.process.wait(60)
+    return own.process.wait(300)
 
 
 def error_of_up(*arguments: str | Path) -> str:
     """Run an `up` that must fail, and return its error message."""
     completed = subprocess.run(
-        pulp_star("up", *map(str, arguments)), capture_output=True, text=True, timeout=60
+        pulp_star("up", *map(str, arguments)), capture_output=True, text=True, timeout=300
     )
     assert completed.returncode == 1, completed.stdout
     assert len(completed.stderr.splitlines()) == 1, completed.stderr
@@ -158,7 +158,7 @@ def test_state_directory_of_another_user_is_refused_by_every_command(
     os.chown(home, 65534, 65534)
 
     completed = subprocess.run(
-        pulp_star(command, "--home", str(home)), capture_output=True, text=True, timeout=60
+        pulp_star(command, "--home", str(home)), capture_output=True, text=True, timeout=300
     )
 
     assert completed.returncode == 1
@@ -226,7 +226,7 @@ def test_up_stops_after_its_terminal_was_closed(own: Instance) -> None:
     up.stderr.close()
     up.send_signal(signal.SIGHUP)
 
-    up.wait(60)
+    up.wait(300)
 
     assert own.processes() == []
     assert not (own.state.database / "postmaster.pid").exists()

@@ -151,7 +151,7 @@ def test_executor_runs_no_more_work_at_once_than_threads():
         with lock:
             inside += 1
             most = max(most, inside)
-        barrier.wait(60)
+        barrier.wait(300)
         with lock:
             inside -= 1
 
@@ -238,7 +238,7 @@ def test_executor_close_closes_every_connection():
             barrier = threading.Barrier(3)
 
             def work() -> int:
-                barrier.wait(60)
+                barrier.wait(300)
                 return backend_pid()
 
             return await asyncio.gather(*(executor.run(work) for _ in range(3)))
@@ -263,10 +263,10 @@ def test_hanging_query_does_not_delay_shutdown(instance):
         with transaction.atomic():
             with connection.cursor() as cursor:
                 cursor.execute("LOCK TABLE core_distribution, core_appstatus")
-            answer = clients.submit(httpx.get, f"{server.content_url}x/y", timeout=60)
+            answer = clients.submit(httpx.get, f"{server.content_url}x/y", timeout=300)
             wait_until(lambda: count_waiting("hanging"))
             server.process.terminate()
-            server.process.wait(60)
+            server.process.wait(300)
         assert answer.exception(60) or answer.result().status_code == 500
     AppStatus.objects.filter(name__startswith=f"{server.process.pid}@").delete()
 
@@ -293,7 +293,7 @@ def test_database_connections_terminated_under_load_fail_no_download(instance, o
     failures: list[str] = []
 
     def download(url: str, path: str, expected: bytes) -> None:
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with httpx.Client(base_url=url, timeout=300) as client:
             while not done.is_set():
                 response = client.get(f"{base}/{path}")
                 answers.append(response.status_code)
@@ -313,11 +313,11 @@ def test_database_connections_terminated_under_load_fail_no_download(instance, o
         finally:
             done.set()
         for job in jobs:
-            job.result(60)
+            job.result(300)
         assert failures == []
         assert server.process.poll() is None
         server.process.terminate()
-        server.process.wait(60)
+        server.process.wait(300)
     left = AppStatus.objects.filter(name__startswith=f"{server.process.pid}@")
     assert not left.exists(), "the heartbeat removed its row, though its connection was lost"
 
@@ -335,7 +335,7 @@ def test_slow_clients_hold_no_database_connection(instance, orm):
     options = {"PULP_CONTENT_STAR_DATABASE_THREADS": "1"}
     with serving(instance, **options) as server, contextlib.ExitStack() as streams:
         url = f"{server.content_url}{base}/big.bin"
-        slow = [streams.enter_context(httpx.stream("GET", url, timeout=60)) for _ in range(10)]
+        slow = [streams.enter_context(httpx.stream("GET", url, timeout=300)) for _ in range(10)]
         assert httpx.get(url, headers={"Range": "bytes=0-9"}).content == data[:10]
         for response in slow[:2]:
             digest = hashlib.sha256()
@@ -356,7 +356,7 @@ def test_database_pool_of_django_is_shared_with_the_api(instance, orm):
         concurrent.futures.ThreadPoolExecutor(8) as clients,
     ):
         urls = [f"{server.content_url}{base}/a.bin", f"{server.url}/pulp/api/v3/status/"] * 40
-        answers = list(clients.map(partial(httpx.get, timeout=60), urls))
+        answers = list(clients.map(partial(httpx.get, timeout=300), urls))
         assert [answer.status_code for answer in answers] == [200] * len(urls)
         assert all(answer.content == data for answer in answers[::2])
         with connection.cursor() as cursor:
@@ -370,7 +370,7 @@ def test_unavailable_database_returns_503_with_retry_after(instance):
     unavailable = '@json {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "pulp",'
     unavailable += ' "USER": "pulp", "HOST": "/nonexistent"}}'
     with serving(instance, PULP_DATABASES=unavailable) as server:
-        response = httpx.get(f"{server.content_url}x/y", timeout=60)
+        response = httpx.get(f"{server.content_url}x/y", timeout=300)
         assert response.status_code == 503
         assert int(response.headers["Retry-After"]) > 0
         assert "nonexistent" not in response.text

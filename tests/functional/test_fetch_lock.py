@@ -72,7 +72,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         try:
-            with httpx.stream("GET", self.url, trust_env=False, timeout=60) as response:
+            with httpx.stream("GET", self.url, trust_env=False, timeout=300) as response:
                 self.status = response.status_code
                 for chunk in response.iter_raw():
                     self.body += chunk
@@ -80,7 +80,7 @@ class Client(threading.Thread):
             self.error = error
 
     def result(self) -> bytes:
-        self.join(60)
+        self.join(300)
         assert not self.is_alive()
         return self.body
 
@@ -131,7 +131,7 @@ def test_fetch_lock_is_taken_over_from_a_killed_process(instance, other, remote_
         file.set_behaviour(remote_server.plain)
         os.kill(dying.process.pid, signal.SIGKILL)
     assert second.result() == file.data
-    first.join(60)
+    first.join(300)
     assert first.error is not None
     assert file.gets == [2]
     file.wait_until_saved()
@@ -153,7 +153,7 @@ def test_fetch_lock_is_taken_over_from_a_process_whose_fetch_fails(instance, oth
     wait_until(lambda: len(connections()) == 2)
     refused.set()
     assert second.result() == file.data
-    first.join(60)
+    first.join(300)
     assert first.status == 502
     assert file.gets == [2]
 
@@ -214,7 +214,7 @@ def test_hundred_clients_of_four_workers_cause_one_fetch(instance, orm, server, 
     async def get_all(root: str) -> list[tuple[str, bytes]]:
         limits = httpx.Limits(max_connections=None)
         paths = [*wanted] * 100
-        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=60) as client:
+        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=300) as client:
             answers = await asyncio.gather(*(client.get(root + path) for path in paths))
         return [(path, each.content) for path, each in zip(paths, answers, strict=True)]
 

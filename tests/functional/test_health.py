@@ -53,11 +53,11 @@ def test_readyz_with_unavailable_database_returns_503(instance, tmp_path):
     with serving(instance, app=app, PULP_DATABASES=databases) as server:
         # Content has no connection yet: an open one would survive without the link.
         link.unlink()
-        response = httpx.get(f"{server.content_url}readyz", timeout=30)
+        response = httpx.get(f"{server.content_url}readyz", timeout=300)
         assert (response.status_code, response.text) == (503, "The database is not available.\n")
         assert httpx.get(f"{server.content_url}livez").status_code == 200
         link.symlink_to(instance.address.socket_dir)
-        wait_until(lambda: httpx.get(f"{server.content_url}readyz", timeout=30).status_code == 200)
+        wait_until(lambda: httpx.get(f"{server.content_url}readyz", timeout=300).status_code == 200)
 
 
 def test_readyz_with_database_timeout_returns_503(instance, tmp_path):
@@ -77,7 +77,7 @@ def test_readyz_with_database_timeout_returns_503(instance, tmp_path):
         database.listen()
         link.unlink()
         link.symlink_to(silent)
-        get = partial(httpx.get, timeout=30)
+        get = partial(httpx.get, timeout=300)
         with ThreadPoolExecutor() as pool:
             responses = list(pool.map(get, [f"{server.content_url}readyz"] * 5))
         for response in responses:
@@ -99,7 +99,7 @@ def messages(listener: socket.socket) -> list[bytes]:
     with ExitStack() as taken, suppress(BlockingIOError):
         while True:
             connection = taken.enter_context(listener.accept()[0])
-            connection.settimeout(30)
+            connection.settimeout(300)
             received.append(connection.recv(4096))
     return received
 

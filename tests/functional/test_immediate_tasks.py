@@ -77,7 +77,7 @@ def final_state(client: httpx.Client, response: httpx.Response) -> str:
     """Wait for the task of a response, and return its final state."""
     assert response.status_code == 202, response.text
     href = response.json()["task"]
-    wait_until(lambda: client.get(href).json()["state"] in FINAL_STATES, 120)
+    wait_until(lambda: client.get(href).json()["state"] in FINAL_STATES)
     return client.get(href).json()["state"]
 
 
@@ -197,14 +197,14 @@ def test_tasks_run_concurrently_where_threads_have_directories(instance, tmp_pat
 def test_task_that_blocks_does_not_block_other_clients(server, tmp_path):
     begun, end = tmp_path / "begun", tmp_path / "end"
     answers: list[dict[str, Any]] = []
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=120) as client:
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=300) as client:
         thread = Thread(
             target=lambda: answers.append(run_task(client, "block", begun=begun, end=end))
         )
         thread.start()
         try:
             wait_until(begun.exists, explain=server.said)
-            response = httpx.get(f"{server.content_url}readyz", trust_env=False, timeout=60)
+            response = httpx.get(f"{server.content_url}readyz", trust_env=False, timeout=300)
             assert response.text == "ok\n"
             assert httpx.get(f"{server.url}{API}livez/", trust_env=False).is_success
         finally:

@@ -64,7 +64,7 @@ def database(instance: Instance) -> Iterator[psycopg.Connection]:
 def notified(connection: psycopg.Connection, *ids: uuid.UUID) -> str:
     """Insert rows, and return the payload of the notification."""
     connection.execute("INSERT INTO thing SELECT unnest(%s::uuid[])", [list(ids)])
-    return next(connection.notifies(timeout=60, stop_after=1)).payload
+    return next(connection.notifies(timeout=300, stop_after=1)).payload
 
 
 def test_migration_0001_equals_that_of_the_first_commit():

@@ -62,7 +62,7 @@ def raw(server: Server, request: bytes, receive_bytes: int = 1 << 16) -> bytes:
     """Send bytes unchanged, receive a part of the response, and disconnect."""
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-        client.settimeout(30)
+        client.settimeout(300)
         client.connect(("127.0.0.1", httpx.URL(server.url).port))
         client.sendall(request)
         return client.recv(receive_bytes, socket.MSG_WAITALL)
@@ -233,7 +233,7 @@ def test_metrics_are_exported_at_shutdown(instance):
             assert ask(server, "").status_code == 200
             assert not collector.exports
             server.process.terminate()
-            server.process.wait(60)
+            server.process.wait(300)
         assert collector.total("content.requests", **{"http.status_code": "2xx"}) >= 1
 
 
@@ -250,4 +250,4 @@ def test_metrics_without_a_reachable_collector_do_not_disturb_the_server(instanc
     with serving(instance, app="pulpcore.routing:content_application", **environ) as server:
         assert ask(server, "").status_code == 200
         server.process.terminate()
-        server.process.wait(60)
+        server.process.wait(300)

@@ -196,7 +196,7 @@ def test_hundred_clients_of_one_file_cause_one_fetch(instance, mirror):
 
     async def get_all() -> list[bytes]:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=60) as client:
+        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=300) as client:
             url = instance.content_url + m.path
             started = 0
 
@@ -220,7 +220,7 @@ def test_small_file_requested_by_hundred_clients_is_fetched_once(instance, mirro
 
     async def get_all() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=60) as client:
+        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=300) as client:
             url = instance.content_url + m.path
             return await asyncio.gather(*(client.get(url) for _ in range(100)))
 
@@ -390,7 +390,7 @@ def test_failure_of_all_remotes_returns_502_without_secrets(own, mirror):
     m = mirror(5000)
     m.set_behaviour(remote_server.status(500))
     remote_artifacts(m).update(url=f"{m.upstream.url}{m.source}?signature=s3cr3t")
-    response = httpx.get(own.content_url + m.path, trust_env=False, timeout=60)
+    response = httpx.get(own.content_url + m.path, trust_env=False, timeout=300)
     assert response.status_code == 502
     assert "s3cr3t" not in own.said() + response.text
     assert "500" in own.said()
@@ -406,7 +406,7 @@ def test_remote_credentials_that_are_refused_are_not_logged(own, mirror, code):
     remote.username, remote.password = "some-user", "some-password"
     remote.headers = [{"X-Key": "some-key"}]
     remote.save()
-    response = httpx.get(own.content_url + m.path, trust_env=False, timeout=60)
+    response = httpx.get(own.content_url + m.path, trust_env=False, timeout=300)
     assert response.status_code == 502
     assert m.upstream.seen[-1].headers["X-Key"] == "some-key"
     basic = httpx.BasicAuth("some-user", "some-password")._auth_header.split()[1]
@@ -609,7 +609,7 @@ def test_shutdown_during_a_fetch_leaves_no_temporary_file(instance, mirror, poli
         with httpx.stream("GET", own.content_url + m.path, trust_env=False) as response:
             next(response.iter_raw(1))
             own.process.terminate()
-            own.process.wait(60)
+            own.process.wait(300)
         assert "Traceback" not in own.said().replace("CancelledError", "")
     wait_until(lambda: spooled(instance) == [])
     wait_until(lambda: m.upstream.open == 0)

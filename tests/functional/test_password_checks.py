@@ -45,7 +45,7 @@ class Site:
         headers = {"X-Forwarded-For": source}
         auth = (name, password)
         return httpx.get(
-            self.url + self.guarded, auth=auth, headers=headers, trust_env=False, timeout=120
+            self.url + self.guarded, auth=auth, headers=headers, trust_env=False, timeout=300
         )
 
     def ask(self, name: str, password: str = "wrong", source: str = "a") -> Future[httpx.Response]:
@@ -90,7 +90,7 @@ def test_password_checks_do_not_block_database_queries(site):
     sources = [site.ask("admin", source=f"192.0.2.{number}") for number in range(16)]
     wait_until(lambda: len(site.checks()) == THREADS)
     for _ in range(20):
-        response = httpx.get(site.url + site.open_path, trust_env=False, timeout=60)
+        response = httpx.get(site.url + site.open_path, trust_env=False, timeout=300)
         assert (response.status_code, response.content) == (200, SECRET)
     assert len(site.checks()) == THREADS
     site.release()
@@ -139,5 +139,5 @@ def test_password_checks_over_the_limit_of_a_name_return_429(instance, site):
 def test_password_of_basic_authentication_is_checked_once_per_request(instance, site, method):
     site.release()
     url, auth = site.url + site.guarded, ("admin", instance.password)
-    response = httpx.request(method, url, auth=auth, trust_env=False, timeout=60)
+    response = httpx.request(method, url, auth=auth, trust_env=False, timeout=300)
     assert response.status_code == 200

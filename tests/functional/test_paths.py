@@ -94,7 +94,7 @@ def raw(instance):
         target: bytes, *headers: bytes, method: bytes = b"GET", with_head: bool = False
     ) -> tuple[int, bytes] | tuple[int, bytes, bytes]:
         address = (instance.address.reachable_host, instance.address.port)
-        with socket.create_connection(address, timeout=30) as connection:
+        with socket.create_connection(address, timeout=300) as connection:
             close = (
                 () if any(h.startswith(b"Connection") for h in headers) else (b"Connection: close",)
             )

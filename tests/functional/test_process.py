@@ -43,7 +43,7 @@ def test_status_lists_the_process_as_api_and_as_content_app(instance):
     ],
 )
 def test_api_docs_login_and_assets_are_served(instance, path, expected_text):
-    response = httpx.get(instance.url + path, timeout=60)
+    response = httpx.get(instance.url + path, timeout=300)
     assert response.status_code == 200
     assert expected_text in response.text
     assert response.headers["Correlation-ID"]
@@ -140,7 +140,7 @@ def test_shutdown_removes_the_heartbeat_rows(instance, orm):
         pid = server.process.pid
         assert len(rows(pid)) == 2
         server.process.terminate()
-        assert server.process.wait(60) in (0, -signal.SIGTERM)
+        assert server.process.wait(300) in (0, -signal.SIGTERM)
         assert rows(pid) == []
 
 
@@ -162,7 +162,7 @@ def test_heartbeat_rows_of_every_worker_process(instance, orm):
         return sorted(AppStatus.objects.exclude(pk__in=others).values_list("app_type", flat=True))
 
     with serving(instance, "--workers", "2") as server:
-        wait_until(lambda: new() == ["api", "api", "content", "content"], 60, server.said)
+        wait_until(lambda: new() == ["api", "api", "content", "content"], explain=server.said)
         assert httpx.get(server.content_url).status_code == 200
     wait_until(lambda: new() == [])
 
@@ -173,7 +173,7 @@ def test_shutdown_waits_for_a_running_download(instance, orm, app):
     base = orm.distribution(publication=publication)
     options = ("--timeout-graceful-shutdown", "60")
     with serving(instance, *options, app=f"pulpcore.routing:{app}") as server:
-        with httpx.stream("GET", f"{server.content_url}{base}/big.bin", timeout=60) as response:
+        with httpx.stream("GET", f"{server.content_url}{base}/big.bin", timeout=300) as response:
             chunks = response.iter_raw(65536)
             digest = hashlib.sha256(next(chunks))
             server.process.terminate()
@@ -181,7 +181,7 @@ def test_shutdown_waits_for_a_running_download(instance, orm, app):
             for chunk in chunks:
                 digest.update(chunk)
         assert digest.digest() == hashlib.sha256(BIG).digest()
-        assert server.process.wait(60) in (0, -signal.SIGTERM)
+        assert server.process.wait(300) in (0, -signal.SIGTERM)
         assert rows(server.process.pid) == []
 
 

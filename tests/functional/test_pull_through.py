@@ -51,7 +51,7 @@ def other(instance) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def client(own: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=own.content_url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=own.content_url, trust_env=False, timeout=300) as client:
         yield client
 
 
@@ -141,7 +141,7 @@ async def gather(url: str, count: int, begun: Callable[[], None] = bool) -> list
             return await response.aread()
 
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=60) as client:
+    async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=300) as client:
         return await asyncio.gather(*(get(client) for _ in range(count)))
 
 
@@ -370,7 +370,7 @@ def test_fetch_lock_lets_two_processes_fetch_each_file_once(own, other, mirror):
     urls = [root + path for path in paths for root in (own.content_url, other.content_url)]
 
     async def get_all() -> list[httpx.Response]:
-        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=300) as client:
             return await asyncio.gather(*(client.get(url) for url in urls))
 
     for response, url in zip(asyncio.run(get_all()), urls, strict=True):
@@ -391,13 +391,13 @@ def test_fetch_lock_makes_a_second_process_wait_for_the_fetch(own, other, mirror
     path = m.add("a.bin", BIG, paused)
     with (
         ThreadPoolExecutor(2) as clients,
-        httpx.stream("GET", own.content_url + path, trust_env=False, timeout=30) as first,
+        httpx.stream("GET", own.content_url + path, trust_env=False, timeout=300) as first,
     ):
         chunks = first.iter_raw()
         start = next(chunks)
         with pytest.raises(httpx.ReadTimeout):
             httpx.get(other.content_url + path, trust_env=False, timeout=1)
-        waiting = clients.submit(httpx.get, other.content_url + path, trust_env=False, timeout=30)
+        waiting = clients.submit(httpx.get, other.content_url + path, trust_env=False, timeout=300)
         paused.release()
         assert start + b"".join(chunks) == m.data("a.bin")
         response = waiting.result()
@@ -413,13 +413,13 @@ def test_fetch_lock_is_taken_over_from_a_killed_process(own, mirror, instance):
         instance, app="tests.support.pull_through_app:application", PYTHONPATH=str(ROOT)
     ) as other:
         url = other.content_url + path
-        with httpx.stream("GET", url, trust_env=False, timeout=30) as first:
+        with httpx.stream("GET", url, trust_env=False, timeout=300) as first:
             next(first.iter_raw())
             with pytest.raises(httpx.ReadTimeout):
                 httpx.get(own.content_url + path, trust_env=False, timeout=1)
             m.set_behaviour("a.bin", remote_server.plain)
             other.process.kill()
-            response = httpx.get(own.content_url + path, trust_env=False, timeout=30)
+            response = httpx.get(own.content_url + path, trust_env=False, timeout=300)
             assert response.content == m.data("a.bin")
     assert m.gets("a.bin") == 2
     wait_until(lambda: m.saved("a.bin"))
@@ -618,7 +618,7 @@ def test_stalled_remote_ends_at_a_timeout_for_all_clients(
 
     def get() -> int:
         try:
-            return httpx.get(own.content_url + path, trust_env=False, timeout=60).status_code
+            return httpx.get(own.content_url + path, trust_env=False, timeout=300).status_code
         except httpx.RemoteProtocolError:
             return 0
 

@@ -227,21 +227,21 @@ def test_shutdown_waits_until_a_fetched_file_is_saved(instance, remote_file, way
         with transaction.atomic():
             type(old).objects.select_for_update().get(pk=old.pk)
             locked.set()
-            over.wait(60)
+            over.wait(300)
         connection.close()
 
     holding = threading.Thread(target=lock_artifact)
     holding.start()
-    locked.wait(60)
+    locked.wait(300)
     with serving(instance) as own:
-        answer = httpx.get(own.content_url + file.path, trust_env=False, timeout=60)
+        answer = httpx.get(own.content_url + file.path, trust_env=False, timeout=300)
         assert answer.content == file.data
         assert spooled(instance)
         own.process.send_signal(getattr(signal, way))
         wait_until(lambda: "Waiting for application shutdown" in own.said())
         assert own.process.poll() is None
         over.set()
-        own.process.wait(60)
+        own.process.wait(300)
     holding.join()
     assert file.artifact == old
     wait_until(lambda: spooled(instance) == [])

@@ -37,7 +37,7 @@ def limited(instance) -> Iterator[Server]:
 
 def read(url: str, **headers: str) -> tuple[int, int, bool]:
     """GET `url`; return the status, the bytes received, and whether the response was complete."""
-    with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=60) as response:
+    with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=300) as response:
         length = 0
         try:
             for chunk in response.iter_raw():
@@ -150,7 +150,7 @@ def test_file_of_maximum_size_is_fetched_and_no_larger_one(limited, mirror, is_c
 def test_known_size_replaces_the_maximum_size(limited, remote_file):
     file = remote_file(3 * MAX_SIZE)
     url = limited.content_url + file.path
-    assert httpx.get(url, trust_env=False, timeout=60).content == file.data
+    assert httpx.get(url, trust_env=False, timeout=300).content == file.data
 
 
 def test_disk_reserve_refuses_downloads_with_503(get_in_process, remote_file, monkeypatch):

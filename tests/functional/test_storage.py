@@ -83,12 +83,12 @@ def ask(
 ) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     url = f"{server.content_url}{site.domain.name}/{site.base_path}/{quote(path)}"
-    return httpx.request(method, url, headers=named, trust_env=False, timeout=60)
+    return httpx.request(method, url, headers=named, trust_env=False, timeout=300)
 
 
 def follow(redirect: httpx.Response, method: str = "GET") -> httpx.Response:
     assert redirect.status_code == 302, redirect.text
-    return httpx.request(method, redirect.headers["location"], trust_env=False, timeout=60)
+    return httpx.request(method, redirect.headers["location"], trust_env=False, timeout=300)
 
 
 # Redirects

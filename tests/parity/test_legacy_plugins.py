@@ -35,7 +35,7 @@ def ours(instance: Instance, theirs: Server, notes: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def plugin(ours: Server) -> Iterator[httpx.Client]:
     url = f"{ours.url}/pulp/bridged/"
-    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=url, trust_env=False, timeout=300) as client:
         yield client
 
 
@@ -113,7 +113,7 @@ def test_proxy_mode_forwards_authentication_redirects_errors_and_uploads(plugin,
 
 def test_proxy_mode_streams_request_and_response_bodies_concurrently(ours):
     url = httpx.URL(ours.url)
-    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+    with socket.create_connection((url.host, url.port), timeout=300) as connection:
         connection.sendall(
             b"PUT /pulp/bridged/echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         )

@@ -280,7 +280,7 @@ def test_differences_document_is_up_to_date():
 def ask(root: str, row: Row, values: dict[str, str]) -> httpx.Response:
     headers = {name: value.format(**values) for name, value in row.headers.items()}
     url = root + row.path.format(**values)
-    return httpx.request(row.method, url, headers=headers, trust_env=False, timeout=30)
+    return httpx.request(row.method, url, headers=headers, trust_env=False, timeout=300)
 
 
 def differing_facets(theirs: httpx.Response, ours: httpx.Response) -> set[str]:

@@ -40,7 +40,7 @@ def routes(request, plugged, open_base) -> Iterator[httpx.Client]:
     """A client of the same routes, below a base path and below a prefix of the plugin."""
     roots = {"distribution": f"/pulp/content/{open_base}/api/", "prefix": f"{PREFIX}api/"}
     url = plugged.url + roots[request.param]
-    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=url, trust_env=False, timeout=300) as client:
         yield client
 
 
@@ -61,7 +61,7 @@ def test_route_handler_has_the_resolved_path(content, open_base):
 def test_route_streams_request_and_response_bodies_concurrently(routes):
     """Each chunk is received before the next one is sent."""
     url = routes.base_url
-    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+    with socket.create_connection((url.host, url.port), timeout=300) as connection:
         head = f"POST {url.path}echo HTTP/1.1\r\nHost: {url.host}\r\nTransfer-Encoding: chunked\r\n"
         connection.sendall(head.encode() + b"\r\n")
         received = b""
@@ -79,7 +79,7 @@ def test_route_client_disconnect_within_the_request_body_is_no_error(
     plugged, routes, content, open_base
 ):
     url = routes.base_url
-    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+    with socket.create_connection((url.host, url.port), timeout=300) as connection:
         head = f"POST {url.path}echo HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: 100\r\n"
         connection.sendall(head.encode() + b"\r\nhalf")
         assert connection.recv(12) == b"HTTP/1.1 200"
@@ -180,7 +180,7 @@ def test_guard_denies_in_all_spellings_of_the_path(plugged, guarded, pulp, spell
     credentials = {"Authorization": pulp.auth._auth_header}
 
     def send(method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(url.host, url.port, timeout=30)
+        connection = http.client.HTTPConnection(url.host, url.port, timeout=300)
         target = spelling.format(base=guarded, path=path)
         connection.request(method, target, b"echo" if method in ("POST", "PUT") else None, headers)
         response = connection.getresponse()

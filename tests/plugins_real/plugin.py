@@ -76,7 +76,7 @@ def run(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     if check and completed.returncode:
         raise AssertionError(f"{completed.args}: {completed.stdout}{completed.stderr}")
@@ -179,7 +179,7 @@ def with_content_type(content_type: str) -> Behaviour:
 
 def get(url: str, **arguments: Any) -> httpx.Response:
     """GET without the environment's proxies, and follow redirects."""
-    return httpx.get(url, trust_env=False, timeout=30, follow_redirects=True, **arguments)
+    return httpx.get(url, trust_env=False, timeout=300, follow_redirects=True, **arguments)
 
 
 def check_internal_redirect(path: str, here: httpx.Client, there: httpx.Client) -> bytes:
@@ -204,7 +204,7 @@ def check_internal_redirect(path: str, here: httpx.Client, there: httpx.Client) 
 
 def client_of(origin: str, **arguments: Any) -> httpx.Client:
     """Return a client of a server that follows no redirects."""
-    return httpx.Client(base_url=origin, trust_env=False, timeout=30, **arguments)
+    return httpx.Client(base_url=origin, trust_env=False, timeout=300, **arguments)
 
 
 def serving_mode(chosen: str, legacy_url: str = "") -> dict[str, str]:

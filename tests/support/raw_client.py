@@ -96,7 +96,7 @@ def get_unchanged(
 ) -> tuple[int, bytes]:
     """Send GET for `target`, path and query, to the server at `origin`; return status and body."""
     url = httpx.URL(origin)
-    with closing(HTTPConnection(url.host, url.port, timeout=60)) as connection:
+    with closing(HTTPConnection(url.host, url.port, timeout=300)) as connection:
         connection.request("GET", target, headers=headers or {})
         response = connection.getresponse()
         return response.status, response.read()

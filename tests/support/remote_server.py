@@ -203,7 +203,7 @@ def serving_upstream(tls: ssl.SSLContext | None = None) -> Iterator[Upstream]:
         return runner
 
     def run(work):
-        return asyncio.run_coroutine_threadsafe(work, loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, loop).result(300)
 
     runner = run(start())
     try:

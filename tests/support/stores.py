@@ -240,7 +240,7 @@ def _azurite() -> Path:
         pytest.skip("Azurite needs npm, of Debian's packages nodejs and npm")
     with tempfile.TemporaryDirectory(dir=sys.prefix) as temporary:
         command = [npm, "install", "--no-audit", "--no-fund", "--no-save", "--prefix", temporary]
-        subprocess.run([*command, AZURITE], check=True, capture_output=True, timeout=170)
+        subprocess.run([*command, AZURITE], check=True, capture_output=True, timeout=900)
         with suppress(FileExistsError):
             Path(temporary, "node_modules").rename(_made(folder) / "node_modules")
     return program
@@ -283,7 +283,7 @@ def _process(command: list[str], port: int, **environ: str) -> Iterator[None]:
             return False
 
         try:
-            wait_until(answers, 60, said)
+            wait_until(answers, explain=said)
             yield
         finally:
             stop(process)

@@ -662,7 +662,7 @@ class Server:
 
     def __exit__(self, *error: object) -> None:
         self.server.should_exit = True
-        self.thread.join(30)
+        self.thread.join(300)
         self.listener.close()
 
 
@@ -703,7 +703,7 @@ def test_uvicorn_serves_concurrent_clients(server: Server, big: tuple[str, bytes
     for client in clients:
         client.start()
     for client in clients:
-        client.join(30)
+        client.join(300)
     assert bodies == [content] * 8
 
 
@@ -726,7 +726,7 @@ def test_uvicorn_disconnect_closes_the_file(
     with socket.create_connection(server.address) as client:
         client.sendall(b"GET /huge HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
-    assert app.ended.wait(30)
+    assert app.ended.wait(300)
     assert app.error is None
     assert not app.tasks_left
     assert read_bytes < size // 8
@@ -744,7 +744,7 @@ def test_uvicorn_closes_the_connection_for_a_truncated_file(server: Server, tmp_
         for number, _ in enumerate(response.iter_raw()):
             if number == 0:
                 os.truncate(path, 100)
-    assert app.ended.wait(30)
+    assert app.ended.wait(300)
     assert isinstance(app.error, FileTruncated)
     assert not app.tasks_left
     assert descriptors(path) == 0

@@ -86,7 +86,7 @@ def talk(
         if during is None:
             client.sends()
         try:
-            async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            async with asyncio.timeout(300), asyncio.TaskGroup() as tasks:
                 tasks.create_task(Errors(Bridge(app))(client.scope, client.receive, client.send))
                 if during is not None:
                     tasks.create_task(during(client))

@@ -185,7 +185,7 @@ def test_process_of_another_user_is_no_leftover(tmp_path: Path) -> None:
 
         assert end_leftovers(tmp_path) == 1
 
-        assert ours.wait(60) == -signal.SIGKILL
+        assert ours.wait(300) == -signal.SIGKILL
         assert theirs.poll() is None
     finally:
         for process in processes_of:
@@ -200,7 +200,7 @@ def test_process_that_does_not_match_is_not_signalled() -> None:
         signal_process(bystander.pid, signal.SIGKILL, lambda pid: next(answers))
         assert bystander.poll() is None
         signal_process(bystander.pid, signal.SIGKILL, lambda pid: True)
-        assert bystander.wait(60) == -signal.SIGKILL
+        assert bystander.wait(300) == -signal.SIGKILL
     finally:
         bystander.kill()
         bystander.wait()

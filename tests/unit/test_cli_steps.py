@@ -23,7 +23,7 @@ def on_a_terminal(code: str) -> str:
         while data := os.read(ours, 4096):
             output += data
     os.close(ours)
-    assert process.wait(60) == 0
+    assert process.wait(300) == 0
     return output.decode()
 
 

@@ -311,7 +311,7 @@ class Gate:
 
     def __call__(self, *arguments):
         self.entered.set()
-        assert self.released.wait(30)
+        assert self.released.wait(300)
         return self.function(*arguments)
 
 

@@ -39,7 +39,7 @@ class Clone:
             env={"PATH": str(self.path), "LC_ALL": "C"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
 
 
@@ -86,6 +86,6 @@ def test_python_that_runs_the_tests_is_suitable() -> None:
         env={**os.environ, "LC_ALL": "C"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert "-m venv --clear .none" in completed.stdout

@@ -110,7 +110,7 @@ def in_thread(start) -> Iterator[None]:
     thread = threading.Thread(target=loop.run_until_complete, args=(main(),))
     thread.start()
     try:
-        assert up.wait(30)
+        assert up.wait(300)
         yield
     finally:
         loop.call_soon_threadsafe(stop.set)

@@ -51,7 +51,7 @@ def test_store_is_created_once_for_all_threads():
     together = threading.Barrier(8)
 
     def ask(number: int) -> backends.Store:
-        together.wait(30)
+        together.wait(300)
         return backends.store_of(domain)
 
     with ThreadPoolExecutor(8) as threads:
@@ -72,8 +72,8 @@ def test_signing_creates_no_client(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(boto3.Session, "resource", refuse)
     with ThreadPoolExecutor(1) as thread:
-        url = thread.submit(backends.redirect_url, domain, artifact(), {}, "GET").result(30)
-        source = thread.submit(backends.artifact_source, domain, artifact(), SCOPE).result(30)
+        url = thread.submit(backends.redirect_url, domain, artifact(), {}, "GET").result(300)
+        source = thread.submit(backends.artifact_source, domain, artifact(), SCOPE).result(300)
     assert url is not None
     assert "X-Amz-Signature" in url or "Signature" in url
     assert source.name == "artifact/ab/cd"
