@@ -110,7 +110,11 @@ class Telemetry:
                 length = int(Headers(raw=message["headers"]).get("content-length", 0))
                 info.status = message["status"]
                 info.seconds_to_start = time.perf_counter() - started_at
-            await send(message)
+            try:
+                await send(message)
+            finally:
+                if message["type"] == "http.response.zerocopysend":
+                    info.bytes_sent += message["count"]  # set by the server to what was sent
             # Counted after sending: a client disconnect while the server waits for the client
             # cancels `send`, and this part was not sent.
             if message["type"] == "http.response.body" and not is_head:

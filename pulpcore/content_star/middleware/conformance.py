@@ -1,4 +1,4 @@
-"""ASGI middleware for requirements of RFC 9112 that uvicorn does not implement."""
+"""ASGI middleware for what uvicorn lacks: requirements of RFC 9112, and zero copy."""
 
 import logging
 import re
@@ -10,10 +10,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 logger = logging.getLogger(__name__)
 
 try:
-    from pulpcore.content_star.server import HttpProtocol, uvicorn_cycle
+    from pulpcore.content_star.server import HttpProtocol, offer_zero_copy, uvicorn_cycle
 except ImportError as error:  # an unsupported version of uvicorn
-    logger.warning("Responses to HTTP/1.0 clients may be chunked: %s", error)
+    logger.warning(
+        "Responses to HTTP/1.0 clients may be chunked, and large files take more CPU time: %s",
+        error,
+    )
     HttpProtocol = None  # type: ignore[assignment, misc]
+
+    def offer_zero_copy(scope: Scope, send: Send) -> Send:
+        return send
 
     def uvicorn_cycle(send: Send) -> Any:  # type: ignore[misc]
         return None
@@ -30,6 +36,7 @@ class Conformance:
     """ASGI middleware that refuses requests with an invalid `Host`, version or transfer coding.
 
     To HTTP/1.0, a response without a length ends with the connection instead of being chunked.
+    Under uvicorn, it offers to send files without copying them.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -44,8 +51,10 @@ class Conformance:
                 headers = {"Connection": "close"}
                 response = PlainTextResponse(f"{status}: {text}", status, headers)
                 return await response(scope, receive, send)
-            if version == "1.0":
-                send = _until_close(send)
+            cycle = uvicorn_cycle(send) if version == "1.0" else None
+            send = offer_zero_copy(scope, send)
+            if cycle is not None:
+                send = _until_close(cycle, send)
         elif scope["type"] == "lifespan":
             _warn_without_limits(send)
         await self.app(scope, receive, send)
@@ -77,14 +86,11 @@ def _is_host(value: bytes) -> bool:
     return len(value) <= _HOST_BYTES and _HOST.fullmatch(value) is not None
 
 
-def _until_close(send: Send) -> Send:
+def _until_close(cycle: Any, send: Send) -> Send:
     """Return a `send` for which uvicorn does not chunk a response without a length.
 
-    `send` itself for other servers, and for uvicorn with h11, which does not chunk to HTTP/1.0.
+    Not needed with h11, which does not chunk to HTTP/1.0.
     """
-    cycle = uvicorn_cycle(send)
-    if cycle is None:
-        return send
     has_length = True
 
     async def send_unchunked(message: Message) -> None:

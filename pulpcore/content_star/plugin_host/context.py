@@ -24,6 +24,7 @@ from pulpcore.content_star.plugin_host import mounts
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.distribution import ResolvedPath, find_domain
 from pulpcore.content_star.resolve.paths import ContentPath, decoded_path
+from pulpcore.content_star.responses.body import ZERO_COPY
 from pulpcore.content_star.responses.defaults import DefaultHeadersMiddleware
 from pulpcore.content_star.responses.disconnect import DisconnectWatcher
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
@@ -199,7 +200,10 @@ def _path_scope(root: str, path: str) -> Scope:
 async def _respond(
     router: Router, context: PluginContext, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    scope.update({_KEY: context, "router": router})
+    # Middleware of plugins drops messages that it does not know, as Starlette's for gzip does.
+    extensions = {**(scope.get("extensions") or {})}
+    extensions.pop(ZERO_COPY, None)
+    scope.update({_KEY: context, "router": router, "extensions": extensions})
     await context.check_password()
     user = SimpleLazyObject(lambda: context.drf_request.user)
     app = DisconnectWatcher(DefaultHeadersMiddleware(router, DEFAULTS))

@@ -88,6 +88,11 @@ class Download:
         self._sink.response_headers = headers
 
     @property
+    def available(self) -> int:
+        """Number of bytes that clients may have: the last is withheld until it is verified."""
+        return self._sink.available
+
+    @property
     def complete(self) -> bool:
         """Whether the whole file has arrived and is verified."""
         return self._sink.complete

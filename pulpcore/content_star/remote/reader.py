@@ -6,10 +6,16 @@ from pulpcore.content_star.remote.download import Download
 from pulpcore.content_star.remote.downloads import Downloads
 from pulpcore.content_star.remote.request import FetchRequest
 from pulpcore.content_star.responses.ranges import ByteRange
-from pulpcore.content_star.responses.source import CHUNK_SIZE, Closing, Readable, StoreReadError
+from pulpcore.content_star.responses.source import (
+    CHUNK_SIZE,
+    Closing,
+    DescriptorReadable,
+    Readable,
+    StoreReadError,
+)
 
 
-class Reader(Closing):
+class Reader(Closing, DescriptorReadable):
     """Read a download from its temporary file, waiting for bytes that have not arrived."""
 
     def __init__(self, download: Download, size: int) -> None:
@@ -23,6 +29,19 @@ class Reader(Closing):
         length = min(length, CHUNK_SIZE)
         await self._download.wait_for_bytes(offset + length)
         return await self._file.read(offset, length)
+
+    @property
+    def name(self) -> str:
+        return self._file.name
+
+    def fileno(self) -> int:
+        """Return the descriptor of the temporary file."""
+        return self._file.fileno()
+
+    async def available(self, offset: int, length: int) -> int:
+        """Wait as `read`, and return how many bytes have arrived."""
+        await self._download.wait_for_bytes(offset + min(length, CHUNK_SIZE))
+        return await self._file.available(offset, min(length, self._download.available - offset))
 
     def close(self) -> None:
         """Close the file and release the download."""

@@ -298,7 +298,7 @@ async def _send_file(
         body = await read_whole(file, segments)
         return await _send_complete(status, headers, body, send)
     await send({"type": "http.response.start", "status": status, "headers": headers.copy()})
-    await stream(file, segments, receive, send)
+    await stream(file, segments, scope, receive, send)
 
 
 async def send_empty(status: int, headers: RawHeaders, send: Send) -> None:

@@ -3,14 +3,25 @@
 import asyncio
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import anyio
-from starlette.types import Message, Receive, Send
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
 
 from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.ranges import ByteRange
-from pulpcore.content_star.responses.source import Readable
+from pulpcore.content_star.responses.source import DescriptorReadable, Readable
+
+# ASGI extension of servers that send ranges of a file without copying them.
+ZERO_COPY = "http.response.zerocopysend"
+
+# Bytes of the shortest range that is sent so.
+ZERO_COPY_MIN = 128 * 1024
+
+# Bytes that the server is given at a time.
+ZERO_COPY_STEP = 4 * 1024 * 1024
 
 # Literal bytes, or a range of the artifact.
 Segment = bytes | ByteRange
@@ -41,13 +52,20 @@ async def read_whole(file: Readable, segments: Sequence[Segment]) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def stream(file: Readable, segments: Sequence[Segment], receive: Receive, send: Send) -> None:
-    """Send the body in chunks of at most CHUNK_SIZE bytes; stop early on a client disconnect.
+async def stream(
+    file: Readable, segments: Sequence[Segment], scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Send the body in chunks of at most CHUNK_SIZE bytes, or without copying it if the server can.
 
-    Raises OSError if reading fails: the response has started, so the server has to close the
-    connection for the client to see that the body is incomplete.
+    Stops early on a client disconnect. Raises OSError if reading fails: the response has started,
+    so the server has to close the connection for the client to see that the body is incomplete.
     """
-    await until_disconnect(receive, partial(_send_segments, file, segments, send))
+    descriptor = file if ZERO_COPY in (scope.get("extensions") or {}) else None
+    if not isinstance(descriptor, DescriptorReadable):
+        descriptor = None
+    work = partial(_send_segments, file, descriptor, segments, send)
+    with suppress(ClientDisconnect):
+        await until_disconnect(receive, work)
 
 
 async def receive_never() -> Message:
@@ -56,13 +74,40 @@ async def receive_never() -> Message:
     raise AssertionError
 
 
-async def _send_segments(file: Readable, segments: Sequence[Segment], send: Send) -> None:
+async def _send_segments(
+    file: Readable,
+    descriptor: DescriptorReadable | None,
+    segments: Sequence[Segment],
+    send: Send,
+) -> None:
     for segment in segments:
         if isinstance(segment, bytes):
             await send({"type": "http.response.body", "body": segment, "more_body": True})
+        elif descriptor is not None and len(segment) >= ZERO_COPY_MIN:
+            rest = await _send_descriptor(descriptor, segment, send)
+            await _send_range(file, rest, send)
         else:
             await _send_range(file, segment, send)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_descriptor(file: DescriptorReadable, part: ByteRange, send: Send) -> ByteRange:
+    """Have the server send the bytes from the file; return those that have to be read.
+
+    Raises ClientDisconnect.
+    """
+    offset = part.start
+    while length := part.stop - offset:
+        count = await file.available(offset, min(length, ZERO_COPY_STEP))
+        if not count:
+            break
+        message = {"type": ZERO_COPY, "file": file, "offset": offset, "count": count}
+        try:
+            await send({**message, "more_body": True})
+        except ConnectionError as error:
+            raise ClientDisconnect from error
+        offset += count
+    return ByteRange(offset, part.stop)
 
 
 async def _send_range(file: Readable, part: ByteRange, send: Send) -> None:

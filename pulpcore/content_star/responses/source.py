@@ -78,6 +78,30 @@ class Readable(Protocol):
     ) -> None: ...
 
 
+class DescriptorReadable(ABC):
+    """Base of readables that have a file descriptor, from which a server can send.
+
+    `name` is the path of the file, for the log.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def name(self) -> str: ...
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+
+    @abstractmethod
+    async def available(self, offset: int, length: int) -> int:
+        """Wait for bytes from `offset` on; return how many of `length` can be sent.
+
+        0 if they have to be read. Raises as `Readable.read`.
+        """
+
+
 class Source(Protocol):
     """The stored bytes of one artifact, which can be opened any number of times concurrently."""
 

@@ -7,5 +7,6 @@ Importing it raises ImportError if the installed uvicorn lacks an attribute that
 
 from pulpcore.content_star.server.cycle import uvicorn_cycle
 from pulpcore.content_star.server.protocol import HttpProtocol
+from pulpcore.content_star.server.zero_copy import offer_zero_copy
 
-__all__ = ["HttpProtocol", "uvicorn_cycle"]
+__all__ = ["HttpProtocol", "offer_zero_copy", "uvicorn_cycle"]

@@ -9,6 +9,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from pulpcore.content_star.server.header_case import header_prefix
+from pulpcore.content_star.server.internals import require
+from pulpcore.content_star.server.zero_copy import ZERO_COPY, send_file
 
 _CONTENT_LENGTH, _TRANSFER_ENCODING, _CONNECTION = (
     header_prefix(name) for name in (b"content-length", b"transfer-encoding", b"connection")
@@ -21,20 +23,6 @@ _NEEDED = {
     "expected_content_length", "flow", "keep_alive", "message_event", "more_body",
     "response_complete", "response_started", "scope", "transport", "waiting_for_100_continue",
 }  # fmt: skip
-
-
-def require(owner: type, methods: Iterable[str], attributes: Iterable[str]) -> None:
-    """Raise ImportError unless `owner` has these methods, and its `__init__` these attributes."""
-    missing = {name for name in methods if not hasattr(owner, name)}
-    missing |= set(attributes) - set(owner.__init__.__code__.co_names)  # type: ignore[misc]
-    if missing:
-        import uvicorn
-
-        raise ImportError(
-            f"uvicorn {uvicorn.__version__} does not fit pulp-content-star: its"
-            f" {owner.__module__}.{owner.__name__} lacks {', '.join(sorted(missing))}. Install a"
-            " version that pulp-content-star was tested with, or start uvicorn without --http."
-        )
 
 
 require(RequestResponseCycle, {"send", "receive", "run_asgi"}, _NEEDED)
@@ -55,8 +43,13 @@ class Cycle(RequestResponseCycle):
     `HttpProtocol` sets the class of uvicorn's instances to it, so it has no state of its own.
     """
 
+    sends_files = True
+    """Whether `send` implements the extension of `zero_copy`."""
+
     def send(self, message: Any) -> Coroutine[Any, Any, None]:
         """Send an ASGI message."""
+        if message["type"] == ZERO_COPY:
+            return send_file(self, message)
         if self.response_started or message["type"] != "http.response.start":
             return RequestResponseCycle.send(self, message)
         return self._send_start(message)

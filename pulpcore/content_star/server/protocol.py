@@ -14,8 +14,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from pulpcore.content_star.server.connections import Connections
-from pulpcore.content_star.server.cycle import Cycle, require
+from pulpcore.content_star.server.cycle import Cycle
 from pulpcore.content_star.server.header_case import header_prefix
+from pulpcore.content_star.server.internals import require
 
 HEAD_BYTES = 128 * 1024
 """Limit of request line and headers, one of which may be a client certificate, and of framing."""

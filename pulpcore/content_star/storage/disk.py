@@ -12,7 +12,13 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from pulpcore.content_star.responses.ranges import ByteRange
-from pulpcore.content_star.responses.source import CHUNK_SIZE, ArtifactMissing, Closing, OnDisk
+from pulpcore.content_star.responses.source import (
+    CHUNK_SIZE,
+    ArtifactMissing,
+    Closing,
+    DescriptorReadable,
+    OnDisk,
+)
 from pulpcore.content_star.storage.filesystem import is_local
 
 # Concurrent blocking reads. Not anyio's default limiter, so that a hung network file system
@@ -61,7 +67,7 @@ class FileTruncated(OSError):
     """A file became shorter while it was sent, so that the response cannot be completed."""
 
 
-class LocalFile(Closing):
+class LocalFile(Closing, DescriptorReadable):
     """A regular file open for reading at any offset. `size` is that at opening, in bytes.
 
     Use it in a `with` block. Deletion closes it too, for requests that are cancelled while a thread
@@ -122,6 +128,18 @@ class LocalFile(Closing):
         if len(data) < length:
             data += await self._read_in_thread(offset + len(data), length - len(data))
         return data
+
+    @property
+    def name(self) -> str:
+        return self.path
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+        return self._fd
+
+    async def available(self, offset: int, length: int) -> int:
+        """Return `length` on a local file system: a network file system may block the sender."""
+        return length if self._nowait else 0
 
     async def _read_in_thread(self, offset: int, length: int) -> bytes:
         """Read exactly `length` bytes in a thread, which may wait for the disk."""

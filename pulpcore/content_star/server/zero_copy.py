@@ -1,0 +1,289 @@
+"""The ASGI extension `http.response.zerocopysend` for uvicorn, which does not offer it itself.
+
+The kernel sends a file from its page cache to the socket, with `os.sendfile`, past uvicorn's
+transport (https://asgi.readthedocs.io/en/latest/extensions.html#zero-copy-send). The internals of
+uvicorn that this needs are named here; if one is missing, the extension is not offered, and
+applications read their files.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import anyio.to_thread
+import h11
+from anyio.lowlevel import RunVar
+from starlette.types import Message, Scope, Send
+
+from pulpcore.content_star.server.internals import missing
+
+logger = logging.getLogger(__name__)
+
+ZERO_COPY = "http.response.zerocopysend"
+
+CALL_BYTES = 1 << 20
+"""Maximum bytes of a call of `sendfile`. After each, other connections have their turn."""
+PROBE_BYTES = 128 * 1024
+"""Interval at which the page cache is probed: how far Linux reads ahead by default."""
+THREADS = 40
+"""Threads that wait for disks."""
+
+_IS_LINUX = hasattr(os, "sendfile") and hasattr(os, "RWF_NOWAIT")
+_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})  # by the file system
+_DISCONNECTS = frozenset(
+    {
+        errno.EPIPE,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.ENOTCONN,
+        errno.ESHUTDOWN,
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+    }
+)
+
+_byte = [bytearray(1)]  # for the result of a probe, which is not used
+_limiter: RunVar[anyio.CapacityLimiter] = RunVar("content_star_zero_copy_threads")
+
+Frame = Callable[[Any, int], tuple[bytes, bytes]]
+
+
+class _Placeholder:
+    """Body of an event of h11, which needs its length only."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def _frame_httptools(cycle: Any, count: int) -> tuple[bytes, bytes]:
+    """Return the framing before and after `count` bytes of a body, and count them as sent.
+
+    Raises RuntimeError if they exceed Content-Length, as uvicorn does.
+    """
+    if cycle.chunked_encoding:
+        return b"%x\r\n" % count, b"\r\n"
+    if count > cycle.expected_content_length:
+        raise RuntimeError("Response content longer than Content-Length")
+    cycle.expected_content_length -= count
+    return b"", b""
+
+
+def _frame_h11(cycle: Any, count: int) -> tuple[bytes, bytes]:
+    """As `_frame_httptools`. Raises h11.LocalProtocolError."""
+    data: Any = _Placeholder(count)
+    parts: Any = cycle.conn.send_with_data_passthrough(h11.Data(data))
+    return (b"", b"") if len(parts) == 1 else (parts[0], parts[2])
+
+
+_NEEDED = {
+    "disconnected", "flow", "message_event", "response_complete", "response_started", "scope",
+    "transport",
+}  # fmt: skip
+_IMPLEMENTATIONS: dict[str, tuple[Frame, set[str]]] = {
+    "httptools_impl": (_frame_httptools, {"chunked_encoding", "expected_content_length"}),
+    "h11_impl": (_frame_h11, {"conn"}),
+}
+
+
+def _frames() -> dict[type, Frame]:
+    """Return the framing for each class of uvicorn that handles a request and is as expected."""
+    frames: dict[type, Frame] = {}
+    for name, (frame, attributes) in _IMPLEMENTATIONS.items():
+        try:
+            cycle: type = import_module(f"uvicorn.protocols.http.{name}").RequestResponseCycle
+            absent = missing(cycle, {"send"}, _NEEDED | attributes)
+        except (ImportError, AttributeError) as error:
+            absent = [str(error)]
+        if not absent:
+            frames[cycle] = frame
+            continue
+        logger.warning(
+            "Large files are read and copied, at a multiple of the CPU time, with uvicorn's %s,"
+            " which lacks %s. Install a version of uvicorn that pulp-content-star was tested with.",
+            name,
+            ", ".join(absent),
+        )
+    return frames
+
+
+_FRAMES = _frames() if _IS_LINUX else {}
+
+
+def _frame_of(cycle: Any) -> Frame | None:
+    kind = type(cycle)
+    return _FRAMES.get(kind) or _FRAMES.get(kind.__bases__[0])  # of our class
+
+
+def offer_zero_copy(scope: Scope, send: Send) -> Send:
+    """Offer the extension in `scope` if `send` is uvicorn's; return the `send` that implements it.
+
+    Not offered with TLS, nor if a middleware has wrapped `send`: it might change bodies.
+    """
+    cycle: Any = getattr(send, "__self__", None)
+    if _frame_of(cycle) is None or cycle.transport.get_extra_info("sslcontext"):
+        return send
+    scope.setdefault("extensions", {})[ZERO_COPY] = {}
+    if getattr(cycle, "sends_files", False):
+        return send
+
+    def send_or_send_file(message: Message) -> Any:
+        return send_file(cycle, message) if message["type"] == ZERO_COPY else send(message)
+
+    return send_or_send_file
+
+
+async def send_file(cycle: Any, message: Message) -> None:
+    """Send a message of the type `http.response.zerocopysend`.
+
+    Sets its `count` to the bytes that were sent, also if it fails or is cancelled.
+
+    Raises ConnectionError if the client has disconnected, and OSError if the file cannot be read
+    or ends early: the application has to pass that on, so that uvicorn closes the connection.
+    """
+    if not cycle.response_started or cycle.response_complete:
+        raise RuntimeError(f"Unexpected ASGI message {ZERO_COPY!r}.")
+    if cycle.scope["method"] != "HEAD":
+        file, offset, count = message["file"], message.get("offset"), message.get("count")
+        if offset is None:
+            offset = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+        if count is None:
+            count = os.fstat(file.fileno()).st_size - offset
+        message["count"] = 0
+        try:
+            await _send_framed(cycle, message, offset, count)
+        except OSError as error:
+            error.filename = getattr(file, "name", None)
+            raise
+    if not message.get("more_body", False):
+        await cycle.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_framed(cycle: Any, message: Message, offset: int, count: int) -> None:
+    transport = cycle.transport
+    _check_connected(cycle)
+    frame = _frame_of(cycle)
+    assert frame is not None
+    before, after = frame(cycle, count)
+    if before:
+        transport.write(before)
+    await _flush(cycle)
+    # A duplicate, since event loops watch no descriptor that belongs to a transport.
+    socket = os.dup(transport.get_extra_info("socket").fileno())
+    try:
+        await _send_range(cycle, socket, message, offset, count)
+    finally:
+        os.close(socket)
+    if after:
+        transport.write(after)
+
+
+async def _flush(cycle: Any) -> None:
+    """Wait until the transport has sent its buffer, which the file must not overtake."""
+    transport = cycle.transport
+    if transport.get_write_buffer_size():
+        transport.set_write_buffer_limits(high=0)
+        await cycle.flow.drain()
+        _check_connected(cycle)
+        transport.set_write_buffer_limits()
+
+
+async def _send_range(cycle: Any, socket: int, message: Message, offset: int, count: int) -> None:
+    """Send `count` bytes; neither a slow client nor a disk blocks the event loop."""
+    fd, stop = message["file"].fileno(), offset + count
+    while offset < stop:
+        length = min(stop - offset, CALL_BYTES)
+        if not _is_cached(fd, offset, length):
+            await _in_thread(_read_ahead, fd, offset, length)
+            _check_connected(cycle)
+        try:
+            sent = os.sendfile(socket, fd, offset, length)
+        except BlockingIOError:
+            await _wait_until_writable(socket)
+            _check_connected(cycle)
+            continue
+        except OSError as error:
+            if error.errno in _DISCONNECTS:
+                cycle.transport.abort()
+                _check_connected(cycle)
+            if error.errno not in _UNSUPPORTED:
+                raise
+            sent = await _copy(cycle, fd, offset, length)
+        if not sent:
+            raise OSError(errno.ENODATA, f"The file has become shorter than {stop} bytes")
+        offset += sent
+        message["count"] += sent
+        await asyncio.sleep(0)
+        _check_connected(cycle)
+
+
+async def _copy(cycle: Any, fd: int, offset: int, length: int) -> int:
+    """Send bytes of a file that `sendfile` does not support; return their number."""
+    data: bytes = await _in_thread(os.pread, fd, min(length, PROBE_BYTES), offset)
+    _check_connected(cycle)
+    cycle.transport.write(data)
+    await _flush(cycle)
+    return len(data)
+
+
+def _check_connected(cycle: Any) -> None:
+    """Raise ConnectionResetError if the client has disconnected.
+
+    uvicorn notes that for the newest of pipelined requests only, and would take this one's end for
+    an error of the application.
+    """
+    if cycle.disconnected or cycle.transport.is_closing():
+        cycle.disconnected = True
+        cycle.message_event.set()
+        raise ConnectionResetError(errno.ECONNRESET, "The client has disconnected")
+
+
+def _is_cached(fd: int, offset: int, length: int) -> bool:
+    """Return whether the page cache has these bytes, judged by samples; False if unknown."""
+    try:
+        for position in range(offset, offset + length, PROBE_BYTES):
+            os.preadv(fd, _byte, position, os.RWF_NOWAIT)
+        os.preadv(fd, _byte, offset + length - 1, os.RWF_NOWAIT)
+    except OSError:
+        return False
+    return True
+
+
+def _read_ahead(fd: int, offset: int, length: int) -> None:
+    """Read bytes into the page cache, and have the kernel begin with as many after them."""
+    os.posix_fadvise(fd, offset, 2 * length, os.POSIX_FADV_WILLNEED)
+    for position in range(offset, offset + length, PROBE_BYTES):
+        os.pread(fd, min(PROBE_BYTES, offset + length - position), position)
+
+
+async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call `function` in a thread, which a cancelled request does not wait for.
+
+    It may then read from a descriptor that is closed and reused: its result is dropped.
+    """
+    try:
+        limiter = _limiter.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(THREADS)
+        _limiter.set(limiter)
+    return await anyio.to_thread.run_sync(
+        function, *arguments, abandon_on_cancel=True, limiter=limiter
+    )
+
+
+async def _wait_until_writable(socket: int) -> None:
+    loop = asyncio.get_running_loop()
+    writable = asyncio.Event()
+    loop.add_writer(socket, writable.set)
+    try:
+        await writable.wait()
+    finally:
+        loop.remove_writer(socket)

@@ -1,0 +1,431 @@
+"""Large files under uvicorn: sent from the page cache by the kernel, without copying them."""
+
+import hashlib
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from http.client import HTTPResponse
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.certificates import Authority
+from tests.support.instance import Instance, stop, wait_until
+from tests.support.raw_client import Raw
+from tests.support.server import Server, free_port, running
+
+OURS = "pulpcore.content_star.server:HttpProtocol"
+APP = "tests.support.zero_copy_app:app"
+CHECKOUT = str(Path(__file__).parents[2])
+Running = AbstractContextManager[Server]
+Start = Callable[..., Running]
+SIZE = 24_000_001
+PIECE = os.urandom(1 << 20)
+LARGE = (PIECE * (SIZE // len(PIECE) + 1))[:SIZE]
+SMALL = b"small"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with files that servers send."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "large").write_bytes(LARGE)
+    (folder / "small").write_bytes(SMALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environ(folder: Path) -> dict[str, str]:
+    return {
+        "PYTHONPATH": CHECKOUT,
+        "DJANGO_SETTINGS_MODULE": "pulpcore.app.settings",
+        "ZERO_COPY_FOLDER": str(folder),
+    }
+
+
+@pytest.fixture(scope="module")
+def start(instance: Instance, environ: dict[str, str]) -> Start:
+    """Run uvicorn with `tests.support.zero_copy_app`."""
+
+    def start(*arguments: str, app: str = APP, scheme: str = "http") -> Running:
+        port = free_port()
+        command = ["uvicorn", app, "--port", str(port), *arguments]
+        return running(instance, command, f"{scheme}://127.0.0.1:{port}", **environ)
+
+    return start
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(http, loop) for http in ("httptools", "h11", OURS) for loop in ("uvloop", "asyncio")],
+    ids=lambda param: "-".join(param).rpartition(":")[2],
+)
+def server(start: Start, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """uvicorn with each of its protocols and ours, on each event loop."""
+    http, loop = request.param
+    with start("--http", http, "--loop", loop) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def plain(start: Start) -> Iterator[Server]:
+    """uvicorn without an option."""
+    with start() as server:
+        yield server
+
+
+def get(server: Server, path: str, **headers: str) -> httpx.Response:
+    return httpx.get(server.url + path, headers=headers, trust_env=False, timeout=300)
+
+
+def seen(server: Server) -> dict[str, int]:
+    return {"bytes": 0, "cold calls": 0, "read ahead": 0, **get(server, "/seen").json()}
+
+
+def sent_without_copying(server: Server, request: Callable[[], object]) -> int:
+    """Return the bytes that were sent without copying during `request`."""
+    before = seen(server)["bytes"]
+    request()
+    return seen(server)["bytes"] - before
+
+
+def digest_of(response: HTTPResponse) -> str:
+    digest = hashlib.sha256()
+    while data := response.read(1 << 20):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+DIGEST = hashlib.sha256(LARGE).hexdigest()
+SHARE = 6_000_000
+SHARE_DIGEST = hashlib.sha256(LARGE[:SHARE]).hexdigest()
+
+
+# What is sent so
+
+
+def test_whole_file_is_sent_without_copying(server):
+    def request() -> None:
+        assert get(server, "/file/large").content == LARGE
+
+    assert sent_without_copying(server, request) == SIZE
+
+
+def test_single_range_is_sent_without_copying(server):
+    def request() -> None:
+        response = get(server, "/file/large", Range="bytes=5000-5000000")
+        assert response.status_code == 206
+        assert response.content == LARGE[5000:5000001]
+
+    assert sent_without_copying(server, request) == 4995001
+
+
+def test_large_parts_of_multiple_ranges_are_sent_without_copying(server):
+    def request() -> None:
+        response = get(server, "/file/large", Range="bytes=0-9,5000-5000000,9000000-9000009")
+        assert response.status_code == 206
+        assert len(response.content) == int(response.headers["Content-Length"])
+        boundary = response.headers["Content-Type"].partition("boundary=")[2].encode()
+        parts = response.content.split(b"--" + boundary)[1:-1]
+        bodies = [part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") for part in parts]
+        assert bodies == [LARGE[:10], LARGE[5000:5000001], LARGE[9000000:9000010]]
+
+    assert sent_without_copying(server, request) == 4995001
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("HEAD", "/file/large", {}, 200),
+        ("GET", "/file/large", {"If-None-Match": '"' + "0" * 64 + '"'}, 304),
+        ("GET", "/file/large", {"Range": "bytes=0-65535"}, 206),
+        ("GET", "/file/large", {"Range": "bytes=99999999-"}, 416),
+        ("GET", "/file/small", {}, 200),
+    ],
+)
+def test_responses_without_a_large_body_are_sent_as_before(server, method, path, headers, status):
+    def request() -> None:
+        with httpx.Client(base_url=server.url, trust_env=False) as client:
+            for _ in range(2):  # the connection remains in order
+                response = client.request(method, path, headers=headers)
+                assert response.status_code == status
+
+    assert sent_without_copying(server, request) == 0
+
+
+def test_large_body_of_head_is_dropped_by_the_server(server):
+    with Raw(server.url) as client:
+        client.head("HEAD", "/raw?path=/proc/self/status&length=10&offset=0&count=10")
+        client.response("HEAD").read()
+        client.head("GET", "/file/small")
+        assert client.response().read() == SMALL
+
+
+def test_body_without_length_is_chunked(server, folder):
+    response = get(server, f"/raw?path={folder}/large")
+    assert response.headers["Transfer-Encoding"] == "chunked"
+    assert response.content == LARGE
+    response = get(server, f"/raw?path={folder}/large&offset=10&count=20")
+    assert response.content == LARGE[10:30]
+
+
+def test_body_longer_than_its_length_is_refused(server, folder):
+    with pytest.raises(httpx.RemoteProtocolError):
+        get(server, f"/raw?path={folder}/large&length=10&offset=0&count=20")
+
+
+# Connections
+
+
+def test_connection_is_kept_after_a_large_file(server):
+    with Raw(server.url) as client:
+        for _ in range(3):
+            client.head("GET", "/file/large")
+            assert digest_of(client.response()) == DIGEST
+            client.head("GET", "/file/small")
+            assert client.response().read() == SMALL
+
+
+def test_pipelined_requests_follow_a_large_file(server):
+    with Raw(server.url) as client:
+        for path in ("/file/small", "/file/large", "/file/small", "/file/large"):
+            client.head("GET", path)
+        for expected in (SMALL, LARGE, SMALL, LARGE):
+            assert client.response().read() == expected
+
+
+def test_connection_close_ends_after_the_large_file(server):
+    with Raw(server.url) as client:
+        client.head("GET", "/file/large", Connection="close")
+        head, _, body = client.read_to_end().partition(b"\r\n\r\n")
+        assert b"connection: close" in head.lower()
+        assert body == LARGE
+
+
+def test_http_1_0_gets_a_large_file(server):
+    with Raw(server.url) as client:
+        client.send(b"GET /file/large HTTP/1.0\r\n\r\n")
+        head, _, body = client.read_to_end().partition(b"\r\n\r\n")
+        assert f"content-length: {SIZE}".encode() in head.lower()
+        assert body == LARGE
+
+
+@pytest.mark.parametrize("resets", [True, False], ids=["reset", "close"])
+def test_client_that_leaves_in_the_middle_leaves_nothing_open(server, resets):
+    before = seen(server)["open"]
+    logged = server.said()
+    for _ in range(5):
+        with Raw(server.url) as client:
+            client.head("GET", "/file/large")
+            assert client.socket.recv(65536)
+            if resets:
+                linger = bytes([1, 0, 0, 0, 0, 0, 0, 0])
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    wait_until(lambda: seen(server)["open"] <= before, explain=server.said)
+    assert "Traceback" not in server.said().removeprefix(logged)
+    assert "ERROR" not in server.said().removeprefix(logged)
+
+
+def test_pipelining_client_that_leaves_in_the_middle_is_no_error(server):
+    before = seen(server)["open"]
+    logged = server.said()
+    with Raw(server.url) as client:
+        client.head("GET", "/file/large")
+        client.head("GET", "/file/small")
+        assert client.socket.recv(65536)
+    wait_until(lambda: seen(server)["open"] <= before, explain=server.said)
+    assert "ERROR" not in server.said().removeprefix(logged)
+
+
+def test_client_that_stops_reading_does_not_stop_others(server):
+    with Raw(server.url) as slow:
+        slow.head("GET", "/file/large")
+        assert slow.has_response(60)
+        for _ in range(3):
+            assert get(server, "/file/large").content == LARGE
+        assert digest_of(slow.response()) == DIGEST
+
+
+# Files
+
+
+def test_file_truncated_while_it_is_sent_cuts_the_connection(server, folder):
+    path = folder / "truncated"
+    path.write_bytes(LARGE)
+    with Raw(server.url) as client:
+        client.head("GET", "/file/truncated")
+        assert client.has_response(60)
+        os.truncate(path, 100)
+        response = client.response()
+        assert response.status == 200
+        assert len(client.read_to_end()) < SIZE
+    wait_until(lambda: f"'{path}'" in server.said(), explain=server.said)
+    assert "has become shorter" in server.said()
+    assert get(server, "/file/large").content == LARGE
+
+
+def test_file_that_sendfile_does_not_support_is_read(server):
+    """`sendfile` fails with EINVAL for files of /proc that the kernel makes on reading."""
+    path = "/raw?path=/proc/self/environ&offset=0&count=10"
+    assert get(server, path).text.isprintable()
+    assert len(get(server, f"{path}&length=10").content) == 10
+
+
+def test_file_that_cannot_be_read_cuts_the_connection_and_is_logged(server):
+    """The first page of a process's memory is never mapped: reading it fails with EIO."""
+    with pytest.raises(httpx.RemoteProtocolError):
+        get(server, "/raw?path=/proc/self/mem&length=10&offset=0&count=10")
+    wait_until(lambda: "Input/output error: '/proc/self/mem'" in server.said(), 60, server.said)
+    assert get(server, "/file/small").content == SMALL
+
+
+def test_cold_file_is_read_in_threads(server, folder):
+    path = folder / "cold"
+    path.write_bytes(LARGE)
+    get(server, "/drop/cold")
+    before = seen(server)
+    assert get(server, "/file/cold").content == LARGE
+    after = seen(server)
+    assert after["read ahead"] > before["read ahead"]
+    assert after["cold calls"] == before["cold calls"]
+    assert after["bytes"] - before["bytes"] == SIZE
+
+
+def test_file_that_goes_cold_while_a_client_waits_is_read_in_threads(server, folder):
+    path = folder / "cooling"
+    path.write_bytes(LARGE)
+    before = seen(server)
+    with Raw(server.url) as slow:
+        slow.head("GET", "/file/cooling")
+        assert slow.has_response(60)
+        get(server, "/drop/cooling")
+        assert digest_of(slow.response()) == DIGEST
+    after = seen(server)
+    assert after["read ahead"] > before["read ahead"]
+    assert after["cold calls"] == before["cold calls"]
+
+
+# Servers
+
+
+def test_tls_copies(start, tmp_path):
+    options = []
+    for name, pem in zip(("cert", "key"), Authority().pair(), strict=True):
+        path = tmp_path / name
+        path.write_text(pem)
+        options += [f"--ssl-{name}file", str(path)]
+    with (
+        start(*options, scheme="https") as server,
+        httpx.Client(base_url=server.url, verify=False, trust_env=False) as client,
+    ):
+        assert client.get("/file/large").content == LARGE
+        assert "bytes" not in client.get("/seen").json()
+
+
+def test_middleware_around_the_application_gets_bodies(start):
+    with start(app=f"{APP[:-3]}compressed") as server:
+        response = get(server, "/file/large")
+        assert response.headers["Content-Encoding"] == "gzip"
+        assert response.content == LARGE
+        assert seen(server)["bytes"] == 0
+
+
+def test_forwarded_https_over_plain_tcp_is_sent_without_copying(plain):
+    def request() -> None:
+        assert get(plain, "/file/large", **{"X-Forwarded-Proto": "https"}).content == LARGE
+
+    assert sent_without_copying(plain, request) == SIZE
+
+
+@pytest.mark.parametrize("http", ["httptools", OURS])
+def test_unix_socket_is_sent_without_copying(instance, environ, tmp_path, http):
+    path = tmp_path / "socket"
+    command = ["uvicorn", APP, "--http", http, "--uds", str(path)]
+    process = instance.spawn(command, output=tmp_path / "log", **environ)
+    try:
+        wait_until(path.exists)
+        transport = httpx.HTTPTransport(uds=str(path), retries=10)
+        with httpx.Client(transport=transport, base_url="http://pulp") as client:
+            assert client.get("/file/large").content == LARGE
+            assert client.get("/seen").json()["bytes"] == SIZE
+    finally:
+        stop(process)
+
+
+def test_log_of_all_messages_gets_bodies(start):
+    with start("--log-level", "trace") as server:
+        assert get(server, "/file/large").content == LARGE
+        assert seen(server)["bytes"] == 0
+
+
+def test_shutdown_waits_for_a_large_file(start):
+    for http in ("httptools", OURS):
+        with start("--http", http) as server, Raw(server.url) as client:
+            client.head("GET", "/file/large")
+            assert client.has_response(60)
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "Shutting down" in server.said(), explain=server.said)
+            assert digest_of(client.response()) == DIGEST
+            assert server.process.wait(60) in (0, -signal.SIGTERM)
+
+
+def test_keep_alive_timeout_does_not_end_a_large_file(start):
+    with start("--timeout-keep-alive", "1") as server, Raw(server.url) as slow:
+        slow.head("GET", "/file/large")
+        assert slow.has_response(60)
+        with Raw(server.url) as idle:
+            idle.head("GET", "/file/small")
+            assert idle.response().read() == SMALL
+            assert idle.read_to_end() == b"", "the server closes it after a second"
+        assert digest_of(slow.response()) == DIGEST
+
+
+def test_concurrency_limit_does_not_end_a_large_file(start):
+    with start("--limit-concurrency", "3") as server, Raw(server.url) as slow:
+        slow.head("GET", "/file/large")
+        assert slow.has_response(60)
+        with Raw(server.url) as second, Raw(server.url) as third:
+            assert second.socket and third.socket
+            third.head("GET", "/file/small")
+            assert third.response().status == 503
+        assert digest_of(slow.response()) == DIGEST
+
+
+def memory(server: Server) -> int:
+    pages = Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
+
+
+@pytest.mark.parametrize("http", ["httptools", OURS])
+def test_500_slow_readers_take_no_memory(start, http):
+    """Each reads a little, and waits for all others."""
+    with start("--http", http) as server:
+        get(server, "/file/large")
+        before = memory(server)
+        clients = [Raw(server.url) for _ in range(500)]
+        try:
+            for client in clients:
+                client.head("GET", "/file/large", Range=f"bytes=0-{SHARE - 1}")
+            responses = [client.response() for client in clients]
+            digests = [hashlib.sha256() for _ in clients]
+            for response, digest in zip(responses, digests, strict=True):
+                digest.update(response.read(1000))
+            assert memory(server) - before < 64 << 20
+            assert get(server, "/file/small").content == SMALL
+
+            def finish(number: int) -> str:
+                while data := responses[number].read(1 << 20):
+                    digests[number].update(data)
+                return digests[number].hexdigest()
+
+            with ThreadPoolExecutor(8) as pool:
+                assert set(pool.map(finish, range(500))) == {SHARE_DIGEST}
+            assert memory(server) - before < 64 << 20
+        finally:
+            for client in clients:
+                client.__exit__()

@@ -1,0 +1,113 @@
+"""An ASGI application that sends files, and tells what was sent without copying, and how."""
+
+import json
+import os
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import Message, Receive, Scope, Send
+
+from pulpcore.content_star.middleware.conformance import Conformance
+from pulpcore.content_star.responses.artifact import ArtifactResponse
+from pulpcore.content_star.server import zero_copy
+from pulpcore.content_star.storage.disk import LocalSource
+
+FOLDER = Path(os.environ.get("ZERO_COPY_FOLDER", "."))
+PAGE = 4096
+SEEN: Counter[str] = Counter()
+
+_sendfile, _read_ahead = os.sendfile, zero_copy._read_ahead
+
+
+def sendfile(socket: int, fd: int, offset: int, count: int) -> int:
+    """Send as `os.sendfile`, and count bytes and calls that had to wait for the disk."""
+    SEEN["cold calls"] += not is_cached(fd, offset, count)
+    sent = _sendfile(socket, fd, offset, count)
+    SEEN["bytes"] += sent
+    return sent
+
+
+def is_cached(fd: int, offset: int, count: int) -> bool:
+    """Return whether the page cache has each page of a file, or the file is no file of a disk."""
+    try:
+        for position in range(offset, offset + count, PAGE):
+            os.preadv(fd, [bytearray(1)], position, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def read_ahead(fd: int, offset: int, length: int) -> None:
+    SEEN["read ahead"] += 1
+    _read_ahead(fd, offset, length)
+
+
+os.sendfile, zero_copy._read_ahead = sendfile, read_ahead
+
+
+async def seen(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the counters and the number of open files."""
+    await text(send, json.dumps({**SEEN, "open": len(os.listdir("/proc/self/fd"))}))
+
+
+async def drop(scope: Scope, receive: Receive, send: Send) -> None:
+    """Drop a file from the page cache."""
+    with _path(scope).open() as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    await text(send, "dropped")
+
+
+async def file(scope: Scope, receive: Receive, send: Send) -> None:
+    path = _path(scope)
+    response = ArtifactResponse(
+        LocalSource(str(path)),
+        size=path.stat().st_size,
+        sha256="0" * 64,
+        last_modified=None,
+        filename=path.name,
+    )
+    await response(scope, receive, send)
+
+
+async def raw(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send a part of any file in one message, with a length only if one is asked for."""
+    query = parse_qs(scope["query_string"].decode())
+    headers = []
+    if "length" in query:
+        headers.append((b"content-length", query["length"][0].encode()))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    message: Message = {"type": zero_copy.ZERO_COPY}
+    for name in ("offset", "count"):
+        if name in query:
+            message[name] = int(query[name][0])
+    with Path(query["path"][0]).open("rb") as file:  # noqa: ASYNC230
+        await send({**message, "file": file})
+
+
+async def text(send: Send, body: str) -> None:
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body.encode()})
+
+
+def _path(scope: Scope) -> Path:
+    return FOLDER / scope["path"].rpartition("/")[2]
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        kind = scope["path"].split("/")[1]
+        apps = {"file": file, "raw": raw, "drop": drop}
+        with suppress(FileNotFoundError):
+            return await apps.get(kind, seen)(scope, receive, send)
+        await text(send, "missing")
+
+
+app = Conformance(application)
+compressed = GZipMiddleware(app)
