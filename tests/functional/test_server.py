@@ -18,6 +18,7 @@ from pulpcore.content_star.listings.directory import ROWS
 from tests.support.bulk import Bulk
 from tests.support.instance import Instance, in_venv, wait_until
 from tests.support.orm import Orm
+from tests.support.protocol_app import LARGE
 from tests.support.server import Server, free_port, running, serving
 
 OURS = ("--http", "pulpcore.content_star.server:HttpProtocol")
@@ -541,6 +542,36 @@ def test_half_closed_connection_whose_client_closed_it_is_a_client_disconnect(se
         wait_until(lambda: f"waits: {name}" in events(server))
         client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)
     wait_until(lambda: f"disconnect: {name}" in events(server))
+
+
+def test_half_closed_connection_that_stalls_disconnects(instance, loop):
+    """Its client may have left; one that has yet to read what was sent has not."""
+    with (
+        probing(instance, *OURS, "--loop", loop, HALF_CLOSED_TIMEOUT="2") as server,
+        Client(server).send(GET % b"/large") as slow,
+    ):
+        slow.socket.shutdown(socket.SHUT_WR)
+        for name in ("first", "second"):
+            with Client(server).send(GET % f"/wait/{name}".encode()) as client:
+                wait_until(lambda name=name: f"waits: {name}" in events(server))
+                client.socket.shutdown(socket.SHUT_WR)
+                wait_until(lambda name=name: f"disconnect: {name}" in events(server))
+        assert slow.response() == (200, LARGE.encode())
+
+
+def test_inherited_socket_sends_without_delay(instance, loop):
+    """uvicorn takes it for a Unix socket, for which asyncio does not ask for that."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        fd = listener.fileno()
+        command = ["uvicorn", "tests.support.protocol_app:app", "--fd", str(fd), "--loop", loop]
+        environ = {"PYTHONPATH": CHECKOUT, "DJANGO_SETTINGS_MODULE": "pulpcore.app.settings"}
+        with (
+            running(instance, [*command, *OURS], url, pass_fds=[fd], **environ) as server,
+            Client(server) as client,
+        ):
+            port = client.socket.getsockname()[1]
+            assert client.send(GET % f"/nodelay/{port}".encode()).response() == (200, b"at once")
 
 
 def test_half_closed_connection_with_an_incomplete_request_is_closed(server):

@@ -2,13 +2,21 @@
 
 import asyncio
 import json
+import os
+import socket
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star.middleware.conformance import Conformance
+from pulpcore.content_star.server import protocol
 
+if "HALF_CLOSED_TIMEOUT" in os.environ:
+    protocol.HALF_CLOSED_TIMEOUT = float(os.environ["HALF_CLOSED_TIMEOUT"])
+
+LARGE = "large " * 4_000_000
 EVENTS: list[str] = []
 GATES: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
@@ -66,6 +74,23 @@ async def plain(name: str, scope: Scope, receive: Receive, send: Send) -> None:
     await respond(send, "plain")
 
 
+async def large(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    await respond(send, LARGE)
+
+
+async def nodelay(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer whether the connection of the client with the port `name` sends without delay."""
+    for fd in os.listdir("/proc/self/fd"):
+        with (
+            suppress(OSError, IndexError),
+            socket.socket(fileno=os.dup(int(fd))) as connection,
+        ):
+            if connection.getpeername()[1] == int(name):
+                option = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                return await respond(send, "at once" if option else "delayed")
+    await respond(send, "unknown")
+
+
 async def respond(send: Send, text: str) -> None:
     headers = [(b"content-length", b"%d" % len(text.encode())), (b"etag", b'"1"')]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -78,6 +103,8 @@ PATHS: dict[str, Callable[[str, Scope, Receive, Send], Awaitable[None]]] = {
     "events": events,
     "echo": echo,
     "stream": stream,
+    "large": large,
+    "nodelay": nodelay,
 }
 
 

@@ -1,9 +1,14 @@
 """uvicorn's HTTP protocol (httptools) with timeouts and limits."""
 
 import asyncio
+import fcntl
 import os
 import socket
+import sys
+import termios
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -33,10 +38,16 @@ MAX_FRAMING_RATIO = 16
 PROBE_SECONDS = 10
 """Interval of TCP keep-alive for a half-closed connection. Linux resets the connection of a client
 that has closed it completely, but only after a minute (`tcp_fin_timeout`)."""
+HALF_CLOSED_TIMEOUT = 30.0
+"""Seconds without data after which a half-closed connection is taken for closed: its client may
+have left while the response stalls. Clients that half-close and wait longer are unlikely."""
 SHUTDOWN_GRACE = 1.0
 """Seconds in which a request is still accepted on an idle connection during shutdown."""
 LINGER_TIMEOUT = 5.0
 """Seconds for a client to read an error response, while its data is dropped (lingering close)."""
+
+# tcpi_last_data_sent in Linux' struct tcp_info, milliseconds.
+_LAST_DATA_SENT = slice(44, 48)
 
 require(
     HttpToolsProtocol,
@@ -52,16 +63,44 @@ require(
 )  # fmt: skip
 
 
+@contextmanager
+def _tcp_socket(connection: socket.socket) -> Iterator[socket.socket | None]:
+    """Return a duplicate of a TCP socket until the block ends; None for other sockets.
+
+    The duplicate knows its family: uvicorn takes inherited sockets (`--fd`) for Unix ones.
+    """
+    with socket.socket(fileno=os.dup(connection.fileno())) as own:
+        yield own if own.family in (socket.AF_INET, socket.AF_INET6) else None
+
+
+def _set_nodelay(connection: socket.socket) -> None:
+    """Disable Nagle's algorithm: with it, a body waits for the acknowledgement of the head."""
+    with _tcp_socket(connection) as tcp:
+        if tcp is not None:
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def _probe(connection: socket.socket) -> None:
     """Enable TCP keep-alive; other sockets detect a closed peer at once."""
-    # A duplicate knows its family: uvicorn takes inherited sockets (`--fd`) for Unix ones.
-    with socket.socket(fileno=os.dup(connection.fileno())) as own:
-        if own.family not in (socket.AF_INET, socket.AF_INET6):
+    with _tcp_socket(connection) as tcp:
+        if tcp is None:
             return
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_KEEPIDLE"):
-            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_SECONDS)
-            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_SECONDS)
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_SECONDS)
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_SECONDS)
+
+
+def _idle_seconds(connection: socket.socket) -> float:
+    """Return the seconds since data was last sent; 0 if the client has not taken it, or unknown."""
+    with _tcp_socket(connection) as tcp:
+        if tcp is None or sys.platform != "linux":
+            return 0.0
+        queued = fcntl.ioctl(tcp, termios.TIOCOUTQ, bytes(4))
+        info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_SENT.stop)
+    if any(queued):
+        return 0.0
+    return int.from_bytes(info[_LAST_DATA_SENT], sys.byteorder) / 1000
 
 
 class Flow(FlowControl):
@@ -109,6 +148,9 @@ class HttpProtocol(HttpToolsProtocol):
         """Start the deadline for the first request."""
         super().connection_made(transport)
         self.flow = Flow(transport, self.pipeline)
+        connection = transport.get_extra_info("socket")
+        if connection.family == socket.AF_UNIX:
+            _set_nodelay(connection)  # asyncio does that where the family is right
         self.open_connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -122,11 +164,13 @@ class HttpProtocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep a half-closed connection open until its responses are sent.
 
-        TCP keep-alive distinguishes it from a connection that the client has closed completely.
+        It is not distinguishable from a connection that the client has closed completely, until
+        something is sent: a response, or a probe of TCP keep-alive.
         """
         self.half_closed = self.serving is not None and not self.in_body and self.scheme == "http"
         if self.half_closed:
             _probe(self.transport.get_extra_info("socket"))
+            self.open_connections.set_deadline(self, HALF_CLOSED_TIMEOUT)
         return self.half_closed
 
     def data_received(self, data: bytes) -> None:
@@ -320,11 +364,21 @@ class HttpProtocol(HttpToolsProtocol):
 
     def expire(self) -> None:
         """Abort an idle or refused connection; respond 408 to an incomplete request."""
+        if self.half_closed and self.serving is not None:
+            self._expire_half_closed()
+            return
         drained = self.serving is None and (self.in_body or not self.overhead)
         if self.refusal is not None or drained:
             self.transport.abort()
         else:
             self.refuse(408, "The request was not received in time.")
+
+    def _expire_half_closed(self) -> None:
+        idle = _idle_seconds(self.transport.get_extra_info("socket"))
+        if idle >= HALF_CLOSED_TIMEOUT:
+            self.transport.abort()
+        else:
+            self.open_connections.set_deadline(self, HALF_CLOSED_TIMEOUT - idle)
 
     def evict(self) -> None:
         """Close the connection because of the limit, with 503 if all others are busy."""
