@@ -39,7 +39,9 @@ def test_status_of_a_running_pulp(instance: Instance) -> None:
     assert f"content_star {__version__}" in said
     assert "  Workers   1 online\n" in said
     assert re.search(
-        r"^  Disk      [\d.]+ [MG]iB: content .*, database [\d.]+ [MG]iB, other ", said, re.MULTILINE
+        r"^  Disk      [\d.]+ [MG]iB: content .*, database [\d.]+ [MG]iB, other ",
+        said,
+        re.MULTILINE,
     )
 
 
