@@ -22,7 +22,7 @@ from pulpcore.content_star.database.batching import Batcher
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.registry import has_routes
 from pulpcore.content_star.listings.base_paths import has_base_paths, next_segments
-from pulpcore.content_star.listings.directory import DirectoryEntry
+from pulpcore.content_star.listings.entries import DirectoryEntry
 from pulpcore.content_star.listings.negotiation import VaryOnAccept, prefers_json
 from pulpcore.content_star.listings.pagination import page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pulpcore.app.models import Artifact, ContentArtifact, PublishedArtifact, RepositoryContent
 from pulpcore.content_star.listings import directory
-from pulpcore.content_star.listings.directory import DirectoryEntry
+from pulpcore.content_star.listings.entries import DirectoryEntry
 from pulpcore.content_star.listings.pagination import PageQuery
 from pulpcore.content_star.resolve.content import ContentSource
 from tests.support.collation import copies_of_paths, seeing_copies

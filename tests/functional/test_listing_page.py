@@ -16,6 +16,7 @@ from django.db import connection
 from pulpcore.app.models import ContentArtifact
 from pulpcore.content_star.listings import directory
 from pulpcore.content_star.listings import stream as listing_page
+from pulpcore.content_star.listings.entries import UNSIZED_SECONDS
 from pulpcore.content_star.listings.html import html_listing
 from pulpcore.content_star.listings.pagination import ALL_ENTRIES
 from pulpcore.content_star.listings.stream import ListedDirectory, RowCache, Rows
@@ -144,17 +145,18 @@ def test_large_listing_reads_rows_on_demand_and_shares_them(source, empty_row_ca
     read: list[str | None] = []
     part = directory.read_part
 
-    def counted(source, path, after, *rest):
+    def counted(source, path, after, growth):
         read.append(after)
-        return part(source, path, after, *rest)
+        return part(source, path, after, growth=growth)
 
     monkeypatch.setattr(directory, "read_part", counted)
     level = ListedDirectory(source, "p/", ())
     rows = level.read()
     assert len(read) == 1
-    second = level.block(rows, 1, rows.blocks[0])
+    second = level.blocks(rows, 1, rows.blocks[0])
+    assert 1 < len(second) <= directory.GROWTH
     again = ListedDirectory(source, "p/", ()).read()
-    assert again.blocks[:2] == [rows.blocks[0], second]
+    assert again.blocks == [rows.blocks[0], *second]
     assert len(read) == 2
 
 
@@ -182,10 +184,10 @@ def test_large_listing_that_fails_midway_aborts_the_response(
 
     part = directory.read_part
 
-    def failing(source, path, after):
+    def failing(source, path, after, growth):
         if after is not None:
             raise RuntimeError("broken")
-        return part(source, path, after)
+        return part(source, path, after, growth=growth)
 
     monkeypatch.setattr(directory, "read_part", failing)
     with pytest.raises(RuntimeError, match="broken"):
@@ -314,7 +316,7 @@ def test_row_cache_entry_with_unknown_sizes_expires(module_orm, empty_row_cache,
     file.artifact = artifact
     file.save()
     now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + directory.UNSIZED_SECONDS + 1)
+    monkeypatch.setattr(time, "monotonic", lambda: now + UNSIZED_SECONDS + 1)
     assert level.read() is not rows
     assert level.read().size > rows.size
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from urllib.parse import quote, urljoin
 
-from pulpcore.content_star.listings.directory import DirectoryEntry
+from pulpcore.content_star.listings.entries import DirectoryEntry
 from pulpcore.content_star.listings.html import html_listing, link
 from tests.support.listing_parser import parse_listing
 

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp
 
 from pulpcore.content_star.distributions.publication import PublicationApp
 from pulpcore.content_star.distributions.registry import serves
-from pulpcore.content_star.listings.directory import DirectoryEntry
+from pulpcore.content_star.listings.entries import DirectoryEntry
 from pulpcore.content_star.listings.negotiation import VaryOnAccept
 from pulpcore.content_star.listings.pagination import page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for

@@ -11,7 +11,7 @@ from pulpcore.content_star.distributions.plugin_hooks import HookedApp
 from pulpcore.content_star.distributions.pull_through import pull_through
 from pulpcore.content_star.distributions.registry import serves
 from pulpcore.content_star.listings import directory
-from pulpcore.content_star.listings.directory import DirectoryEntry
+from pulpcore.content_star.listings.entries import DirectoryEntry
 from pulpcore.content_star.listings.negotiation import VaryOnAccept, prefers_json
 from pulpcore.content_star.listings.pagination import ALL_ENTRIES, PageQuery, page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for

@@ -10,10 +10,7 @@ Everything here blocks and runs in the database executor.
 """
 
 import re
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -21,40 +18,21 @@ from uuid import UUID
 
 from django.db import connection
 
+from pulpcore.content_star.listings import directory_sql as sql
+from pulpcore.content_star.listings.entries import CACHED_ENTRIES, DirectoryEntry, EntryCache
 from pulpcore.content_star.listings.pagination import ALL_ENTRIES, PageQuery
 from pulpcore.content_star.resolve.content import ContentSource
 
-
-class DirectoryEntry(NamedTuple):
-    """An entry of a directory listing."""
-
-    name: str
-    """Name, which ends in a slash if the entry is a directory."""
-
-    modified: datetime | None = None
-    """Time at which the newest content at or below the entry was added to the repository."""
-
-    size: int | None = None
-    """Bytes; None for directories and for remote files of unknown size."""
-
-    @property
-    def may_change(self) -> bool:
-        """Whether this is a file of unknown size, which is known once the file is saved."""
-        return self.size is None and not self.name.endswith("/")
-
-
-# Rows that one query reads at most, which takes PostgreSQL some 20 ms.
+# Rows that the query of a page reads at most, which takes PostgreSQL some 20 ms.
 ROWS = 2000
+
+# Those of a part of a whole listing after the first, in multiples of `ROWS`. Larger parts cost less
+# for each row; one of 32,000 takes PostgreSQL some 0.2 s, and the process 20 MB while it is read.
+GROWTH, MAX_GROWTH = 4, 16
 
 # Minimum of entries of a part of a listing; if ROWS rows have fewer, a skip scan is cheaper than
 # reading on.
 MIN_PART_ENTRIES = ROWS // 4
-
-# Seconds for which an entry without a size is cached, although the file may have been saved.
-UNSIZED_SECONDS = 60
-
-# Entries of directories with large subdirectories that a process caches: some 6 MB.
-CACHED_ENTRIES = 20_000
 
 # Paths that one query examines at most to find those rows: the index on paths is of all
 # repositories, since there is none on those of a repository version.
@@ -67,172 +45,7 @@ SPARSE_PART = 10 * ROWS
 # more slowly.
 _LIKE_METACHARACTERS, _ESCAPED = re.compile(r"[\\%_]"), r"\\\g<0>"
 
-# Versions up to the listed one. Not joins with a version and its number: the planner expects a
-# single content unit from these, and then plans a nested loop.
-_VERSIONS = """
-    SELECT pulp_id FROM core_repositoryversion
-    WHERE repository_id = %(repository)s AND number <= %(number)s
-"""
-
-# Content of the version, with the time of its addition.
-_MEMBERS = f"""
-    SELECT rc.content_id, rc.pulp_created
-    FROM core_repositorycontent rc
-    WHERE rc.repository_id = %(repository)s
-      AND rc.version_added_id IN ({_VERSIONS})
-      AND (rc.version_removed_id IS NULL OR rc.version_removed_id NOT IN ({_VERSIONS}))
-"""  # noqa: S608 - only text of this module
-
-# The same for one content unit, which reads two rows regardless of the number of versions.
-_ONE_MEMBER = """(
-    SELECT rc.pulp_created FROM core_repositorycontent rc
-    WHERE rc.repository_id = %(repository)s AND rc.content_id = ca.content_id
-      AND (SELECT number FROM core_repositoryversion WHERE pulp_id = rc.version_added_id)
-          <= %(number)s
-      AND (rc.version_removed_id IS NULL OR
-           (SELECT number FROM core_repositoryversion WHERE pulp_id = rc.version_removed_id)
-           > %(number)s)
-    LIMIT 1
-)"""
-
-_PUBLISHED = f"""
-    SELECT pa.relative_path, ca.pulp_id, ca.artifact_id,
-           coalesce(member.pulp_created, pa.pulp_created) AS modified
-    FROM core_publishedartifact pa
-    JOIN core_contentartifact ca ON ca.pulp_id = pa.content_artifact_id
-    LEFT JOIN ({_MEMBERS}) AS member USING (content_id)
-    WHERE pa.publication_id = %(publication)s AND {{in_range}}
-"""  # noqa: S608
-
-_CONTAINED = f"""
-    SELECT ca.relative_path, ca.pulp_id, ca.artifact_id, member.pulp_created AS modified
-    FROM core_contentartifact ca JOIN ({_MEMBERS}) AS member USING (content_id)
-    WHERE {{in_range}}
-"""  # noqa: S608
-
-# The same in the order of the index on paths: the planner cannot reorder lateral joins. Limits are
-# subselects so that it does not know them and expects a fraction of all rows; joining all rows and
-# sorting them would cost much more.
-_FIRST_PUBLISHED = f"""
-    SELECT pa.relative_path, ca.pulp_id, ca.artifact_id,
-           coalesce(member.pulp_created, pa.pulp_created) AS modified
-    FROM core_publishedartifact pa
-    CROSS JOIN LATERAL (
-        SELECT * FROM core_contentartifact WHERE pulp_id = pa.content_artifact_id LIMIT 1
-    ) AS ca
-    LEFT JOIN LATERAL {_ONE_MEMBER} AS member ON TRUE
-    WHERE pa.publication_id = %(publication)s AND {{in_range}}
-    ORDER BY relative_path {{using}} LIMIT (SELECT %(rows)s)
-"""  # noqa: S608
-_FIRST_CONTAINED = f"""
-    SELECT * FROM (
-        SELECT ca.relative_path, ca.pulp_id, ca.artifact_id, member.pulp_created AS modified
-        FROM core_contentartifact ca LEFT JOIN LATERAL {_ONE_MEMBER} AS member ON TRUE
-        WHERE {{in_range}}
-        ORDER BY relative_path {{using}} LIMIT (SELECT %(paths)s)
-    ) AS path
-    WHERE modified IS NOT NULL
-    ORDER BY relative_path {{using}} LIMIT (SELECT %(rows)s)
-"""  # noqa: S608
-
-_COUNT_PATHS = """
-    SELECT count(*) FROM (
-        SELECT FROM core_contentartifact WHERE {in_range} LIMIT %(paths)s
-    ) AS path
-"""
-
-_FIRST_PATH = """
-    SELECT relative_path FROM core_publishedartifact
-    WHERE publication_id = %(publication)s AND {in_range}
-    ORDER BY relative_path {using} LIMIT 1
-"""
-
-_FIRST_OF_EACH = """
-    SELECT * FROM ({each}) AS row ORDER BY relative_path COLLATE "C" LIMIT %(rows)s
-"""
-
-# A path that continues after its segment makes a directory. Names sort by code point, as Python
-# sorts, regardless of the collation of the database.
-_NAME = """
-    (CASE strpos({rest}, '/') WHEN 0 THEN {rest} ELSE left({rest}, strpos({rest}, '/')) END)
-"""
-
-# Dates are selected in seconds: converting timestamps with microseconds to Python takes half the
-# time of a large listing. Sizes are looked up only for files on the page; a file that is not saved
-# has the size that its remotes announce.
-_GROUPED = f"""
-    SELECT name, floor(extract(epoch FROM modified))::bigint, coalesce(
-        (SELECT max(size) FROM core_artifact WHERE pulp_id = ANY(artifacts)),
-        (SELECT max(size) FROM core_remoteartifact WHERE content_artifact_id = ANY(files))
-    ), bounds.*
-    FROM (
-        SELECT name, max(modified) AS modified,
-               array_agg(artifact_id) FILTER (WHERE right(name, 1) <> '/') AS artifacts,
-               array_agg(pulp_id) FILTER (WHERE right(name, 1) <> '/') AS files
-        FROM (SELECT *, {_NAME.format(rest="rest")} COLLATE "C" AS name FROM (
-            SELECT *, substr(relative_path, length(%(prefix)s) + 1) AS rest FROM entry
-        ) AS below) AS row
-        GROUP BY name
-        ORDER BY name
-        LIMIT %(limit)s
-    ) AS listed CROSS JOIN bounds
-    ORDER BY name
-"""  # noqa: S608
-
-_BOUNDS = 'SELECT count(*), max(relative_path COLLATE "C") FROM entry'
-
-# Index skip scan ("loose index scan") of a publication: each step finds the first path after all
-# that are at or below the previous entry. `0` is the character after the slash.
-_SKIP_SCAN = """
-    WITH RECURSIVE level (name) AS (
-        {first}
-        UNION ALL
-        SELECT following.name
-        FROM (
-            SELECT %(prefix)s || CASE right(name, 1)
-                WHEN '/' THEN left(name, -1) || '0' ELSE name || '\x01' END AS start
-            FROM level
-        ) AS step CROSS JOIN LATERAL ({following}) AS following
-    )
-    SELECT name FROM level LIMIT %(limit)s
-"""
-_FIRST_NAME = f"""
-    (SELECT {_NAME.format(rest="rest")} AS name
-     FROM (SELECT substr(relative_path, length(%(prefix)s) + 1) AS rest FROM ({{path}}) AS path)
-          AS below)
-"""  # noqa: S608
-
-# Whether finding `ROWS` files of the version among all files would examine more rows than the whole
-# version has. Its size is that of the array of content ids, 16 bytes each, which is not read.
-_IS_SPARSE = """
-    SELECT coalesce(pg_column_size(content_ids) / 16, 0)::float ^ 2 < %(rows)s * (
-        SELECT reltuples FROM pg_class WHERE oid = 'core_contentartifact'::regclass
-    )
-    FROM core_repositoryversion WHERE pulp_id = %(version)s
-"""
-
-# Whether `relative_path`, and so core's index on it, is in the order of code points. All locales of
-# the built-in provider of PostgreSQL 17 are, which `pulp-star up` uses; before 15 the C library was
-# the only provider.
-_IS_ORDERED = """
-    SELECT attcollation = 'pg_catalog."default"'::regcollation
-       AND CASE to_jsonb(pg_database) ->> 'datlocprovider'
-           WHEN 'b' THEN TRUE WHEN 'i' THEN FALSE ELSE datcollate IN ('C', 'POSIX') END
-    FROM pg_attribute, pg_database
-    WHERE attrelid = 'core_contentartifact'::regclass AND attname = 'relative_path'
-      AND datname = current_database()
-"""
-
-# Unlike a listing these read no dates and stop at the first row. They use core's index if the
-# collation of the database is C, else that of migration 0002.
-_EXISTS_PUBLISHED = """
-    EXISTS (
-        SELECT FROM core_publishedartifact
-        WHERE publication_id = %(publication)s AND relative_path LIKE %(below)s
-    )
-"""
-
-_EXISTS_CONTAINED = f"EXISTS ({_CONTAINED.format(in_range='ca.relative_path LIKE %(below)s')})"
+entry_cache = EntryCache(CACHED_ENTRIES)
 
 
 class Order(NamedTuple):
@@ -241,45 +54,6 @@ class Order(NamedTuple):
     from_on: str
     before: str
     using: str
-
-
-class EntryCache:
-    """LRU cache of at most `capacity` entries of directories of immutable sources."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._levels: OrderedDict[object, tuple[float, dict[str, DirectoryEntry]]] = OrderedDict()
-        self._count = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: object, names: Iterable[str] | None = None) -> list[DirectoryEntry] | None:
-        """Return the cached entries of `names`, or of all; None if one of them is not cached."""
-        with self._lock:
-            expires, known = self._levels.get(key, (0.0, {}))
-            if expires < time.monotonic():
-                return None
-            self._levels.move_to_end(key)
-            entries = [known.get(name) for name in (known if names is None else names)]
-        return None if None in entries else entries  # type: ignore[return-value]
-
-    def add(self, key: object, entries: list[DirectoryEntry]) -> None:
-        """Cache `entries`, for `UNSIZED_SECONDS` if one has no size."""
-        may_change = any(entry.may_change for entry in entries)
-        until = time.monotonic() + UNSIZED_SECONDS if may_change else float("inf")
-        with self._lock:
-            expires, known = self._levels.pop(key, (float("inf"), {}))
-            self._count -= len(known)
-            if expires < time.monotonic():
-                expires, known = float("inf"), {}
-            known.update((entry.name, entry) for entry in entries)
-            self._levels[key] = min(expires, until), known
-            self._count += len(known)
-            while self._count > self._capacity:
-                _, (_, evicted) = self._levels.popitem(last=False)
-                self._count -= len(evicted)
-
-
-entry_cache = EntryCache(CACHED_ENTRIES)
 
 
 def entries(
@@ -292,11 +66,12 @@ def entries(
     if page.limit is not None:
         return read_part(source, directory, page.after, page.limit, page.limit)[0]
     listed: list[DirectoryEntry] = []
-    after, is_last = page.after, False
+    after, is_last, growth = page.after, False, 1
     while not is_last:
-        more, is_last = read_part(source, directory, after)
+        more, is_last = read_part(source, directory, after, growth=growth)
         listed += more
         after = listed[-1].name if listed else None
+        growth = min(growth * GROWTH, MAX_GROWTH)
     return listed
 
 
@@ -306,14 +81,16 @@ def read_part(
     after: str | None,
     at_least: int = MIN_PART_ENTRIES,
     at_most: int | None = None,
+    growth: int = 1,
 ) -> tuple[list[DirectoryEntry], bool]:
     """Return entries of `directory` after the name `after`, and whether they are the last.
 
-    They are at least `at_least`, unless fewer follow, and at most `at_most`.
+    They are at least `at_least`, unless fewer follow, and at most `at_most`, of `growth` times
+    `ROWS` rows.
     """
     start = _start_path(directory, after)
     if not _is_sparse(source):
-        listed, is_last = _next_rows(source, directory, start, at_most)
+        listed, is_last = _next_rows(source, directory, start, at_most, growth)
         if is_last or len(listed) >= at_least:
             return listed, is_last
     if _lists_contained(source):
@@ -347,34 +124,32 @@ def key_of(source: ContentSource, directory: str) -> tuple[UUID | None, UUID, st
 def path_order() -> Order:
     """Return the operators that use the index on paths in the order of code points."""
     with connection.cursor() as cursor:
-        cursor.execute(_IS_ORDERED)
+        cursor.execute(sql.IS_ORDERED)
         is_ordered = cursor.fetchone()[0]
     return Order(">=", "<", "") if is_ordered else Order("~>=~", "~<~", "USING ~<~")
 
 
 def _next_rows(
-    source: ContentSource, directory: str, start: str, limit: int | None
+    source: ContentSource, directory: str, start: str, limit: int | None, growth: int = 1
 ) -> tuple[list[DirectoryEntry], bool]:
-    """Return the entries of the next `ROWS` rows, and whether they are the last.
+    """Return the entries of the next `growth * ROWS` rows, and whether they are the last.
 
-    Excludes the last entry if it may have more rows. Empty if the next `PATHS` paths, of all
-    repositories, have fewer rows of this one.
+    Excludes the last entry if it may have more rows. Empty if the next `growth * PATHS` paths, of
+    all repositories, have fewer rows of this one.
     """
+    most, paths = growth * ROWS, growth * PATHS
     parameters = _parameters(source, directory, start) | {"limit": limit}
-    parameters |= {"rows": ROWS + 1, "paths": PATHS}
-    found = _select(source, _FIRST_PUBLISHED, _FIRST_CONTAINED, _in_range(parameters))
-    entry = _FIRST_OF_EACH.format(each=" UNION ALL ".join(f"({query})" for query in found))
-    query = f"WITH entry AS ({entry}), bounds AS ({_BOUNDS}) {_GROUPED}"
+    parameters |= {"rows": most + 1, "paths": paths}
     with connection.cursor() as cursor:
-        cursor.execute(query, parameters)
-        rows = cursor.fetchall()
-    listed = [_entry(*row[:3]) for row in rows]
-    count, last_path = rows[0][3:] if rows else (0, "")
-    if count <= ROWS:
+        cursor.execute(_rows_query(source, _in_range(parameters), growth > 1), parameters)
+        count, last_path, listed = 0, "", []
+        for name, modified, size, count, last_path in cursor:  # noqa: B007
+            listed.append(_entry(name, modified, size))
+    if count <= most:
         if _lists_contained(source) and _is_crowded(parameters):
             return [], False
         return listed, limit is None or len(listed) < limit
-    # Published rows may have reached `ROWS` where the others ended at `PATHS`.
+    # Published rows may have reached their limit where the others ended at `paths`.
     is_pass_through = source.publication is not None and _lists_contained(source)
     if is_pass_through and _is_crowded({**parameters, "end": last_path}):
         return [], False
@@ -383,23 +158,36 @@ def _next_rows(
     return listed, False
 
 
+def _rows_query(source: ContentSource, in_range: str, is_large: bool) -> str:
+    """Return the query for the entries of the next rows in a range."""
+    if is_large:
+        found = _select(source, sql.MANY_PUBLISHED, sql.MANY_CONTAINED, in_range)
+    else:
+        found = _select(source, sql.FIRST_PUBLISHED, sql.FIRST_CONTAINED, in_range)
+    entry = sql.FIRST_OF_EACH.format(each=" UNION ALL ".join(f"({query})" for query in found))
+    grouped = sql.GROUPED_WITH_SIZES if is_large else sql.GROUPED
+    return f"WITH entry AS ({entry}), bounds AS ({sql.BOUNDS}) {grouped}"
+
+
 def _is_crowded(parameters: dict[str, Any]) -> bool:
     """Return whether a range has `PATHS` paths of all repositories, or more."""
     in_range = _in_range(parameters).format(path="relative_path")
     with connection.cursor() as cursor:
-        cursor.execute(_COUNT_PATHS.format(in_range=in_range), parameters)
-        return bool(cursor.fetchone()[0] == PATHS)
+        cursor.execute(sql.COUNT_PATHS.format(in_range=in_range), parameters)
+        return bool(cursor.fetchone()[0] == parameters["paths"])
 
 
 def _next_names(source: ContentSource, directory: str, start: str, limit: int) -> list[str]:
     """Return the next names of a publication, by an index skip scan."""
     parameters = _parameters(source, directory, start) | {"limit": limit}
     first, following = (
-        _FIRST_NAME.format(path=_fill(_FIRST_PATH, _in_range(parameters, at), "relative_path"))
+        sql.FIRST_NAME.format(
+            path=_fill(sql.FIRST_PATH, _in_range(parameters, at), "relative_path")
+        )
         for at in ("%(start)s", "step.start")
     )
     with connection.cursor() as cursor:
-        cursor.execute(_SKIP_SCAN.format(first=first, following=following), parameters)
+        cursor.execute(sql.SKIP_SCAN.format(first=first, following=following), parameters)
         return [name for (name,) in cursor]
 
 
@@ -444,8 +232,8 @@ def _between(
     """Return the entries of all rows from `start` to before `end`, or the end of the directory."""
     parameters = _parameters(source, directory, start) | {"limit": limit}
     parameters["end"] = end or parameters["end"]
-    found = _select(source, _PUBLISHED, _CONTAINED, _in_range(parameters))
-    query = f"WITH entry AS ({' UNION ALL '.join(found)}), bounds AS (SELECT) {_GROUPED}"
+    found = _select(source, sql.PUBLISHED, sql.CONTAINED, _in_range(parameters))
+    query = f"WITH entry AS ({' UNION ALL '.join(found)}), bounds AS (SELECT) {sql.GROUPED}"
     with connection.cursor() as cursor:
         cursor.execute(query, parameters)
         return [_entry(*row[:3]) for row in cursor]
@@ -475,9 +263,9 @@ def _datetime(seconds: int) -> datetime:
 
 def _exists_conditions(source: ContentSource) -> Iterator[str]:
     if source.publication is not None:
-        yield _EXISTS_PUBLISHED
+        yield sql.EXISTS_PUBLISHED
     if _lists_contained(source):
-        yield _EXISTS_CONTAINED
+        yield sql.EXISTS_CONTAINED
 
 
 def _lists_contained(source: ContentSource) -> bool:
@@ -490,7 +278,7 @@ def _is_sparse(source: ContentSource) -> bool:
         return False
     assert source.version is not None
     with connection.cursor() as cursor:
-        cursor.execute(_IS_SPARSE, {"version": source.version.pk, "rows": ROWS})
+        cursor.execute(sql.IS_SPARSE, {"version": source.version.pk, "rows": ROWS})
         return bool(cursor.fetchone()[0])
 
 

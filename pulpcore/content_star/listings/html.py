@@ -12,7 +12,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from jinja2.filters import do_filesizeformat
 
-from pulpcore.content_star.listings.directory import DirectoryEntry
+from pulpcore.content_star.listings.entries import DirectoryEntry
 
 # Characters of the column of names, as upstream.
 NAME_WIDTH = 100

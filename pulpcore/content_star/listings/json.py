@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pulpcore.content_star.listings import pagination
-from pulpcore.content_star.listings.directory import DirectoryEntry
+from pulpcore.content_star.listings.entries import DirectoryEntry
 from pulpcore.content_star.listings.html import link
 from pulpcore.content_star.listings.negotiation import JSON_TYPE
 from pulpcore.content_star.resolve.paths import decoded_path

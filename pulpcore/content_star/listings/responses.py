@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from pulpcore.content_star.listings.directory import DirectoryEntry
+from pulpcore.content_star.listings.entries import DirectoryEntry
 from pulpcore.content_star.listings.html import html_listing
 from pulpcore.content_star.listings.json import json_listing, may_compress
 from pulpcore.content_star.listings.negotiation import JSON_TYPE, prefers_json

@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star.database.executor import current_executor
 from pulpcore.content_star.listings import directory
-from pulpcore.content_star.listings.directory import DirectoryEntry
+from pulpcore.content_star.listings.entries import UNSIZED_SECONDS, DirectoryEntry
 from pulpcore.content_star.listings.html import frame
 from pulpcore.content_star.listings.html import rows as rows_of
 from pulpcore.content_star.resolve.content import ContentSource
@@ -101,7 +101,7 @@ class Rows:
         last = self.blocks[-1] if self.blocks else None
         if previous is last and self.cost + len(block.html) <= MAX_DIRECTORY_BYTES:
             if any(entry.may_change for entry in entries):
-                self.expires = min(self.expires, time.monotonic() + directory.UNSIZED_SECONDS)
+                self.expires = min(self.expires, time.monotonic() + UNSIZED_SECONDS)
             self.size += len(html)
             self.deflated += len(block.html)
             self._digest.update(html)
@@ -161,21 +161,30 @@ class ListedDirectory:
         rows = self.cached_rows()
         if rows is None:
             rows = Rows()
-            self.block(rows, 0, None)
+            self.blocks(rows, 0, None)
         return rows if rows.size else None
 
-    def block(self, rows: Rows, index: int, previous: Block | None) -> Block:
-        """Return the block that follows `previous`, from `rows` or the database. Blocks."""
+    def blocks(self, rows: Rows, index: int, previous: Block | None) -> list[Block]:
+        """Return blocks that follow `previous`, from `rows` or the database. Blocks.
+
+        Parts that are read from the database are the larger, the more blocks have been read.
+        """
         if index < len(rows.blocks):
-            return rows.blocks[index]
+            return rows.blocks[index:]
         after = previous.last_name if previous else None
-        entries, is_last = directory.read_part(self.source, self.path, after)
+        growth = min(max(1, directory.GROWTH * index), directory.MAX_GROWTH)
+        entries, is_last = directory.read_part(self.source, self.path, after, growth=growth)
         if self.added:
             entries = self._with_added(entries, after, is_last)
-        block = rows.add(entries, is_last, previous)
+        blocks: list[Block] = []
+        for start in range(0, max(1, len(entries)), directory.ROWS):
+            end = start + directory.ROWS
+            is_end = is_last and end >= len(entries)
+            previous = rows.add(entries[start:end], is_end, previous)
+            blocks.append(previous)
         if self._is_cacheable and rows.size:
             row_cache.put(self._key, rows)
-        return block
+        return blocks
 
     def _with_added(
         self, entries: list[DirectoryEntry], after: str | None, is_last: bool
@@ -222,23 +231,23 @@ class ListingPage:
 
     async def _send_body(self, text: PlainText, send: Send) -> None:
         await send({"type": "http.response.body", "body": text.head, "more_body": True})
-        index, block = 0, None
-        while block is None or not block.is_last:
-            block = await self._block(index, block)
-            index += 1
-            body = text.block(block.html)
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-            await checkpoint()
+        index, last = 0, None
+        while last is None or not last.is_last:
+            for block in await self._blocks(index, last):
+                index, last = index + 1, block
+                body = text.block(block.html)
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                await checkpoint()
         await send({"type": "http.response.body", "body": text.end()})
 
-    async def _block(self, index: int, previous: Block | None) -> Block:
+    async def _blocks(self, index: int, previous: Block | None) -> list[Block]:
         if index < len(self.rows.blocks):
-            return self.rows.blocks[index]
+            return self.rows.blocks[index:]
         assert self.executor is not None
         # One part at a time, so that listings do not occupy the database threads of files, and a
         # part is not read twice for two clients.
         async with _limiter():
-            return await self.executor.run(self.level.block, self.rows, index, previous)
+            return await self.executor.run(self.level.blocks, self.rows, index, previous)
 
 
 def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
