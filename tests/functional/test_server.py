@@ -547,7 +547,7 @@ def test_half_closed_connection_whose_client_closed_it_is_a_client_disconnect(se
 def test_half_closed_connection_that_stalls_disconnects(instance, loop):
     """Its client may have left; one that has yet to read what was sent has not."""
     with (
-        probing(instance, *OURS, "--loop", loop, HALF_CLOSED_TIMEOUT="2") as server,
+        serving_protocol_app(instance, *OURS, "--loop", loop, HALF_CLOSED_TIMEOUT="2") as server,
         Client(server).send(GET % b"/large") as slow,
     ):
         slow.socket.shutdown(socket.SHUT_WR)
