@@ -28,7 +28,7 @@ from pulpcore.content_star.content import Content
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.django_app.cookies import make_cookies_linear
 from pulpcore.content_star.django_app.isolation import isolated_tasks, serialized_schemas
-from pulpcore.content_star.django_app.password_hashing import bounded_hashing
+from pulpcore.content_star.django_app.password_hashing import bound_hashing
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
 from pulpcore.content_star.middleware import access_log
 from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
@@ -79,6 +79,7 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
     internals.install()
     leave_tasks_to_workers()
     make_cookies_linear()
+    bound_hashing()
     announce()
     settings = settings or Settings()
     prefix = django_settings.CONTENT_PATH_PREFIX
@@ -102,7 +103,6 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
             bridge(plugins_for_aiohttp(), overlay),
             isolated_tasks(),
             serialized_schemas(),
-            bounded_hashing(),
         ):
             with tuned_garbage_collector(django_settings.CONTENT_STAR_GC_THRESHOLDS):
                 yield {STATE_KEY: resources}

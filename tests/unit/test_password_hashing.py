@@ -1,6 +1,5 @@
 """Slots of views that hash passwords."""
 
-import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +14,7 @@ from pulpcore.content_star.django_app.password_hashing import (
     HashingSlots,
     HashingView,
     TooManyPasswords,
-    bounded_hashing,
+    bound_hashing,
     current_view,
 )
 from tests.support.instance import wait_until
@@ -73,31 +72,28 @@ def test_every_hash_of_a_view_leaves_the_pool_once():
     view = HashingView("a")
     view.leave_pool = lambda: left.append(1)
 
-    async def hash_passwords() -> None:
-        encoded = hashers.make_password("right")
-        async with bounded_hashing():
-            hashers.make_password("right")
-            assert not left, "outside of a view"
-            current_view.set(view)
-            assert hashers.check_password("right", encoded)
-            assert len(left) == 1, "`verify` calls `encode`"
-            hashers.make_password("right")
-            assert len(left) == 2
+    bound_hashing()
+    bound_hashing()  # of a second application
+    encoded = hashers.make_password("right")
+    assert not left, "outside of a view"
+    token = current_view.set(view)
+    try:
+        assert hashers.check_password("right", encoded)
+        assert len(left) == 1, "`verify` calls `encode`"
         hashers.make_password("right")
-        assert len(left) == 2, "after the application"
-
-    asyncio.run(hash_passwords())
-    assert not any(vars(hasher) for hasher in hashers.get_hashers())
+        assert len(left) == 2
+    finally:
+        current_view.reset(token)
 
 
 def test_failed_login_is_noted_for_its_view(monkeypatch):
     monkeypatch.setattr(ModelBackend, "authenticate", lambda *_, **__: None)
     view = HashingView("a")
 
-    async def log_in() -> None:
-        async with bounded_hashing():
-            current_view.set(view)
-            authenticate(None, username="admin", password="wrong")
-
-    asyncio.run(log_in())
+    bound_hashing()
+    token = current_view.set(view)
+    try:
+        authenticate(None, username="admin", password="wrong")
+    finally:
+        current_view.reset(token)
     assert view.has_failed

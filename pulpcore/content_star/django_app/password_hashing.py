@@ -12,8 +12,8 @@ A source is the client's address, as in `auth/password_checks.py`, which does th
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, TypeVar
@@ -110,21 +110,20 @@ class HashingSlots:
             self._condition.acquire()
 
 
-@asynccontextmanager
-async def bounded_hashing() -> AsyncIterator[None]:
-    """Bound the hashing of views while the application runs: wraps the methods of Django's hashers.
+# Of the process, as its processors are.
+_slots = HashingSlots()
+
+
+def bound_hashing() -> None:
+    """Bound the hashing of views from now on: wraps the methods of Django's hashers once.
 
     `check_password` and `make_password` call one of them; Django has no other hook for all.
     """
-    slots = HashingSlots()
-    with ExitStack() as stack:
-        for hasher in get_hashers():
-            for name in ("encode", "verify", "harden_runtime"):
-                setattr(hasher, name, _bounded(getattr(hasher, name), slots))
-                stack.callback(delattr, hasher, name)
-        user_login_failed.connect(_note_failure)
-        stack.callback(user_login_failed.disconnect, _note_failure)
-        yield
+    for hasher in get_hashers():
+        for name in ("encode", "verify", "harden_runtime"):
+            if name not in vars(hasher):
+                setattr(hasher, name, _bounded(getattr(hasher, name), _slots))
+    user_login_failed.connect(_note_failure)
 
 
 def _bounded(method: Callable[..., T], slots: HashingSlots) -> Callable[..., T]:
