@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from pulpcore.content_star.aiohttp_bridge import files
 from pulpcore.content_star.auth.authentication import authenticate
+from pulpcore.content_star.auth.basic_auth_cache import PasswordCache
 from pulpcore.content_star.auth.guards import HOST, GuardRequest
 from pulpcore.content_star.django_app.cookies import make_cookies_linear, unquote
 from pulpcore.content_star.middleware import access_log
@@ -27,6 +28,7 @@ from pulpcore.content_star.responses.conditional import Validators, evaluate, if
 from pulpcore.content_star.responses.headers import content_disposition, parse_http_date
 from pulpcore.content_star.responses.ranges import RangeNotSatisfiable, parse_ranges
 from pulpcore.content_star.storage import objects
+from tests.support.asgi import state_of
 
 SIZE = 100_000
 VALIDATORS = Validators('"x"', None)
@@ -128,9 +130,10 @@ def test_authentication(name):
 
 
 def test_basic_credentials(orm):
+    state = state_of(password_cache=PasswordCache(60))
     for value in WORST[::5]:
         basic = base64.b64encode(value.encode()).decode()
-        authenticate(scope(authorization=f"Basic {basic}"))
+        authenticate({**scope(authorization=f"Basic {basic}"), "state": state})
 
 
 def test_guard_request():
