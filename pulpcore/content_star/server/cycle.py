@@ -40,7 +40,7 @@ def uvicorn_cycle(send: Send) -> RequestResponseCycle | None:
 class Cycle(RequestResponseCycle):
     """Cycle that writes header names in title case, and sets a deadline while the body is awaited.
 
-    `HttpProtocol` sets the class of uvicorn's instances to it, so it has no state of its own.
+    `HttpProtocol` has uvicorn make instances of it.
     """
 
     sends_files = True

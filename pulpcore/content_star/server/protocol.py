@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from types import FunctionType
 from typing import Any
 
 import httptools
@@ -101,6 +102,21 @@ def _idle_seconds(connection: socket.socket) -> float:
     if any(queued):
         return 0.0
     return int.from_bytes(info[_LAST_DATA_SENT], sys.byteorder) / 1000
+
+
+def _with_cycle(method: FunctionType) -> FunctionType:
+    """Return a method of uvicorn that makes instances of our `Cycle` instead of its own class.
+
+    To set the class of an instance afterwards takes 2 us: Python then looks attributes up slowly.
+    Raises ImportError if the method does not name the class.
+    """
+    name = RequestResponseCycle.__name__
+    if name not in method.__code__.co_names:
+        raise ImportError(f"uvicorn's {method.__qualname__} does not make a {name}.")
+    return FunctionType(method.__code__, {**method.__globals__, name: Cycle})
+
+
+_start_request: Any = _with_cycle(HttpToolsProtocol.on_headers_complete)  # type: ignore[arg-type]
 
 
 class Flow(FlowControl):
@@ -264,16 +280,18 @@ class HttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self.scope["method"] = self.parser.get_method().decode("ascii")
             return  # the parser raises, see `_upgrade`
-        if self.refusal is not None or self._is_too_large():
+        if self.refusal is not None:
+            return
+        is_long = len(self.url) > TARGET_BYTES or self.overhead > HEAD_BYTES
+        if (is_long or len(self.headers) > HEADERS) and self._is_too_large():
             return
         self.overhead = 0
         self.in_body = True
         if self.serving is None:
             self._begin()
-        super().on_headers_complete()
+        _start_request(self)
         self.headers = []  # trailers are no headers (RFC 9110 section 6.5.1)
         cycle = self.cycle
-        cycle.__class__ = Cycle
         if self.stopping or not self.parser.should_keep_alive():
             cycle.keep_alive = False
         if self.serving is None:
@@ -304,7 +322,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.refusal is not None or self.parser.should_upgrade():
             return
         self.in_body = False
-        super().on_message_complete()
+        HttpToolsProtocol.on_message_complete(self)
         if self.serving is None:  # after the response, when uvicorn has no keep-alive timer
             self.open_connections.set_deadline(self, self.open_connections.head_timeout)
 
@@ -314,7 +332,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Serve the next pipelined request, or wait for one."""
         self.serving = self.pipeline[-1][0] if self.pipeline else None
         pipelined = self.serving is not None
-        super().on_response_complete()
+        HttpToolsProtocol.on_response_complete(self)
         if self.transport.is_closing():
             return
         if pipelined:
