@@ -9,10 +9,10 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.cases import CASES, Case, Target
-from benchmarks.data import Data
+from benchmarks.data import ONE, Data
 from benchmarks.measure import cpu_seconds, processes
 from benchmarks.report import Measured
-from benchmarks.servers import CONTESTANTS, Contestant, installed, other, pulp
+from benchmarks.servers import CONTESTANTS, Contestant, installed, other, pulp, with_workers
 from tests.support.server import Server
 
 HERE = Path(__file__).parent
@@ -27,6 +27,8 @@ def main() -> None:
     for missing in [each for each in contestants if not installed(each.program)]:
         print(f"Without {missing.name}: {missing.program} is not installed.")
         contestants.remove(missing)
+    for count in arguments.workers or ():
+        contestants += with_workers(count)
     if arguments.against:
         contestants.append(other(arguments.against))
     seconds, rounds = arguments.seconds, arguments.rounds
@@ -57,6 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--case", action="append", help="only cases with this in their names")
     parser.add_argument("--server", action="append", help="only servers with this in their names")
     parser.add_argument("--against", type=Path, help="another checkout, as one more server")
+    parser.add_argument("--workers", type=int, action="append", help="also ours and upstream's so")
     parser.add_argument("--save", action="store_true", help="put the results into README.md")
     return parser.parse_args()
 
@@ -72,7 +75,7 @@ def measure_all(
     results: dict[Case, dict[Contestant, list[Measured]]] = {}
     with pulp() as instance, ExitStack() as stack:
         print("Making data ...", flush=True)
-        data = Data(instance, dict.fromkeys(case.repository for case in cases))
+        data = Data(instance, dict.fromkeys([ONE, *(case.repository for case in cases)]))
         servers = {each: stack.enter_context(each.start(instance)) for each in contestants}
         targets = {each: Target(servers[each].content_url, data) for each in contestants}
         for case in cases:

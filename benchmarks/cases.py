@@ -1,11 +1,13 @@
 """What the servers are asked for, and with what it is measured."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,8 @@ import httpx
 from benchmarks.data import (
     BIG,
     GUARDED,
+    LARGE,
+    MEDIUM,
     ONE,
     PACKAGES_20K,
     PACKAGES_200,
@@ -148,9 +152,35 @@ def listing(repository: Repository, target: Target, seconds: float) -> Sample:
     return _one_by_one(partial(_receive, url), seconds)
 
 
-def whole(target: Target, seconds: float) -> Sample:
-    """Ask for the large file, one request at a time."""
-    return _one_by_one(partial(_receive, target.url + BIG.path()), seconds)
+def whole(clients: int, target: Target, seconds: float) -> Sample:
+    """Have each client ask for the large file, one request at a time."""
+    receive = partial(_receive, target.url + BIG.path())
+    began = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        running = [pool.submit(_repeat, receive, seconds) for _ in range(clients)]
+        received = [each for future in running for each in future.result()]
+    return _sample(received, time.perf_counter() - began)
+
+
+def cold(target: Target, seconds: float) -> Sample:
+    """Have 8 clients ask for parts of the large file that are not in the page cache.
+
+    Meanwhile another client asks for the small file: requests and milliseconds are those.
+    """
+    share = LARGE // 8
+    with (target.data.tree / "pulp/content" / BIG.path()).open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    url = target.url + BIG.path()
+    began = time.perf_counter()
+    small: list[_Received] = []
+    with ThreadPoolExecutor(8) as pool:
+        ranges = [f"bytes={number * share}-{(number + 1) * share - 1}" for number in range(8)]
+        parts = [pool.submit(_receive, url, f"Range: {each}\r\n") for each in ranges]
+        while not all(part.done() for part in parts):
+            small.append(_receive(target.url + ONE.path()))
+    sample = _sample(small, time.perf_counter() - began)
+    sample.bytes += sum(part.result().bytes for part in parts)
+    return sample
 
 
 @dataclass
@@ -162,15 +192,24 @@ class _Received:
 
 def _one_by_one(receive: Callable[[], _Received], seconds: float) -> Sample:
     began = time.perf_counter()
+    return _sample(_repeat(receive, seconds), time.perf_counter() - began)
+
+
+def _repeat(receive: Callable[[], _Received], seconds: float) -> list[_Received]:
+    began = time.perf_counter()
     received: list[_Received] = []
     while not received or time.perf_counter() - began < seconds:
         received.append(receive())
+    return received
+
+
+def _sample(received: Sequence[_Received], seconds: float) -> Sample:
     totals = sorted(each.total * 1e3 for each in received)
     first_bytes = sorted(each.first_byte * 1e3 for each in received)
     percentiles = quantiles(totals, n=100, method="inclusive") if len(totals) > 1 else totals * 99
     return Sample(
         requests=len(received),
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
         bytes=sum(each.bytes for each in received),
         p50=percentiles[49],
         p99=percentiles[98],
@@ -178,22 +217,21 @@ def _one_by_one(receive: Callable[[], _Received], seconds: float) -> Sample:
     )
 
 
-_buffer = memoryview(bytearray(1 << 20))
-
-
-def _receive(url: str) -> _Received:
+def _receive(url: str, headers: str = "") -> _Received:
     """Receive an answer on a connection of its own; a client in C would not be faster."""
     parts = urlsplit(url)
     assert parts.hostname and parts.port
-    request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
+    request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{headers}"
+    request += "Connection: close\r\n\r\n"
+    buffer = memoryview(bytearray(1 << 20))
     with socket.create_connection((parts.hostname, parts.port), timeout=120) as connection:
         began = time.perf_counter()
         connection.sendall(request.encode())
-        count = connection.recv_into(_buffer)
+        count = connection.recv_into(buffer)
         first_byte = time.perf_counter() - began
-        assert bytes(_buffer[:12]).endswith(b" 200"), bytes(_buffer[:200])
+        assert bytes(buffer[:12]).endswith((b" 200", b" 206")), bytes(buffer[:200])
         total = count
-        while count := connection.recv_into(_buffer):
+        while count := connection.recv_into(buffer):
             total += count
         return _Received(first_byte, time.perf_counter() - began, total)
 
@@ -213,7 +251,10 @@ CASES = (
     Case("HEAD", ONE, Can.SMALL, head),
     Case("guarded file, Basic auth", GUARDED, Can.GUARDED, guarded),
     Case("range of 64 KiB", BIG, Can.FILES, part),
-    Case("file of 1 GiB", BIG, Can.FILES, whole),
+    Case("file of 10 MiB", MEDIUM, Can.FILES, partial(same, MEDIUM)),
+    Case("file of 1 GiB", BIG, Can.FILES, partial(whole, 1)),
+    Case("file of 1 GiB, 8 clients", BIG, Can.FILES, partial(whole, 8)),
+    Case("small file beside 8 cold parts", BIG, Can.FILES, cold, True),
     Case("listing of 20,000", PACKAGES_20K, Can.LISTINGS, partial(listing, PACKAGES_20K)),
     Case("listing of 200,000", PACKAGES_200K, Can.LISTINGS, partial(listing, PACKAGES_200K), True),
 )

@@ -86,6 +86,7 @@ class Repository:
 
 
 ONE = Repository("small", "small.bin")
+MEDIUM = Repository("medium", "medium.bin", size=10 << 20)
 BIG = Repository("large", "large.bin", size=LARGE)
 GUARDED = Repository("guarded", "guarded.bin", is_guarded=True)
 PACKAGES_200 = Repository("packages200", "few-*.bin", 200, places=100)

@@ -150,6 +150,21 @@ NGINX = Contestant("nginx", nginx, Can.SMALL | Can.FILES | Can.LISTINGS, program
 CONTESTANTS = (OURS, THEIRS, REDIS, STATIC, BARE, NGINX)
 
 
+def with_workers(count: int) -> tuple[Contestant, Contestant]:
+    """Return ours and upstream's with several worker processes."""
+
+    def start_ours(instance: Instance) -> AbstractContextManager[Server]:
+        return serving(instance, *QUIET, "--workers", str(count))
+
+    def start_theirs(instance: Instance) -> AbstractContextManager[Server]:
+        return serving_theirs(instance, workers=count)
+
+    return (
+        Contestant(f"{OURS.name}, {count} workers", start_ours, loop_path=LIVEZ),
+        Contestant(f"{THEIRS.name}, {count} workers", start_theirs),
+    )
+
+
 def other(checkout: Path) -> Contestant:
     """Ours as it is in another checkout, to measure what a change has changed."""
 

@@ -42,10 +42,12 @@ def serving(
 
 
 @contextlib.contextmanager
-def serving_theirs(instance: Instance, *command: str, **environ: str) -> Iterator[Server]:
+def serving_theirs(
+    instance: Instance, *command: str, workers: int = 1, **environ: str
+) -> Iterator[Server]:
     """Run upstream's `pulpcore-content`, or `command`, which runs it, on a random port."""
     bind = f"127.0.0.1:{free_port()}"
-    line = [*(command or ["pulpcore-content"]), "--bind", bind, "--workers", "1"]
+    line = [*(command or ["pulpcore-content"]), "--bind", bind, "--workers", str(workers)]
     with running(instance, line, f"http://{bind}", **environ) as server:
         yield server
 
