@@ -10,7 +10,7 @@ import httpx
 import hypothesis
 import pytest
 
-from tests.support.instance import Instance
+from tests.support.instance import START_SECONDS, Instance
 from tests.support.orm import Orm, configure, connect, disconnect
 from tests.support.pulp import Pulp
 from tests.support.server import Server, serving
@@ -62,17 +62,20 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def start_or_exit(pulp: Instance, seconds: float = START_SECONDS) -> Instance:
+    """Start the session's Pulp, or end the session: nearly every test would fail with it."""
+    try:
+        return pulp.start(seconds)
+    except (AssertionError, OSError) as error:
+        pytest.exit(f"The shared Pulp cannot start: {str(error)[-5000:]}", returncode=3)
+
+
 @pytest.fixture(scope="session")
 def instance() -> Iterator[Instance]:
     """The Pulp of the session, shared by all tests: use unique names."""
     pulp = Instance(STATE.home)
     try:
-        try:
-            pulp.start()
-        except (AssertionError, OSError) as error:
-            # Nearly every test would fail with the same error.
-            pytest.exit(f"The shared Pulp cannot start: {str(error)[-5000:]}", returncode=3)
-        connect(pulp.address)
+        connect(start_or_exit(pulp).address)
         yield pulp
         disconnect()
         assert pulp.stop() == 0, pulp.said()

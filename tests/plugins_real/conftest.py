@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.conftest import STATE
+from tests.conftest import STATE, start_or_exit
 from tests.plugins_real.plugin import serving_mode
 from tests.plugins_real.table import Table
 from tests.support.instance import Instance
@@ -30,6 +30,9 @@ APT_BY_HASH = True
 """
 """Origins and paths for the links of plugins, and the keys of pulp_container's tokens."""
 
+
+START_SECONDS = 3600
+"""The bound of a start, for broken code only: all plugins have some 190 migrations."""
 
 UVICORN = Path(sys.executable).with_name("uvicorn")
 
@@ -64,7 +67,7 @@ def instance(pytestconfig: pytest.Config) -> Iterator[Instance]:
         file.write(SETTINGS.format(public=str(public), private=str(private)))
     pulp = Instance(STATE.home, ("--port", "0", "--postgres", str(postgres_with_icu())))
     try:
-        connect(pulp.start().address)
+        connect(start_or_exit(pulp, START_SECONDS).address)
         pytestconfig.pluginmanager.get_plugin("table").load_reports(pulp.content_url)
         yield pulp
         disconnect()

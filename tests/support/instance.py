@@ -43,10 +43,10 @@ class Instance:
         """Return an instance with a new state directory, whose path is short enough for sockets."""
         return cls(Path(tempfile.mkdtemp(prefix="star-")) / "home")
 
-    def start(self) -> "Instance":
-        """Start `pulp-star up` and wait until it is ready."""
+    def start(self, seconds: float = START_SECONDS) -> "Instance":
+        """Start `pulp-star up` and wait until it is ready, for `seconds` at most."""
         self.launch()
-        wait_until(self._ready, START_SECONDS, self.said)
+        wait_until(self._ready, seconds, self.said)
         self.__dict__.pop("address", None)
         self.__dict__.pop("_session", None)
         return self
