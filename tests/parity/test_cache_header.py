@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity.differences import DIFFERENCES
+from pulpcore.content_star.differences import DIFFERENCES
 from tests.parity.test_parity import Row, ask
 from tests.support.instance import Instance
 from tests.support.orm import Orm

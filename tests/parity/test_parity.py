@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from tests.parity.differences import DIFFERENCES, DOCUMENT, Difference, document
+from pulpcore.content_star.differences import DIFFERENCES, Difference
+from tests.parity.differences import DOCUMENT, document
 from tests.support.listing_parser import parse_listing
 
 # Headers of the connection or the single request.

@@ -1,6 +1,6 @@
 """Differences from `pulpcore-content` in responses made by plugins, and their reasons."""
 
-from tests.parity.differences import Difference
+from pulpcore.content_star.differences import Difference
 from tests.parity.test_parity import FILE
 
 ANSWER = "security of answers"

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from aiohttp import web
 
+from pulpcore.content_star.differences import DIFFERENCES
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
-from tests.parity.differences import DIFFERENCES
 from tests.parity.test_parity import Row, ask, check_differences, describe, differing_facets
 from tests.plugins_real.differences import OF_PLUGINS
 from tests.support.instance import wait_until
