@@ -127,9 +127,16 @@ DIFFERENCES = {
         "It matches as the strong tag does: 304.",
         "RFC 9110 section 13.1.2. Proxies that compress make tags weak.",
     ),
-    "If-None-Match: *": _difference(
+    "validators that clients have": _difference(
+        "status",
+        "304 for its own `ETag`, or for a date after the file's mtime.",
+        "200 for the `ETag` of upstream's app; 304 for its own, or for a date after the content"
+        " came into the repository.",
+        "The validators of files differ, so clients fetch a file once more after the switch.",
+    ),
+    "304": _difference(
         "content-type etag last-modified x-pulp-artifact-size",
-        "304 with headers of the representation, and the tag made from mtime.",
+        "304 for `*`, a date or its own tag has headers of the representation, and its own tag.",
         "304 with `ETag` and `Cache-Control`, as any other 304.",
         "RFC 9110 section 15.4.5.",
     ),
@@ -270,6 +277,14 @@ DIFFERENCES = {
         "Every web server merges them, and clients rely on it. No name has any: Pulp's API refuses"
         " such names, and synced content with such a name is not served.",
     ),
+    "dot segments": _difference(
+        "status",
+        "Part of the name: `flat/./Packages` is 404.",
+        "Removed (RFC 3986 section 5.2.4), after repeated slashes are merged; guards see the path"
+        " that is served. 400 for those that leave the content prefix or the domain, and for those"
+        " beside `%2F`.",
+        "apt's flat repositories (`deb URL/flat/ ./`) use them, and other web servers support it.",
+    ),
     "credentials missing": _difference(
         "status",
         "403 where a guard asks for the user and no credentials were sent.",
@@ -345,6 +360,11 @@ FURTHER = {
         "`Repr-Digest: sha-256=:...:` (RFC 9530) where the sha256 is known.",
         "Clients can verify downloads, resumed ones included.",
     ),
+    "origin of a response": (
+        "Not said.",
+        "`Cache-Status: pulp; fwd=miss` (RFC 9211) on files that come from a remote.",
+        "A HEAD, which fetches nothing, says whether a GET would.",
+    ),
     "many clients of one file on demand": (
         "Each has it fetched from the remote.",
         "They share one fetch, also among processes if the file is to be saved.",
@@ -403,13 +423,6 @@ FURTHER = {
         "`..` in a path leads to other folders of the remote's host, with its credentials.",
         "It leads to another path of Pulp, as everywhere, or is 404.",
         "A remote is limited to the paths below its URL.",
-    ),
-    "dot segments": (
-        "Part of the name: `flat/./Packages` is 404.",
-        "Removed (RFC 3986 section 5.2.4), after repeated slashes are merged; guards see the path"
-        " that is served. 400 for those that leave the content prefix or the domain, and for those"
-        " beside `%2F`.",
-        "apt's flat repositories (`deb URL/flat/ ./`) use them, and other web servers support it.",
     ),
     "dot segments in paths of the API": (
         "404, or whatever a plugin's URL pattern makes of them.",

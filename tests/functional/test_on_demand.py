@@ -572,6 +572,14 @@ def test_head_and_conditional_requests_fetch_nothing(content, mirror, method, he
     if method == "HEAD":
         assert response.headers["Content-Length"] == "5000"
         assert response.headers["ETag"] == m.etag
+    assert response.headers["Cache-Status"] == "pulp; fwd=miss"
+
+
+def test_cache_status_says_whether_a_file_comes_from_a_remote(content, mirror, instance):
+    m = mirror(5000)
+    assert content.get(m.path).headers["Cache-Status"] == "pulp; fwd=miss"
+    wait_until(lambda: saved(m))
+    assert "Cache-Status" not in content.get(m.path).headers
 
 
 @pytest.mark.parametrize(

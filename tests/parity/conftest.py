@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
+import httpx
 import pytest
 
 from pulpcore.app.contexts import with_domain
@@ -70,7 +71,7 @@ def mirror(instance: Instance) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def values(instance: Instance, mirror: str) -> Iterator[dict[str, str]]:
+def values(instance: Instance, mirror: str, upstream: str) -> Iterator[dict[str, str]]:
     """Base paths of distributions of every kind and other values, by their names in `ROWS`."""
     pulp = instance.pulp()
     orm = Orm()
@@ -101,12 +102,14 @@ def values(instance: Instance, mirror: str) -> Iterator[dict[str, str]]:
         "contentguards/certguard/x509/", name=orm.unique(), ca_certificate=authority.pem
     )
     published = orm.publication(files | {"page/index.html": b"<p>page</p>"})
+    base = orm.distribution(f"{top}/published", publication=published)
     yield {
         "top": top,
         "mirror": mirror,
         "far": "7619ee8cea49187f309616e30ecf54be072259b43760f1f550a644945d5572f2",
         "superseded": superseded,
-        "published": orm.distribution(f"{top}/published", publication=published),
+        "published": base,
+        "old_tag": httpx.head(f"{upstream}{base}/a.txt", trust_env=False).headers["etag"],
         "through": orm.distribution(
             f"{top}/through", publication=orm.publication({"meta/data": b"m"}, version)
         ),

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.remote.downloads import Downloads
 from pulpcore.content_star.remote.reader import DownloadSource
@@ -17,6 +17,15 @@ from pulpcore.content_star.responses.body import receive_never
 from pulpcore.content_star.responses.conditional import Validators, evaluate
 from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.headers import Disposition
+
+# RFC 9211: the response was forwarded to a remote. `pulp-star compare` relies on it.
+_CACHE_STATUS = (b"cache-status", b"pulp; fwd=miss")
+
+
+async def _send_with_cache_status(send: Send, message: Message) -> None:
+    if message["type"] == "http.response.start":
+        message = {**message, "headers": [*message["headers"], _CACHE_STATUS]}
+    await send(message)
 
 
 class RemoteResponse(ABC):
@@ -38,7 +47,7 @@ class RemoteResponse(ABC):
 
     async def _respond(self, scope: Scope, send: Send) -> None:
         try:
-            await self._from_remote(scope, send)
+            await self._from_remote(scope, partial(_send_with_cache_status, send))
         except AlreadySaved:
             executor = resources_of(scope).downloads.executor
             response = await executor.run(self.look_up_again)

@@ -205,6 +205,19 @@ class Listener:
         self.cache.set_problem(None)
 
 
+async def check_notifications() -> None:
+    """Test that notifications arrive over a connection of its own.
+
+    Raises NotificationsUnavailable, psycopg's errors, OSError and TimeoutError.
+    """
+    async with asyncio.timeout(3 * REPLY_TIMEOUT):
+        connection = await _connect()
+        try:
+            await Listener(ResponseCache(1, 1))._prepare(connection)
+        finally:
+            await connection.close()
+
+
 async def _connect() -> AsyncConnection:
     """Return an asyncio connection with Django's connection parameters."""
     parameters = django_connection.get_connection_params()

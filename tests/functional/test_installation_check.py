@@ -1,0 +1,199 @@
+"""`pulpcore-manager content-star-check`: an installation in order, and one test for each fault."""
+
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.db.migrations.recorder import MigrationRecorder
+from django.test import override_settings
+
+from pulpcore.content_star.app import installation
+from pulpcore.content_star.app.installation import Line
+from tests.functional.test_cache_invalidation import pooler
+from tests.support.bridged import installed
+from tests.support.instance import Instance
+from tests.support.orm import Site
+from tests.support.stores import Store
+
+PLUGINS = Path(__file__).parents[2] / "docs" / "plugins.md"
+
+
+def only(lines: Any, level: str) -> Line:
+    """Return the only line of a level."""
+    (line,) = [line for line in lines if line.level == level]
+    return line
+
+
+def run(instance: Instance, *arguments: str, **environ: str) -> tuple[int, dict[str, Any]]:
+    command = ["pulpcore-manager", "content-star-check", "--json", *arguments]
+    completed = instance.run(command, check=False, **environ)
+    return completed.returncode, json.loads(completed.stdout)
+
+
+def test_check_of_an_installation_in_order_exits_0(instance: Instance) -> None:
+    code, found = run(instance, "--workers", "1")
+    assert (code, found["fault"]) == (0, 0), found
+    checks = {line["check"] for line in found["lines"]}
+    assert checks == {
+        *("pulpcore", "plugins", "migrations", "triggers", "notifications", "connections"),
+        *("clock", "storage", "settings", "temporary files"),
+    }
+
+
+def test_check_of_a_refused_plugin_exits_1(instance: Instance, tmp_path: Path) -> None:
+    legacy = installed(tmp_path, PULP_CONTENT_STAR_LEGACY_PLUGINS="refuse")
+    code, found = run(instance, "--workers", "1", **legacy)
+    assert code == 1
+    faults = [line for line in found["lines"] if line["level"] == "fault"]
+    texts = [line["text"] for line in faults if line["check"] == "plugins"]
+    (text,) = [text for text in texts if text.startswith("bridged ")]
+    assert "is refused" in text
+    assert "set CONTENT_STAR_LEGACY_PLUGINS to bridge or proxy" in text
+
+
+def test_check_of_a_pulpcore_that_is_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = metadata.version
+    monkeypatch.setattr(
+        metadata, "version", lambda name: "3.99.0" if name == "pulpcore" else version(name)
+    )
+    assert (
+        "3.99.0 is not supported: install pulpcore"
+        in only(installation.pulpcore_version(), "fault").text
+    )
+
+
+def test_check_of_a_missing_migration(instance: Instance) -> None:
+    with transaction.atomic():
+        MigrationRecorder(connection).migration_qs.filter(app="content_star").delete()
+        line = only(installation.migrations(), "fault")
+        transaction.set_rollback(True)
+    assert "content_star 0001" in line.text
+    assert "run pulpcore-manager migrate" in line.text
+
+
+def test_check_of_a_disabled_trigger(instance: Instance) -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT tgname FROM pg_trigger WHERE tgrelid = 'core_contentguard'::regclass"
+            " AND tgname LIKE 'content_star%'"
+        )
+        cursor.execute(f"ALTER TABLE core_contentguard DISABLE TRIGGER {cursor.fetchone()[0]}")
+        line = only(installation.installed_triggers(), "fault")
+        transaction.set_rollback(True)
+    assert "run pulpcore-manager migrate" in line.text
+    assert only(installation.installed_triggers(), "ok")
+
+
+def test_check_of_a_pooler_in_transaction_mode(instance: Instance, tmp_path: Path) -> None:
+    host = connection.settings_dict["HOST"]
+    with pooler(tmp_path, "transaction") as port:
+        databases = instance.environ["PULP_DATABASES"].replace(
+            f'"HOST": "{host}"', f'"HOST": "127.0.0.1", "PORT": {port}'
+        )
+        code, found = run(instance, "--workers", "1", PULP_DATABASES=databases)
+    assert code == 1
+    faults = [line for line in found["lines"] if line["level"] == "fault"]
+    assert [line["check"] for line in faults] == ["notifications"]
+    assert "behind a pooler in transaction mode" in faults[0]["text"]
+
+
+def test_check_of_connections(instance: Instance) -> None:
+    with override_settings(CONTENT_STAR_UPLOAD_THREADS=1):
+        assert only(installation.connections(1), "ok")
+        fault = only(installation.connections(1000), "fault")
+    match = re.search(r"1000 x \(.*\) = (\d+) at most, (\d+) without uploads", fault.text)
+    assert match
+    assert int(match[1]) - int(match[2]) == 1000
+    assert re.search(r"raise max_connections to \d+, or start fewer workers", fault.text)
+    with override_settings(CONTENT_STAR_UPLOAD_THREADS=1000):
+        assert "for that many uploads at once" in only(installation.connections(1), "note").text
+
+
+def test_check_of_a_database_that_is_away(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "HOST", "/nonexistent")
+    connection.close()
+    try:
+        faults = {line.check: line for line in installation.check(1) if line.level == "fault"}
+    finally:
+        connection.close()
+    assert set(faults) >= {"migrations", "triggers", "notifications", "connections", "clock"}
+    assert "check DATABASES" in faults["clock"].text
+
+
+@pytest.mark.parametrize("there", [90.0, 112.0])
+def test_check_of_a_clock_that_differs(there: float) -> None:
+    line = installation.skew(there, before=100.0, after=101.0)
+    assert line.level == "fault"
+    assert "synchronize both with NTP" in line.text
+    assert installation.skew(100.5, before=100.0, after=101.0).level == "ok"
+
+
+def test_check_of_an_artifact_that_is_gone(instance: Instance, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    site = Site("pulpcore.app.models.storage.FileSystem", {"location": str(folder)}, {"a": b"gone"})
+    try:
+        (path,) = [path for path in folder.rglob("*") if path.is_file()]
+        assert f"domain {site.domain.name}: a file can be streamed" in str(
+            [line.text for line in installation.storage()]
+        )
+        path.unlink()
+        line = only(installation.storage(), "fault")
+    finally:
+        site.remove()
+    assert site.domain.name in line.text
+    assert "FileNotFoundError" in line.text
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_check_of_an_object_store(instance: Instance, store: Store) -> None:
+    site = Site(store.storage_class, store.settings, {"a": b"object"})
+    try:
+        site.set(redirect_to_object_storage=True)
+        texts = [line.text for line in installation.storage() if line.level == "ok"]
+        assert any("its signed URL works" in text for text in texts)
+    finally:
+        site.remove()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "level", "text"),
+    [
+        ("CONTENT_APP_TTL", 1, "fault", "a late heartbeat removes a process"),
+        ("CONTENT_STAR_LEGACY_PLUGINS", "proxy", "fault", "set CONTENT_STAR_LEGACY_URL"),
+        ("CACHE_ENABLED", True, "note", "content has a cache of its own"),
+        ("CONTENT_PATH_PREFIX", "/content/", "note", "CONTENT_PATH_PREFIX is /content/"),
+        ("DOMAIN_ENABLED", True, "note", "below the name of its domain"),
+        (
+            "AUTHENTICATION_BACKENDS",
+            ["pulpcore.app.authentication.PulpNoCreateRemoteUserBackend"],
+            "note",
+            "or clients choose their user",
+        ),
+    ],
+)
+def test_check_of_a_setting(name: str, value: object, level: str, text: str) -> None:
+    with override_settings(CONTENT_ORIGIN="http://pulp.example.org", **{name: value}):
+        assert text in only(installation.changed_settings(), level).text
+
+
+def test_check_of_a_missing_content_origin() -> None:
+    with override_settings(CONTENT_ORIGIN=None):
+        assert "CONTENT_ORIGIN is not set" in only(installation.changed_settings(), "note").text
+
+
+def test_check_of_temporary_space(tmp_path: Path) -> None:
+    with override_settings(WORKING_DIRECTORY=str(tmp_path / "nope")):
+        assert "cannot be written" in only(installation.temporary_files(), "fault").text
+    assert "make room" in installation.space("/x", (1 << 30) - 1).text
+    assert installation.space("/x", 1 << 30).level == "ok"
+
+
+def test_tested_plugins_are_those_of_the_documentation() -> None:
+    rows = re.findall(r"^\| (pulp-\w+) \| ([\d.]+) \|", PLUGINS.read_text(), re.MULTILINE)
+    assert dict(rows) == installation.TESTED_PLUGINS
