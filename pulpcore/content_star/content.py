@@ -22,8 +22,10 @@ from pulpcore.content_star.database.batching import Batcher
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.registry import has_routes
 from pulpcore.content_star.listings.base_paths import has_base_paths, next_segments
+from pulpcore.content_star.listings.distributions import distributions_page
 from pulpcore.content_star.listings.entries import DirectoryEntry
-from pulpcore.content_star.listings.negotiation import VaryOnAccept, prefers_json
+from pulpcore.content_star.listings.file_query import file_query
+from pulpcore.content_star.listings.negotiation import VaryOnAccept, preferred_form, prefers_json
 from pulpcore.content_star.listings.pagination import page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for
 from pulpcore.content_star.plugin_host.context import DistributionRoutes, matching_route
@@ -79,7 +81,9 @@ class Content:
             raise HTTPException(404, f"Content is below '{prefix}'.")
         key = CacheKey(path.removeprefix(prefix), method, prefers_json(request))
         info = request_info(scope)
-        entry = self.cache.get(key)
+        # Facts about a file are not cached, nor is the file sent for them.
+        is_query = scope["query_string"] and file_query(scope) is not None
+        entry = None if is_query else self.cache.get(key)
         if entry is None:
             content_path = parse_content_path(key.path)
             info.route = "stream_content" if content_path.path else "list_distributions"
@@ -105,6 +109,7 @@ class Content:
         if (
             distribution_entry is not None
             and distribution_entry.can_batch
+            and file_query(request.scope) is None
             and not (is_directory or key.json)
         ):
             batched = BatchedRequest(request, content_path, cache_write, self.executor.context())
@@ -278,5 +283,7 @@ def list_base_paths(request: Request, content_path: ContentPath) -> ASGIApp:
     page = page_query(request)
     if request.method == "HEAD":
         return VaryOnAccept(head_for(request))
+    if preferred_form(request) == "page":
+        return VaryOnAccept(distributions_page(request, domain, prefix))
     entries = [DirectoryEntry(name) for name in next_segments(domain, prefix, page)]
     return VaryOnAccept(listing_for(request, entries, is_root=is_root))

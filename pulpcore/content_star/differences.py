@@ -419,6 +419,20 @@ FURTHER = {
         "Asks the remote for its headers.",
         "The client does not want the bytes.",
     ),
+    "pages for people": (
+        "A directory has one form.",
+        "Browsers, which prefer `text/html`, get a page with a table, sort links, filter and"
+        " instructions, with at most 500 entries; clients that prefer `text/plain` get names. All"
+        " others get the list of links.",
+        "People find what they came for, and programs what they always found. The setting"
+        " `CONTENT_STAR_INDEX` turns it off.",
+    ),
+    "facts about files": (
+        "The query of a file is ignored.",
+        "`?info` is a page or JSON about the file, `?checksum=sha256` its digest in the format of"
+        " `sha256sum`.",
+        "A file can be verified without a manifest.",
+    ),
     "dots in paths to remotes": (
         "`..` in a path leads to other folders of the remote's host, with its credentials.",
         "It leads to another path of Pulp, as everywhere, or is 404.",

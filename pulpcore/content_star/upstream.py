@@ -14,6 +14,7 @@ from pulpcore.app.models import (
     CompositeContentGuard,  # calls other guards
     DistributedPublication,  # superseded publications in their grace period
     OpenPGPDistribution,  # its hook fails without a repository
+    RepositoryVersionContentDetails,  # counts of content on the index's page
 )
 from pulpcore.app.util import (
     get_worker_name,  # name of the process in the status and in metrics
@@ -34,6 +35,7 @@ __all__ = [
     "CompositeContentGuard",
     "DistributedPublication",
     "OpenPGPDistribution",
+    "RepositoryVersionContentDetails",
     "deprecation_logger",
     "get_worker_name",
     "mime_types",

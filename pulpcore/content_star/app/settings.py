@@ -63,6 +63,19 @@ CONTENT_STAR_SENDFILE = ""
 # a user of the network visits.
 CONTENT_STAR_CORS = False
 
+# The form of directories and of the index of distributions for browsers: "page" is the page for
+# people; "classic" is the list of links that all other clients get.
+CONTENT_STAR_INDEX = "page"
+
+# Name of the site on these pages, URL of a logo shown in its place (of this host: pages load
+# nothing from others), and links in the header, as a dict of names to URLs.
+CONTENT_STAR_TITLE = "Pulp"
+CONTENT_STAR_LOGO = ""
+CONTENT_STAR_LINKS: dict[str, str] = {}
+
+# Lets clients cache the style and script of these pages for ever: their URLs have a hash.
+WHITENOISE_IMMUTABLE_FILE_TEST = r"/content_star/page\.(css|js)$"
+
 # Whether `/` redirects to the index of content if Django has no view for it. Off, as a reverse
 # proxy usually serves another page there; `pulp-star up` sets it.
 CONTENT_STAR_REDIRECT_ROOT = False

@@ -78,11 +78,14 @@ class Preparation:
 
     def is_current(self, name: str) -> bool:
         """Return whether a preparation was done for the installed versions."""
-        return self.was_done(name) and (self.state.done / name).read_text() == self.installed
+        return self.was_done(name) and (self.state.done / name).read_text() == self._done(name)
 
     def remember(self, name: str) -> None:
         """Record that a preparation is done for the installed versions."""
-        replace(self.state.done / name, self.installed)
+        replace(self.state.done / name, self._done(name))
+
+    def _done(self, name: str) -> str:
+        return self.installed + static_digest() if name == "collectstatic" else self.installed
 
     def _manage(self, name: str, *arguments: str, stdin: bytes = b"") -> None:
         command: list[str | Path] = [program("pulpcore-manager"), *arguments]
@@ -112,6 +115,16 @@ def installed() -> str:
     names = sorted(name for point in plugins for name in _migrations(point.module))
     versions["migrations"] = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     return json.dumps(versions, sort_keys=True, indent=2) + "\n"
+
+
+def static_digest() -> str:
+    """Return a digest of our static files, which an editable installation may change."""
+    folder = Path(__file__).parent.parent / "app" / "static"
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _migrations(module: str) -> Iterator[str]:

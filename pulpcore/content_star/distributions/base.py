@@ -20,6 +20,9 @@ from starlette.types import ASGIApp
 
 from pulpcore.content_star.cache.cdn_headers import CACHE_CONTROL, surrogate_keys
 from pulpcore.content_star.cache.entries import CacheEntry, Dependencies
+from pulpcore.content_star.distributions.file_page import FileFacts, file_response
+from pulpcore.content_star.listings.file_query import file_query
+from pulpcore.content_star.listings.negotiation import VaryOnAccept
 from pulpcore.content_star.remote.on_demand import NoRemote, on_demand_request
 from pulpcore.content_star.remote.response import OnDemandResponse
 from pulpcore.content_star.request_info import request_info
@@ -148,6 +151,10 @@ class DistributionApp(ABC):
         Raises `HTTPException` 404 if it is neither saved nor at a remote, and `StoreUnavailable`
         if the domain's storage cannot be accessed.
         """
+        if query := file_query(self.request.scope):
+            facts = FileFacts(found, self.source, self.path, self.root_url)
+            content_type = self.headers_for(path).get("Content-Type")
+            return VaryOnAccept(file_response(self.request, facts, query, content_type))
         artifact = found.content_artifact.artifact
         if artifact is None:
             return self.on_demand(found, path, disposition)

@@ -1,8 +1,11 @@
 """Distribution apps of publications, repository versions and pull-through caches."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -10,12 +13,25 @@ from pulpcore.content_star.cache.entries import Dependencies
 from pulpcore.content_star.distributions.plugin_hooks import HookedApp
 from pulpcore.content_star.distributions.pull_through import pull_through
 from pulpcore.content_star.distributions.registry import serves
+from pulpcore.content_star.distributions.usage import how_to_use
 from pulpcore.content_star.listings import directory
 from pulpcore.content_star.listings.entries import DirectoryEntry
-from pulpcore.content_star.listings.negotiation import VaryOnAccept, prefers_json
+from pulpcore.content_star.listings.file_query import file_query
+from pulpcore.content_star.listings.negotiation import (
+    VaryOnAccept,
+    preferred_form,
+    prefers_json,
+)
+from pulpcore.content_star.listings.page import (
+    SORTS,
+    directory_page,
+    page_cache,
+    page_parameters,
+    select_entries,
+)
 from pulpcore.content_star.listings.pagination import ALL_ENTRIES, PageQuery, page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for
-from pulpcore.content_star.listings.stream import ListedDirectory, ListingPage
+from pulpcore.content_star.listings.stream import ListedDirectory, ListingPage, NamesPage
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import (
     ContentSource,
@@ -30,6 +46,10 @@ from pulpcore.plugin.models import Distribution
 NOTHING_CONFIGURED = (
     "Distribution is not pointing to a publication, repository, repository version, or remote."
 )
+# Names of the file that is shown below its directory, and the bytes of the longest.
+READMES = ("README.md", "README.txt", "README", "README.rst", "readme.md", "readme.txt")
+MAX_README = 32 * 1024
+
 NOT_PUBLISHED = "Distribution is pointing to a repository that has no publication yet."
 
 
@@ -87,6 +107,8 @@ class PublicationApp(HookedApp):
                 return None
             self.dependencies = None if self.plugin_adds_entries else Dependencies()
             return redirect_with_slash(self.request)
+        if file_query(self.request.scope) and self.is_directory(source, self.path):
+            raise HTTPException(400, "'info' and 'checksum' are of files; this is a directory.")
         if prefers_json(self.request):
             response = self.listing(source)
         else:
@@ -104,8 +126,13 @@ class PublicationApp(HookedApp):
         page = page_query(self.request)
         if self.request.method == "HEAD":
             return head_for(self.request) if self.is_directory(source, self.path) else None
-        if not prefers_json(self.request):
-            return self.page(source)
+        match preferred_form(self.request):
+            case "list":
+                return self.page(source)
+            case "text":
+                return self.names(source)
+            case "page":
+                return self.page_for_people(source)
         entries = self.entries(source, page)
         if not entries and (page.after is None or not self.is_directory(source, self.path)):
             return None
@@ -115,6 +142,63 @@ class PublicationApp(HookedApp):
         """Return `usage` for the HTML listing of the root, else an empty string."""
         is_page = not self.resolved.path and not prefers_json(self.request)
         return self.usage() if is_page else ""
+
+    def page_for_people(self, source: ContentSource) -> ASGIApp | None:
+        """Return the page of the directory, sorted and filtered as the query says, or None."""
+        parameters = page_parameters(self.request, SORTS)
+        is_immutable = directory.is_immutable(source)
+        is_hit = is_immutable
+
+        def read(page: PageQuery) -> list[DirectoryEntry]:
+            nonlocal is_hit
+            key = (*directory.key_of(source, self.path), page)
+            entries = page_cache.get(key) if is_immutable else None
+            if entries is None:
+                is_hit = False
+                entries = directory.entries(source, self.path, page)
+                if is_immutable and entries:
+                    page_cache.add(key, entries)
+            return self.with_added(entries, page)
+
+        selected = select_entries(parameters, read)
+        if not selected[0] and not self.is_directory(source, self.path):
+            return None
+        request_info(self.request.scope).cache = "HIT" if is_hit and self.known_source else "MISS"
+        context = self.panel()
+        if parameters.after is None:
+            context |= self.readme(source, selected[0])
+        return directory_page(self.request, parameters, selected, context)
+
+    def panel(self) -> dict[str, object]:
+        """Return the panel "How to use" of the root: the plugin's `usage`, then ours."""
+        if self.resolved.path:
+            return {}
+        usage = self.usage()
+        if usage and not isinstance(usage, SafeString):
+            usage = format_html('<pre tabindex="0" aria-label="Usage">{}</pre>', usage)
+        recipes, notes = how_to_use(self.distribution, self.root_url)
+        return {"usage": usage, "recipes": recipes, "notes": notes}
+
+    def readme(self, source: ContentSource, entries: Sequence[DirectoryEntry]) -> dict[str, str]:
+        """Return name and text of the directory's README, if it has a small one that is saved."""
+        sizes = {entry.name: entry.size for entry in entries}
+        name = next((name for name in READMES if 0 < (sizes.get(name) or 0) <= MAX_README), None)
+        found = name and files(source, [self.path + name]).get(self.path + name)
+        if not found or found.content_artifact.artifact is None:
+            return {}
+        try:
+            with found.content_artifact.artifact.file.open("rb") as file:
+                text = file.read(MAX_README).decode(errors="replace")
+        except OSError:
+            return {}
+        return {"readme": text.replace("\0", "\N{REPLACEMENT CHARACTER}"), "readme_name": name}
+
+    def names(self, source: ContentSource) -> ASGIApp | None:
+        """Return the names of the directory as plain text, one a line, or None."""
+        added = tuple(ALL_ENTRIES.select(set(self.extra_entries(self.path))))
+        level = ListedDirectory(source, self.path, added)
+        first = level.entries(None, 1)
+        return NamesPage(level, first) if first[0] else None
 
     def page(self, source: ContentSource) -> ASGIApp | None:
         """Return the streamed HTML listing, whose first rows are cached or read now, or None."""
@@ -130,10 +214,16 @@ class PublicationApp(HookedApp):
 
     def entries(self, source: ContentSource, page: PageQuery) -> list[DirectoryEntry]:
         """Return the entries of the directory, and those that the plugin adds, on the page."""
+        return self.with_added(directory.entries(source, self.path, page), page)
+
+    def with_added(
+        self, entries: Sequence[DirectoryEntry], page: PageQuery
+    ) -> list[DirectoryEntry]:
+        """Return `entries` and those that the plugin adds to the directory, on the page."""
         added = set(self.extra_entries(self.path))
-        entries = {name: DirectoryEntry(name) for name in page.select(added)}
-        entries |= {entry.name: entry for entry in directory.entries(source, self.path, page)}
-        return [entries[name] for name in page.select(entries)]
+        merged = {name: DirectoryEntry(name) for name in page.select(added)}
+        merged |= {entry.name: entry for entry in entries}
+        return [merged[name] for name in page.select(merged)]
 
     def is_directory(self, source: ContentSource, path: str) -> bool:
         """Return whether `path`, which ends in a slash, is a directory with entries."""
@@ -157,6 +247,8 @@ class PublicationApp(HookedApp):
     def pull_through_or_404(self, source: ContentSource) -> ASGIApp:
         """Return the pull-through response, or raise `HTTPException` 404 if there is no remote."""
         distribution = self.distribution
+        if file_query(self.request.scope):
+            raise HTTPException(404, f"Distribution '{distribution.name}' has no '{self.path}'.")
         if distribution.remote_id is not None:
             return pull_through(self)
         if source.publication is None and source.version is None:

@@ -11,7 +11,7 @@ from pulpcore.plugin.models import Distribution, Domain
 
 def has_base_paths(domain: Domain, prefix: str) -> bool:
     """Return whether a visible base path begins with `prefix`, by reading the first one."""
-    return _visible(domain).filter(base_path__startswith=prefix).exists()
+    return visible_distributions(domain).filter(base_path__startswith=prefix).exists()
 
 
 def next_segments(domain: Domain, prefix: str, page: PageQuery = ALL_ENTRIES) -> list[str]:
@@ -24,7 +24,7 @@ def next_segments(domain: Domain, prefix: str, page: PageQuery = ALL_ENTRIES) ->
     below, slash = Substr("base_path", len(prefix) + 1), Value("/", TextField())
     segment = Func(below, slash, Value(1), function="split_part", output_field=TextField())
     segments = (
-        _visible(domain)
+        visible_distributions(domain)
         .filter(base_path__startswith=prefix)
         .annotate(segment=Collate(Concat(segment, slash), "C"))  # code points, as Python
         .order_by("segment")
@@ -36,7 +36,8 @@ def next_segments(domain: Domain, prefix: str, page: PageQuery = ALL_ENTRIES) ->
     return list(segments[: page.limit])
 
 
-def _visible(domain: Domain) -> QuerySet[Distribution]:
+def visible_distributions(domain: Domain) -> QuerySet[Distribution]:
+    """Return the distributions that the index of a domain shows, as `next_segments` says."""
     concealed = Q(hidden=True) | Q(pulp_type=ArtifactDistribution.get_pulp_type())
     distributions = Distribution.objects.filter(pulp_domain=domain).exclude(concealed)
     if settings.HIDE_GUARDED_DISTRIBUTIONS or domain.hide_guarded_distributions:

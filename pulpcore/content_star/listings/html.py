@@ -68,7 +68,7 @@ def link(name: str) -> str:
 def _row(entry: DirectoryEntry) -> str:
     name, modified, size = entry
     padding = " " * max(1, NAME_WIDTH - len(name))
-    details = f"{padding}{_date(modified)}  {_size(size)}".rstrip()
+    details = f"{padding}{_date(modified)}  {'' if size is None else size_text(size)}".rstrip()
     if _PLAIN.fullmatch(name):
         return f'<a href="{name}">{name}</a>{details}\n'
     return f'<a href="{escape(link(name))}">{escape(name)}</a>{details}\n'
@@ -80,5 +80,6 @@ def _date(modified: datetime | None) -> str:
 
 
 @lru_cache(4096)
-def _size(size: int | None) -> str:
-    return "" if size is None else do_filesizeformat(size)
+def size_text(size: int) -> str:
+    """Return a size in bytes in words, such as `1.2 kB`."""
+    return do_filesizeformat(size)

@@ -1,7 +1,9 @@
 """Content negotiation of listings by `Accept`, and `Vary` for it."""
 
 from functools import lru_cache
+from typing import Literal
 
+from django.conf import settings
 from django.http import HttpRequest
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -48,6 +50,42 @@ def _prefers_json(accept: bytes) -> bool:
     except (ValueError, LookupError):  # a parameter in an unknown encoding
         return False
     return bool(preferred == JSON_TYPE)
+
+
+Form = Literal["page", "list", "text", "json"]
+"""Forms of a directory or index: a page for people, the plain list of links, names, JSON."""
+
+
+def preferred_form(request: Request) -> Form:
+    """Return the form of a directory that the request asks for.
+
+    Browsers name `text/html`, and rank nothing above it: they get the page. Package managers,
+    mirrors and scripts accept anything, or rank it below their own types, and get the list of all
+    links, as from any web server's index; so does a query with `list`.
+    """
+    if prefers_json(request):
+        return "json"
+    accept = next((value for name, value in request.scope["headers"] if name == b"accept"), b"")
+    form = _html_form(accept) if len(accept) <= MAX_BYTES else "list"
+    is_list = settings.CONTENT_STAR_INDEX == "classic" or "list" in request.query_params
+    return "list" if form == "page" and is_list else form
+
+
+@lru_cache(256)
+def _html_form(accept: bytes) -> Form:
+    if accept.count(b",") + accept.count(b";") >= MAX_PARTS:
+        return "list"
+    negotiation = HttpRequest()
+    negotiation.META["HTTP_ACCEPT"] = accept.decode("latin-1")
+    try:
+        preferred = negotiation.get_preferred_type(["text/html", "text/plain"])
+        types = {str(each).partition(";")[0]: each.quality for each in negotiation.accepted_types}
+    except (ValueError, LookupError):
+        return "list"
+    if preferred == "text/plain" and "text/plain" in types:
+        return "text"
+    is_page = "text/html" in types and types["text/html"] >= max(types.values())
+    return "page" if is_page else "list"
 
 
 class VaryOnAccept:

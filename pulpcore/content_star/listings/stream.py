@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
+from urllib.parse import quote
 from uuid import UUID
 
 from anyio import CapacityLimiter
@@ -32,6 +33,7 @@ from pulpcore.content_star.listings.html import rows as rows_of
 from pulpcore.content_star.resolve.content import ContentSource
 from pulpcore.content_star.responses.conditional import Validators, evaluate
 from pulpcore.content_star.responses.disconnect import until_disconnect
+from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 from pulpcore.content_star.responses.text import (
     GzipText,
     PlainText,
@@ -173,9 +175,7 @@ class ListedDirectory:
             return rows.blocks[index:]
         after = previous.last_name if previous else None
         growth = min(max(1, directory.GROWTH * index), directory.MAX_GROWTH)
-        entries, is_last = directory.read_part(self.source, self.path, after, growth=growth)
-        if self.added:
-            entries = self._with_added(entries, after, is_last)
+        entries, is_last = self.entries(after, growth)
         blocks: list[Block] = []
         for start in range(0, max(1, len(entries)), directory.ROWS):
             end = start + directory.ROWS
@@ -185,6 +185,11 @@ class ListedDirectory:
         if self._is_cacheable and rows.size:
             row_cache.put(self._key, rows)
         return blocks
+
+    def entries(self, after: str | None, growth: int) -> tuple[list[DirectoryEntry], bool]:
+        """Return entries after the name `after`, and whether they are the last. Blocks."""
+        entries, is_last = directory.read_part(self.source, self.path, after, growth=growth)
+        return (self._with_added(entries, after, is_last) if self.added else entries), is_last
 
     def _with_added(
         self, entries: list[DirectoryEntry], after: str | None, is_last: bool
@@ -248,6 +253,38 @@ class ListingPage:
         # part is not read twice for two clients.
         async with _limiter():
             return await self.executor.run(self.level.blocks, self.rows, index, previous)
+
+
+class NamesPage:
+    """ASGI application that streams the names of a directory as plain text, one a line."""
+
+    def __init__(self, level: ListedDirectory, first: tuple[list[DirectoryEntry], bool]) -> None:
+        self.level = level
+        self.first = first
+        self.executor = current_executor()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(SECURITY_HEADERS) | {"Content-Type": "text/plain; charset=utf-8"}
+        start = {"type": "http.response.start", "status": 200, "headers": _raw(headers)}
+        await send(start)
+        await until_disconnect(receive, partial(self._send_body, send))
+
+    async def _send_body(self, send: Send) -> None:
+        (entries, is_last), growth = self.first, 1
+        while True:
+            body = "".join(f"{_line(entry.name)}\n" for entry in entries).encode()
+            await send({"type": "http.response.body", "body": body, "more_body": not is_last})
+            if is_last:
+                return
+            growth = min(growth * directory.GROWTH, directory.MAX_GROWTH)
+            assert self.executor is not None
+            async with _limiter():
+                work = partial(self.level.entries, entries[-1].name, growth)
+                entries, is_last = await self.executor.run(work)
+
+
+def _line(name: str) -> str:
+    return name if name.isprintable() else quote(name)
 
 
 def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:

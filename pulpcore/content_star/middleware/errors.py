@@ -6,6 +6,7 @@ compressed: it is short, and repeats the path (see `responses/text.py`).
 
 import json
 import logging
+from http import HTTPStatus
 
 from django.core.exceptions import (
     DisallowedHost,
@@ -21,11 +22,12 @@ from django_guid import get_guid
 from rest_framework.exceptions import APIException
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.distributions.plugin_hooks import responder_of
-from pulpcore.content_star.listings.negotiation import prefers_json
+from pulpcore.content_star.listings.negotiation import preferred_form, prefers_json
+from pulpcore.content_star.listings.site import breadcrumbs, page_headers, render_page
 from pulpcore.content_star.remote.errors import RemoteBroke, RemoteTimeout, RemoteUnavailable
 from pulpcore.content_star.remote.pull_through.models import RemoteRefused
 from pulpcore.content_star.request_info import request_info
@@ -125,7 +127,22 @@ def render(request: Request, error: HTTPException) -> Response:
         headers.setdefault("Cache-Control", "no-store")  # as on all responses of plugin routes
     if prefers_json(request):
         return JSONResponse({"detail": error.detail}, error.status_code, headers)
+    if preferred_form(request) == "page" and request.method == "GET":
+        return _page(request, error, headers)
     return PlainTextResponse(f"{error.status_code}: {error.detail}", error.status_code, headers)
+
+
+def _page(request: Request, error: HTTPException, headers: dict[str, str]) -> Response:
+    """Return the error as a page for people, with a link to the directory above."""
+    phrase = HTTPStatus(error.status_code).phrase
+    context: dict[str, object] = {"title": f"{error.status_code} {phrase}", "detail": error.detail}
+    try:
+        crumbs = breadcrumbs(request)
+        name, url = crumbs[-2] if len(crumbs) > 1 else crumbs[0]
+        html = render_page(request, "error.html", context | {"above": url, "above_name": name})
+    except HTTPException:  # a path that cannot be decoded
+        html = render_page(request, "error.html", context | {"crumbs": [], "start": "/"})
+    return HTMLResponse(html, error.status_code, headers | page_headers())
 
 
 def _from_rest_framework(error: APIException) -> HTTPException:

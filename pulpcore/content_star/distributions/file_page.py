@@ -1,0 +1,156 @@
+"""Facts about a file: the page of `?info`, and the digest of `?checksum=sha256`."""
+
+from shlex import quote as shell_quote
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from pulpcore.content_star.listings.html import size_text
+from pulpcore.content_star.listings.negotiation import prefers_json
+from pulpcore.content_star.listings.page import page_response
+from pulpcore.content_star.listings.site import render_page
+from pulpcore.content_star.resolve.content import ContentSource, ResolvedFile
+from pulpcore.content_star.responses.headers import SECURITY_HEADERS
+from pulpcore.content_star.responses.text import text_response
+from pulpcore.plugin.models import Artifact, ContentArtifact, RemoteArtifact
+
+ALGORITHMS = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")
+
+# Fields of content models that name a package.
+_FIELDS = ("name", "epoch", "version", "release", "arch", "architecture", "summary")
+
+
+class FileFacts:
+    """Facts about a file of a source, from the database. Blocks."""
+
+    def __init__(self, found: ResolvedFile, source: ContentSource, path: str, url: str) -> None:
+        """`path` is below the distribution, whose root is at `url`."""
+        self.found = found
+        self.source = source
+        self.name = path.rpartition("/")[2]
+        self.url = f"{url}{quote(path)}"
+        self.file: ContentArtifact = found.content_artifact
+        self.artifact: Artifact | None = self.file.artifact
+        self.remote: RemoteArtifact | None = (
+            None
+            if self.artifact
+            else self.file.remoteartifact_set.select_related("remote").order_by("pk").first()
+        )
+
+    @property
+    def size(self) -> int | None:
+        """Bytes, as far as they are known."""
+        row = self.artifact or self.remote
+        return None if row is None else row.size
+
+    def digests(self) -> dict[str, str]:
+        """Return the digests that are known, by algorithm."""
+        row = self.artifact or self.remote
+        known = {name: getattr(row, name, None) for name in ALGORITHMS}
+        return {name: digest for name, digest in known.items() if digest}
+
+    def facts(self, content_type: str | None) -> dict[str, str]:
+        """Return facts by their names, without credentials."""
+        source = self.source
+        facts = {"Type": content_type or "unknown"}
+        if self.found.last_modified:
+            facts["Added"] = self.found.last_modified.strftime("%Y-%m-%d %H:%M:%S UTC")
+        facts |= self._content()
+        if source.version is not None:
+            number, name = source.version.number, source.version.repository.name
+            kind = "Publication of" if self.found.is_published else "Repository"
+            facts[kind] = f"{name}, version {number}"
+        facts["Storage"] = self._storage()
+        return facts
+
+    def _content(self) -> dict[str, str]:
+        if self.file.content is None:
+            return {}
+        content = self.file.content.cast()
+        facts = {"Content": content.pulp_type}
+        for name in _FIELDS:
+            value = getattr(content, name, None)
+            if isinstance(value, str | int) and value != "":
+                facts[name.capitalize()] = str(value)
+        return facts
+
+    def _storage(self) -> str:
+        if self.artifact is not None:
+            return "stored"
+        if self.remote is None:
+            return "not stored, and at no remote"
+        host = urlsplit(self.remote.url).hostname or ""
+        return f"on demand, from remote {self.remote.remote.name} ({host})"
+
+
+def file_response(
+    request: Request, facts: FileFacts, query: tuple[str, str], content_type: str | None
+) -> Response:
+    """Return the page, JSON or digest that `query` (see `file_query`) asks for.
+
+    Raises `HTTPException`: 400 for an unknown algorithm, 404 for an unknown digest.
+    """
+    kind, algorithm = query
+    if kind == "checksum":
+        return _checksum(request, facts, algorithm)
+    known = facts.facts(content_type)
+    if prefers_json(request):
+        return _json(
+            {
+                "name": facts.name,
+                "size": facts.size,
+                "digests": facts.digests(),
+                "url": facts.url,
+                **{name.lower().replace(" ", "_"): value for name, value in known.items()},
+            }
+        )
+    if facts.size is not None:
+        known = {"Size": f"{facts.size:,} bytes", **known}
+    context = {
+        "title": facts.name,
+        "href": quote(request.scope["path"]),
+        "size": facts.size,
+        "size_text": None if facts.size is None else size_text(facts.size),
+        "facts": list(known.items()),
+        "digests": list(facts.digests().items()),
+        "commands": _commands(facts),
+    }
+    return page_response(request, render_page(request, "file.html", context))
+
+
+def _commands(facts: FileFacts) -> str:
+    name = shell_quote(facts.name)
+    commands = f"curl -o {name} {shell_quote(facts.url)}\n"
+    digests = facts.digests()
+    if "sha256" in digests:
+        line = shell_quote(f"{digests['sha256']}  {facts.name}")
+        commands += f"echo {line} | sha256sum -c\n"
+    return commands
+
+
+def _checksum(request: Request, facts: FileFacts, algorithm: str) -> Response:
+    if algorithm not in ALGORITHMS:
+        raise HTTPException(
+            400, f"The query parameter 'checksum' must be one of: {', '.join(ALGORITHMS)}."
+        )
+    digest = facts.digests().get(algorithm)
+    if digest is None:
+        raise HTTPException(404, f"No {algorithm} digest of the file is known.")
+    if prefers_json(request):
+        return _json({"name": facts.name, "algorithm": algorithm, "digest": digest})
+    line = f"{digest}  {_escaped(facts.name)}\n"
+    if line.count("\\"):
+        line = f"\\{line}"
+    return text_response(request, line.encode(), "text/plain", may_compress=False)
+
+
+def _escaped(name: str) -> str:
+    """Escape a file name as `sha256sum` does, whose lines then begin with a backslash."""
+    return name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _json(facts: dict[str, Any]) -> Response:
+    return JSONResponse(facts, headers=dict(SECURITY_HEADERS))

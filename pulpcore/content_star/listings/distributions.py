@@ -1,0 +1,174 @@
+"""Page of the index of distributions for people: searched, sorted and paged. Blocks."""
+
+import json
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pulpcore.content_star.listings.base_paths import visible_distributions
+from pulpcore.content_star.listings.page import (
+    PageParameters,
+    columns,
+    hidden_fields,
+    href,
+    next_href,
+    page_parameters,
+    page_response,
+)
+from pulpcore.content_star.listings.pagination import PARAMETER
+from pulpcore.content_star.listings.site import render_page, start_path
+from pulpcore.content_star.upstream import RepositoryVersionContentDetails
+from pulpcore.plugin.models import Domain, RepositoryVersion
+
+# Distributions of a page.
+PAGE_ROWS = 100
+
+# Fields by which the page is sorted, the default first; the base path, which is unique in a domain,
+# decides between equal ones.
+SORTS = {"path": "base_path", "name": "name", "type": "pulp_type", "date": "pulp_last_updated"}
+
+_COLUMNS = {
+    "path": "Path",
+    "name": "Name",
+    "type": "Type",
+    "serves": "Serves",
+    "date": "Changed",
+}
+
+
+def distributions_page(request: Request, domain: Domain, prefix: str) -> Response:
+    """Return the page of the visible distributions whose base paths begin with `prefix`."""
+    page = page_parameters(request, list(SORTS))
+    found = list(page_rows(page, domain, prefix)[: PAGE_ROWS + 1])
+    has_next = len(found) > PAGE_ROWS
+    shown = [_row(request, row) for row in found[:PAGE_ROWS]]
+    context = {
+        "title": f"{prefix.rstrip('/')}/" if prefix else "Content",
+        "page": page,
+        "columns": columns(request, page, _COLUMNS, SORTS),
+        "hidden": hidden_fields(request),
+        "all": href(request),
+        "list": href(request, list=""),
+        "distributions": shown,
+        "summary": _summary(page, len(shown), has_next),
+        "first": href(request, **({"q": page.q} if page.q else {})),
+        "next": next_href(request, page, _cursor(page, found[PAGE_ROWS - 1])) if has_next else "",
+    }
+    return page_response(request, render_page(request, "distributions.html", context))
+
+
+def page_rows(page: PageParameters, domain: Domain, prefix: str) -> QuerySet[Any, dict[str, Any]]:
+    """Return the rows of a page from its cursor on, of which a slice is read by one query."""
+    field = SORTS[page.sort]
+    latest = RepositoryVersion.objects.filter(repository=OuterRef("repository_id"), complete=True)
+    packages = (
+        RepositoryVersionContentDetails.objects.filter(count_type="P")
+        .values("repository_version_id")
+        .annotate(packages=Sum("count"))
+    )
+    found = visible_distributions(domain).filter(base_path__startswith=prefix)
+    if page.q:
+        found = found.filter(Q(name__icontains=page.q) | Q(base_path__icontains=page.q))
+    if page.after is not None:
+        found = found.filter(_after(page, field))
+    sign = "-" if page.is_descending else ""
+    return found.order_by(*dict.fromkeys([f"{sign}{field}", f"{sign}base_path"])).values(
+        "name",
+        "base_path",
+        "pulp_type",
+        "pulp_labels",
+        "content_guard_id",
+        "pulp_last_updated",
+        "remote__name",
+        "repository__name",
+        published=F("publication__repository_version__number"),
+        number=F("repository_version__number"),
+        latest=Subquery(latest.order_by("-number").values("number")[:1]),
+        packages=Subquery(
+            packages.filter(
+                repository_version__repository=OuterRef("repository_id"),
+                repository_version__number=Subquery(
+                    RepositoryVersion.objects.filter(
+                        repository=OuterRef(OuterRef("repository_id")), complete=True
+                    )
+                    .order_by("-number")
+                    .values("number")[:1]
+                ),
+            ).values("packages")[:1]
+        ),
+    )
+
+
+def _after(page: PageParameters, field: str) -> Q:
+    """Return the condition for rows after the cursor."""
+    assert page.after is not None
+    operator = "lt" if page.is_descending else "gt"
+    try:
+        value, base_path = json.loads(page.after)
+        if field == "pulp_last_updated":
+            value = datetime.fromisoformat(value)
+        elif not isinstance(value, str):
+            raise ValueError(value)
+        if not isinstance(base_path, str):
+            raise ValueError(base_path)
+    except (ValueError, TypeError):
+        raise HTTPException(
+            400, f"The query parameter '{PARAMETER}' is invalid: follow the links of a page."
+        ) from None
+    later = Q(**{f"{field}__{operator}": value})
+    return later | Q(**{field: value, f"base_path__{operator}": base_path})
+
+
+def _cursor(page: PageParameters, row: dict[str, Any]) -> str:
+    value = row[SORTS[page.sort]]
+    return json.dumps(
+        [value.isoformat() if isinstance(value, datetime) else value, row["base_path"]]
+    )
+
+
+def _row(request: Request, row: dict[str, Any]) -> dict[str, Any]:
+    start = start_path(request)
+    *above, leaf = row["base_path"].split("/")
+    parents, path = [], start
+    for segment in above:
+        path += f"{segment}/"
+        parents.append((segment, quote(path)))
+    return {
+        "parents": parents,
+        "leaf": leaf,
+        "url": quote(f"{start}{row['base_path']}/"),
+        "name": row["name"],
+        "type": row["pulp_type"],
+        "serves": _serves(row),
+        "labels": [": ".join(filter(None, pair)) for pair in sorted(row["pulp_labels"].items())],
+        "guard": row["content_guard_id"] is not None,
+        "changed": row["pulp_last_updated"],
+    }
+
+
+def _serves(row: dict[str, Any]) -> str:
+    """Return in words which source a distribution serves, and how many packages it has."""
+    if row["published"] is not None:
+        return f"publication of version {row['published']}"
+    if row["number"] is not None:
+        return f"version {row['number']}"
+    if row["repository__name"] is not None:
+        packages = f", {row['packages']:,} packages" if row["packages"] else ""
+        return f"latest ({row['latest']}) of {row['repository__name']}{packages}"
+    if row["remote__name"] is not None:
+        return f"remote {row['remote__name']}"
+    return "nothing yet"
+
+
+def _summary(page: PageParameters, shown: int, has_next: bool) -> str:
+    which = f"match “{page.q}”" if page.q else "here"
+    if not shown:
+        return f"No distributions {which}."
+    if has_next or page.after is not None:
+        return f"{shown:,} distributions on this page{', more on the next' if has_next else ''}."
+    return "1 distribution." if shown == 1 else f"{shown:,} distributions {which}."

@@ -1,0 +1,82 @@
+"""Frame of all pages for people: site, breadcrumbs, style and script, security headers."""
+
+import hashlib
+from base64 import b64encode
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+from django.conf import settings
+from django.template.loader import render_to_string
+from starlette.requests import Request
+
+from pulpcore.content_star.resolve.paths import decoded_path
+from pulpcore.content_star.responses.headers import SECURITY_HEADERS
+
+_STATIC = files("pulpcore.content_star.app") / "static" / "content_star"
+
+
+@cache
+def _digest(name: str) -> bytes:
+    return hashlib.sha256((_STATIC / name).read_bytes()).digest()
+
+
+def static_url(name: str) -> str:
+    """Return the URL of a static file of these pages, with a hash of its content."""
+    return f"{settings.STATIC_URL}content_star/{name}?v={_digest(name).hex()[:12]}"
+
+
+def script_integrity() -> str:
+    """Return the hash of the script, as in `integrity` and Content-Security-Policy."""
+    return f"sha256-{b64encode(_digest('page.js')).decode()}"
+
+
+@cache
+def page_headers() -> dict[str, str]:
+    """Return the security headers of pages.
+
+    They run no script but their own, known by its hash: files of this host are those of users. The
+    sandbox has an opaque origin, so that even a script that got in could not read from the API.
+    """
+    policy = (
+        "sandbox allow-downloads allow-forms allow-scripts; default-src 'none'; base-uri 'none'; "
+        "form-action 'self'; frame-ancestors 'none'; img-src 'self' data:; style-src 'self'; "
+        f"script-src '{script_integrity()}'"
+    )
+    return {**SECURITY_HEADERS, "content-security-policy": policy}
+
+
+def start_path(request: Request) -> str:
+    """Return the path of the index of distributions, of the domain if domains are enabled."""
+    prefix: str = request.scope.get("root_path", "") + settings.CONTENT_PATH_PREFIX
+    if settings.DOMAIN_ENABLED:
+        domain = decoded_path(request.scope).removeprefix(prefix).partition("/")[0]
+        prefix += f"{domain}/" if domain else ""
+    return prefix
+
+
+def breadcrumbs(request: Request) -> list[tuple[str, str]]:
+    """Return names and encoded paths of the directories from the index to the request's path."""
+    path = start_path(request)
+    crumbs = [("Content", quote(path))]
+    for segment in decoded_path(request.scope).removeprefix(path).split("/"):
+        if segment:
+            path += f"{segment}/"
+            crumbs.append((segment, quote(path)))
+    return crumbs
+
+
+def render_page(request: Request, template: str, context: dict[str, Any]) -> bytes:
+    """Render a template of `content_star/` in the frame; `context` has at least `title`."""
+    frame: dict[str, Any] = {
+        "site": settings.CONTENT_STAR_TITLE,
+        "logo": settings.CONTENT_STAR_LOGO,
+        "links": list(settings.CONTENT_STAR_LINKS.items()),
+        "style": static_url("page.css"),
+        "script": static_url("page.js"),
+        "script_integrity": script_integrity(),
+    }
+    if "crumbs" not in context:
+        frame |= {"start": quote(start_path(request)), "crumbs": breadcrumbs(request)}
+    return render_to_string(f"content_star/{template}", frame | context).encode()
