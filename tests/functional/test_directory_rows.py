@@ -1,6 +1,5 @@
 """The number of rows that PostgreSQL reads for a page of a directory, by its query plans."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -146,20 +145,3 @@ def test_page_of_sparse_version_is_read_by_its_members(sources, tree):
 def test_sparseness_of_a_version_is_known_without_reading_its_ids(sources):
     (plan,) = plans_of(lambda: directory._is_sparse(sources["flat version"]))
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 20, plan
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_whole_listing_takes_few_queries_of_growing_parts(sources, database, kind):
-    """The rows of the parts after the first are joined by what is cheaper for many."""
-    source = sources[f"flat {kind}"]
-    directory.path_order()
-    plans = plans_of(lambda: directory.entries(source, "Packages/"))
-    listings = [plan for plan in plans if plan["Plan Rows"] and "CTE Scan" in json.dumps(plan)]
-    assert len(listings) == 3, [len(listings), len(plans)]  # of 2,000, 8,000 and the rest
-    paths = sum(
-        count
-        for plan in listings
-        for table, count in rows_of(plan)
-        if table == ("core_publishedartifact" if kind == "publication" else "core_contentartifact")
-    )
-    assert paths < 3 * MANY, plans

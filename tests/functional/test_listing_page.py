@@ -145,18 +145,17 @@ def test_large_listing_reads_rows_on_demand_and_shares_them(source, empty_row_ca
     read: list[str | None] = []
     part = directory.read_part
 
-    def counted(source, path, after, growth):
+    def counted(source, path, after, *rest):
         read.append(after)
-        return part(source, path, after, growth=growth)
+        return part(source, path, after, *rest)
 
     monkeypatch.setattr(directory, "read_part", counted)
     level = ListedDirectory(source, "p/", ())
     rows = level.read()
     assert len(read) == 1
-    second = level.blocks(rows, 1, rows.blocks[0])
-    assert 1 < len(second) <= directory.GROWTH
+    second = level.block(rows, 1, rows.blocks[0])
     again = ListedDirectory(source, "p/", ()).read()
-    assert again.blocks == [rows.blocks[0], *second]
+    assert again.blocks == [rows.blocks[0], second]
     assert len(read) == 2
 
 
@@ -184,10 +183,10 @@ def test_large_listing_that_fails_midway_aborts_the_response(
 
     part = directory.read_part
 
-    def failing(source, path, after, growth):
+    def failing(source, path, after):
         if after is not None:
             raise RuntimeError("broken")
-        return part(source, path, after, growth=growth)
+        return part(source, path, after)
 
     monkeypatch.setattr(directory, "read_part", failing)
     with pytest.raises(RuntimeError, match="broken"):

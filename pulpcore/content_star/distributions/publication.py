@@ -197,7 +197,7 @@ class PublicationApp(HookedApp):
         """Return the names of the directory as plain text, one a line, or None."""
         added = tuple(ALL_ENTRIES.select(set(self.extra_entries(self.path))))
         level = ListedDirectory(source, self.path, added)
-        first = level.entries(None, 1)
+        first = level.entries(None)
         return NamesPage(level, first) if first[0] else None
 
     def page(self, source: ContentSource) -> ASGIApp | None:

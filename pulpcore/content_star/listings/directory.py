@@ -26,10 +26,6 @@ from pulpcore.content_star.resolve.content import ContentSource
 # Rows that the query of a page reads at most, which takes PostgreSQL some 20 ms.
 ROWS = 2000
 
-# Those of a part of a whole listing after the first, in multiples of `ROWS`. Larger parts cost less
-# for each row; one of 32,000 takes PostgreSQL some 0.2 s, and the process 20 MB while it is read.
-GROWTH, MAX_GROWTH = 4, 16
-
 # Minimum of entries of a part of a listing; if ROWS rows have fewer, a skip scan is cheaper than
 # reading on.
 MIN_PART_ENTRIES = ROWS // 4
@@ -66,12 +62,11 @@ def entries(
     if page.limit is not None:
         return read_part(source, directory, page.after, page.limit, page.limit)[0]
     listed: list[DirectoryEntry] = []
-    after, is_last, growth = page.after, False, 1
+    after, is_last = page.after, False
     while not is_last:
-        more, is_last = read_part(source, directory, after, growth=growth)
+        more, is_last = read_part(source, directory, after)
         listed += more
         after = listed[-1].name if listed else None
-        growth = min(growth * GROWTH, MAX_GROWTH)
     return listed
 
 
@@ -81,16 +76,14 @@ def read_part(
     after: str | None,
     at_least: int = MIN_PART_ENTRIES,
     at_most: int | None = None,
-    growth: int = 1,
 ) -> tuple[list[DirectoryEntry], bool]:
     """Return entries of `directory` after the name `after`, and whether they are the last.
 
-    They are at least `at_least`, unless fewer follow, and at most `at_most`, of `growth` times
-    `ROWS` rows.
+    They are at least `at_least`, unless fewer follow, and at most `at_most`.
     """
     start = _start_path(directory, after)
     if not _is_sparse(source):
-        listed, is_last = _next_rows(source, directory, start, at_most, growth)
+        listed, is_last = _next_rows(source, directory, start, at_most)
         if is_last or len(listed) >= at_least:
             return listed, is_last
     if _lists_contained(source):
@@ -130,26 +123,25 @@ def path_order() -> Order:
 
 
 def _next_rows(
-    source: ContentSource, directory: str, start: str, limit: int | None, growth: int = 1
+    source: ContentSource, directory: str, start: str, limit: int | None
 ) -> tuple[list[DirectoryEntry], bool]:
-    """Return the entries of the next `growth * ROWS` rows, and whether they are the last.
+    """Return the entries of the next `ROWS` rows, and whether they are the last.
 
-    Excludes the last entry if it may have more rows. Empty if the next `growth * PATHS` paths, of
-    all repositories, have fewer rows of this one.
+    Excludes the last entry if it may have more rows. Empty if the next `PATHS` paths, of all
+    repositories, have fewer rows of this one.
     """
-    most, paths = growth * ROWS, growth * PATHS
     parameters = _parameters(source, directory, start) | {"limit": limit}
-    parameters |= {"rows": most + 1, "paths": paths}
+    parameters |= {"rows": ROWS + 1, "paths": PATHS}
     with connection.cursor() as cursor:
-        cursor.execute(_rows_query(source, _in_range(parameters), growth > 1), parameters)
+        cursor.execute(_rows_query(source, _in_range(parameters)), parameters)
         count, last_path, listed = 0, "", []
         for name, modified, size, count, last_path in cursor:  # noqa: B007
             listed.append(_entry(name, modified, size))
-    if count <= most:
+    if count <= ROWS:
         if _lists_contained(source) and _is_crowded(parameters):
             return [], False
         return listed, limit is None or len(listed) < limit
-    # Published rows may have reached their limit where the others ended at `paths`.
+    # Published rows may have reached `ROWS` where the others ended at `PATHS`.
     is_pass_through = source.publication is not None and _lists_contained(source)
     if is_pass_through and _is_crowded({**parameters, "end": last_path}):
         return [], False
@@ -158,15 +150,11 @@ def _next_rows(
     return listed, False
 
 
-def _rows_query(source: ContentSource, in_range: str, is_large: bool) -> str:
+def _rows_query(source: ContentSource, in_range: str) -> str:
     """Return the query for the entries of the next rows in a range."""
-    if is_large:
-        found = _select(source, sql.MANY_PUBLISHED, sql.MANY_CONTAINED, in_range)
-    else:
-        found = _select(source, sql.FIRST_PUBLISHED, sql.FIRST_CONTAINED, in_range)
+    found = _select(source, sql.FIRST_PUBLISHED, sql.FIRST_CONTAINED, in_range)
     entry = sql.FIRST_OF_EACH.format(each=" UNION ALL ".join(f"({query})" for query in found))
-    grouped = sql.GROUPED_WITH_SIZES if is_large else sql.GROUPED
-    return f"WITH entry AS ({entry}), bounds AS ({sql.BOUNDS}) {grouped}"
+    return f"WITH entry AS ({entry}), bounds AS ({sql.BOUNDS}) {sql.GROUPED}"
 
 
 def _is_crowded(parameters: dict[str, Any]) -> bool:
@@ -174,7 +162,7 @@ def _is_crowded(parameters: dict[str, Any]) -> bool:
     in_range = _in_range(parameters).format(path="relative_path")
     with connection.cursor() as cursor:
         cursor.execute(sql.COUNT_PATHS.format(in_range=in_range), parameters)
-        return bool(cursor.fetchone()[0] == parameters["paths"])
+        return bool(cursor.fetchone()[0] == PATHS)
 
 
 def _next_names(source: ContentSource, directory: str, start: str, limit: int) -> list[str]:

@@ -72,39 +72,6 @@ FIRST_CONTAINED = f"""
     ORDER BY relative_path {{using}} LIMIT (SELECT %(rows)s)
 """  # noqa: S608
 
-# The same for parts of many rows: a hash table of versions instead of a lookup of each row's, which
-# `IS TRUE` keeps from becoming a join; limits that the planner knows, so that it joins by hashes
-# where that is cheaper; and sizes by a join.
-_ONE_OF_MANY = f"""(
-    SELECT rc.pulp_created FROM core_repositorycontent rc
-    WHERE rc.repository_id = %(repository)s AND rc.content_id = ca.content_id
-      AND (rc.version_added_id IN ({VERSIONS})) IS TRUE
-      AND (rc.version_removed_id IS NULL OR rc.version_removed_id NOT IN ({VERSIONS}))
-    LIMIT 1
-)"""  # noqa: S608
-MANY_PUBLISHED = f"""
-    SELECT pa.relative_path, ca.pulp_id, ca.artifact_id,
-           coalesce(member.pulp_created, pa.pulp_created) AS modified, artifact.size
-    FROM (
-        SELECT * FROM core_publishedartifact pa
-        WHERE pa.publication_id = %(publication)s AND {{in_range}}
-        ORDER BY relative_path {{using}} LIMIT %(rows)s
-    ) AS pa
-    JOIN core_contentartifact ca ON ca.pulp_id = pa.content_artifact_id
-    LEFT JOIN core_artifact artifact ON artifact.pulp_id = ca.artifact_id
-    LEFT JOIN ({MEMBERS}) AS member USING (content_id)
-"""  # noqa: S608
-MANY_CONTAINED = f"""
-    SELECT path.*, artifact.size FROM (
-        SELECT ca.relative_path, ca.pulp_id, ca.artifact_id, member.pulp_created AS modified
-        FROM core_contentartifact ca LEFT JOIN LATERAL {_ONE_OF_MANY} AS member ON TRUE
-        WHERE {{in_range}}
-        ORDER BY relative_path {{using}} LIMIT %(paths)s
-    ) AS path LEFT JOIN core_artifact artifact ON artifact.pulp_id = path.artifact_id
-    WHERE modified IS NOT NULL
-    ORDER BY relative_path {{using}} LIMIT %(rows)s
-"""  # noqa: S608
-
 COUNT_PATHS = """
     SELECT count(*) FROM (
         SELECT FROM core_contentartifact WHERE {in_range} LIMIT %(paths)s
@@ -130,14 +97,14 @@ NAME = """
 # Dates are selected in seconds: converting timestamps with microseconds to Python takes half the
 # time of a large listing. Sizes are looked up only for files on the page; a file that is not saved
 # has the size that its remotes announce.
-_GROUP = f"""
+GROUPED = f"""
     SELECT name, floor(extract(epoch FROM modified))::bigint, coalesce(
-        {{size}},
+        (SELECT max(size) FROM core_artifact WHERE pulp_id = ANY(artifacts)),
         (SELECT max(size) FROM core_remoteartifact WHERE content_artifact_id = ANY(files))
     ), bounds.*
     FROM (
         SELECT name, max(modified) AS modified,
-               {{sizes}} FILTER (WHERE right(name, 1) <> '/') AS sizes,
+               array_agg(artifact_id) FILTER (WHERE right(name, 1) <> '/') AS artifacts,
                array_agg(pulp_id) FILTER (WHERE right(name, 1) <> '/') AS files
         FROM (SELECT *, {NAME.format(rest="rest")} COLLATE "C" AS name FROM (
             SELECT *, substr(relative_path, length(%(prefix)s) + 1) AS rest FROM entry
@@ -148,11 +115,6 @@ _GROUP = f"""
     ) AS listed CROSS JOIN bounds
     ORDER BY name
 """  # noqa: S608
-GROUPED = _GROUP.format(
-    sizes="array_agg(artifact_id)",
-    size="(SELECT max(size) FROM core_artifact WHERE pulp_id = ANY(sizes))",
-)
-GROUPED_WITH_SIZES = _GROUP.format(sizes="max(size)", size="sizes")
 
 BOUNDS = 'SELECT count(*), max(relative_path COLLATE "C") FROM entry'
 

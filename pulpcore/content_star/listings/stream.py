@@ -163,32 +163,22 @@ class ListedDirectory:
         rows = self.cached_rows()
         if rows is None:
             rows = Rows()
-            self.blocks(rows, 0, None)
+            self.block(rows, 0, None)
         return rows if rows.size else None
 
-    def blocks(self, rows: Rows, index: int, previous: Block | None) -> list[Block]:
-        """Return blocks that follow `previous`, from `rows` or the database. Blocks.
-
-        Parts that are read from the database are the larger, the more blocks have been read.
-        """
+    def block(self, rows: Rows, index: int, previous: Block | None) -> Block:
+        """Return the block that follows `previous`, from `rows` or the database. Blocks."""
         if index < len(rows.blocks):
-            return rows.blocks[index:]
-        after = previous.last_name if previous else None
-        growth = min(max(1, directory.GROWTH * index), directory.MAX_GROWTH)
-        entries, is_last = self.entries(after, growth)
-        blocks: list[Block] = []
-        for start in range(0, max(1, len(entries)), directory.ROWS):
-            end = start + directory.ROWS
-            is_end = is_last and end >= len(entries)
-            previous = rows.add(entries[start:end], is_end, previous)
-            blocks.append(previous)
+            return rows.blocks[index]
+        entries, is_last = self.entries(previous.last_name if previous else None)
+        block = rows.add(entries, is_last, previous)
         if self._is_cacheable and rows.size:
             row_cache.put(self._key, rows)
-        return blocks
+        return block
 
-    def entries(self, after: str | None, growth: int) -> tuple[list[DirectoryEntry], bool]:
+    def entries(self, after: str | None) -> tuple[list[DirectoryEntry], bool]:
         """Return entries after the name `after`, and whether they are the last. Blocks."""
-        entries, is_last = directory.read_part(self.source, self.path, after, growth=growth)
+        entries, is_last = directory.read_part(self.source, self.path, after)
         return (self._with_added(entries, after, is_last) if self.added else entries), is_last
 
     def _with_added(
@@ -236,23 +226,23 @@ class ListingPage:
 
     async def _send_body(self, text: PlainText, send: Send) -> None:
         await send({"type": "http.response.body", "body": text.head, "more_body": True})
-        index, last = 0, None
-        while last is None or not last.is_last:
-            for block in await self._blocks(index, last):
-                index, last = index + 1, block
-                body = text.block(block.html)
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-                await checkpoint()
+        index, block = 0, None
+        while block is None or not block.is_last:
+            block = await self._block(index, block)
+            index += 1
+            body = text.block(block.html)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await checkpoint()
         await send({"type": "http.response.body", "body": text.end()})
 
-    async def _blocks(self, index: int, previous: Block | None) -> list[Block]:
+    async def _block(self, index: int, previous: Block | None) -> Block:
         if index < len(self.rows.blocks):
-            return self.rows.blocks[index:]
+            return self.rows.blocks[index]
         assert self.executor is not None
         # One part at a time, so that listings do not occupy the database threads of files, and a
         # part is not read twice for two clients.
         async with _limiter():
-            return await self.executor.run(self.level.blocks, self.rows, index, previous)
+            return await self.executor.run(self.level.block, self.rows, index, previous)
 
 
 class NamesPage:
@@ -270,17 +260,15 @@ class NamesPage:
         await until_disconnect(receive, partial(self._send_body, send))
 
     async def _send_body(self, send: Send) -> None:
-        (entries, is_last), growth = self.first, 1
+        entries, is_last = self.first
         while True:
             body = "".join(f"{_line(entry.name)}\n" for entry in entries).encode()
             await send({"type": "http.response.body", "body": body, "more_body": not is_last})
             if is_last:
                 return
-            growth = min(growth * directory.GROWTH, directory.MAX_GROWTH)
             assert self.executor is not None
             async with _limiter():
-                work = partial(self.level.entries, entries[-1].name, growth)
-                entries, is_last = await self.executor.run(work)
+                entries, is_last = await self.executor.run(self.level.entries, entries[-1].name)
 
 
 def _line(name: str) -> str:
