@@ -118,7 +118,7 @@ def test_links_sort_and_form_filters_without_script(browser, content, pages):
     page.get_by_role("searchbox").fill("logo")
     page.get_by_role("button", name="Filter").click()
     assert page.locator("tbody tr").count() == 1
-    page.get_by_role("link", name="logo.svg").wait_for()
+    page.get_by_role("link", name="logo.svg", exact=True).wait_for()
     page.context.close()
 
 

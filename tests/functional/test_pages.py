@@ -9,23 +9,17 @@ import subprocess
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from django.conf import settings
-from django.db import connection
 
-from pulpcore.app.models import ContentArtifact, Domain, RBACContentGuard, RemoteArtifact
-from pulpcore.app.util import get_domain_pk
+from pulpcore.app.models import ContentArtifact, RBACContentGuard, RemoteArtifact
 from pulpcore.content_star.listings import directory, distributions
 from pulpcore.content_star.listings import page as pages
 from pulpcore.content_star.listings.entries import DirectoryEntry
-from pulpcore.content_star.resolve.content import ContentSource
 from tests.support.asgi import get
-from tests.support.bulk import Bulk
 from tests.support.listing_parser import parse_listing
-from tests.support.query_plans import plans_of, rows_of
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 PREFIX = "/pulp/content/"
@@ -469,58 +463,3 @@ def test_huge_directory_is_not_sorted(monkeypatch):
 def test_json_has_no_page(content, base):
     answer = content.get(f"{base}/?sort=size", headers={"Accept": "application/json"})
     assert list(json.loads(answer.text)) == ["path", "entries", "next"]
-
-
-_DISTRIBUTIONS = """
-    INSERT INTO core_distribution (pulp_id, pulp_created, pulp_last_updated, pulp_type, pulp_labels,
-                                   name, base_path, pulp_domain_id, hidden, checkpoint)
-    SELECT gen_random_uuid(), now(), now(), 'file.file', '', format('%%s-%%s', %(prefix)s, n),
-           format('%%s-%%s/%%s', %(prefix)s, n %% 100, n), %(domain)s, false, false
-    FROM generate_series(1, %(count)s) AS n
-"""
-
-
-@pytest.fixture
-def thirty_thousand(orm) -> Iterator[str]:
-    """The prefix of the names and base paths of as many distributions."""
-    prefix = orm.unique()
-    parameters = {"prefix": prefix, "domain": get_domain_pk(), "count": 30_000}
-    with connection.cursor() as cursor:
-        cursor.execute(_DISTRIBUTIONS, parameters)
-        cursor.execute("ANALYZE core_distribution")
-        yield prefix
-        cursor.execute("DELETE FROM core_distribution WHERE name LIKE %s", [f"{prefix}-%"])
-
-
-@pytest.mark.parametrize("after", [None, "m"])
-def test_index_of_30000_distributions_reads_rows_of_the_page_only(thirty_thousand, after):
-    cursor = None if after is None else json.dumps([f"{thirty_thousand}-5/", ""])
-    found = distributions.page_rows(
-        pages.PageParameters("path", after=cursor), Domain.objects.get(name="default"), ""
-    )
-    (plan,) = plans_of(lambda: list(found[: distributions.PAGE_ROWS + 1]))
-    rows = sum(count for table, count in rows_of(plan) if table == "core_distribution")
-    assert rows <= 2 * distributions.PAGE_ROWS + 100, plan
-
-
-def test_first_page_of_large_directory_reads_rows_of_the_page_only(module_orm):
-    bulk = Bulk(module_orm, 20_000)
-    try:
-        source = ContentSource(bulk.publish(), bulk.version)
-        directory.path_order()
-        selected: list[Any] = []
-
-        def read(query):
-            return directory.entries(source, "Packages/", query)
-
-        plans = plans_of(
-            lambda: selected.append(pages.select_entries(pages.PageParameters("name"), read))
-        )
-        assert len(selected[0][0]) == pages.PAGE_ROWS
-        touched = [count for plan in plans for table, count in rows_of(plan) if table == PATHS]
-        assert sum(touched) <= directory.ROWS + 2, plans
-    finally:
-        bulk.remove()
-
-
-PATHS = "core_publishedartifact"
