@@ -497,6 +497,8 @@ def test_headers_are_the_same_before_and_after_the_save(client, mirror, path):
     cold, saved, again = (answer.headers for answer in answers)
     differ = {"date", "correlation-id", "etag", "content-length", "transfer-encoding"}
     differ |= {"accept-ranges", "x-pulp-artifact-size", "last-modified"}
+    assert cold["Cache-Status"] == "pulp; fwd=miss"
+    differ.add("cache-status")
     for headers in (saved, again):
         names = {*cold, *headers} - differ
         assert {name: cold.get(name) for name in names} == {
