@@ -48,7 +48,6 @@ class Instance:
         self.launch()
         wait_until(self._ready, seconds, self.said)
         self.__dict__.pop("address", None)
-        self.__dict__.pop("_session", None)
         return self
 
     def launch(self) -> None:
@@ -112,20 +111,17 @@ class Instance:
     def client(self) -> httpx.Client:
         """Return an HTTP client that is logged in as admin, for paths below the origin.
 
-        All have one session, because checking a password takes Pulp a quarter of a second.
+        It has a session, because checking a password takes Pulp a quarter of a second.
         """
+        login, auth = self.url + self.login, (self.username, self.password)
+        cookies = httpx.post(login, auth=auth, trust_env=False).raise_for_status().cookies
         return httpx.Client(
             base_url=self.url,
-            cookies=self._session,
-            headers={"X-CSRFToken": self._session["csrftoken"]},
+            cookies=cookies,
+            headers={"X-CSRFToken": cookies["csrftoken"]},
             trust_env=False,
             timeout=300,
         )
-
-    @cached_property
-    def _session(self) -> httpx.Cookies:
-        login, auth = self.url + self.login, (self.username, self.password)
-        return httpx.post(login, auth=auth, trust_env=False).raise_for_status().cookies
 
     def run(
         self, command: Iterable[str], check: bool = True, **environ: str
