@@ -156,6 +156,7 @@ class BlockingCalls:
     def watch_hashes(self) -> None:
         """Count the bytes that Pulp's hashers get, also of its downloaders and storage."""
         from pulpcore.app import pulp_hashlib
+        from pulpcore.plugin import pulp_hashlib as pulp_hashlib_of_plugins
 
         make = pulp_hashlib.new
         watch = self
@@ -171,7 +172,8 @@ class BlockingCalls:
             def __getattr__(self, name: str) -> Any:
                 return getattr(self._inner, name)
 
-        self._patch.setattr(pulp_hashlib, "new", lambda *args, **kwargs: Counted(make(*args)))
+        for module in (pulp_hashlib, pulp_hashlib_of_plugins):
+            self._patch.setattr(module, "new", lambda *args, **kwargs: Counted(make(*args)))
 
 
 @pytest.mark.parametrize("policy", ["on_demand", "streamed"])

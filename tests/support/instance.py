@@ -114,7 +114,8 @@ class Instance:
         It has a session, because checking a password takes Pulp a quarter of a second.
         """
         login, auth = self.url + self.login, (self.username, self.password)
-        cookies = httpx.post(login, auth=auth, trust_env=False).raise_for_status().cookies
+        answer = httpx.post(login, auth=auth, trust_env=False, timeout=300)
+        cookies = answer.raise_for_status().cookies
         return httpx.Client(
             base_url=self.url,
             cookies=cookies,
