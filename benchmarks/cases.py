@@ -165,7 +165,7 @@ def whole(clients: int, target: Target, seconds: float) -> Sample:
 def cold(target: Target, seconds: float) -> Sample:
     """Have 8 clients ask for parts of the large file that are not in the page cache.
 
-    Meanwhile another client asks for the small file: requests and milliseconds are those.
+    Another client requests the small file at the same time; requests and milliseconds are its.
     """
     share = LARGE // 8
     with (target.data.tree / "pulp/content" / BIG.path()).open("rb") as file:

@@ -1,4 +1,4 @@
-"""Where content is answered differently from upstream's content app, and why.
+"""Deliberate differences of responses from upstream's content app, with their reasons.
 
 The parity tests accept these differences and no others, `pulp-star compare` shows them with their
 reasons, and `docs/differences.md` is made from them. Imports nothing of the package.

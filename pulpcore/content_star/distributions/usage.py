@@ -18,7 +18,7 @@ class Recipe(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What recipes are made from."""
+    """Values that recipes are formatted with."""
 
     name: str
     url: str

@@ -14,7 +14,7 @@ import re
 from pulpcore.content_star.cli.compare.exchange import Request
 
 MASKED = "***"
-"""What credentials in queries are replaced by in our access log."""
+"""Placeholder for credentials in queries in our access log."""
 
 HEADERS = {
     "range": "Range",

@@ -48,7 +48,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Access:
-    """What both servers are shown: headers, and a user that they may ask for."""
+    """Credentials sent to both servers: headers, and a user for Basic authentication."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     username: str = ""

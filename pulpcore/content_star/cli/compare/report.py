@@ -17,7 +17,7 @@ _UNPRINTABLE_IN_XML = dict.fromkeys({*range(32)} - {9, 10, 13}, "\N{REPLACEMENT 
 
 @dataclass
 class Report:
-    """What a run has found, and whether it went to its end."""
+    """Results of a run, and whether it was complete."""
 
     old: str
     new: str

@@ -76,7 +76,7 @@ class Results:
     faults: dict[str, Group] = field(default_factory=dict)
     known: dict[str, Group] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
-    """What was not asked, by reason."""
+    """Number of paths that were not requested, by reason."""
     latencies: dict[str, dict[str, Latencies]] = field(default_factory=dict)
     """By kind of request, then `old` and `new`."""
 

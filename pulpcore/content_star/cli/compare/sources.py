@@ -42,7 +42,7 @@ class Source(Protocol):
     """A sequence of items that is the same each time."""
 
     skipped: Counter[str]
-    """What is left out, by reason."""
+    """Number of paths that are left out, by reason."""
 
     @property
     def total(self) -> int:
