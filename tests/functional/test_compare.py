@@ -597,6 +597,7 @@ def test_api_that_is_not_there_is_one_line(
         (log_line("/other/").encode(), "Nothing was compared."),
         (None, "cannot be read: No such file or directory"),
     ],
+    ids=["empty", "json", "csv", "cut-short", "other-paths", "missing"],
 )
 def test_bad_access_log_is_one_line(
     compare: Callable[..., Run],
