@@ -2,9 +2,6 @@
 
 import asyncio
 import contextlib
-import shutil
-import socket
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +30,6 @@ from pulpcore.content_star.cache.invalidation.signals import signal_invalidation
 from pulpcore.content_star.cache.invalidation.triggers import CHANNEL
 from pulpcore.content_star.cache.policy import CacheWrite
 from pulpcore.content_star.cache.store import ResponseCache
-from pulpcore.content_star.cli.postgres import _as_account
 from pulpcore.content_star.content import MAX_BATCH, Content, respond
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.publication import PublicationApp
@@ -43,8 +39,9 @@ from pulpcore.content_star.middleware.normalize_path import NormalizePath
 from pulpcore.content_star.resolve.paths import ContentPath
 from pulpcore.content_star.storage.memory import MAX_CACHED_SIZE
 from tests.support.asgi import get, get_raw
-from tests.support.instance import Instance, stop, wait_until
-from tests.support.server import free_port, serving
+from tests.support.instance import Instance, wait_until
+from tests.support.pgbouncer import pgbouncer
+from tests.support.server import serving
 
 pytestmark = pytest.mark.usefixtures("orm")
 
@@ -592,58 +589,18 @@ def wait_until_cache_enabled(instance: Instance) -> None:
     wait_until(lambda: cache_state() == "enabled", explain=cache_state)
 
 
-POOLER = """
-[databases]
-pulp = host={host} user=pulp
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = {mode}
-"""
-
-
-@contextlib.contextmanager
-def pooler(folder: Path, mode: str):
-    """Run pgbouncer before the instance's database; yield its port."""
-    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-    if program is None:
-        pytest.skip("pgbouncer is not installed")
-    port = free_port()
-    config = folder / "pgbouncer.ini"
-    host = connection.settings_dict["HOST"]
-    config.write_text(POOLER.format(host=host, port=port, mode=mode))
-    process = subprocess.Popen(
-        [*_as_account(), program, "-q", str(config)]
-    )  # refuses to run as root
-    try:
-        wait_until(lambda: listens(port))
-        yield port
-    finally:
-        stop(process)
-
-
-def listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
-
-
 @pytest.mark.parametrize(("mode", "said"), [("transaction", NO_LISTEN), ("session", CACHE_ENABLED)])
 def test_cache_is_disabled_behind_a_transaction_pooler_alone(instance, orm, tmp_path, mode, said):
     old, new = orm.publication({"a": b"old"}), orm.publication({"a": b"new"})
     base = orm.distribution(publication=old)
-    host = connection.settings_dict["HOST"]
-    with pooler(tmp_path, mode) as port:
-        databases = instance.environ["PULP_DATABASES"].replace(
-            f'"HOST": "{host}"', f'"HOST": "127.0.0.1", "PORT": {port}'
-        )
-        with serving(instance, PULP_DATABASES=databases) as server:
-            url = f"{server.content_url}{base}/a"
-            wait_until(lambda: said in server.said(), explain=server.said)
-            assert httpx.get(url).content == httpx.get(url).content == b"old"
-            Distribution.objects.filter(base_path=base).update(publication=new)
-            assert httpx.get(url).content == b"new"
-            other = CACHE_ENABLED if said == NO_LISTEN else NO_LISTEN
-            assert other not in server.said()
+    with (
+        pgbouncer(instance, tmp_path, mode) as pooler,
+        serving(instance, **pooler.environ) as server,
+    ):
+        url = f"{server.content_url}{base}/a"
+        wait_until(lambda: said in server.said(), explain=server.said)
+        assert httpx.get(url).content == httpx.get(url).content == b"old"
+        Distribution.objects.filter(base_path=base).update(publication=new)
+        assert httpx.get(url).content == b"new"
+        other = CACHE_ENABLED if said == NO_LISTEN else NO_LISTEN
+        assert other not in server.said()

@@ -1,28 +1,24 @@
 """The fetch lock: one fetch among several processes, waiters, and takeover of the lock."""
 
 import asyncio
-import json
 import os
-import shutil
 import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from django.db import connection
 
-from pulpcore.content_star.cli.postgres import PORT, _as_account
-from pulpcore.content_star.cli.state import DATABASE
 from pulpcore.content_star.remote.lock import APPLICATION_NAME, FetchLocks, LockRequest, key_of
 from tests.support import remote_server
-from tests.support.instance import stop, wait_until
+from tests.support.instance import wait_until
+from tests.support.pgbouncer import pgbouncer
 from tests.support.pulp import unique
 from tests.support.remote_server import PausedResponse
-from tests.support.server import Server, free_port, serving
+from tests.support.server import Server, serving
 
 BIG = 3_000_000
 
@@ -231,44 +227,12 @@ def test_hundred_clients_of_four_workers_cause_one_fetch(instance, orm, server, 
     assert server.gets[f"{folder}/a.bin"] == 1
 
 
-@contextmanager
-def pgbouncer(instance, folder: Path) -> Iterator[int]:
-    """Run pgbouncer in transaction mode before the instance's database; yield its port."""
-    program = shutil.which("pgbouncer")
-    if program is None:
-        pytest.skip("needs Debian's package pgbouncer")
-    port = free_port()
-    folder.chmod(0o755)
-    (folder / "ini").write_text(
-        f"[databases]\n* = host={instance.address.socket_dir} port={PORT} user={DATABASE}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-        f"auth_type = any\npool_mode = transaction\n"
-    )
-    # pgbouncer refuses to run as root, and needs access to the server's socket.
-    command = [*_as_account(), program, str(folder / "ini")]
-    process = instance.spawn(command, output=folder / "log")
-
-    def answers() -> bool:
-        assert process.poll() is None, (folder / "log").read_text()
-        return "process up" in (folder / "log").read_text()
-
-    try:
-        wait_until(answers)
-        yield port
-    finally:
-        stop(process)
-
-
 def test_transaction_pooler_disables_fetch_lock(instance, remote_file, tmp_path):
     file = remote_file(BIG)
     paused = PausedResponse(1_000_000)
     file.set_behaviour(paused)
-    settings = json.loads(instance.environ["PULP_DATABASES"].removeprefix("@json "))
-    with pgbouncer(instance, tmp_path) as port:
-        settings["default"].update(
-            HOST="127.0.0.1", PORT=str(port), DISABLE_SERVER_SIDE_CURSORS=True
-        )
-        environ = {"PULP_DATABASES": "@json " + json.dumps(settings)}
+    with pgbouncer(instance, tmp_path) as pooler:
+        environ = pooler.environ
         with serving(instance, **environ) as one, serving(instance, **environ) as two:
             clients = [Client(server.content_url + file.path) for server in (one, two)]
             wait_until(lambda: file.gets == [2], explain=lambda: one.said() + two.said())

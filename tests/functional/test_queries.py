@@ -6,12 +6,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
+import httpx
+import psycopg
 import pytest
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from starlette.requests import Request
 
 from pulpcore.app.models import Distribution, Publication, Repository, RepositoryVersion
+from pulpcore.content_star.cli.state import DATABASE
 from pulpcore.content_star.content import respond
 from pulpcore.content_star.database import queries
 from pulpcore.content_star.database.prepared import Query
@@ -19,6 +22,9 @@ from pulpcore.content_star.resolve.content import ContentSource, files
 from pulpcore.content_star.resolve.distribution import find_distribution
 from pulpcore.content_star.resolve.paths import ContentPath
 from tests.support.bulk import Bulk
+from tests.support.instance import wait_until
+from tests.support.pgbouncer import pgbouncer
+from tests.support.server import serving
 
 MANY = 100_000
 
@@ -208,6 +214,30 @@ def test_prepared_statement_of_a_pooled_session_is_reused(sample, unprepared):
     Query._prepared.clear()  # as a new connection to the same session of the pooler
     assert ask(path).source.name.startswith("/")
     assert Query.prepares
+
+
+def test_prepared_statements_behind_a_pooler_of_two_sessions(instance, orm, tmp_path):
+    """A request whose statement was prepared in the other session is answered unprepared."""
+    base = orm.distribution(publication=orm.publication({"a": b"text of a", "b": b"text of b"}))
+    with (
+        pgbouncer(instance, tmp_path, sessions=2) as pooler,
+        serving(instance, **pooler.environ) as server,
+        httpx.Client(base_url=f"{server.content_url}{base}/") as client,
+    ):
+
+        def fetch() -> None:
+            assert [client.get(name).text for name in "ab"] == ["text of a", "text of b"]
+
+        def is_unprepared() -> bool:
+            fetch()
+            address = {"host": "127.0.0.1", "port": pooler.port, "user": DATABASE}
+            with psycopg.connect(**address, dbname=DATABASE) as holder:
+                holder.execute("SELECT 1")  # begins a transaction, which holds one session
+                fetch()
+            return "A pooler assigned another session" in server.said()
+
+        wait_until(is_unprepared, explain=server.said)
+        fetch()
 
 
 def test_prepared_statement_is_prepared_again_after_a_column_changed_its_type(sample, unprepared):
