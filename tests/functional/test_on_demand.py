@@ -17,6 +17,7 @@ from django.conf import settings
 from django.utils import timezone
 from starlette.responses import PlainTextResponse
 
+from pulpcore.content_star.responses.source import CHUNK_SIZE
 from tests.support import remote_server
 from tests.support.instance import wait_until
 from tests.support.pulp import API, Pulp, unique
@@ -552,6 +553,31 @@ def test_range_during_the_fetch_returns_206_and_the_file_is_saved(content, mirro
     assert tail.content == m.data[-500:]
     wait_until(lambda: saved(m))
     assert m.gets == 1
+
+
+def test_on_demand_file_is_sent_without_copying_while_it_is_fetched(instance, mirror):
+    """Bytes that have arrived are sent by the kernel; the last one is withheld until the end."""
+    root = str(Path(__file__).parents[2])
+    app = "tests.support.sendfile_counts_app:application"
+    with serving(instance, app=app, PYTHONPATH=root) as server:
+
+        def sent() -> int:
+            return int(httpx.get(f"{server.url}/sendfile-bytes").text)
+
+        file = mirror(HUGE, "on_demand")
+        behaviour = PausedResponse(HUGE // 2)
+        file.set_behaviour(behaviour)
+        with httpx.stream("GET", server.content_url + file.path) as response:
+            body = response.iter_raw()
+            received = next(body)
+            while len(received) < HUGE // 2:
+                received += next(body)
+            assert sent() >= HUGE // 4, "sent before the rest has arrived"
+            behaviour.release()
+            received += b"".join(body)
+        assert received == file.data
+        # The first and the last bytes are read and copied: less than a chunk each.
+        assert sent() > HUGE - 2 * CHUNK_SIZE
 
 
 @pytest.mark.parametrize(

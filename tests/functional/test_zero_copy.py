@@ -106,7 +106,7 @@ SHARE = 6_000_000
 SHARE_DIGEST = hashlib.sha256(LARGE[:SHARE]).hexdigest()
 
 
-# What is sent so
+# Bodies that are sent without copying
 
 
 def test_whole_file_is_sent_without_copying(server):
