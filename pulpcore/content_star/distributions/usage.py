@@ -5,9 +5,14 @@ They need nothing of the plugin; its `usage` is shown before them.
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
+
+from django.conf import settings
 
 from pulpcore.plugin.models import Distribution
+
+_GALAXY_API_ROOT = "pulp_ansible/galaxy/<path:path>/api/"
+"""pulp_ansible's default of the setting `GALAXY_API_ROOT`."""
 
 
 class Recipe(NamedTuple):
@@ -18,13 +23,17 @@ class Recipe(NamedTuple):
 
 
 class Served(NamedTuple):
-    """Values that recipes are formatted with."""
+    """Values that recipes are formatted with; none has a character that a shell interprets."""
 
     name: str
+    """The name on one line, for configuration files."""
+
     url: str
     """External URL of the distribution, with a trailing slash."""
 
-    base_path: str
+    path: str
+    """Base path in a URL, after the domain's name where domains are enabled."""
+
     has_uploads: bool
     """Whether the plugin's index takes uploads."""
 
@@ -34,18 +43,25 @@ class Served(NamedTuple):
         return urlsplit(self.url).netloc
 
     @property
+    def origin(self) -> str:
+        """Scheme, host and port of the URL, below which plugins have views of the API."""
+        return f"{urlsplit(self.url).scheme}://{self.host}"
+
+    @property
     def slug(self) -> str:
-        """The name, for ids and file names."""
-        return "".join(each if each.isalnum() or each in "-_." else "-" for each in self.name)
+        """The name, for ids and file names, and as an argument that is no option."""
+        slug = "".join(each if each.isalnum() or each in "-_." else "-" for each in self.name)
+        return slug.lstrip("-.") or "pulp"
 
 
 def how_to_use(distribution: Distribution, url: str) -> tuple[list[Recipe], list[str]]:
     """Return recipes for the distribution at `url`, and notes on guards and keys."""
     kind = distribution.pulp_type.partition(".")[0]
+    domain = f"{distribution.pulp_domain.name}/" if settings.DOMAIN_ENABLED else ""
     served = Served(
-        distribution.name,
+        " ".join(distribution.name.split()),
         url,
-        distribution.base_path,
+        quote(domain + distribution.base_path),
         bool(getattr(distribution, "allow_uploads", False)),
     )
     recipes = [*_RECIPES.get(kind, _no_recipes)(served), *_file(served)]
@@ -110,19 +126,16 @@ def _deb(served: Served) -> Iterator[Recipe]:
 
 def _python(served: Served) -> Iterator[Recipe]:
     # The simple index is a view of the API beside the content.
-    origin = served.url.partition("/pulp/")[0]
-    index = f"{origin}/pypi/{served.base_path}/simple/"
-    yield Recipe("pip", f"pip install --index-url {index} PACKAGE\n")
-    yield Recipe("uv", f"uv pip install --default-index {index} PACKAGE\n")
+    prefix = getattr(settings, "PYPI_PATH_PREFIX", "/pypi/").strip("/")
+    index = f"{served.origin}/{prefix}/{served.path}/"
+    yield Recipe("pip", f"pip install --index-url {index}simple/ PACKAGE\n")
+    yield Recipe("uv", f"uv pip install --default-index {index}simple/ PACKAGE\n")
     if served.has_uploads:
-        yield Recipe(
-            "twine",
-            f"twine upload --repository-url {origin}/pypi/{served.base_path}/legacy/ dist/*\n",
-        )
+        yield Recipe("twine", f"twine upload --repository-url {index}legacy/ dist/*\n")
 
 
 def _container(served: Served) -> Iterator[Recipe]:
-    image = f"{served.host}/{served.base_path}"
+    image = f"{served.host}/{served.path}"
     yield Recipe("podman", f"podman pull {image}:TAG\n")
     yield Recipe("docker", f"docker pull {image}:TAG\n")
 
@@ -150,8 +163,8 @@ def _gem(served: Served) -> Iterator[Recipe]:
 
 
 def _ansible(served: Served) -> Iterator[Recipe]:
-    origin = served.url.partition("/pulp/")[0]
-    galaxy = f"{origin}/pulp_ansible/galaxy/{served.base_path}/"
+    root = getattr(settings, "GALAXY_API_ROOT", _GALAXY_API_ROOT)
+    galaxy = f"{served.origin}/{root.replace('<path:path>/api/', served.path + '/').lstrip('/')}"
     yield Recipe(
         "ansible-galaxy", f"ansible-galaxy collection install --server {galaxy} NAMESPACE.NAME\n"
     )

@@ -1,0 +1,60 @@
+"""Recipes of the panel "How to use"."""
+
+import shlex
+from uuid import uuid4
+
+import pytest
+
+from pulpcore.app.models import Distribution
+from pulpcore.content_star.distributions.usage import _RECIPES, how_to_use
+
+URL = "https://example.org:8443/pulp/content/base/"
+TITLES_OF_COMMANDS = (
+    "zypper",
+    "Ready-made configuration",
+    "pip",
+    "uv",
+    "twine",
+    "podman",
+    "docker",
+    "npm",
+    "gem",
+    "ansible-galaxy",
+    "ostree",
+    "curl and wget",
+)
+
+
+def recipes_of(kind: str, **fields: object) -> dict[str, str]:
+    distribution = Distribution(pulp_type=f"{kind}.{kind}", pulp_domain_id=uuid4(), **fields)
+    distribution.allow_uploads = True
+    recipes, _ = how_to_use(distribution, URL)
+    return {recipe.title: recipe.text for recipe in recipes}
+
+
+@pytest.mark.parametrize("kind", ["file", *_RECIPES])
+@pytest.mark.parametrize(
+    "name", ["--exec=reboot", "x\n[evil]\nbaseurl=http://evil.invalid/", "$(a)"]
+)
+def test_recipes_of_a_hostile_name_run_nothing_else(kind: str, name: str) -> None:
+    recipes = recipes_of(kind, name=name, base_path="a;b $(reboot)`c`'d'/&e")
+    for title, text in recipes.items():
+        assert "\n[evil]" not in text
+        assert "\nbaseurl=http://evil" not in text
+        if title not in TITLES_OF_COMMANDS:
+            continue
+        for line in text.splitlines():
+            words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
+            assert "reboot" not in words
+            assert not set("".join(words)) & set(";$`()&'")
+
+
+def test_recipes_name_the_views_beside_the_content() -> None:
+    recipes = recipes_of("python", name="name", base_path="team/pypi")
+    index = "https://example.org:8443/pypi/team/pypi/"
+    assert recipes["pip"].split()[-2] == f"{index}simple/"
+    assert f"{index}legacy/" in recipes["twine"]
+    galaxy = "https://example.org:8443/pulp_ansible/galaxy/team/pypi/"
+    assert galaxy in recipes_of("ansible", name="name", base_path="team/pypi")["ansible-galaxy"]
+    pull = recipes_of("container", name="name", base_path="team/image")["podman"]
+    assert pull == "podman pull example.org:8443/team/image:TAG\n"
