@@ -1,7 +1,10 @@
 """The description of a plugin in its module of tests, and helpers to run its client."""
 
+import html
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +84,22 @@ def run(
     if check and completed.returncode:
         raise AssertionError(f"{completed.args}: {completed.stdout}{completed.stderr}")
     return completed
+
+
+def recipe(instance: Any, base_path: str, title: str) -> str:
+    """Return the text of a recipe on the page of a distribution."""
+    url = f"{instance.content_url}{base_path}/"
+    page = get(url, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}).text
+    summary = re.search(rf"<summary>{re.escape(title)}.*?<pre[^>]*>(.*?)</pre>", page, re.DOTALL)
+    assert summary, page
+    return html.unescape(summary[1])
+
+
+def commands(text: str, **replaced: str) -> list[list[str]]:
+    """Return the commands of a recipe, with placeholders replaced."""
+    for placeholder, value in replaced.items():
+        text = text.replace(placeholder, value)
+    return [shlex.split(line) for line in text.splitlines()]
 
 
 def upload(pulp: Pulp, endpoint: str, file: Path, **fields: str) -> dict[str, Any]:

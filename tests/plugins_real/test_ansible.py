@@ -12,6 +12,8 @@ from tests.plugins_real.plugin import (
     Plugin,
     check_internal_redirect,
     client_of,
+    commands,
+    recipe,
     run,
     upload,
 )
@@ -96,6 +98,22 @@ def test_ansible_galaxy_installs(instance, content, home):
     galaxy(instance.url, instance, content, home, "install", "-p", str(home / "collections"))
     installed = home / "collections/ansible_collections/star/hello/README.md"
     assert installed.read_text() == "# Hello\n"
+
+
+def test_ansible_galaxy_installs_by_the_recipe(instance, content, home):
+    """The Galaxy API asks for a password here, which the recipe does not have."""
+    text = recipe(instance, content.base_path, "ansible-galaxy")
+    [[_galaxy, *command]] = commands(text, **{"NAMESPACE.NAME": "star.hello"})
+    settings = {
+        "ANSIBLE_HOME": str(home / "ansible"),
+        "ANSIBLE_GALAXY_SERVER_LIST": "star",
+        "ANSIBLE_GALAXY_SERVER_STAR_URL": command.pop(command.index("--server") + 1),
+        "ANSIBLE_GALAXY_SERVER_STAR_USERNAME": instance.username,
+        "ANSIBLE_GALAXY_SERVER_STAR_PASSWORD": instance.password,
+    }
+    command.remove("--server")
+    run([GALAXY, *command, "-p", str(home / "collections")], home, **settings)
+    assert (home / "collections/ansible_collections/star/hello/README.md").exists()
 
 
 def test_internal_redirect_of_the_galaxy_api(instance, redirecting, content, collection):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.parity.test_parity import FILE, Row
-from tests.plugins_real.plugin import Content, Plugin, get, needs, run, upload
+from tests.plugins_real.plugin import Content, Plugin, get, needs, recipe, run, upload
 from tests.support.orm import Orm
 
 PLUGIN = Plugin(
@@ -79,24 +79,36 @@ def test_parity(instance, upstream, content, row):
 
 @pytest.mark.parametrize("by_hash", ["yes", "no", "force"])
 def test_apt_downloads(instance, content, package, home, by_hash):
-    apt(instance, content, home, by_hash, "update")
-    apt(instance, content, home, by_hash, "download", "star-hello")
+    source = f"deb [trusted=yes] {instance.content_url}{content.base_path} star main\n"
+    apt(home, source, by_hash, "update")
+    apt(home, source, by_hash, "download", "star-hello")
     assert (home / package.name).read_bytes() == package.read_bytes()
 
 
-def apt(instance, content: Content, home: Path, by_hash: str, *command: str) -> None:
-    """Run apt-get without configuration, lists, cache and packages of the machine."""
+@pytest.mark.parametrize(("title", "kind"), [("apt, deb822", "sources"), ("apt, one line", "list")])
+def test_apt_configured_by_the_recipe(instance, content, package, home, title, kind):
+    text = recipe(instance, content.base_path, title)
+    apt(home, text, "yes", "update", kind=kind)
+    apt(home, text, "yes", "download", "star-hello", kind=kind)
+    assert (home / package.name).read_bytes() == package.read_bytes()
+
+
+def apt(home: Path, source: str, by_hash: str, *command: str, kind: str = "list") -> None:
+    """Run apt-get without configuration, lists, cache and packages of the machine.
+
+    `source` is the text of the file of sources, which is of the format `kind`.
+    """
     for folder in ("lists/partial", "cache/archives/partial", "etc/trusted.gpg.d", "none"):
         (home / folder).mkdir(parents=True, exist_ok=True)
     (home / "status").touch()
-    source = f"deb [trusted=yes] {instance.content_url}{content.base_path} star main"
-    (home / "sources.list").write_text(source)
+    (home / "parts").mkdir(exist_ok=True)
+    (home / f"parts/star.{kind}").write_text(source)
     options = {
         "Dir::State::Lists": home / "lists",
         "Dir::State::Status": home / "status",
         "Dir::Cache": home / "cache",
-        "Dir::Etc::SourceList": home / "sources.list",
-        "Dir::Etc::SourceParts": home / "none",
+        "Dir::Etc::SourceList": home / "none/none",
+        "Dir::Etc::SourceParts": home / "parts",
         "Dir::Etc::Parts": home / "none",
         "Dir::Etc::Main": home / "none/none",
         "APT::Sandbox::User": "",

@@ -12,9 +12,11 @@ from tests.plugins_real.plugin import (
     Content,
     Plugin,
     check_pull_through,
+    commands,
     distribute_remote,
     needs,
     only_pulp_requested,
+    recipe,
     run,
     upload,
 )
@@ -94,6 +96,12 @@ def test_gem_installs(instance, content, gem, home):
     where = ["--no-document", "-i", home / "gems", *source(instance.url, content)]
     run(["gem", "install", "star-hello", *where], home)
     assert (home / "gems/gems/star-hello-1.0.0/hello.rb").exists()
+    assert (home / "gems/cache" / gem.name).read_bytes() == gem.read_bytes()
+
+
+def test_gem_installs_by_the_recipe(instance, content, gem, home):
+    [command] = commands(recipe(instance, content.base_path, "gem"), NAME="star-hello")
+    run([*command, "--no-document", "-i", home / "gems"], home)
     assert (home / "gems/cache" / gem.name).read_bytes() == gem.read_bytes()
 
 

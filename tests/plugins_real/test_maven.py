@@ -22,6 +22,7 @@ from tests.plugins_real.plugin import (
     is_saved,
     needs,
     only_pulp_requested,
+    recipe,
     run,
 )
 from tests.support.instance import wait_until
@@ -67,7 +68,6 @@ PROJECT = """\
 """
 SETTINGS = """\
 <settings>
-  <localRepository>{home}/repository</localRepository>
   <mirrors>
     <mirror>
       <id>star</id>
@@ -153,6 +153,12 @@ def test_maven_resolves(instance, content, home):
 
 
 @needs("mvn")
+def test_maven_resolves_by_the_recipe(instance, content, home):
+    settings = recipe(instance, content.base_path, "Maven: settings.xml")
+    assert resolve_with(settings, home) == jar()
+
+
+@needs("mvn")
 def test_maven_resolves_through_the_deploy_api(origin, content, home):
     """The API redirects to content."""
     assert resolve(f"{origin}/pulp/maven/{content.base_path}/", home) == jar()
@@ -198,10 +204,16 @@ def test_pull_through_of_one_name_from_two_remotes_serves_one_file(instance, ups
 
 
 def resolve(url: str, home: Path) -> bytes:
+    """Resolve a JAR from a mirror, and return it."""
+    return resolve_with(SETTINGS.format(url=url), home)
+
+
+def resolve_with(settings: str, home: Path) -> bytes:
     """Run a Maven build far enough to resolve a JAR, and return that."""
     (home / "pom.xml").write_text(PROJECT)
-    (home / "settings.xml").write_text(SETTINGS.format(home=home, url=url))
-    run(["mvn", "-B", "-C", "-s", "settings.xml", "validate"], home)
+    (home / "settings.xml").write_text(settings)
+    own = f"-Dmaven.repo.local={home}/repository"
+    run(["mvn", "-B", "-C", "-s", "settings.xml", own, "validate"], home)
     return (home / "repository/org/star/hello/1.0/hello-1.0.jar").read_bytes()
 
 

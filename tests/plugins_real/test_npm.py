@@ -15,9 +15,11 @@ from tests.plugins_real.plugin import (
     Content,
     Plugin,
     check_pull_through,
+    commands,
     distribute_remote,
     needs,
     only_pulp_requested,
+    recipe,
     run,
     upload,
     with_content_type,
@@ -109,6 +111,16 @@ def test_npm_installs(instance, content, home):
     for name, version in (("star", "1.1.0"), ("@star/hello", "1.0.0")):
         installed = json.loads((home / "node_modules" / name / "package.json").read_text())
         assert installed["version"] == version
+
+
+def test_npm_installs_by_the_recipe(instance, content, home):
+    [command] = commands(recipe(instance, content.base_path, "npm"), PACKAGE="star")
+    run([NPM, *command[1:], "--cache", home / "cache", "--no-audit"], home)
+    assert (home / "node_modules/star/package.json").exists()
+    (home / "own").mkdir()
+    (home / "own/.npmrc").write_text(recipe(instance, content.base_path, ".npmrc"))
+    run([NPM, "install", "@star/hello", "--cache", home / "cache", "--no-audit"], home / "own")
+    assert (home / "own/node_modules/@star/hello/package.json").exists()
 
 
 def test_npm_publishes(instance, api, home):

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.parity.test_parity import FILE, Row
-from tests.plugins_real.plugin import Content, Plugin, needs, run
+from tests.plugins_real.plugin import (
+    Content,
+    Plugin,
+    commands,
+    needs,
+    recipe,
+    run,
+)
 from tests.support.orm import Orm
 
 PLUGIN = Plugin(
@@ -62,6 +69,14 @@ def content(api, commit: str, workshop: Path) -> Iterator[Content]:
 )
 def test_parity(instance, upstream, content, row):
     content.compare(instance, upstream, row)
+
+
+def test_ostree_pulls_by_the_recipe(instance, content, commit, home):
+    run(["ostree", "--repo=own", "init", "--mode=archive"], home)
+    add, pull = commands(recipe(instance, content.base_path, "ostree"), REF="star")
+    run([*add, "--repo=own"], home)
+    run([*pull, "--repo=own"], home)
+    assert run(["ostree", "--repo=own", "cat", commit, "/hello"], home).stdout == "hello"
 
 
 def test_ostree_pulls(instance, content, commit, home):

@@ -13,9 +13,11 @@ from tests.plugins_real.plugin import (
     Content,
     Plugin,
     check_pull_through,
+    commands,
     distribute_remote,
     get,
     only_pulp_requested,
+    recipe,
     reported,
     run,
     serving_mode,
@@ -108,6 +110,14 @@ def test_pip_downloads_by_the_index_of_the_api(instance, content, workshop, home
 
 def test_pip_downloads_by_the_published_index(instance, content, workshop, home):
     pip(f"{instance.content_url}{content.base_path}/simple/", home)
+    assert same(workshop, home)
+
+
+@pytest.mark.parametrize("title", ["pip", "uv"])
+def test_pip_downloads_by_the_recipe(instance, content, workshop, home, title):
+    [command] = commands(recipe(instance, content.base_path, title))
+    index = next(word for word in command if word.startswith("http"))
+    pip(index, home)
     assert same(workshop, home)
 
 

@@ -15,6 +15,7 @@ from tests.plugins_real.plugin import (
     get,
     needs,
     only_pulp_requested,
+    recipe,
     run,
     upload,
 )
@@ -118,6 +119,13 @@ def test_dnf_configured_by_pulp(instance, content, home):
     assert config.status_code == 200, config.text
     (home / "repos").mkdir()
     (home / "repos/star.repo").write_text(config.text)
+    dnf(home, f"--setopt=reposdir={home}/repos", "download", "star-1", f"--destdir={home}")
+    assert verified(home, home / "star-1-1.1-1.noarch.rpm") == "star-1"
+
+
+def test_dnf_configured_by_the_recipe(instance, content, home):
+    (home / "repos").mkdir()
+    (home / "repos/star.repo").write_text(recipe(instance, content.base_path, "dnf: /etc"))
     dnf(home, f"--setopt=reposdir={home}/repos", "download", "star-1", f"--destdir={home}")
     assert verified(home, home / "star-1-1.1-1.noarch.rpm") == "star-1"
 

@@ -17,6 +17,7 @@ from pulpcore.app.models import Distribution
 from pulpcore.content_star.database.executor import ConnectionLost
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.middleware.errors import Errors
+from pulpcore.content_star.remote.pull_through.models import RemoteRefused
 from pulpcore.content_star.responses.source import ArtifactMissing
 from tests.support.asgi import get
 
@@ -53,9 +54,11 @@ def failing(error: Exception, started: bool = False) -> CorrelationId:
         (DataError(SECRET), 500, "correlation id"),
         (ValueError(SECRET), 500, "correlation id"),
         (ArtifactMissing(SECRET), 404, "missing from the storage"),
+        (RemoteRefused(520), 520, "status 520"),
+        (RemoteRefused(999), 999, "status 999"),
     ],
 )
-@pytest.mark.parametrize("accept", ["*/*", "application/json"])
+@pytest.mark.parametrize("accept", ["*/*", "application/json", "text/html,*/*;q=0.8"])
 def test_exception_becomes_an_error_response(error, status, says, accept):
     response = get(failing(error), "/", headers={"Accept": accept})
     assert response.status_code == status

@@ -176,7 +176,7 @@ class PublicationApp(HookedApp):
         usage = self.usage()
         if usage and not isinstance(usage, SafeString):
             usage = format_html('<pre tabindex="0" aria-label="Usage">{}</pre>', usage)
-        recipes, notes = how_to_use(self.distribution, self.root_url)
+        recipes, notes = how_to_use(self.distribution, self.root_url, self.source.publication)
         return {"usage": usage, "recipes": recipes, "notes": notes}
 
     def readme(self, source: ContentSource, entries: Sequence[DirectoryEntry]) -> dict[str, str]:

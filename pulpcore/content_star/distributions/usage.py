@@ -9,10 +9,13 @@ from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 
-from pulpcore.plugin.models import Distribution
+from pulpcore.plugin.models import Distribution, Publication, PublishedMetadata
 
 _GALAXY_API_ROOT = "pulp_ansible/galaxy/<path:path>/api/"
 """pulp_ansible's default of the setting `GALAXY_API_ROOT`."""
+
+_MAX_INDEXES = 200
+"""Published package indexes that are looked at for the suites of a deb repository."""
 
 
 class Recipe(NamedTuple):
@@ -34,8 +37,9 @@ class Served(NamedTuple):
     path: str
     """Base path in a URL, after the domain's name where domains are enabled."""
 
-    has_uploads: bool
-    """Whether the plugin's index takes uploads."""
+    distribution: Distribution
+    publication: Publication | None
+    """The one that is served, as the plugin's class."""
 
     @property
     def host(self) -> str:
@@ -54,15 +58,21 @@ class Served(NamedTuple):
         return slug.lstrip("-.") or "pulp"
 
 
-def how_to_use(distribution: Distribution, url: str) -> tuple[list[Recipe], list[str]]:
-    """Return recipes for the distribution at `url`, and notes on guards and keys."""
+def how_to_use(
+    distribution: Distribution, url: str, publication: Publication | None = None
+) -> tuple[list[Recipe], list[str]]:
+    """Return recipes for the distribution at `url`, and notes on its guard.
+
+    `publication` is the one that is served.
+    """
     kind = distribution.pulp_type.partition(".")[0]
     domain = f"{distribution.pulp_domain.name}/" if settings.DOMAIN_ENABLED else ""
     served = Served(
         " ".join(distribution.name.split()),
         url,
         quote(domain + distribution.base_path),
-        bool(getattr(distribution, "allow_uploads", False)),
+        distribution,
+        publication and publication.cast(),
     )
     recipes = [*_RECIPES.get(kind, _no_recipes)(served), *_file(served)]
     return recipes, list(_notes(distribution))
@@ -96,32 +106,66 @@ def _file(served: Served) -> Iterator[Recipe]:
 
 
 def _rpm(served: Served) -> Iterator[Recipe]:
+    checks = {"gpgcheck": 0, "repo_gpgcheck": 0} | getattr(served.publication, "repo_config", {})
     repo = (
         f"[{served.slug}]\nname={served.name}\nbaseurl={served.url}\nenabled=1\n"
-        f"repo_gpgcheck=0\ngpgcheck=1\n# gpgkey={served.url}repodata/repomd.xml.key\n"
+        f"gpgcheck={checks['gpgcheck']}\nrepo_gpgcheck={checks['repo_gpgcheck']}\n"
+        "# For signed packages: gpgcheck=1, and the URL of their key as gpgkey\n"
     )
     yield Recipe(f"dnf: /etc/yum.repos.d/{served.slug}.repo", repo)
     yield Recipe(
         "zypper",
         f"zypper addrepo {served.url} {served.slug}\nzypper refresh {served.slug}\n",
     )
-    yield Recipe(
-        "Ready-made configuration",
-        f"dnf config-manager --add-repo {served.url}config.repo\n",
-    )
+    if getattr(served.distribution, "generate_repo_config", False):
+        yield Recipe(
+            "Ready-made configuration", f"dnf config-manager --add-repo {served.url}config.repo\n"
+        )
 
 
 def _deb(served: Served) -> Iterator[Recipe]:
-    key = f"/etc/apt/keyrings/{served.slug}.asc"
+    suites = _suites(served.publication) or {"default": ["all"]}
+    key = getattr(getattr(served.publication, "signing_service", None), "public_key", "")
+    folded = "".join(f"\n {line or '.'}" for line in key.strip().splitlines())
+    trust = f"Signed-By:{folded}\n" if key else "Trusted: yes\n"
+    file = f"/etc/apt/keyrings/{served.slug}.asc"
+    option = f"signed-by={file}" if key else "trusted=yes"
     yield Recipe(
         f"apt, deb822: /etc/apt/sources.list.d/{served.slug}.sources",
-        f"Types: deb\nURIs: {served.url}\nSuites: default\nComponents: all\nSigned-By: {key}\n"
-        "# Without a signing service: Trusted: yes\n",
+        "\n".join(
+            f"Types: deb\nURIs: {served.url}\nSuites: {suite}\n"
+            f"Components: {' '.join(components)}\n{trust}"
+            for suite, components in suites.items()
+        ),
     )
     yield Recipe(
         f"apt, one line: /etc/apt/sources.list.d/{served.slug}.list",
-        f"deb [signed-by={key}] {served.url} default all\n",
+        "".join(
+            f"deb [{option}] {served.url} {suite} {' '.join(components)}\n"
+            for suite, components in suites.items()
+        ),
     )
+    if key:
+        yield Recipe(f"Key of the repository: {file}", key)
+
+
+def _suites(publication: Publication | None) -> dict[str, list[str]]:
+    """Return the components of each suite that pulp_deb has published."""
+    if publication is None:
+        return {}
+    packages = r"^dists/[^\s]+/[^/\s]+/binary-[^/]+/Packages$"
+    paths = (
+        PublishedMetadata.objects.filter(publication=publication, relative_path__regex=packages)
+        .order_by("relative_path")
+        .values_list("relative_path", flat=True)[:_MAX_INDEXES]
+    )
+    suites: dict[str, list[str]] = {}
+    for path in paths:
+        suite, component, *_ = path.removeprefix("dists/").rsplit("/", 3)
+        components = suites.setdefault(suite, [])
+        if component not in components:
+            components.append(component)
+    return suites
 
 
 def _python(served: Served) -> Iterator[Recipe]:
@@ -130,7 +174,7 @@ def _python(served: Served) -> Iterator[Recipe]:
     index = f"{served.origin}/{prefix}/{served.path}/"
     yield Recipe("pip", f"pip install --index-url {index}simple/ PACKAGE\n")
     yield Recipe("uv", f"uv pip install --default-index {index}simple/ PACKAGE\n")
-    if served.has_uploads:
+    if getattr(served.distribution, "allow_uploads", False):
         yield Recipe("twine", f"twine upload --repository-url {index}legacy/ dist/*\n")
 
 

@@ -6,7 +6,7 @@ compressed: it is short, and repeats the path (see `responses/text.py`).
 
 import json
 import logging
-from http import HTTPStatus
+from http.client import responses as reasons
 
 from django.core.exceptions import (
     DisallowedHost,
@@ -134,8 +134,9 @@ def render(request: Request, error: HTTPException) -> Response:
 
 def _page(request: Request, error: HTTPException, headers: dict[str, str]) -> Response:
     """Return the error as a page for people, with a link to the directory above."""
-    phrase = HTTPStatus(error.status_code).phrase
-    context: dict[str, object] = {"title": f"{error.status_code} {phrase}", "detail": error.detail}
+    # A remote's status may have no name.
+    title = f"{error.status_code} {reasons.get(error.status_code, '')}".strip()
+    context: dict[str, object] = {"title": title, "detail": error.detail}
     try:
         crumbs = breadcrumbs(request)
         name, url = crumbs[-2] if len(crumbs) > 1 else crumbs[0]
