@@ -95,6 +95,16 @@ def recipe(instance: Any, base_path: str, title: str) -> str:
     return html.unescape(summary[1])
 
 
+def recipe_beside_own_page(instance: Any, base_path: str, title: str) -> str:
+    """Return the text of a recipe of a distribution whose plugin has a page of its own."""
+    from pulpcore.app.models import Distribution
+    from pulpcore.content_star.distributions.usage import how_to_use
+
+    distribution = Distribution.objects.get(base_path=base_path).cast()
+    recipes, _ = how_to_use(distribution, f"{instance.content_url}{base_path}/")
+    return next(recipe.text for recipe in recipes if recipe.title.startswith(title))
+
+
 def commands(text: str, **replaced: str) -> list[list[str]]:
     """Return the commands of a recipe, with placeholders replaced."""
     for placeholder, value in replaced.items():

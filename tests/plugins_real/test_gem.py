@@ -16,7 +16,7 @@ from tests.plugins_real.plugin import (
     distribute_remote,
     needs,
     only_pulp_requested,
-    recipe,
+    recipe_beside_own_page,
     run,
     upload,
 )
@@ -100,7 +100,9 @@ def test_gem_installs(instance, content, gem, home):
 
 
 def test_gem_installs_by_the_recipe(instance, content, gem, home):
-    [command] = commands(recipe(instance, content.base_path, "gem"), NAME="star-hello")
+    [command] = commands(
+        recipe_beside_own_page(instance, content.base_path, "gem"), NAME="star-hello"
+    )
     run([*command, "--no-document", "-i", home / "gems"], home)
     assert (home / "gems/cache" / gem.name).read_bytes() == gem.read_bytes()
 

@@ -22,7 +22,7 @@ from tests.plugins_real.plugin import (
     is_saved,
     needs,
     only_pulp_requested,
-    recipe,
+    recipe_beside_own_page,
     run,
 )
 from tests.support.instance import wait_until
@@ -154,7 +154,7 @@ def test_maven_resolves(instance, content, home):
 
 @needs("mvn")
 def test_maven_resolves_by_the_recipe(instance, content, home):
-    settings = recipe(instance, content.base_path, "Maven: settings.xml")
+    settings = recipe_beside_own_page(instance, content.base_path, "Maven: settings.xml")
     assert resolve_with(settings, home) == jar()
 
 

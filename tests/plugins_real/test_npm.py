@@ -118,6 +118,7 @@ def test_npm_installs_by_the_recipe(instance, content, home):
     run([NPM, *command[1:], "--cache", home / "cache", "--no-audit"], home)
     assert (home / "node_modules/star/package.json").exists()
     (home / "own").mkdir()
+    (home / "own/package.json").write_text("{}")
     (home / "own/.npmrc").write_text(recipe(instance, content.base_path, ".npmrc"))
     run([NPM, "install", "@star/hello", "--cache", home / "cache", "--no-audit"], home / "own")
     assert (home / "own/node_modules/@star/hello/package.json").exists()
