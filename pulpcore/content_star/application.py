@@ -47,6 +47,7 @@ from pulpcore.content_star.remote.pull_through.repository import leave_tasks_to_
 from pulpcore.content_star.remote.temporary_file import remove_abandoned
 from pulpcore.content_star.request_info import Observer, Telemetry
 from pulpcore.content_star.resources import STATE_KEY, Resources
+from pulpcore.content_star.schema.endpoint import Schema
 from pulpcore.content_star.storage.disk import in_thread
 from pulpcore.content_star.storage.objects import ObjectClient
 
@@ -88,7 +89,7 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
     logs: list[Observer] = [access_log.AccessLog()] if access_log.is_wanted() else []
     observers = logs.copy()
     content = Content(executor, prefix, cache)
-    health = Health(content, executor, prefix, cache, runs_tasks="api" in app_types)
+    health = Health(Schema(content, prefix), executor, prefix, cache, runs_tasks="api" in app_types)
     overlay = Overlay(health)
 
     @asynccontextmanager

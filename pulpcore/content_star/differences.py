@@ -315,6 +315,13 @@ DIFFERENCES = {
         "They report whether the process is alive, and whether it can serve.",
         "Probes that list the root cost a query and a page each time.",
     ),
+    "schema": _difference(
+        "status body content-length content-type vary cache-control etag content-encoding"
+        " x-content-type-options content-security-policy",
+        "`openapi.json` and `openapi.yaml` below the prefix are not there.",
+        "The OpenAPI document of the content app, where no distribution has that base path.",
+        "Content has a schema, as the REST API has one.",
+    ),
     "security of answers": _difference(
         "x-content-type-options content-security-policy cache-control",
         "Those of the plugin.",

@@ -195,6 +195,8 @@ ROWS = [
     # Probes
     Row("livez", "probes"),
     Row("readyz", "probes"),
+    Row("openapi.json", "schema"),
+    Row("openapi.yaml", "schema"),
     # On demand
     Row("{mirror}/far.txt", ON_DEMAND),
     Row("{mirror}/far.txt", ON_DEMAND, method="HEAD"),

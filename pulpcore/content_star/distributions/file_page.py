@@ -1,7 +1,8 @@
 """Facts about a file: the page of `?info`, and the digest of `?checksum=sha256`."""
 
+from collections.abc import Mapping
 from shlex import quote as shell_quote
-from typing import Any
+from typing import TypedDict
 from urllib.parse import quote, urlsplit
 
 from starlette.exceptions import HTTPException
@@ -21,6 +22,23 @@ ALGORITHMS = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")
 
 # Fields of content models that name a package.
 _FIELDS = ("name", "epoch", "version", "release", "arch", "architecture", "summary")
+
+
+class FileInfo(TypedDict):
+    """Facts about a file; other members depend on its type."""
+
+    name: str
+    size: int | None
+    digests: dict[str, str]
+    url: str
+
+
+class Checksum(TypedDict):
+    """A digest of a file."""
+
+    name: str
+    algorithm: str
+    digest: str
 
 
 class FileFacts:
@@ -98,15 +116,13 @@ def file_response(
         return _checksum(request, facts, algorithm)
     known = facts.facts(content_type)
     if prefers_json(request):
-        return _json(
-            {
-                "name": facts.name,
-                "size": facts.size,
-                "digests": facts.digests(),
-                "url": facts.url,
-                **{name.lower().replace(" ", "_"): value for name, value in known.items()},
-            }
-        )
+        info: FileInfo = {
+            "name": facts.name,
+            "size": facts.size,
+            "digests": facts.digests(),
+            "url": facts.url,
+        }
+        return _json(info | {name.lower().replace(" ", "_"): known[name] for name in known})
     if facts.size is not None:
         known = {"Size": f"{facts.size:,} bytes", **known}
     context = {
@@ -140,7 +156,8 @@ def _checksum(request: Request, facts: FileFacts, algorithm: str) -> Response:
     if digest is None:
         raise HTTPException(404, f"No {algorithm} digest of the file is known.")
     if prefers_json(request):
-        return _json({"name": facts.name, "algorithm": algorithm, "digest": digest})
+        found: Checksum = {"name": facts.name, "algorithm": algorithm, "digest": digest}
+        return _json(found)
     line = f"{digest}  {_escaped(facts.name)}\n"
     if line.count("\\"):
         line = f"\\{line}"
@@ -152,5 +169,5 @@ def _escaped(name: str) -> str:
     return name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _json(facts: dict[str, Any]) -> Response:
+def _json(facts: Mapping[str, object]) -> Response:
     return JSONResponse(facts, headers=dict(SECURITY_HEADERS))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Literal, TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,11 +16,29 @@ from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.responses.text import text_response
 
 
+class Entry(TypedDict):
+    """A file or directory of a listing."""
+
+    name: str
+    type: Literal["file", "directory"]
+    href: str
+    size: int | None
+    modified: str | None
+
+
+class Listing(TypedDict):
+    """A page of a directory or of the index of distributions."""
+
+    path: str
+    entries: list[Entry]
+    next: str | None
+
+
 def json_listing(request: Request, entries: Sequence[DirectoryEntry]) -> Response:
     """Return the first page of the sorted `entries`, with a link to the next if there are more."""
     page = entries[: pagination.PAGE_SIZE]
     has_next = len(entries) > len(page)
-    listing = {
+    listing: Listing = {
         "path": decoded_path(request.scope),
         "entries": [_as_json(entry) for entry in page],
         "next": f"?{pagination.next_query(request, page[-1].name)}" if has_next else None,
@@ -38,13 +56,13 @@ def may_compress(request: Request) -> bool:
     return not pagination.query_without_cursor(request)
 
 
-def _as_json(entry: DirectoryEntry) -> dict[str, Any]:
+def _as_json(entry: DirectoryEntry) -> Entry:
     return {
         "name": entry.name.removesuffix("/"),
         "type": "directory" if entry.name.endswith("/") else "file",
         "href": link(entry.name),
         "size": entry.size,
-        "modified": entry.modified and _rfc_3339(entry.modified),
+        "modified": _rfc_3339(entry.modified) if entry.modified else None,
     }
 
 

@@ -7,6 +7,7 @@ compressed: it is short, and repeats the path (see `responses/text.py`).
 import json
 import logging
 from http.client import responses as reasons
+from typing import TypedDict
 
 from django.core.exceptions import (
     DisallowedHost,
@@ -37,6 +38,12 @@ log = logging.getLogger(__name__)
 
 # Seconds in `Retry-After` while the database or a storage is unavailable.
 RETRY_AFTER = 5
+
+
+class ErrorBody(TypedDict):
+    """An error, as in the REST API."""
+
+    detail: str
 
 
 class Errors:
@@ -126,7 +133,8 @@ def render(request: Request, error: HTTPException) -> Response:
     if request_info(request.scope).is_plugin_route:
         headers.setdefault("Cache-Control", "no-store")  # as on all responses of plugin routes
     if prefers_json(request):
-        return JSONResponse({"detail": error.detail}, error.status_code, headers)
+        body: ErrorBody = {"detail": error.detail}
+        return JSONResponse(body, error.status_code, headers)
     if preferred_form(request) == "page" and request.method == "GET":
         return _page(request, error, headers)
     return PlainTextResponse(f"{error.status_code}: {error.detail}", error.status_code, headers)

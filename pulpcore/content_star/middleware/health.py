@@ -8,6 +8,7 @@ the probes hide no content.
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 from anyio import to_thread
 from django.db import Error
@@ -35,6 +36,14 @@ STATUS: dict[str, Callable[[], object]] = {"plugins": plugins.as_json}
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 
 FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
+
+
+class Readiness(TypedDict):
+    """Readiness, and the public status of the content app, which `STATUS` adds to."""
+
+    ready: bool
+    problem: str | None
+    cache: str
 
 
 class Health:
@@ -72,7 +81,7 @@ class Health:
 
         The database is not checked, since restarting the process would not repair it.
         """
-        return _answer(None)
+        return text_answer(None)
 
     async def ready(self, request: Request) -> Response:
         """Respond 200 if content can be served, else 503 with the reason; JSON has `STATUS` too.
@@ -91,9 +100,9 @@ class Health:
             else f"The check of database and storage took over {DEADLINE:.0f} s."
         )
         if prefers_json(request):
-            status = _status(problem, self.cache.problem if self.cache else TURNED_OFF)
+            status = json_answer(problem, self.cache.problem if self.cache else TURNED_OFF)
             return compress(request.scope, status)
-        return _answer(problem, self._remark())
+        return text_answer(problem, self._remark())
 
     def _remark(self) -> str:
         """Return why the response cache is disabled: content is slow, but the process is ready."""
@@ -126,15 +135,18 @@ def _is_storage_available(domain: Domain) -> bool:
         return False
 
 
-def _status(problem: str | None, cache_problem: str | None) -> Response:
+def json_answer(problem: str | None, cache_problem: str | None) -> Response:
     """Return the status of the content app as JSON."""
-    status: dict[str, object] = {"ready": problem is None, "problem": problem}
-    status["cache"] = cache_problem or "enabled"
-    status |= {name: status_of() for name, status_of in STATUS.items()}
-    return JSONResponse(status, 503 if problem else 200, HEADERS)
+    readiness: Readiness = {
+        "ready": problem is None,
+        "problem": problem,
+        "cache": cache_problem or "enabled",
+    }
+    status = {name: status_of() for name, status_of in STATUS.items()}
+    return JSONResponse({**readiness, **status}, 503 if problem else 200, HEADERS)
 
 
-def _answer(problem: str | None, remark: str = "") -> Response:
+def text_answer(problem: str | None, remark: str = "") -> Response:
     if problem is None:
         return PlainTextResponse(f"ok\n{remark}", headers=HEADERS)
     return PlainTextResponse(f"{problem}\n", 503, HEADERS)

@@ -19,12 +19,13 @@ from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.headers import Disposition
 
 # RFC 9211: the response was forwarded to a remote. `pulp-star compare` relies on it.
-_CACHE_STATUS = (b"cache-status", b"pulp; fwd=miss")
+CACHE_STATUS = (b"cache-status", b"pulp; fwd=miss")
 
 
-async def _send_with_cache_status(send: Send, message: Message) -> None:
+async def send_with_cache_status(send: Send, message: Message) -> None:
+    """Send a message; the start of a response gets `Cache-Status`."""
     if message["type"] == "http.response.start":
-        message = {**message, "headers": [*message["headers"], _CACHE_STATUS]}
+        message = {**message, "headers": [*message["headers"], CACHE_STATUS]}
     await send(message)
 
 
@@ -47,7 +48,7 @@ class RemoteResponse(ABC):
 
     async def _respond(self, scope: Scope, send: Send) -> None:
         try:
-            await self._from_remote(scope, partial(_send_with_cache_status, send))
+            await self._from_remote(scope, partial(send_with_cache_status, send))
         except AlreadySaved:
             executor = resources_of(scope).downloads.executor
             response = await executor.run(self.look_up_again)

@@ -33,7 +33,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 PATHSEND = "http.response.pathsend"
 
 # Headers that ask for a range or set a condition; requests without any skip their evaluation.
-_RANGE_OR_CONDITION = frozenset(
+RANGE_OR_CONDITION = frozenset(
     {
         b"range",
         b"if-match",
@@ -163,7 +163,7 @@ class ArtifactResponse(Representation):
         if found := self.immediate_response(scope):
             return await _send_complete(*found, send)
         ranges = None
-        if not _RANGE_OR_CONDITION.isdisjoint([name for name, _ in scope["headers"]]):
+        if not RANGE_OR_CONDITION.isdisjoint([name for name, _ in scope["headers"]]):
             headers = Headers(raw=scope["headers"])
             status = self._precondition(scope, headers)
             if status is not None:
@@ -191,7 +191,7 @@ class ArtifactResponse(Representation):
         These are the whole of an in-memory file, and 304 to an If-None-Match of exactly this
         entity tag. For anything else call the response.
         """
-        special = [header for header in scope["headers"] if header[0] in _RANGE_OR_CONDITION]
+        special = [header for header in scope["headers"] if header[0] in RANGE_OR_CONDITION]
         if special:
             is_current = special == [(b"if-none-match", self._etag)]
             return (

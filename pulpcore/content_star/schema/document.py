@@ -1,0 +1,44 @@
+"""The OpenAPI document of the content app."""
+
+import json
+
+import yaml
+from django.conf import settings
+
+from pulpcore.content_star import __version__
+from pulpcore.content_star.schema.operations import content_paths, other_paths, parameters
+from pulpcore.content_star.schema.responses import components
+from pulpcore.content_star.schema.security import security_schemes
+from pulpcore.content_star.schema.types import JSON
+from pulpcore.plugin.apps import pulp_plugin_configs
+
+DESCRIPTION = (
+    "Content of Pulp: files and directories of distributions. Repositories and distributions are "
+    "managed with Pulp's REST API."
+)
+
+
+def openapi_document(root_path: str = "") -> JSON:
+    """Return the document of the content app at the ASGI `root_path`. Runs an event loop."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Pulp content app",
+            "version": __version__,
+            "description": DESCRIPTION,
+            "x-pulp-app-versions": {app.label: app.version for app in pulp_plugin_configs()},
+        },
+        "servers": [{"url": f"{settings.CONTENT_ORIGIN or ''}{root_path}".rstrip("/") or "/"}],
+        "paths": content_paths() | other_paths(),
+        "components": components()
+        | {"parameters": parameters(), "securitySchemes": security_schemes()},
+    }
+
+
+def encoded(document: JSON) -> dict[str, bytes]:
+    """Return the document as JSON and as YAML, by media type."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    body = json.dumps(document, separators=(",", ":"))
+    # Without the identity of objects, which YAML would write as anchors and aliases.
+    text = yaml.dump(json.loads(body), Dumper=dumper, sort_keys=False, allow_unicode=True)
+    return {"application/json": body.encode(), "application/yaml": text.encode()}

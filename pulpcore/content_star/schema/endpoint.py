@@ -1,0 +1,68 @@
+"""ASGI middleware that serves the OpenAPI document below the content prefix.
+
+Content has precedence: the document is only served where no distribution (or, with domains, no
+domain) answers the path. A distribution that has the base path `openapi.json` stays reachable, and
+hides the document of that form.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+
+from anyio import to_thread
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pulpcore.content_star.content import READ_METHODS
+from pulpcore.content_star.request_info import request_info
+from pulpcore.content_star.schema.document import encoded, openapi_document
+from pulpcore.content_star.schema.pages import document_response
+
+
+class Schema:
+    """ASGI middleware that serves the document where `app` has no content.
+
+    The document is made for the first request, in a thread, and cached: what it depends on does not
+    change while the process runs.
+    """
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        """`prefix` of the content app begins and ends with a slash."""
+        self.app = app
+        self.forms = {
+            f"{prefix}openapi.json": "application/json",
+            f"{prefix}openapi.yaml": "application/yaml",
+        }
+        self.endings = tuple(self.forms)
+        self._documents: dict[str, asyncio.Task[dict[str, bytes]]] = {}
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # Not a coroutine function: that would delay every other request.
+        is_read = scope["type"] == "http" and scope["path"].endswith(self.endings)
+        return (self._serve if is_read else self.app)(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        root_path = scope.get("root_path", "")
+        media_type = self.forms.get(scope["path"].removeprefix(root_path))
+        if media_type is None or scope["method"] not in READ_METHODS:
+            return await self.app(scope, receive, send)
+        try:
+            return await self.app(scope, receive, send)
+        except HTTPException as error:
+            if error.status_code != 404 or request_info(scope).pulp_type is not None:
+                raise
+        request_info(scope).route = "schema"
+        body = (await self._document(root_path))[media_type]
+        response = document_response(Request(scope), body=body, media_type=media_type)
+        await response(scope, receive, send)
+
+    async def _document(self, root_path: str) -> dict[str, bytes]:
+        """Return the document, in both forms; concurrent requests wait for one thread."""
+        made = self._documents.get(root_path)
+        if made is None or (made.done() and made.exception()):
+            made = self._documents[root_path] = asyncio.create_task(_make(root_path))
+        return await asyncio.shield(made)
+
+
+async def _make(root_path: str) -> dict[str, bytes]:
+    return await to_thread.run_sync(lambda: encoded(openapi_document(root_path)))

@@ -1,0 +1,175 @@
+"""Operations of the content app: files, directories, the index, probes, and the document."""
+
+from collections.abc import Sequence
+
+from django.conf import settings
+
+from pulpcore.content_star.content import READ_METHODS
+from pulpcore.content_star.distributions.file_page import ALGORITHMS
+from pulpcore.content_star.listings import distributions, page, pagination
+from pulpcore.content_star.listings.file_query import CHECKSUM, INFO
+from pulpcore.content_star.responses.artifact import RANGE_OR_CONDITION
+from pulpcore.content_star.schema.responses import reference
+from pulpcore.content_star.schema.security import requirements, security_schemes
+from pulpcore.content_star.schema.types import JSON
+
+# Statuses of any request to content: of guards, of the database, and of what is not there.
+ERRORS = (400, 401, 403, 404, 414, 429, 500, 501, 502, 503, 504)
+
+FILE = ("File", 206, 301, 302, 304, 412, 416, *ERRORS)
+DIRECTORY = ("Directory", 206, 301, 302, 304, 412, 416, *ERRORS)
+INDEX = ("Directory", 301, 304, 412, *ERRORS)
+
+TAG = "Content"
+
+_NOT_EMPTY: JSON = {"type": "string", "minLength": 1}
+
+_MAY_HAVE_SLASHES = "May contain slashes, which are sent as they are."
+
+CONDITIONS = {
+    "range": "Byte ranges (RFC 9110 section 14.2).",
+    "if-match": "Entity tags, of which the file must have one.",
+    "if-none-match": "Entity tags, of which the file must have none.",
+    "if-modified-since": "Time since which the file must have changed.",
+    "if-unmodified-since": "Time since which the file must not have changed.",
+    "if-range": "Entity tag or time of the file that the range is of.",
+}
+
+
+def parameters() -> dict[str, JSON]:
+    """Return the reusable parameters."""
+    sorts = dict.fromkeys([*page.SORTS, *distributions.SORTS])
+    found = {
+        "base_path": _path("Base path of a distribution, or of several. " + _MAY_HAVE_SLASHES),
+        "path": _path("Path of a file below the base path. " + _MAY_HAVE_SLASHES),
+        "directory": _path("Path of a directory below the base path. " + _MAY_HAVE_SLASHES),
+        "pulp_domain": _path("Name of the domain."),
+        INFO: _query(
+            "Return facts about the file instead of its content, as a page or as JSON. Has no "
+            "value: others are ignored.",
+            allowEmptyValue=True,
+        ),
+        CHECKSUM: _query("Return this digest of the file instead of its content.", ALGORITHMS),
+        pagination.PARAMETER: _query("Page of a JSON listing, from its `next`, or of a page."),
+        "list": _query("Return the list of links instead of a page.", allowEmptyValue=True),
+        "q": _query("Return entries with this in their names; pages only."),
+        "sort": _query("Sort order; pages only.", list(sorts)),
+        "order": _query("Direction of the sort order; pages only.", ("asc", "desc")),
+    }
+    found["q"]["schema"]["maxLength"] = page.MAX_FILTER_LENGTH
+    for name in sorted(name.decode() for name in RANGE_OR_CONDITION):
+        found[name.title()] = {
+            "in": "header",
+            "description": CONDITIONS.get(name, ""),
+            "schema": {"type": "string"},
+        }
+    return {name: {"name": name} | found[name] for name in found}
+
+
+def content_root() -> str:
+    """Return the path template of the index of distributions."""
+    prefix: str = settings.CONTENT_PATH_PREFIX
+    return f"{prefix}{{pulp_domain}}/" if settings.DOMAIN_ENABLED else prefix
+
+
+def content_paths() -> dict[str, JSON]:
+    """Return the path items of content."""
+    root, base = content_root(), f"{content_root()}{{base_path}}"
+    conditions = sorted(name.decode().title() for name in RANGE_OR_CONDITION)
+    listing = ["list", "q", "sort", "order", pagination.PARAMETER]
+    return {
+        root: _content("index", "List the distributions", INDEX, listing),
+        base: _content(
+            "distribution", "Redirect to the root of a distribution", FILE, [], "base_path"
+        ),
+        f"{base}/": _content(
+            "root",
+            "List the root of a distribution, or the distributions below a base path",
+            DIRECTORY,
+            [*listing, *conditions],
+            "base_path",
+        ),
+        f"{base}/{{path}}": _content(
+            "file", "Get a file", FILE, [INFO, CHECKSUM, *conditions], "base_path", "path"
+        ),
+        f"{base}/{{directory}}/": _content(
+            "directory",
+            "List a directory",
+            DIRECTORY,
+            [*listing, *conditions],
+            "base_path",
+            "directory",
+        ),
+    }
+
+
+def other_paths() -> dict[str, JSON]:
+    """Return the path items of the probes and of the document."""
+    prefix = settings.CONTENT_PATH_PREFIX
+    ready = {"200": reference("Ready"), "503": reference("NotReady")}
+    return {
+        f"{prefix}livez": _probe("liveness", "Liveness probe", {"200": reference("Live")}),
+        f"{prefix}readyz": _probe("readiness", "Readiness probe, and status as JSON", ready),
+        f"{prefix}openapi.json": _document("schema", "Document"),
+        f"{prefix}openapi.yaml": _document("schema_yaml", "DocumentYAML"),
+    }
+
+
+def operation(name: str, method: str, summary: str, tag: str, responses: JSON) -> JSON:
+    """Return an operation whose id is made from a name and a method."""
+    return {
+        "operationId": f"{method.lower()}_{name}",
+        "summary": summary,
+        "tags": [tag],
+        "responses": responses,
+    }
+
+
+def _content(
+    name: str, summary: str, responses: Sequence[str | int], queries: Sequence[str], *path: str
+) -> JSON:
+    """Return the path item of content: its methods read it, or list themselves."""
+    domain = ["pulp_domain"] if settings.DOMAIN_ENABLED else []
+    item: JSON = {"parameters": [_parameter(each) for each in [*domain, *path]]}
+    for method in READ_METHODS:
+        found = {_status(each): reference(each) for each in responses}
+        item[method.lower()] = operation(name, method, summary, TAG, found) | {
+            "parameters": [_parameter(each) for each in queries],
+            "security": requirements(security_schemes()),
+        }
+    allowed = {"200": reference("Options")} | {str(each): reference(each) for each in (400, 414)}
+    item["options"] = operation(name, "options", "List the methods", TAG, allowed)
+    return item
+
+
+def _probe(name: str, summary: str, responses: JSON) -> JSON:
+    return {
+        method.lower(): operation(name, method, summary, "Probes", responses)
+        for method in READ_METHODS
+    }
+
+
+def _document(name: str, response: str) -> JSON:
+    responses = {"200": reference(response)}
+    responses |= {str(status): reference(status) for status in (304, 412, 500, 503)}
+    return {
+        method.lower(): operation(name, method, "This document", "Schema", responses)
+        for method in READ_METHODS
+    }
+
+
+def _status(response: str | int) -> str:
+    return "200" if isinstance(response, str) else str(response)
+
+
+def _parameter(name: str) -> JSON:
+    return {"$ref": f"#/components/parameters/{name}"}
+
+
+def _path(description: str) -> JSON:
+    return {"in": "path", "required": True, "description": description, "schema": _NOT_EMPTY}
+
+
+def _query(description: str, values: Sequence[str] = (), **fields: bool) -> JSON:
+    schema: JSON = {"type": "string"} | ({"enum": list(values)} if values else {})
+    return {"in": "query", "description": description, "schema": schema, **fields}

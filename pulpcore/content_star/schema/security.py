@@ -1,0 +1,60 @@
+"""Security schemes of content: the configured authentication classes, and content guards."""
+
+from typing import Any
+
+from django.apps import apps
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from rest_framework.views import APIView
+
+from pulpcore.content_star.schema.types import JSON
+from pulpcore.plugin.models import ContentGuard
+
+# What guards read, by their types. The header of a header guard is a field of the guard.
+_HEADER = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "X-HEADER-OF-THE-GUARD",
+    "description": "The header that the content guard names (`header_name`), base64-encoded.",
+}
+_CERTIFICATE = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "X-CLIENT-CERT",
+    "description": "The client certificate (TLS), which the reverse proxy passes on, URL-encoded.",
+}
+GUARD_SCHEMES: dict[str, tuple[str, JSON]] = {
+    "core.content_redirect": (
+        "signedUrl",
+        {
+            "type": "apiKey",
+            "in": "query",
+            "name": "validate_token",
+            "description": "A URL with `expires` and this signature, which Pulp's API gives.",
+        },
+    ),
+    "core.header": ("headerGuard", _HEADER),
+    "core.envvar_header": ("headerGuard", _HEADER),
+    "certguard.x509": ("clientCertificate", _CERTIFICATE),
+    "certguard.rhsm": ("clientCertificate", _CERTIFICATE),
+}
+
+
+def security_schemes() -> dict[str, JSON]:
+    """Return the security schemes by name; those of authentication classes as in Pulp's API."""
+    schemes: dict[str, JSON] = {}
+    for authentication_class in APIView.authentication_classes:
+        extension = OpenApiAuthenticationExtension.get_match(authentication_class)
+        if extension is None:
+            continue
+        found: Any = extension.get_security_definition(None)  # type: ignore[arg-type]
+        names = [extension.name] if isinstance(extension.name, str) else extension.name
+        schemes.update(zip(names, found if isinstance(found, list) else [found], strict=True))
+    guards = [model for model in apps.get_models() if issubclass(model, ContentGuard)]
+    installed = {model.get_pulp_type() for model in guards if model is not ContentGuard}
+    schemes.update(GUARD_SCHEMES[kind] for kind in GUARD_SCHEMES if kind in installed)
+    return schemes
+
+
+def requirements(schemes: dict[str, JSON]) -> list[JSON]:
+    """Return the security requirement of content: none, or any scheme that its guard reads."""
+    return [{}, *({name: []} for name in schemes)]

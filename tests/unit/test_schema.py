@@ -1,0 +1,64 @@
+"""The OpenAPI document of the content app."""
+
+from typing import Literal, TypedDict
+
+import pytest
+from django.test import override_settings
+from openapi_spec_validator import validate
+
+from pulpcore.content_star.schema.document import openapi_document
+from pulpcore.content_star.schema.types import json_schema
+
+
+@pytest.mark.parametrize("domains", [False, True])
+def test_openapi_document_is_valid(domains):
+    with override_settings(DOMAIN_ENABLED=domains):
+        validate(openapi_document())
+
+
+def test_openapi_document_describes_each_header():
+    with override_settings(CONTENT_STAR_CORS=True):
+        headers = openapi_document()["components"]["headers"]
+    assert "ETag" in headers
+    assert [name for name, header in headers.items() if not header["description"]] == []
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_openapi_document_has_cors_headers_where_cors_is_on(is_on):
+    with override_settings(CONTENT_STAR_CORS=is_on):
+        responses = openapi_document()["components"]["responses"]
+    for name in ("File", "PartialContent", "Directory", "NotModified", "Options"):
+        assert ("Access-Control-Allow-Origin" in responses[name]["headers"]) == is_on
+
+
+def test_openapi_document_has_security_schemes_of_authentication_and_guards():
+    document = openapi_document()
+    schemes = document["components"]["securitySchemes"]
+    assert schemes["basicAuth"] == {"type": "http", "scheme": "basic"}
+    assert schemes["cookieAuth"]["name"] == "sessionid"
+    assert schemes["clientCertificate"]["name"] == "X-CLIENT-CERT"
+    assert schemes["signedUrl"]["in"] == "query"
+    file = document["paths"]["/pulp/content/{base_path}/{path}"]["get"]
+    assert {name for each in file["security"] for name in each} == set(schemes)
+    assert {} in file["security"]  # content may have no guard
+
+
+def test_openapi_document_has_the_origin_and_root_path_as_its_server():
+    with override_settings(CONTENT_ORIGIN=None):
+        assert openapi_document()["servers"] == [{"url": "/"}]
+        assert openapi_document("/behind")["servers"] == [{"url": "/behind"}]
+    with override_settings(CONTENT_ORIGIN="https://pulp.example/"):
+        assert openapi_document()["servers"] == [{"url": "https://pulp.example"}]
+
+
+def test_json_schema_of_typed_dict_has_null_and_choices():
+    class Example(TypedDict):
+        size: int | None
+        kind: Literal["a", "b"]
+
+    assert json_schema(Example)["properties"] == {
+        "size": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "kind": {"type": "string", "enum": ["a", "b"]},
+    }
+    with pytest.raises(TypeError, match="has no JSON Schema"):
+        json_schema(object())
