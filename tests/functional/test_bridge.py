@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from openapi_spec_validator import validate
 
 from tests.support.bridged import installed
 from tests.support.instance import Instance, wait_until
@@ -488,3 +489,16 @@ def test_plugin_that_fails_to_import_leaves_content_and_other_plugins_served(
         command = ["pulpcore-manager", "content-star-plugins", "--json"]
         reported = json.loads(instance.run(command, **environ).stdout)
         assert {each["label"]: each for each in reported} == status(server)
+
+
+def test_bridged_routes_are_in_the_openapi_document(server):
+    document = httpx.get(f"{server.content_url}openapi.json", trust_env=False).json()
+    validate(document)
+    paths = document["paths"]
+    assert {"get", "put", "delete"} < paths["/pulp/bridged/hello/{name}"].keys()
+    assert list(paths["/pulp/bridged/form"]) == ["parameters", "post"]
+    assert paths["/pulp/bridged/form"]["post"]["tags"] == ["bridged"]
+    (parameter,) = paths["/pulp/content/bridged-api/{name}"]["parameters"]
+    assert (parameter["name"], parameter["in"]) == ("name", "path")
+    assert "/pulp/bridged-part/{rest}" in paths
+    assert "/{anything}/v2/" not in paths, "it is not served, since it overlaps Pulp"

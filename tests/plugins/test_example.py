@@ -3,10 +3,12 @@
 import hashlib
 
 import httpx
+import jsonschema
 import pytest
+from openapi_spec_validator import validate
 
 from tests.support.pulp import unique
-from tests.support.server import serving_theirs
+from tests.support.server import serving, serving_theirs
 
 FILES = {"a.txt": b"first", "dir/b.txt": b"second"}
 
@@ -82,3 +84,36 @@ def test_example_plugin_on_upstream_serves_the_same_by_hooks(plugged, content, b
         theirs = httpx.get(f"{root}dir/b.txt")
         assert theirs.content == b"second"
         assert theirs.headers["X-Example"] == base
+
+
+API = "/pulp/content/{example_example_base_path}/api"
+
+
+def test_example_plugin_routes_are_in_the_openapi_document(plugged, content, base):
+    document = content.get("openapi.json").json()
+    validate(document)
+    files = document["paths"][f"{API}/files"]["get"]
+    assert (files["summary"], files["tags"]) == ("List the files of the repository.", ["example"])
+    schema = files["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.validate(content.get(f"{base}/api/files").json(), schema)
+    assert schema["properties"]["files"]["items"]["required"]
+    notes = document["paths"][f"{API}/notes/{{path}}"]
+    assert notes["put"]["responses"].keys() == {"201", "204", "default"}
+    assert notes["put"]["requestBody"]["content"].keys() == {"text/plain"}
+    assert "/pulp/content/{file_file_base_path}/api/endpoint" in document["paths"], "of pulp_probe"
+    assert "/pulp/probe/api/blobs/{digest}" in document["paths"], "mounted by pulp_probe"
+
+
+def test_fault_in_openapi_of_a_plugin_is_logged_and_removes_its_routes_alone(
+    plugged, variant, base
+):
+    environ = variant("content_star.py", '"required": True', '"required": "yes"')
+    with serving(plugged, **environ) as server:
+        document = httpx.get(f"{server.content_url}openapi.json", trust_env=False).json()
+        served = httpx.get(f"{server.content_url}{base}/api/files", trust_env=False)
+        said = server.said()
+    validate(document)
+    assert not any(path.startswith(API) for path in document["paths"])
+    assert "/pulp/probe/api/blobs/{digest}" in document["paths"]
+    assert served.status_code == 200
+    assert "has no routes of plugin 'example'" in said

@@ -1,6 +1,6 @@
 """Plugin routes: Starlette's, with blocking handlers run in a database executor."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from inspect import isclass, iscoroutinefunction
 from typing import Any
@@ -27,8 +27,20 @@ class Route(routing.Route):
     coroutines.
     """
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        """`options` are keyword arguments of Starlette's `Route`, such as `methods` and `name`."""
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        openapi: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """`options` are keyword arguments of Starlette's `Route`, such as `methods` and `name`.
+
+        `openapi` has fields of the Operation Object of OpenAPI 3.1, such as `parameters`, which
+        replace those that are made from the handler.
+        """
+        self.openapi = openapi
         is_function = not isclass(endpoint)
         if is_function and _blocks(endpoint):
             endpoint = in_executor(endpoint)

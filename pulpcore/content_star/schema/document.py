@@ -7,6 +7,7 @@ from django.conf import settings
 
 from pulpcore.content_star import __version__
 from pulpcore.content_star.schema.operations import content_paths, other_paths, parameters
+from pulpcore.content_star.schema.plugin_routes import METHODS, plugin_paths
 from pulpcore.content_star.schema.responses import components
 from pulpcore.content_star.schema.security import security_schemes
 from pulpcore.content_star.schema.types import JSON
@@ -20,6 +21,10 @@ DESCRIPTION = (
 
 def openapi_document(root_path: str = "") -> JSON:
     """Return the document of the content app at the ASGI `root_path`. Runs an event loop."""
+    shared = components() | {"parameters": parameters(), "securitySchemes": security_schemes()}
+    paths = content_paths() | other_paths()
+    paths |= {path: item for path, item in plugin_paths(shared).items() if path not in paths}
+    _make_ids_unique(paths)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -29,10 +34,19 @@ def openapi_document(root_path: str = "") -> JSON:
             "x-pulp-app-versions": {app.label: app.version for app in pulp_plugin_configs()},
         },
         "servers": [{"url": f"{settings.CONTENT_ORIGIN or ''}{root_path}".rstrip("/") or "/"}],
-        "paths": content_paths() | other_paths(),
-        "components": components()
-        | {"parameters": parameters(), "securitySchemes": security_schemes()},
+        "paths": paths,
+        "components": shared,
     }
+
+
+def _make_ids_unique(paths: dict[str, JSON]) -> None:
+    """Append an underscore to each id of an operation that is taken, as by `openapi` of a route."""
+    known: set[str] = set()
+    for item in paths.values():
+        for operation in (item[each] for each in (*METHODS, "head") if each in item):
+            while operation["operationId"] in known:
+                operation["operationId"] += "_"
+            known.add(operation["operationId"])
 
 
 def encoded(document: JSON) -> dict[str, bytes]:

@@ -38,7 +38,6 @@ CONDITIONS = {
 
 def parameters() -> dict[str, JSON]:
     """Return the reusable parameters."""
-    sorts = dict.fromkeys([*page.SORTS, *distributions.SORTS])
     found = {
         "base_path": _path("Base path of a distribution, or of several. " + _MAY_HAVE_SLASHES),
         "path": _path("Path of a file below the base path. " + _MAY_HAVE_SLASHES),
@@ -53,7 +52,8 @@ def parameters() -> dict[str, JSON]:
         pagination.PARAMETER: _query("Page of a JSON listing, from its `next`, or of a page."),
         "list": _query("Return the list of links instead of a page.", allowEmptyValue=True),
         "q": _query("Return entries with this in their names; pages only."),
-        "sort": _query("Sort order; pages only.", list(sorts)),
+        "sort": _query("Sort order of a directory; pages only.", page.SORTS),
+        "sort_index": _query("Sort order of the index; pages only.", list(distributions.SORTS)),
         "order": _query("Direction of the sort order; pages only.", ("asc", "desc")),
     }
     found["q"]["schema"]["maxLength"] = page.MAX_FILTER_LENGTH
@@ -63,7 +63,8 @@ def parameters() -> dict[str, JSON]:
             "description": CONDITIONS.get(name, ""),
             "schema": {"type": "string"},
         }
-    return {name: {"name": name} | found[name] for name in found}
+    names = {name: "sort" if name == "sort_index" else name for name in found}
+    return {key: {"name": names[key]} | found[key] for key in found}
 
 
 def content_root() -> str:
@@ -76,9 +77,10 @@ def content_paths() -> dict[str, JSON]:
     """Return the path items of content."""
     root, base = content_root(), f"{content_root()}{{base_path}}"
     conditions = sorted(name.decode().title() for name in RANGE_OR_CONDITION)
-    listing = ["list", "q", "sort", "order", pagination.PARAMETER]
+    common = ["list", "q", "order", pagination.PARAMETER]
+    listing = [*common, "sort", *conditions]
     return {
-        root: _content("index", "List the distributions", INDEX, listing),
+        root: _content("index", "List the distributions", INDEX, [*common, "sort_index"]),
         base: _content(
             "distribution", "Redirect to the root of a distribution", FILE, [], "base_path"
         ),
@@ -86,7 +88,7 @@ def content_paths() -> dict[str, JSON]:
             "root",
             "List the root of a distribution, or the distributions below a base path",
             DIRECTORY,
-            [*listing, *conditions],
+            listing,
             "base_path",
         ),
         f"{base}/{{path}}": _content(
@@ -96,7 +98,7 @@ def content_paths() -> dict[str, JSON]:
             "directory",
             "List a directory",
             DIRECTORY,
-            [*listing, *conditions],
+            listing,
             "base_path",
             "directory",
         ),
@@ -115,6 +117,11 @@ def other_paths() -> dict[str, JSON]:
     }
 
 
+def domain_parameters() -> list[JSON]:
+    """Return the parameter of `content_root`, if domains are enabled."""
+    return [_parameter("pulp_domain")] if settings.DOMAIN_ENABLED else []
+
+
 def operation(name: str, method: str, summary: str, tag: str, responses: JSON) -> JSON:
     """Return an operation whose id is made from a name and a method."""
     return {
@@ -129,12 +136,11 @@ def _content(
     name: str, summary: str, responses: Sequence[str | int], queries: Sequence[str], *path: str
 ) -> JSON:
     """Return the path item of content: its methods read it, or list themselves."""
-    domain = ["pulp_domain"] if settings.DOMAIN_ENABLED else []
-    item: JSON = {"parameters": [_parameter(each) for each in [*domain, *path]]}
+    item: JSON = {"parameters": [*domain_parameters(), *map(_parameter, path)]}
     for method in READ_METHODS:
         found = {_status(each): reference(each) for each in responses}
         item[method.lower()] = operation(name, method, summary, TAG, found) | {
-            "parameters": [_parameter(each) for each in queries],
+            "parameters": list(map(_parameter, queries)),
             "security": requirements(security_schemes()),
         }
     allowed = {"200": reference("Options")} | {str(each): reference(each) for each in (400, 414)}

@@ -122,7 +122,9 @@ async def _responses() -> dict[str, JSON]:
         "Ready": _response("Content can be served.", probe[200], readiness),
         "NotReady": _response("The reason why content cannot be served.", probe[503], readiness),
         "Document": _response("This document.", document[200], object_type),
-        "DocumentYAML": _response("This document.", document[200], _text("application/yaml")),
+        "DocumentYAML": _response(
+            "This document.", document[200], {"application/yaml": object_type["application/json"]}
+        ),
     }
     for status, sample in file.items():
         if status in listing:
@@ -130,6 +132,7 @@ async def _responses() -> dict[str, JSON]:
         content = {"*/*": {"schema": BINARY}} if status == 206 else {}
         responses[_name(status)] = _response(DESCRIPTIONS[status], sample, content)
     error = _text("text/plain", "text/html") | _json("Error")
+    responses["Failure"] = _response("An error.", Sample(), error)
     for status, sample in (await samples.failure_samples()).items():
         responses[_name(status)] = _response(sample.description, sample, error)
     return responses

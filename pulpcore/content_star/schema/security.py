@@ -1,5 +1,6 @@
 """Security schemes of content: the configured authentication classes, and content guards."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.apps import apps
@@ -40,7 +41,15 @@ GUARD_SCHEMES: dict[str, tuple[str, JSON]] = {
 
 
 def security_schemes() -> dict[str, JSON]:
-    """Return the security schemes by name; those of authentication classes as in Pulp's API."""
+    """Return the security schemes by name: of authentication, and of installed content guards."""
+    guards = [model for model in apps.get_models() if issubclass(model, ContentGuard)]
+    installed = {model.get_pulp_type() for model in guards if model is not ContentGuard}
+    found = (GUARD_SCHEMES[kind] for kind in GUARD_SCHEMES if kind in installed)
+    return authentication_schemes() | dict(found)
+
+
+def authentication_schemes() -> dict[str, JSON]:
+    """Return the schemes of the configured authentication classes, as in Pulp's REST API."""
     schemes: dict[str, JSON] = {}
     for authentication_class in APIView.authentication_classes:
         extension = OpenApiAuthenticationExtension.get_match(authentication_class)
@@ -49,12 +58,9 @@ def security_schemes() -> dict[str, JSON]:
         found: Any = extension.get_security_definition(None)  # type: ignore[arg-type]
         names = [extension.name] if isinstance(extension.name, str) else extension.name
         schemes.update(zip(names, found if isinstance(found, list) else [found], strict=True))
-    guards = [model for model in apps.get_models() if issubclass(model, ContentGuard)]
-    installed = {model.get_pulp_type() for model in guards if model is not ContentGuard}
-    schemes.update(GUARD_SCHEMES[kind] for kind in GUARD_SCHEMES if kind in installed)
     return schemes
 
 
-def requirements(schemes: dict[str, JSON]) -> list[JSON]:
-    """Return the security requirement of content: none, or any scheme that its guard reads."""
+def requirements(schemes: Iterable[str]) -> list[JSON]:
+    """Return the security requirement of content: none, or any of these schemes."""
     return [{}, *({name: []} for name in schemes)]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Annotated, TypedDict
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,25 +21,54 @@ from pulpcore.content_star.plugin import (
 MAX_NOTE_BYTES = 10_000
 
 
-def files(request: Request) -> Response:
-    """`GET api/files`. Not a coroutine, so it runs in a thread and may use the database."""
+# The schema of `write_note`, in the words of OpenAPI: the types of bodies are not in its signature.
+WRITE_NOTE = {
+    "requestBody": {
+        "required": True,
+        "content": {"text/plain": {"schema": {"type": "string", "maxLength": MAX_NOTE_BYTES}}},
+    },
+    "responses": {"201": {"description": "Written."}, "204": {"description": "Replaced."}},
+}
+
+
+class File(TypedDict):
+    """A file of the repository."""
+
+    relative_path: str
+    artifact__sha256: str
+    artifact__size: int
+
+
+class Files(TypedDict):
+    """The files of a distribution."""
+
+    files: list[File]
+
+
+# Not a coroutine, so it runs in a thread and may use the database.
+def files(request: Request) -> Annotated[JSONResponse, Files]:
+    """List the files of the repository."""
     return JSONResponse({"files": resolved_path_of(request).distribution.files()})
 
 
-def read_note(request: Request) -> Response:
-    """`GET api/notes/<path>`."""
+def read_note(request: Request) -> PlainTextResponse:
+    """Get the note on a file."""
     return PlainTextResponse(_note(request).text)
 
 
 def delete_note(request: Request) -> Response:
-    """`DELETE api/notes/<path>`."""
+    """Delete the note on a file."""
     _require_editor(request)
     _note(request).delete()
     return Response(status_code=204)
 
 
+# A coroutine, since the body comes from the network.
 async def write_note(request: Request) -> Response:
-    """`PUT api/notes/<path>`. A coroutine, since the body comes from the network."""
+    """Write a note on a file, or replace it.
+
+    Users need the permission to change the distribution.
+    """
     text = bytearray()
     async for chunk in request.stream():
         text += chunk
@@ -47,8 +77,9 @@ async def write_note(request: Request) -> Response:
     return await executor_of(request).run_once(_save, request, text.decode(errors="replace"))
 
 
-async def sha256(request: Request) -> Response:
-    """`POST api/sha256`: a body of any size, of which no more than a chunk is in memory."""
+# A body of any size, of which no more than a chunk is in memory.
+async def sha256(request: Request) -> PlainTextResponse:
+    """Return the sha256 of the body."""
     digest = hashlib.sha256()
     async for chunk in request.stream():
         digest.update(chunk)
@@ -85,8 +116,13 @@ class ExampleApp(RepositoryVersionApp):
     routes = (
         Route("/api/files", files),
         Route("/api/notes/{path:path}", read_note),
-        Route("/api/notes/{path:path}", write_note, methods=["PUT"]),
-        Route("/api/notes/{path:path}", delete_note, methods=["DELETE"]),
+        Route("/api/notes/{path:path}", write_note, methods=["PUT"], openapi=WRITE_NOTE),
+        Route(
+            "/api/notes/{path:path}",
+            delete_note,
+            methods=["DELETE"],
+            openapi={"responses": {"204": {"description": "Deleted."}}},
+        ),
         Route("/api/sha256", sha256, methods=["POST"]),
     )
 

@@ -1,0 +1,250 @@
+"""Path items of plugins' routes: of their classes, of their mounts, and through the bridge.
+
+They are made from Starlette's routes, as `starlette.schemas` does, from docstrings and annotations
+of the handlers, and from `openapi` of `Route`.
+"""
+
+import json
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from inspect import getdoc, isclass, unwrap
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import jsonschema
+from django.conf import settings
+from drf_spectacular.validation import validate_schema
+from starlette.convertors import Convertor, FloatConvertor, IntegerConvertor, UUIDConvertor
+from starlette.routing import BaseRoute, Mount, Route, compile_path
+
+from pulpcore.content_star.aiohttp_bridge.routes import BridgedRoute, bridged_routes
+from pulpcore.content_star.distributions.registry import registered
+from pulpcore.content_star.plugin_host.context import MountedRoutes
+from pulpcore.content_star.plugin_host.mounts import all_mounted
+from pulpcore.content_star.schema.operations import content_root, domain_parameters
+from pulpcore.content_star.schema.responses import reference
+from pulpcore.content_star.schema.security import (
+    authentication_schemes,
+    requirements,
+    security_schemes,
+)
+from pulpcore.content_star.schema.types import JSON, json_schema
+from pulpcore.plugin.apps import pulp_plugin_configs
+
+log = logging.getLogger(__name__)
+
+METHODS = ("get", "post", "put", "patch", "delete", "options")  # HEAD is a part of GET
+
+_INFO = {"title": "routes", "version": "1"}  # of a document with the routes of one plugin
+
+_TYPES: dict[type, JSON] = {
+    IntegerConvertor: {"type": "integer", "minimum": 0},
+    FloatConvertor: {"type": "number", "minimum": 0},
+    UUIDConvertor: {"type": "string", "format": "uuid"},
+}
+
+
+class Source(NamedTuple):
+    """Routes of a plugin at one place."""
+
+    plugin: str
+    """Label of its Django app."""
+
+    root: str
+    """Path template that the paths of the routes are appended to."""
+
+    parameters: Sequence[JSON]
+    """Parameters of that template."""
+
+    schemes: Collection[str]
+    """Names of the security schemes."""
+
+    routes: Sequence[BaseRoute]
+
+
+def plugin_paths(components: JSON) -> dict[str, JSON]:
+    """Return the path items of all plugins' routes, which may refer to `components`.
+
+    A plugin whose routes cannot be described, or would make the document invalid, is logged and
+    left out.
+    """
+    sources: dict[str, list[Source]] = defaultdict(list)
+    for source in (*_of_classes(), *_mounted()):
+        sources[source.plugin].append(source)
+    bridged: dict[str, list[BridgedRoute]] = defaultdict(list)
+    for route in bridged_routes():
+        bridged[route.plugin].append(route)
+    paths: dict[str, JSON] = {}
+    for plugin in sorted({*sources, *bridged}):
+        try:
+            items = _checked(_path_items(sources[plugin], bridged[plugin]), components)
+        except Exception as error:
+            # Of a validation the first line: the others quote the document.
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            log.error(
+                "The OpenAPI document has no routes of plugin '%s': %s. Correct `openapi` or the "
+                "annotations of its routes.",
+                plugin,
+                reason,
+            )
+            continue
+        for path, item in items.items():
+            paths[path] = item | paths.get(path, {})
+    return paths
+
+
+def _of_classes() -> Iterator[Source]:
+    """Yield the routes of registered classes, by type of distribution."""
+    schemes = security_schemes()
+    for (model, _), app in registered().items():
+        if app.routes:
+            kind = model.get_pulp_type()
+            # As in the REST API, a parameter of its own: types may have the same routes.
+            name = f"{kind.replace('.', '_').replace('-', '_')}_base_path"
+            base_path = {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "description": f"Base path of a distribution of type {kind}.",
+                "schema": {"type": "string", "minLength": 1},
+            }
+            root = f"{content_root()}{{{name}}}"
+            parameters = [*domain_parameters(), base_path]
+            yield Source(_label(app.__module__), root, parameters, schemes, app.routes)
+
+
+def _mounted() -> Iterator[Source]:
+    """Yield the routes at prefixes of plugins, which no content guard protects."""
+    schemes = authentication_schemes()
+    for prefix, app in all_mounted().items():
+        if isinstance(app, MountedRoutes):
+            routes = app.router.routes
+            first = next((route.endpoint for _, route in _leaves(routes)), None)
+            root = f"{prefix}{{pulp_domain}}" if settings.DOMAIN_ENABLED else prefix.rstrip("/")
+            label = _label(getattr(_function(first), "__module__", None) or "")
+            yield Source(label, root, domain_parameters(), schemes, routes)
+
+
+def _label(module: str) -> str:
+    """Return the label of the plugin that a module belongs to, or the name of its package."""
+    package = module.partition(".")[0]
+    labels = {app.name.partition(".")[0]: app.label for app in pulp_plugin_configs()}
+    return labels.get(package, package)
+
+
+def _path_items(sources: Iterable[Source], bridged: Iterable[BridgedRoute]) -> dict[str, JSON]:
+    items: dict[str, JSON] = {}
+    for source in sources:
+        for path, route in _leaves(source.routes):
+            _, template, convertors = compile_path(path)
+            found = [_path_parameter(name, convertors[name]) for name in convertors]
+            item = items.setdefault(
+                source.root + template, {"parameters": [*source.parameters, *found]}
+            )
+            for method, handler in _handlers(route):
+                operation = _operation(source.plugin, method, source.root + template, handler)
+                operation["security"] = requirements(source.schemes)
+                operation |= getattr(route, "openapi", None) or {}
+                operation["responses"] = {**operation["responses"], "default": reference("Failure")}
+                item.setdefault(method, operation)  # the first route that matches answers
+    for each in bridged:
+        names = re.findall(r"{(\w+)}", each.path)
+        item = items.setdefault(
+            each.path, {"parameters": [_path_parameter(name, None) for name in names]}
+        )
+        for method in METHODS if each.method == "*" else (each.method.lower(),):
+            if method in METHODS:
+                operation = _operation(each.plugin, method, each.path, each.handler)
+                operation["security"] = requirements(authentication_schemes())
+                operation["responses"]["default"] = {"description": "Another response."}
+                item.setdefault(method, operation)
+    return items
+
+
+def _leaves(routes: Iterable[BaseRoute], above: str = "") -> Iterator[tuple[str, Route]]:
+    """Yield the routes with their paths, also those of mounts, that are to be described."""
+    for route in routes:
+        match route:
+            case Mount():
+                yield from _leaves(route.routes, above + route.path)
+            case Route() if route.include_in_schema:
+                yield above + route.path, route
+
+
+def _handlers(route: Route) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield the methods of a route, in lower case, and their functions."""
+    endpoint = route.endpoint
+    for method in METHODS:
+        if isclass(endpoint) and hasattr(endpoint, method):
+            yield method, getattr(endpoint, method)
+        elif not isclass(endpoint) and (not route.methods or method.upper() in route.methods):
+            yield method, endpoint
+
+
+def _operation(plugin: str, method: str, path: str, handler: Callable[..., Any]) -> JSON:
+    """Return the operation of a handler, from its docstring and the type that it returns."""
+    name = re.sub(r"\W+", "_", path.removeprefix(settings.CONTENT_PATH_PREFIX)).strip("_")
+    summary, _, description = (getdoc(_function(handler)) or "").partition("\n\n")
+    operation: JSON = {"operationId": f"{method}_{plugin}_{name}", "tags": [plugin]}
+    if summary:
+        operation["summary"] = " ".join(summary.split())
+    if description:
+        operation["description"] = description
+    response = {"description": "Success.", "content": _content(_function(handler))}
+    return operation | {"responses": {"200": response}}
+
+
+def _content(handler: Callable[..., Any]) -> JSON:
+    """Return the content of the response by the type that `handler` is annotated to return.
+
+    `Annotated[JSONResponse, T]` is JSON of the type T.
+    """
+    try:
+        returned = get_type_hints(handler, include_extras=True).get("return")
+    except (NameError, TypeError):  # imported for type checkers only; no function
+        returned = None
+    schema: JSON = {}
+    if get_origin(returned) is Annotated:
+        returned, hint, *_ = get_args(returned)
+        schema = json_schema(hint)
+    media_type = getattr(returned, "media_type", None)
+    return {media_type if isinstance(media_type, str) else "*/*": {"schema": schema}}
+
+
+def _function(handler: Any) -> Any:
+    """Return the function of a `functools.partial`, as it was before decorators wrapped it."""
+    return unwrap(handler.func if isinstance(handler, partial) else handler)
+
+
+def _path_parameter(name: str, convertor: Convertor[Any] | None) -> JSON:
+    schema = _TYPES.get(type(convertor), {"type": "string", "minLength": 1})
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _checked(items: dict[str, JSON], components: JSON) -> dict[str, JSON]:
+    """Return the path items as JSON values, if they leave the document valid.
+
+    Raises ValueError, TypeError or an error of jsonschema.
+    """
+    document = json.loads(json.dumps({"openapi": "3.1.0", "info": _INFO, "paths": items}))
+    validate_schema(document)  # type: ignore[no-untyped-call]
+    for schema in _values(document, "schema"):
+        jsonschema.Draft202012Validator.check_schema(schema)
+    for target in _values(document, "$ref"):
+        kind, _, name = str(target).removeprefix("#/components/").partition("/")
+        if name not in components.get(kind, {}):
+            raise ValueError(f"{target!r} refers to nothing in the document")
+    checked: dict[str, JSON] = document["paths"]
+    return checked
+
+
+def _values(document: Any, key: str) -> Iterator[Any]:
+    """Yield the values of `key` in all objects of `document`."""
+    if isinstance(document, dict):
+        if key in document:
+            yield document[key]
+        document = list(document.values())
+    for each in document if isinstance(document, list) else ():
+        yield from _values(each, key)

@@ -1,0 +1,197 @@
+"""Plugins' routes in the OpenAPI document."""
+
+import logging
+import uuid
+from collections.abc import Iterator
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from django.test import override_settings
+from openapi_spec_validator import validate
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount
+
+from pulpcore.app.models import ArtifactDistribution, OpenPGPDistribution
+from pulpcore.content_star.distributions import registry
+from pulpcore.content_star.plugin import PublicationApp, Route, mount, serves
+from pulpcore.content_star.plugin_host import mounts
+from pulpcore.content_star.schema.document import openapi_document
+
+ROOT = "/pulp/content/{core_openpgp_base_path}"
+
+
+class Thing(TypedDict):
+    """A thing."""
+
+    id: int
+    tags: list[str]
+
+
+def blocking(request: Request) -> Annotated[JSONResponse, Thing]:
+    """Get a thing.
+
+    It has an id.
+    """
+    return JSONResponse({"id": 1, "tags": []})
+
+
+async def text(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("")
+
+
+async def anything(request: Request) -> Response:
+    return Response()
+
+
+async def untyped(request: Request) -> Annotated[JSONResponse, object()]:
+    return JSONResponse({})
+
+
+async def undefined(request: Request) -> "OnlyForTypeCheckers":  # noqa: F821
+    return JSONResponse({})
+
+
+class Endpoint(HTTPEndpoint):
+    async def get(self, request: Request) -> PlainTextResponse:
+        """Get it."""
+        return PlainTextResponse("")
+
+    async def delete(self, request: Request) -> Response:
+        """Delete it."""
+        return Response()
+
+
+@pytest.fixture(autouse=True)
+def registrations() -> Iterator[None]:
+    claims, mounted = registry.registered(), mounts.all_mounted()
+    models = (ArtifactDistribution, OpenPGPDistribution)
+    registry.restore({key: claims[key] for key in claims if key[0] not in models})
+    yield
+    registry.restore(claims)
+    mounts.restore(mounted)
+
+
+def register(*routes: Any, model: Any = OpenPGPDistribution, module: str = __name__) -> None:
+    """Register a class with `routes`, as the plugin that `module` belongs to."""
+    app = type("App", (PublicationApp,), {"routes": routes, "__module__": module})
+    serves(model)(app)
+
+
+def paths() -> dict[str, Any]:
+    return openapi_document()["paths"]
+
+
+def test_openapi_route_has_summary_description_and_type_of_its_handler():
+    register(Route("/things/{number:int}", blocking))
+    item = paths()[f"{ROOT}/things/{{number}}"]
+    operation = item["get"]
+    assert (operation["summary"], operation["description"]) == ("Get a thing.", "It has an id.")
+    schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    assert schema["properties"]["tags"] == {"type": "array", "items": {"type": "string"}}
+    assert operation["tags"] == ["tests"]
+    assert [each["name"] for each in item["parameters"]] == ["core_openpgp_base_path", "number"]
+    assert item["parameters"][1]["schema"]["type"] == "integer"
+
+
+def test_openapi_route_below_a_mount_has_the_whole_path_and_media_type():
+    register(Mount("/api", routes=[Route("/{id:uuid}", text, methods=["GET", "POST"])]))
+    item = paths()[f"{ROOT}/api/{{id}}"]
+    assert item["parameters"][1]["schema"]["format"] == "uuid"
+    assert {"get", "post"} == item.keys() - {"parameters"}
+    for method in ("get", "post"):
+        assert list(item[method]["responses"]["200"]["content"]) == ["text/plain"]
+
+
+def test_openapi_of_a_route_replaces_fields_but_the_default_response():
+    added = {"summary": "Mine", "responses": {201: {"description": "Made."}}}
+    register(Route("/a", text, methods=["PUT"], openapi=added))
+    operation = paths()[f"{ROOT}/a"]["put"]
+    assert operation["summary"] == "Mine"
+    assert operation["responses"].keys() == {"201", "default"}
+
+
+def test_openapi_of_an_endpoint_class_has_its_methods():
+    register(Route("/endpoint", Endpoint))
+    item = paths()[f"{ROOT}/endpoint"]
+    assert {"get", "delete"} == item.keys() - {"parameters"}
+    assert item["delete"]["summary"] == "Delete it."
+
+
+def test_openapi_has_no_route_that_is_not_in_the_schema():
+    register(Route("/hidden", text, include_in_schema=False), Route("/shown", anything))
+    found = paths()
+    assert f"{ROOT}/shown" in found
+    assert f"{ROOT}/hidden" not in found
+
+
+def test_openapi_has_the_first_of_two_routes_and_of_two_classes():
+    register(Route("/a", blocking), Route("/a", text))
+    app = registry.app_of(OpenPGPDistribution)
+    serves(OpenPGPDistribution, checkpoint=True)(app)
+    assert paths()[f"{ROOT}/a"]["get"]["summary"] == "Get a thing."
+
+
+def test_openapi_has_unique_operation_ids():
+    claim = {"operationId": "get_file"}
+    register(Route("/a-b", text), Route("/a_b", text), Route("/c", text, openapi=claim))
+    register(Route("/a-b", text), model=ArtifactDistribution)
+    document = openapi_document()
+    validate(document)
+    assert document["paths"][f"{ROOT}/c"]["get"]["operationId"] == "get_file_"
+
+
+@pytest.mark.parametrize("domains", [False, True])
+def test_openapi_has_mounted_routes_without_guards(domains):
+    prefix = f"/pulp/{uuid.uuid4().hex}/"
+    with override_settings(DOMAIN_ENABLED=domains):
+        mount(prefix, [Route("/token", text)])
+        item = paths()[f"{prefix}{'{pulp_domain}/' if domains else ''}token"]
+    assert item["get"]["tags"] == ["tests"]
+    assert {"basicAuth": []} in item["get"]["security"]
+    assert {"signedUrl": []} not in item["get"]["security"]
+
+
+@pytest.mark.parametrize(
+    ("route", "reason"),
+    [
+        (Route("/bad", text, openapi={"responses": 5}), "not a mapping"),
+        (Route("/bad", text, openapi={"parameters": "many"}), "'many'"),
+        (Route("/bad", text, openapi={"tags": {1, 2}}), "not JSON serializable"),
+        (Route("/bad", text, openapi={"tags": "text"}), "text"),
+        (
+            Route(
+                "/bad",
+                text,
+                openapi={"requestBody": {"content": {"text/plain": {"schema": {"type": "strin"}}}}},
+            ),
+            "strin",
+        ),
+        (
+            Route(
+                "/bad",
+                text,
+                openapi={"responses": {"200": {"$ref": "#/components/responses/None"}}},
+            ),
+            "refers to nothing",
+        ),
+        (Route("/bad", untyped), "has no JSON Schema"),
+    ],
+)
+def test_fault_in_openapi_of_a_plugin_removes_its_routes_alone(route, reason, caplog):
+    register(Route("/good", text), route)
+    register(Route("/other", text), model=ArtifactDistribution, module="pulp_file.app.star")
+    with caplog.at_level(logging.ERROR):
+        found = paths()
+    assert "/pulp/content/{core_artifact_base_path}/other" in found
+    assert not any(path.startswith(f"{ROOT}/") for path in found)
+    (record,) = (each for each in caplog.records if "OpenAPI" in each.message)
+    assert "plugin 'tests'" in record.message
+    assert reason in record.message
+
+
+def test_openapi_of_an_annotation_for_type_checkers_has_no_type():
+    register(Route("/a", undefined))
+    operation = paths()[f"{ROOT}/a"]["get"]
+    assert operation["responses"]["200"]["content"] == {"*/*": {"schema": {}}}
