@@ -1,9 +1,7 @@
 """nginx and Apache in front of uvicorn on a Unix socket, with the samples of docs/deploying.md."""
 
-import grp
 import json
 import os
-import pwd
 import re
 import shutil
 import socket
@@ -22,12 +20,19 @@ import pytest
 
 from tests.support.certificates import Authority
 from tests.support.instance import Instance, stop, wait_until
+from tests.support.nginx import (
+    GROUP,
+    NGINX,
+    SYSTEM_PATH,
+    USER,
+    complete_configuration,
+    listens,
+    replace_all,
+)
 from tests.support.pulp import unique
 from tests.support.server import Server, free_port, running
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "deploying.md"
-SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
-NGINX = shutil.which("nginx", path=SYSTEM_PATH)
 APACHE = shutil.which("apache2", path=SYSTEM_PATH) or shutil.which("httpd", path=SYSTEM_PATH)
 APACHE_MODULES = next(
     (
@@ -37,9 +42,6 @@ APACHE_MODULES = next(
     ),
     None,
 )
-# The account of the web server's workers, where the tests run as root.
-USER = pwd.getpwnam("nobody")
-GROUP = grp.getgrgid(USER.pw_gid)
 
 HOST = "pulp.example.org"
 CONTENT = "/pulp/content/"
@@ -88,14 +90,6 @@ def samples(heading: str) -> list[str]:
     return [dedent(block).strip() for block in blocks if block.strip()]
 
 
-def replace_all(text: str, values: dict[str, str]) -> str:
-    """Replace each key, which must occur, by its value."""
-    for old, new in values.items():
-        assert old in text, old
-        text = text.replace(old, new)
-    return text
-
-
 def nginx_configuration(folder: Path, port: int) -> str:
     (sample,) = [block for block in samples("3. Move the traffic") if "upstream" in block]
     upstream, header = samples("Over a Unix socket")[-1].splitlines()
@@ -108,22 +102,7 @@ def nginx_configuration(folder: Path, port: int) -> str:
         "/run/pulp/": f"{folder}/",
         "/etc/pulp/certs/": f"{folder}/",
     }
-    return f"""
-        daemon off;
-        worker_processes 1;
-        {f"user {USER.pw_name} {GROUP.gr_name};" if os.geteuid() == 0 else ""}
-        pid {folder}/pid;
-        events {{ }}
-        http {{
-            access_log off;
-            client_body_temp_path {folder}/body;
-            proxy_temp_path {folder}/proxy;
-            fastcgi_temp_path {folder}/fastcgi;
-            uwsgi_temp_path {folder}/uwsgi;
-            scgi_temp_path {folder}/scgi;
-            {replace_all(sample, values)}
-        }}
-    """
+    return complete_configuration(folder, replace_all(sample, values))
 
 
 def apache_configuration(folder: Path, port: int) -> str:
@@ -198,7 +177,7 @@ def proxied(request, instance: Instance) -> Iterator[Proxied]:
         uvicorn = [*UVICORN, "--uds", f"{folder}/pulp.sock", "--forwarded-allow-ips", "*"]
         errors = folder / "error.log"
         try:
-            wait_until(lambda: _listens(process, errors, port))
+            wait_until(lambda: listens(process, errors, port))
             # `running` accepts the web server's 502; wait for our response.
             with running(instance, uvicorn, f"https://127.0.0.1:{port}", **LOG_ON) as server:
                 proxied = Proxied(server, authority, certificate, key)
@@ -210,12 +189,6 @@ def proxied(request, instance: Instance) -> Iterator[Proxied]:
                 yield proxied
         finally:
             stop(process)
-
-
-def _listens(process: subprocess.Popen[bytes], errors: Path, port: int) -> bool:
-    assert process.poll() is None, errors.read_text()
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
