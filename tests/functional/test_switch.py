@@ -224,11 +224,11 @@ def test_switch_by_weights_and_back_without_failed_requests(instance: Instance, 
             download = SlowDownload(f"{origin}{CONTENT}{site.files}/large/large")
             begin_shift = threading.Thread(target=front.shift, args=weights)
             begin_shift.start()  # ends after the former workers, and so after the download
-            clients.wait_for(32)
+            clients.wait_for(16)
             assert download.finish() == LARGE
             upload.finish()
             begin_shift.join()
-            clients.wait_for(64)
+            clients.wait_for(48)
             site.expect_uploaded(origin, name)
             assert clients.failed == []
             assert front.served() == of(*serving)
@@ -239,14 +239,14 @@ def test_switch_by_weights_and_back_without_failed_requests(instance: Instance, 
         step("half", ("weight=1", "weight=1"), old, new)
         step("all", ("down", "weight=1"), new)
         stop(old.process)
-        clients.wait_for(64)
+        clients.wait_for(32)
 
         again = stack.enter_context(serving_theirs(instance))
         front.servers["127.0.0.1:24816"] = again.url
         step("back-half", ("weight=1", "weight=1"), again, new)
         step("back", ("weight=1", "down"), again)
         stop(new.process)
-        clients.wait_for(64)
+        clients.wait_for(32)
         clients.stop()  # before the servers
     assert clients.failed == []
 
