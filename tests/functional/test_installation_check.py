@@ -13,10 +13,10 @@ from django.test import override_settings
 
 from pulpcore.content_star.app import installation
 from pulpcore.content_star.app.installation import Line
-from tests.functional.test_cache_invalidation import pooler
 from tests.support.bridged import installed
 from tests.support.instance import Instance
 from tests.support.orm import Site
+from tests.support.pgbouncer import pgbouncer
 from tests.support.stores import Store
 
 PLUGINS = Path(__file__).parents[2] / "docs" / "plugins.md"
@@ -89,12 +89,8 @@ def test_check_of_a_disabled_trigger(instance: Instance) -> None:
 
 
 def test_check_of_a_pooler_in_transaction_mode(instance: Instance, tmp_path: Path) -> None:
-    host = connection.settings_dict["HOST"]
-    with pooler(tmp_path, "transaction") as port:
-        databases = instance.environ["PULP_DATABASES"].replace(
-            f'"HOST": "{host}"', f'"HOST": "127.0.0.1", "PORT": {port}'
-        )
-        code, found = run(instance, "--workers", "1", PULP_DATABASES=databases)
+    with pgbouncer(instance, tmp_path) as pooler:
+        code, found = run(instance, "--workers", "1", **pooler.environ)
     assert code == 1
     faults = [line for line in found["lines"] if line["level"] == "fault"]
     assert [line["check"] for line in faults] == ["notifications"]
