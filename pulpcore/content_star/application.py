@@ -25,6 +25,7 @@ from pulpcore.content_star.cache.fast_path import FastPath
 from pulpcore.content_star.cache.invalidation.listener import cache_invalidation
 from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.content import Content
+from pulpcore.content_star.database.connection import set_connection_defaults
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.django_app.cookies import make_cookies_linear
 from pulpcore.content_star.django_app.isolation import isolated_tasks, serialized_schemas
@@ -51,6 +52,9 @@ from pulpcore.content_star.schema.endpoint import Schema
 from pulpcore.content_star.storage.disk import in_thread
 from pulpcore.content_star.storage.objects import ObjectClient
 
+# Seconds that a database call of a plugin's route may take: its queries are its own.
+ROUTE_TIMEOUT = 60.0
+
 
 def _setting(name: str) -> Any:
     return field(default_factory=lambda: getattr(django_settings, name))
@@ -64,6 +68,7 @@ class Settings:
     """
 
     database_threads: int = _setting("CONTENT_STAR_DATABASE_THREADS")
+    database_timeout: float = _setting("CONTENT_STAR_DATABASE_TIMEOUT")
     cache_entries: int = _setting("CONTENT_STAR_CACHE_ENTRIES")
     cache_bytes: int = _setting("CONTENT_STAR_CACHE_BYTES")
     basic_auth_ttl: float = _setting("CONTENT_STAR_BASIC_AUTH_TTL")
@@ -84,7 +89,8 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
     announce()
     settings = settings or Settings()
     prefix = django_settings.CONTENT_PATH_PREFIX
-    executor = DatabaseExecutor(settings.database_threads)
+    set_connection_defaults()
+    executor = DatabaseExecutor(settings.database_threads, timeout=settings.database_timeout)
     cache = ResponseCache(settings.cache_entries, settings.cache_bytes)
     logs: list[Observer] = [access_log.AccessLog()] if access_log.is_wanted() else []
     observers = logs.copy()
@@ -141,7 +147,7 @@ async def open_resources(
         password_cache=PasswordCache(settings.basic_auth_ttl),
         password_checks=PasswordChecks(),
         proxy=proxy_client(),
-        route_executor=DatabaseExecutor(settings.database_threads, name="plugin-db"),
+        route_executor=DatabaseExecutor(settings.database_threads, "plugin-db", ROUTE_TIMEOUT),
     )
     async with AsyncExitStack() as stack:
         # Closed in the opposite order: cached metadata belongs to downloads.

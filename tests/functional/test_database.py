@@ -28,10 +28,10 @@ pytestmark = pytest.mark.usefixtures("orm")
 
 
 @contextlib.contextmanager
-def opened_executor(threads: int = 2):
+def opened_executor(threads: int = 2, timeout: float | None = None):
     """An executor with an event loop of its own; yields it and the loop's `run`."""
     with asyncio.Runner() as runner:
-        executor = DatabaseExecutor(threads)
+        executor = DatabaseExecutor(threads, timeout=timeout)
         try:
             yield executor, runner.run
         finally:
@@ -267,7 +267,7 @@ def test_hanging_query_does_not_delay_shutdown(instance):
             wait_until(lambda: count_waiting("hanging"))
             server.process.terminate()
             server.process.wait(300)
-        assert answer.exception(60) or answer.result().status_code == 500
+        assert answer.exception(60) or answer.result().status_code in (500, 503)
     AppStatus.objects.filter(name__startswith=f"{server.process.pid}@").delete()
 
 

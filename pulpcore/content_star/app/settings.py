@@ -5,6 +5,11 @@
 # requests per second; PostgreSQL's default limit is 100 connections in total.
 CONTENT_STAR_DATABASE_THREADS = 4
 
+# Seconds in which the database has to answer a content request, waiting for a thread included; then
+# the client gets 503, and the connection is given up. A lookup takes milliseconds, and clients give
+# up after 10 to 60 seconds. Listings have 30, since some read all rows of a repository.
+CONTENT_STAR_DATABASE_TIMEOUT = 5
+
 # Threads of each process for API requests, with a database connection each; further requests are
 # queued. Because of Python's global interpreter lock, more threads only help if views wait.
 CONTENT_STAR_API_THREADS = 8

@@ -12,18 +12,19 @@ and replaces lost connections, and retries work.
 import asyncio
 import contextvars
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from django.conf import settings
 from django.db import Error, OperationalError, connection, reset_queries
 
-from pulpcore.content_star.database.working_directory import enter_working_directory
+from pulpcore.content_star.database.deadline import DatabaseTimeout
+from pulpcore.content_star.database.threads import DatabaseThreads, current_call
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,26 @@ class ConnectionLost(OperationalError):
 
 
 class DatabaseExecutor:
-    """A pool of threads, each with its own persistent database connection."""
+    """A pool of threads, each with its own persistent database connection.
 
-    def __init__(self, threads: int, name: str = "content-db") -> None:
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, name, enter_working_directory)
+    A call that the database does not answer within the executor's timeout raises `DatabaseTimeout`,
+    time spent waiting for a thread included, and its connection is given up.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        name: str = "content-db",
+        timeout: float | None = None,
+        max_wait: float | None = None,
+    ) -> None:
+        """`timeout` and `max_wait` in seconds, as in `DatabaseThreads`.
+
+        Default: `CONTENT_STAR_DATABASE_TIMEOUT`.
+        """
+        if timeout is None:
+            timeout = settings.CONTENT_STAR_DATABASE_TIMEOUT
+        self._pool = DatabaseThreads(threads, name, timeout, max_wait)
         self._run_with_retries = sync_to_async(
             _run_with_retries, thread_sensitive=False, executor=self._pool
         )
@@ -122,31 +138,9 @@ class DatabaseExecutor:
     async def close(self) -> None:
         """Wait for running calls, close the connections and stop the threads.
 
-        Calls that are not finished after `CLOSE_TIMEOUT` are abandoned.
+        Calls that are not finished after `CLOSE_TIMEOUT` are interrupted.
         """
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        # A connection can only be closed by its own thread. The barrier makes each thread take
-        # exactly one of the jobs.
-        barrier = threading.Barrier(self._threads + 1)
-
-        def close_connection() -> None:
-            connection.close()
-            barrier.wait()
-
-        for _ in range(self._threads):
-            self._pool.submit(close_connection)
-        try:
-            barrier.wait(CLOSE_TIMEOUT)
-        except threading.BrokenBarrierError:
-            log.warning(
-                "Database executor: queries still running after %.0f s, closing without them.",
-                CLOSE_TIMEOUT,
-            )
-            self._pool.shutdown(wait=False, cancel_futures=True)
-        else:
-            self._pool.shutdown(wait=True)
+        await asyncio.to_thread(self._pool.close, CLOSE_TIMEOUT)
 
 
 class _PoolExecutor(Executor):
@@ -182,6 +176,10 @@ def _attempt(work: Callable[[], T]) -> T:
     try:
         return work()
     except Error as error:
+        call = current_call()
+        if call and call.is_expired:
+            connection.close()
+            raise DatabaseTimeout(str(error)) from error
         if _is_connected():
             raise
         connection.close()

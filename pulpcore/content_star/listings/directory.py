@@ -18,6 +18,7 @@ from uuid import UUID
 
 from django.db import connection
 
+from pulpcore.content_star.database.threads import LISTING_TIMEOUT, extend_deadline
 from pulpcore.content_star.listings import directory_sql as sql
 from pulpcore.content_star.listings.entries import CACHED_ENTRIES, DirectoryEntry, EntryCache
 from pulpcore.content_star.listings.pagination import ALL_ENTRIES, PageQuery
@@ -81,6 +82,7 @@ def read_part(
 
     They are at least `at_least`, unless fewer follow, and at most `at_most`.
     """
+    extend_deadline(LISTING_TIMEOUT)
     start = _start_path(directory, after)
     if not _is_sparse(source):
         listed, is_last = _next_rows(source, directory, start, at_most)

@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 # storage takes a whole file.
 SAVE_THREADS = 2
 
+# Seconds from which on a file's saving is given up if the database does not answer. The storage
+# may take longer, and files wait for a thread without a limit.
+SAVE_TIMEOUT = 60.0
+
 # Seconds that the shutdown waits for files that are being saved.
 CLOSE_TIMEOUT = 15.0
 
@@ -27,7 +31,9 @@ class Downloads:
     def __init__(self, executor: DatabaseExecutor, fetch_locks: FetchLocks | None = None) -> None:
         """`executor` is for queries; saving has an executor of its own."""
         self.executor = executor
-        self.save_executor = DatabaseExecutor(SAVE_THREADS, name="save-db")
+        self.save_executor = DatabaseExecutor(
+            SAVE_THREADS, "save-db", timeout=SAVE_TIMEOUT, max_wait=float("inf")
+        )
         self.fetch_locks = fetch_locks or FetchLocks()
         self._downloads: dict[FetchRequest, Download] = {}
         self._tasks: set[asyncio.Task[None]] = set()

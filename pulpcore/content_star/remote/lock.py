@@ -18,6 +18,8 @@ import psycopg
 from django.db import connection as django_connection
 from django.db.utils import DatabaseError
 
+from pulpcore.content_star.database.connection import interrupt, is_waiting
+
 log = logging.getLogger(__name__)
 
 # Seconds to wait for a lock that another process holds before fetching without it. Clients get no
@@ -130,6 +132,8 @@ class FetchLocks:
                 COOLDOWN,
             )
             self._cooldown_until = time.monotonic() + COOLDOWN
+            if self._connection is not None and is_waiting(self._connection):
+                interrupt(self._connection)
             self.release(request)
             return True
 
@@ -200,12 +204,7 @@ class FetchLocks:
 
     def _connect(self) -> None:
         # Not Django's connection: that may come from a pool, and is closed when requests end.
-        parameters: dict[str, Any] = {
-            "connect_timeout": 3,  # seconds
-            "tcp_user_timeout": 10_000,  # milliseconds
-            **self._connection_parameters(),
-            "application_name": APPLICATION_NAME,
-        }
+        parameters = {**self._connection_parameters(), "application_name": APPLICATION_NAME}
         self._connection = psycopg.connect(**parameters, autocommit=True)
         # A pooler such as pgbouncer reports another process id to its clients than the server does.
         # With transaction pooling a lock would stay on an arbitrary server connection.

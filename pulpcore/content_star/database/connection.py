@@ -1,0 +1,112 @@
+"""Connections to the database: defaults of libpq's parameters, and ways out of one that hangs.
+
+Without the defaults, a connection to a host that has vanished waits for TCP: two hours for a reply,
+and a quarter of an hour for the acknowledgement of a query.
+"""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from django.db import DEFAULT_DB_ALIAS, connection, connections
+from psycopg.pq import ConnStatus, TransactionStatus
+
+log = logging.getLogger(__name__)
+
+# Parameters of libpq: seconds until an attempt to connect fails; milliseconds that sent data may
+# stay unacknowledged; seconds of silence before the first of three probes, and between them, so
+# that a connection to a vanished host is lost after 20 seconds.
+PARAMETERS: dict[str, int] = {
+    "connect_timeout": 3,
+    "tcp_user_timeout": 10_000,
+    "keepalives": 1,
+    "keepalives_idle": 11,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+}
+
+# Maximum of cancel requests at a time: each has a thread, and PostgreSQL may not answer.
+MAX_CANCEL_REQUESTS = 4
+
+# Behind a pooler the session is not ours alone: it has another process id than the pooler reports.
+_LIMIT_STATEMENTS = """
+    SELECT set_config('statement_timeout', %s, false)
+    WHERE current_setting('statement_timeout') = '0' AND pg_backend_pid() = %s
+"""
+
+_cancel_slots = threading.Semaphore(MAX_CANCEL_REQUESTS)
+
+
+def set_connection_defaults() -> None:
+    """Add `PARAMETERS` to the `OPTIONS` of Django's database, for all threads of the process.
+
+    Those of the operator take precedence: in `OPTIONS`, in the environment (`PGCONNECT_TIMEOUT`),
+    and in a service file, which may have any of them.
+    """
+    options = connections.settings[DEFAULT_DB_ALIAS]["OPTIONS"]
+    if "service" in options:
+        return
+    for parameter in psycopg.pq.Conninfo.get_defaults():
+        name = parameter.keyword.decode()
+        if name in PARAMETERS and parameter.val is None:
+            options.setdefault(name, PARAMETERS[name])
+
+
+def limit_statements(seconds: float) -> None:
+    """Make PostgreSQL cancel statements of this thread's connection after `seconds`. Blocks.
+
+    It ends queries whose client has given up or vanished. Leaves a limit that the operator has set,
+    and sessions that are shared, by psycopg's pool or by a pooler.
+    """
+    if connection.settings_dict["OPTIONS"].get("pool"):
+        return
+    with connection.cursor() as cursor:
+        pid = connection.connection.info.backend_pid
+        cursor.execute(_LIMIT_STATEMENTS, [f"{seconds * 1000:.0f}ms", pid])
+
+
+def is_waiting(database: "psycopg.Connection[Any]") -> bool:
+    """Return whether a query is in progress on a connection, which may be another thread's."""
+    return database.pgconn.transaction_status == TransactionStatus.ACTIVE
+
+
+def interrupt(database: "psycopg.Connection[Any]") -> None:
+    """Make the query in progress fail as if the connection had been lost. Does not block.
+
+    A thread that waits for PostgreSQL cannot be interrupted, but libpq returns when the socket is
+    shut down. PostgreSQL, which would notice only at the end of the query, is asked to cancel it.
+    """
+    pgconn = database.pgconn
+    with suppress(psycopg.Error, OSError):
+        if pgconn.status == ConnStatus.OK and _cancel_slots.acquire(blocking=False):
+            arguments = [_cancel_request(pgconn)]
+            threading.Thread(target=_cancel, args=arguments, name="cancel-db", daemon=True).start()
+    with suppress(psycopg.Error, OSError):
+        descriptor = pgconn.socket
+        with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+            # Its thread may have closed the connection, and another one have opened a file since.
+            if pgconn.socket == descriptor:
+                duplicate.shutdown(socket.SHUT_RDWR)
+
+
+def _cancel_request(pgconn: Any) -> Callable[[], object]:
+    """Return a function that sends a cancel request and blocks; encrypted from libpq 17 on."""
+    try:
+        request: Callable[[], object] = pgconn.cancel_conn().blocking
+    except (AttributeError, psycopg.NotSupportedError):
+        request = pgconn.get_cancel().cancel
+    return request
+
+
+def _cancel(request: Callable[[], object]) -> None:
+    try:
+        request()
+    except psycopg.Error as error:
+        log.debug("PostgreSQL did not accept a cancel request: %s", error)
+    finally:
+        _cancel_slots.release()

@@ -1,0 +1,216 @@
+"""Thread pool for database calls with deadlines; each thread has a database connection.
+
+As `ThreadPoolExecutor`, which cannot fail a call that runs: a thread may wait for a name server or
+a connection after the deadline, but the caller must not.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, InvalidStateError
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+from django.db import DEFAULT_DB_ALIAS, connection, connections
+from django.db.backends.signals import connection_created
+
+from pulpcore.content_star.database.connection import interrupt, is_waiting, limit_statements
+from pulpcore.content_star.database.deadline import DatabaseTimeout, watchdog
+from pulpcore.content_star.database.working_directory import enter_working_directory
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Seconds that a part of a listing may take: some have to read all rows of a repository.
+LISTING_TIMEOUT = 30.0
+
+# Successive checks in which a call was waiting for the database, before it is interrupted: what
+# else plugins' code does may take longer than the deadline.
+CHECKS = 2
+
+
+class Call(Future[Any]):
+    """A call and its result.
+
+    It stays pending while it runs: it may fail at its deadline or be cancelled, and its result is
+    dropped then.
+    """
+
+    def __init__(self, work: Callable[[], Any], expires: float) -> None:
+        super().__init__()
+        self.work = work
+        self.expires = expires
+        """Deadline on the monotonic clock, in seconds."""
+        self.thread: DatabaseThread | None = None
+        """The thread that runs it."""
+        self.is_expired = False
+        self.checks = 0
+
+    def finish(self, result: Any) -> None:
+        """Set the result, unless the call is done."""
+        with suppress(InvalidStateError):
+            self.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Set the exception, unless the call is done."""
+        with suppress(InvalidStateError):
+            self.set_exception(error)
+
+
+class DatabaseThreads(Executor):
+    """A pool of threads, started when needed, whose calls have deadlines."""
+
+    def __init__(
+        self, threads: int, name: str, timeout: float, max_wait: float | None = None
+    ) -> None:
+        """`timeout` of each call is in seconds, from its start with `max_wait` for a thread.
+
+        Without `max_wait`, the timeout includes the time that a call waits for a thread.
+        """
+        self.timeout = timeout
+        self.max_wait = max_wait
+        self._max_threads = threads
+        self._name = name
+        self._threads: list[DatabaseThread] = []
+        self.queue: SimpleQueue[Call | None] = SimpleQueue()
+        self.calls: dict[Call, None] = {}
+        """Those that have not ended: each operation on it is atomic."""
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Schedule a call. Fails with `DatabaseTimeout` at the deadline."""
+        work = partial(fn, *args, **kwargs) if args or kwargs else fn
+        timeout = self.timeout if self.max_wait is None else self.max_wait
+        call = Call(work, time.monotonic() + timeout)
+        if self._is_closed:
+            raise RuntimeError(f"The database executor {self._name} is closed.")
+        self.calls[call] = None
+        if len(self._threads) < self._max_threads and len(self.calls) > len(self._threads):
+            self._start_thread()
+        self.queue.put(call)
+        return call
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            if len(self._threads) == self._max_threads:
+                return
+            if not self._threads:
+                watchdog.add(self)
+            name = f"{self._name}_{len(self._threads)}"
+            thread = DatabaseThread(self, name)
+            self._threads.append(thread)
+            thread.start()
+
+    def check(self, now: float) -> None:
+        """Fail calls whose deadline has passed, and interrupt those that wait for the database."""
+        for call in list(self.calls):
+            if call.done() and call.thread is None:
+                self.calls.pop(call, None)
+            elif now >= call.expires:
+                self._expire(call)
+
+    def _expire(self, call: Call) -> None:
+        thread = call.thread
+        if thread is None or thread.database is None:
+            call.is_expired = True
+        elif is_waiting(thread.database):
+            call.checks += 1
+            if call.checks >= CHECKS:
+                call.is_expired = True
+                interrupt(thread.database)
+        else:
+            call.checks = 0
+        if call.is_expired:
+            seconds = self.timeout
+            call.fail(DatabaseTimeout(f"The database did not answer within {seconds:g} s."))
+
+    def close(self, timeout: float) -> None:
+        """Close the connections and stop the threads, once their calls have ended. Blocks.
+
+        Calls that have not after `timeout` seconds are interrupted.
+        """
+        with self._lock:
+            self._is_closed = True
+        for _ in self._threads:
+            self.queue.put(None)
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        late = [thread for thread in self._threads if thread.is_alive()]
+        if late:
+            log.warning(
+                "Database executor: queries still running after %.0f s, closing without them.",
+                timeout,
+            )
+        for call in list(self.calls):
+            call.is_expired = True
+            call.cancel()
+        for thread in late:
+            if thread.database is not None and is_waiting(thread.database):
+                interrupt(thread.database)
+        watchdog.remove(self)
+
+
+class DatabaseThread(threading.Thread):
+    """Runs calls one after the other."""
+
+    def __init__(self, pool: DatabaseThreads, name: str) -> None:
+        # Python waits at its end for threads that are no daemons, and so for queries that hang.
+        super().__init__(name=name, daemon=True)
+        self.call: Call | None = None
+        self.pool = pool
+        self._wrapper: Any = None
+
+    @property
+    def database(self) -> Any:
+        """The thread's connection as psycopg's object; None while there is none."""
+        return self._wrapper and self._wrapper.connection
+
+    def run(self) -> None:
+        enter_working_directory()
+        self._wrapper = connections[DEFAULT_DB_ALIAS]
+        while (call := self.pool.queue.get()) is not None:
+            if not call.done():  # its caller has left, or it has waited too long
+                self._run_call(call)
+            self.pool.calls.pop(call, None)
+            del call  # and with it, what its work refers to
+        connection.close()
+
+    def _run_call(self, call: Call) -> None:
+        self.call, call.thread = call, self
+        if self.pool.max_wait is not None:
+            call.expires = time.monotonic() + self.pool.timeout
+        try:
+            call.finish(call.work())
+        except BaseException as error:
+            call.fail(error)
+        finally:
+            self.call = call.thread = None
+            del call  # a cycle: its exception refers to this frame
+
+
+def current_call() -> Call | None:
+    """Return the call that this thread runs, if it is one of a pool."""
+    thread = threading.current_thread()
+    return thread.call if isinstance(thread, DatabaseThread) else None
+
+
+def extend_deadline(seconds: float) -> None:
+    """Move the deadline of the current call to `seconds` from now, if it is earlier."""
+    if call := current_call():
+        call.expires = max(call.expires, time.monotonic() + seconds)
+
+
+def _limit_statements(**_: object) -> None:
+    thread = threading.current_thread()
+    if isinstance(thread, DatabaseThread):
+        limit_statements(max(thread.pool.timeout, LISTING_TIMEOUT))
+
+
+connection_created.connect(_limit_statements)

@@ -1,0 +1,208 @@
+"""A database that hangs, vanishes, and returns: what the executor and running servers do."""
+
+import threading
+import time
+from functools import partial
+
+import httpx
+import pytest
+from django.db import connection, connections, transaction
+
+from pulpcore.app.models import AppStatus
+from pulpcore.content_star.database.deadline import INTERVAL, DatabaseTimeout
+from pulpcore.content_star.database.threads import LISTING_TIMEOUT, extend_deadline
+from tests.functional.test_cache_invalidation import pooler
+from tests.functional.test_database import WAYS, backend_pid, opened_executor
+from tests.support.database_proxy import database_proxy, databases_through
+from tests.support.instance import wait_until
+from tests.support.server import serving
+
+pytestmark = pytest.mark.usefixtures("orm")
+
+# Of requests that must not hang: many times any deadline here.
+CLIENT_TIMEOUT = 60
+
+
+def hang(pids: list[int]) -> None:
+    """Run a query that takes ten minutes."""
+    pids.append(backend_pid())
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(600)")
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a backend of PostgreSQL runs a query."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT state FROM pg_stat_activity WHERE pid = %s", [pid])
+        return cursor.fetchone() == ("active",)
+
+
+def setting(name: str) -> str:
+    """Return a setting of this thread's session."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting(%s)", [name])
+        return cursor.fetchone()[0]
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_hanging_query_fails_at_its_deadline_and_frees_the_thread(way):
+    pids: list[int] = []
+    with opened_executor(1, timeout=0.5) as (executor, run):
+        with pytest.raises(DatabaseTimeout):
+            run(way(executor, hang, pids))
+        assert run(way(executor, backend_pid)) not in pids
+    assert len(pids) == 1, "not repeated"
+    wait_until(lambda: not is_running(pids[0]))
+
+
+def test_deadline_includes_the_wait_for_a_thread():
+    """The call behind one that takes long without the database fails first, and never runs."""
+    ran: list[int] = []
+    done = threading.Event()
+
+    with opened_executor(1, timeout=0.5) as (executor, run):
+
+        async def two() -> str:
+            import asyncio
+
+            first = asyncio.create_task(executor.run(done.wait, CLIENT_TIMEOUT))
+            await asyncio.sleep(0)
+            with pytest.raises(DatabaseTimeout):
+                await executor.run(ran.append, 1)
+            assert not first.done()
+            done.set()
+            return await first
+
+        run(executor.run(backend_pid))  # has a connection
+        assert run(two()) is True
+        run(executor.run(backend_pid))
+    assert ran == []
+
+
+def test_deadline_does_not_count_work_without_the_database():
+    """Plugins' code may take longer for other things, before and after its queries."""
+
+    def work() -> int:
+        pid = backend_pid()
+        time.sleep(0.3 + 4 * INTERVAL)  # past the deadline, for several checks
+        assert backend_pid() == pid
+        return pid
+
+    with opened_executor(1, timeout=0.1) as (executor, run):
+        run(executor.run(backend_pid))
+        assert run(executor.run(work)) == run(executor.run(backend_pid))
+
+
+def test_deadline_of_a_listing_is_later():
+    def work() -> str:
+        extend_deadline(LISTING_TIMEOUT)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 'done' FROM pg_sleep(2)")
+            return cursor.fetchone()[0]
+
+    with opened_executor(1, timeout=0.1) as (executor, run):
+        assert run(executor.run(work)) == "done"
+
+
+def test_statements_of_the_executor_have_a_timeout_on_the_server():
+    with opened_executor(1) as (executor, run):
+        assert run(executor.run(setting, "statement_timeout")) == "30s"
+
+
+def test_statement_timeout_of_the_operator_takes_precedence(monkeypatch):
+    options = {"options": "-c statement_timeout=7777"}
+    monkeypatch.setitem(connections.settings["default"], "OPTIONS", options)
+    with opened_executor(1) as (executor, run):
+        assert run(executor.run(setting, "statement_timeout")) == "7777ms"
+
+
+def test_statement_timeout_is_not_left_in_sessions_of_a_pooler(monkeypatch, tmp_path):
+    with pooler(tmp_path, "transaction") as port:
+        monkeypatch.setitem(connections.settings["default"], "HOST", "127.0.0.1")
+        monkeypatch.setitem(connections.settings["default"], "PORT", port)
+        with opened_executor(1) as (executor, run):
+            assert run(executor.run(setting, "statement_timeout")) == "0"
+
+
+def test_hanging_connections_answer_503_and_recover(instance, orm):
+    """Content, heartbeat and readiness probe, while nothing is forwarded and after it is again."""
+    base = orm.distribution(publication=orm.publication({"a": b"a"}))
+    with database_proxy() as proxy:
+        options = {
+            "PULP_DATABASES": databases_through(instance, proxy),
+            "PULP_CONTENT_STAR_CACHE_ENTRIES": "0",
+            "PULP_CONTENT_STAR_DATABASE_TIMEOUT": "1",
+            "PULP_CONTENT_APP_TTL": "4",
+        }
+        with serving(instance, **options) as server:
+            get = partial(httpx.get, f"{server.content_url}{base}/a", timeout=CLIENT_TIMEOUT)
+            assert get().content == b"a"
+            proxy.stop()
+            for _ in range(6):  # more than threads
+                response = get()
+                assert response.status_code == 503 and response.headers["Retry-After"]
+            probe = httpx.get(f"{server.content_url}readyz", timeout=CLIENT_TIMEOUT)
+            assert probe.status_code == 503
+            wait_until(lambda: "cannot write its row" in server.said(), explain=server.said)
+            proxy.resume()
+            wait_until(lambda: get().content == b"a", explain=server.said)
+            probe = f"{server.content_url}readyz"
+            wait_until(lambda: httpx.get(probe).status_code == 200, explain=server.said)
+            wait_for_heartbeat(server.process.pid)
+
+
+def wait_for_heartbeat(pid: int) -> None:
+    """Wait for a new heartbeat of the content app in a process."""
+    rows = AppStatus.objects.filter(name__startswith=f"{pid}@", app_type="content")
+    before = rows.get().last_heartbeat
+    wait_until(lambda: rows.get().last_heartbeat > before)
+
+
+def test_failover_without_fin_needs_no_restart(instance, orm):
+    """Connections that exist are silent for ever, and new ones reach another server."""
+    base = orm.distribution(publication=orm.publication({"a": b"a", "b": b"b"}))
+    with database_proxy() as proxy:
+        options = {
+            "PULP_DATABASES": databases_through(instance, proxy),
+            "PULP_CONTENT_STAR_DATABASE_TIMEOUT": "1",
+            "PULP_CONTENT_APP_TTL": "4",
+        }
+        with serving(instance, **options) as server:
+            get = partial(httpx.get, timeout=CLIENT_TIMEOUT)
+            url = f"{server.content_url}{base}/"
+            assert get(f"{url}a").content == b"a"
+            wait_until(lambda: "Response cache enabled" in server.said(), explain=server.said)
+            proxy.replace()
+            wait_until(lambda: get(f"{url}b").content == b"b", explain=server.said)
+            wait_until(
+                lambda: server.said().count("Response cache enabled") == 2, explain=server.said
+            )
+            assert all(get(f"{url}{name}").content == b"b" for name in "bbbb")
+            wait_for_heartbeat(server.process.pid)
+
+
+def test_locked_table_answers_503_at_the_deadline(instance, orm):
+    base = orm.distribution(publication=orm.publication({"a": b"a"}))
+    options = {
+        "PULP_CONTENT_STAR_CACHE_ENTRIES": "0",
+        "PULP_CONTENT_STAR_DATABASE_TIMEOUT": "1",
+        "PGAPPNAME": "locked out",
+    }
+    with serving(instance, **options) as server:
+        get = partial(httpx.get, f"{server.content_url}{base}/a", timeout=CLIENT_TIMEOUT)
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE core_distribution IN ACCESS EXCLUSIVE MODE")
+            assert get().status_code == 503
+            # PostgreSQL has been asked to cancel the queries: none is left in the lock's queue.
+            wait_until(lambda: not count_waiting(cursor, "locked out"))
+        assert get().content == b"a"
+
+
+def count_waiting(cursor, application: str) -> int:
+    cursor.execute("SELECT pg_stat_clear_snapshot()")
+    cursor.execute(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE application_name = %s AND wait_event_type = 'Lock'",
+        [application],
+    )
+    return cursor.fetchone()[0]
