@@ -30,7 +30,8 @@ class Heartbeat:
     """Writes the heartbeats of this process, from a database executor of its own.
 
     With the executor of content, heartbeats would wait behind slow requests (pulpcore issue 7315).
-    A failed heartbeat is logged and retried; a row that was deleted is inserted again.
+    A heartbeat that fails is retried, and logged if the one before did not; a row that was deleted
+    is inserted again.
     """
 
     def __init__(self, *app_types: AppType) -> None:
@@ -75,12 +76,19 @@ class Heartbeat:
         for row in self._rows:
             try:
                 await row.beat()
-                row.healthy = True
             except Exception as error:
+                if row.healthy is not False:
+                    log.error(
+                        "%s: cannot write its row, retrying every %.0f s: %s",
+                        row,
+                        RETRY_PAUSE,
+                        error,
+                    )
                 row.healthy = False
-                log.error(
-                    "%s: cannot write its row, retrying in %.0f s: %s", row, RETRY_PAUSE, error
-                )
+            else:
+                if row.healthy is False:
+                    log.info("%s: its row is written again.", row)
+                row.healthy = True
 
 
 class _Row:
@@ -89,7 +97,8 @@ class _Row:
     def __init__(self, app_type: AppType, current: bool) -> None:
         ttl = settings.API_APP_TTL if app_type == "api" else settings.CONTENT_APP_TTL
         self.interval = ttl / 4
-        self.healthy = False
+        self.healthy: bool | None = None
+        """Whether the last heartbeat was written; None before the first."""
         self._current = current
         self._registered = False
         self._status = AppStatus(

@@ -195,26 +195,6 @@ def test_executor_gives_up_work_that_loses_each_connection():
         assert run(executor.run(backend_pid)) not in calls
 
 
-def test_executor_queue_of_an_unavailable_database_fails_fast():
-    calls: dict[int, int] = {}
-
-    def work(number: int) -> None:
-        calls[number] = calls.get(number, 0) + 1
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-
-    with opened_executor(1) as (executor, run):
-
-        async def five() -> list[object]:
-            runs = (executor.run(work, number) for number in range(5))
-            return await asyncio.gather(*runs, return_exceptions=True)
-
-        assert all(isinstance(result, ConnectionLost) for result in run(five()))
-    assert calls[0] > 2
-    # The first connection may have been a stale one, so a second is always tried.
-    assert [calls[number] for number in range(1, 5)] == [2, 2, 2, 2]
-
-
 def test_executor_does_not_repeat_work_after_other_database_errors():
     calls = []
 

@@ -1,7 +1,9 @@
 """A database that hangs, vanishes, and returns: what the executor and running servers do."""
 
+import asyncio
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import httpx
@@ -9,11 +11,18 @@ import pytest
 from django.db import connection, connections, transaction
 
 from pulpcore.app.models import AppStatus
+from pulpcore.content_star.database.availability import (
+    Availability,
+    ConnectionLost,
+    DatabaseUnavailable,
+    availability,
+)
 from pulpcore.content_star.database.deadline import INTERVAL, DatabaseTimeout
+from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.database.threads import LISTING_TIMEOUT, extend_deadline
 from tests.functional.test_cache_invalidation import pooler
 from tests.functional.test_database import WAYS, backend_pid, opened_executor
-from tests.support.database_proxy import database_proxy, databases_through
+from tests.support.database_proxy import DatabaseProxy, database_proxy, databases_through
 from tests.support.instance import wait_until
 from tests.support.server import serving
 
@@ -21,6 +30,10 @@ pytestmark = pytest.mark.usefixtures("orm")
 
 # Of requests that must not hang: many times any deadline here.
 CLIENT_TIMEOUT = 60
+
+
+# Log line at the begin of an outage.
+OUTAGE = "The database does not answer, content"
 
 
 def hang(pids: list[int]) -> None:
@@ -63,8 +76,6 @@ def test_deadline_includes_the_wait_for_a_thread():
     with opened_executor(1, timeout=0.5) as (executor, run):
 
         async def two() -> str:
-            import asyncio
-
             first = asyncio.create_task(executor.run(done.wait, CLIENT_TIMEOUT))
             await asyncio.sleep(0)
             with pytest.raises(DatabaseTimeout):
@@ -158,13 +169,16 @@ def wait_for_heartbeat(pid: int) -> None:
     wait_until(lambda: rows.get().last_heartbeat > before)
 
 
-def test_failover_without_fin_needs_no_restart(instance, orm):
-    """Connections that exist are silent for ever, and new ones reach another server."""
+def test_failover_without_fin_fails_no_request(instance, orm):
+    """Connections that exist are silent for ever, and new ones reach another server.
+
+    Requests that wait on the old ones are repeated, long before their deadline.
+    """
     base = orm.distribution(publication=orm.publication({"a": b"a", "b": b"b"}))
     with database_proxy() as proxy:
         options = {
             "PULP_DATABASES": databases_through(instance, proxy),
-            "PULP_CONTENT_STAR_DATABASE_TIMEOUT": "1",
+            "PULP_CONTENT_STAR_DATABASE_TIMEOUT": "600",
             "PULP_CONTENT_APP_TTL": "4",
         }
         with serving(instance, **options) as server:
@@ -173,7 +187,7 @@ def test_failover_without_fin_needs_no_restart(instance, orm):
             assert get(f"{url}a").content == b"a"
             wait_until(lambda: "Response cache enabled" in server.said(), explain=server.said)
             proxy.replace()
-            wait_until(lambda: get(f"{url}b").content == b"b", explain=server.said)
+            assert get(f"{url}b").content == b"b"
             wait_until(
                 lambda: server.said().count("Response cache enabled") == 2, explain=server.said
             )
@@ -206,3 +220,127 @@ def count_waiting(cursor, application: str) -> int:
         [application],
     )
     return cursor.fetchone()[0]
+
+
+@pytest.fixture
+def proxied(monkeypatch) -> Iterator[DatabaseProxy]:
+    """A proxy through which new threads of this process connect to the database."""
+    with database_proxy() as proxy:
+        monkeypatch.setitem(connections.settings["default"], "HOST", "127.0.0.1")
+        monkeypatch.setitem(connections.settings["default"], "PORT", proxy.port)
+        yield proxy
+    availability.answered()
+
+
+def test_restart_of_the_database_delays_calls_and_fails_none(proxied, monkeypatch):
+    """Calls wait on the event loop, in no thread: there are more than threads."""
+    monkeypatch.setattr("pulpcore.content_star.database.availability.MAX_WAIT", CLIENT_TIMEOUT)
+    monkeypatch.setattr("pulpcore.content_star.database.executor.RETRY_TIMEOUT", CLIENT_TIMEOUT)
+
+    async def main(executor: DatabaseExecutor) -> list[int]:
+        await executor.run(backend_pid)
+        proxied.refuse()
+        calls = [asyncio.create_task(executor.run_directly(backend_pid)) for _ in range(10)]
+        await asyncio.to_thread(wait_until, lambda: availability.down_since)
+        assert not any(call.done() for call in calls)
+        proxied.accept()
+        return await asyncio.gather(*calls)
+
+    with opened_executor(2) as (executor, run):
+        assert len(run(main(executor))) == 10
+    assert availability.down_since is None
+
+
+def test_calls_fail_at_once_in_a_long_outage_and_one_in_a_while_tries(proxied, monkeypatch):
+    monkeypatch.setattr("pulpcore.content_star.database.availability.MAX_WAIT", 0)
+    monkeypatch.setattr("pulpcore.content_star.database.availability.TRY_INTERVAL", 600)
+
+    async def main(executor: DatabaseExecutor) -> None:
+        proxied.refuse()
+        with pytest.raises(ConnectionLost):
+            await executor.run_once(backend_pid)
+        with pytest.raises(ConnectionLost):
+            await executor.run(backend_pid)  # tries
+        tried = proxied.accepted
+        for way in WAYS.values():
+            with pytest.raises(DatabaseUnavailable):
+                await way(executor, backend_pid)
+        assert proxied.accepted == tried, "not asked"
+        proxied.accept()
+        monkeypatch.setattr("pulpcore.content_star.database.availability.TRY_INTERVAL", 0)
+        assert await executor.run(backend_pid)
+
+    with opened_executor(2) as (executor, run):
+        run(main(executor))
+    assert availability.down_since is None
+
+
+def test_connections_from_before_a_hang_are_replaced(proxied):
+    """Both threads have one; only the first call finds out that it is dead."""
+
+    async def main(executor: DatabaseExecutor) -> None:
+        barrier = threading.Barrier(2)
+
+        def pid() -> int:
+            barrier.wait(CLIENT_TIMEOUT)
+            return backend_pid()
+
+        old = set(await asyncio.gather(executor.run(pid), executor.run(pid)))
+        proxied.replace()
+        with pytest.raises(DatabaseTimeout):
+            await executor.run(backend_pid)
+        new = set(await asyncio.gather(executor.run(pid), executor.run(pid)))
+        assert len(new) == 2 and not new & old
+
+    with opened_executor(2, timeout=1) as (executor, run):
+        run(main(executor))
+
+
+def test_failing_connection_is_no_outage_while_others_work():
+    """As where PostgreSQL has no connection left: those that exist go on."""
+    state = Availability()
+    state.answered()
+    state.failed("no connection left")
+    assert state.down_since is None
+
+
+def test_outage_is_over_with_the_first_answer(caplog):
+    state = Availability()
+    state.failed("refused")
+    state.failed("refused")
+    assert state.down_since is not None and state.may_try() and not state.may_try()
+    state.answered()
+    assert state.down_since is None and state.may_try()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_outage_answers_503_before_deadlines_and_ends_with_the_fault(instance, orm):
+    """The deadline is ten minutes: it is the circuit breaker that answers."""
+    base = orm.distribution(publication=orm.publication({"a": b"a"}))
+    with database_proxy() as proxy:
+        options = {
+            "PULP_DATABASES": databases_through(instance, proxy),
+            "PULP_CONTENT_STAR_DATABASE_TIMEOUT": "600",
+        }
+        with serving(instance, **options) as server:
+            get = partial(httpx.get, f"{server.content_url}{base}/no", timeout=CLIENT_TIMEOUT)
+            wait_until(lambda: "Response cache enabled" in server.said(), explain=server.said)
+            for fail, recover in ((proxy.stop, proxy.resume), (proxy.refuse, proxy.accept)):
+                said = server.said().count(OUTAGE)
+                fail()
+                wait_until(lambda said=said: server.said().count(OUTAGE) > said)
+                wait_until(lambda: get().status_code == 503)
+                for _ in range(10):
+                    response = get()
+                    assert response.status_code == 503 and response.headers["Retry-After"]
+                tried = proxy.accepted
+                wait_until(lambda tried=tried: proxy.accepted >= tried + 4, CLIENT_TIMEOUT)
+                assert server.said().count(OUTAGE) == said + 1, "logged once"
+                recover()
+                wait_until(lambda: get().status_code == 404, explain=server.said)
+                assert all(get().status_code == 404 for _ in range(10))
+                enabled = server.said().count(OUTAGE) + 1
+                wait_until(
+                    lambda enabled=enabled: server.said().count("cache enabled") == enabled,
+                    explain=server.said,
+                )

@@ -8,13 +8,15 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connection, connections
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg import generators
+from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGcancelConn
+from psycopg.waiting import wait_conn
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,9 @@ PARAMETERS: dict[str, int] = {
     "keepalives_count": 3,
 }
 
-# Maximum of cancel requests at a time: each has a thread, and PostgreSQL may not answer.
-MAX_CANCEL_REQUESTS = 4
+# Maximum of cancel requests at a time, each of which has a thread, and seconds that PostgreSQL has
+# to accept one.
+MAX_CANCEL_REQUESTS, CANCEL_TIMEOUT = 4, 5.0
 
 # Behind a pooler the session is not ours alone: it has another process id than the pooler reports.
 _LIMIT_STATEMENTS = """
@@ -79,13 +82,14 @@ def interrupt(database: "psycopg.Connection[Any]") -> None:
     """Make the query in progress fail as if the connection had been lost. Does not block.
 
     A thread that waits for PostgreSQL cannot be interrupted, but libpq returns when the socket is
-    shut down. PostgreSQL, which would notice only at the end of the query, is asked to cancel it.
+    shut down. PostgreSQL, which would notice only at the end of the query, is asked to cancel it,
+    with libpq 17 or later.
     """
     pgconn = database.pgconn
-    with suppress(psycopg.Error, OSError):
-        if pgconn.status == ConnStatus.OK and _cancel_slots.acquire(blocking=False):
-            arguments = [_cancel_request(pgconn)]
-            threading.Thread(target=_cancel, args=arguments, name="cancel-db", daemon=True).start()
+    with suppress(psycopg.Error):
+        request = pgconn.cancel_conn()
+        if _cancel_slots.acquire(blocking=False):
+            threading.Thread(target=_cancel, args=[request], name="cancel-db", daemon=True).start()
     with suppress(psycopg.Error, OSError):
         descriptor = pgconn.socket
         with socket.socket(fileno=os.dup(descriptor)) as duplicate:
@@ -94,18 +98,11 @@ def interrupt(database: "psycopg.Connection[Any]") -> None:
                 duplicate.shutdown(socket.SHUT_RDWR)
 
 
-def _cancel_request(pgconn: Any) -> Callable[[], object]:
-    """Return a function that sends a cancel request and blocks; encrypted from libpq 17 on."""
+def _cancel(request: PGcancelConn) -> None:
     try:
-        request: Callable[[], object] = pgconn.cancel_conn().blocking
-    except (AttributeError, psycopg.NotSupportedError):
-        request = pgconn.get_cancel().cancel
-    return request
-
-
-def _cancel(request: Callable[[], object]) -> None:
-    try:
-        request()
+        # Not `blocking`, in which psycopg holds the interpreter's lock.
+        request.start()
+        wait_conn(generators.cancel(request), interval=1.0, timeout=CANCEL_TIMEOUT)
     except psycopg.Error as error:
         log.debug("PostgreSQL did not accept a cancel request: %s", error)
     finally:

@@ -13,7 +13,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from functools import partial
@@ -21,23 +21,24 @@ from typing import ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.conf import settings
-from django.db import Error, OperationalError, connection, reset_queries
+from django.db import Error, connection, reset_queries
 
+from pulpcore.content_star.database.availability import (
+    ConnectionLost,
+    DatabaseUnavailable,
+    availability,
+)
 from pulpcore.content_star.database.deadline import DatabaseTimeout
-from pulpcore.content_star.database.threads import DatabaseThreads, current_call
+from pulpcore.content_star.database.threads import DatabaseThreads, current_call, current_thread
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Seconds before each retry: none for a connection that was lost while it was idle, then long enough
-# for a server that restarts or fails over to accept connections again.
-RETRY_PAUSES = (0.0, 0.1, 0.5, 1.0)
-
-# Seconds after the call until which work is retried after a pause. Time in the queue counts: while
-# the database is away, each call would otherwise wait for the retries of all calls ahead of it.
-RETRY_TIMEOUT = sum(RETRY_PAUSES)
+# Seconds before the second retry, doubled for each further one, and seconds after which there is
+# none. The first one follows at once in the same thread, if a connection was lost while idle.
+RETRY_PAUSE, RETRY_TIMEOUT = 0.1, 2.0
 
 # Seconds that `close` waits for running calls: a query may hang.
 CLOSE_TIMEOUT = 2.0
@@ -46,10 +47,6 @@ CLOSE_TIMEOUT = 2.0
 _current: contextvars.ContextVar["DatabaseExecutor"] = contextvars.ContextVar(
     "content_star_executor"
 )
-
-
-class ConnectionLost(OperationalError):
-    """The database is unreachable, or closed the connection; `__cause__` is the database error."""
 
 
 class DatabaseExecutor:
@@ -73,8 +70,8 @@ class DatabaseExecutor:
         if timeout is None:
             timeout = settings.CONTENT_STAR_DATABASE_TIMEOUT
         self._pool = DatabaseThreads(threads, name, timeout, max_wait)
-        self._run_with_retries = sync_to_async(
-            _run_with_retries, thread_sensitive=False, executor=self._pool
+        self._run_idempotent = sync_to_async(
+            _run_idempotent, thread_sensitive=False, executor=self._pool
         )
         self._run_checked = sync_to_async(_run_checked, thread_sensitive=False, executor=self._pool)
         # Never entered, and so never exited: tasks of plugins may go on after the response.
@@ -85,11 +82,12 @@ class DatabaseExecutor:
         """Run `work` in a pool thread, with the caller's context variables.
 
         If the connection is lost, `work` is retried on a new one, so it must be idempotent.
-        Raises the exceptions of `work`, and `ConnectionLost` if the database stays away through
-        `RETRY_PAUSES`, less the time spent waiting for a thread.
+        Raises the exceptions of `work`, and `ConnectionLost` if the database stays away for
+        `RETRY_TIMEOUT` seconds, or has been away for as long.
         """
         _current.set(self)
-        result: T = await self._run_with_retries(partial(work, *args, **kwargs), time.monotonic())
+        call = partial(self._run_idempotent, partial(work, *args, **kwargs))
+        result: T = await _with_retries(call)
         return result
 
     async def run_once(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -99,6 +97,7 @@ class DatabaseExecutor:
         it is lost during the work, which may or may not be committed then.
         """
         _current.set(self)
+        await availability.wait()
         result: T = await self._run_checked(partial(work, *args, **kwargs))
         return result
 
@@ -108,13 +107,10 @@ class DatabaseExecutor:
         asgiref takes 12 to 20 us of CPU more for each call (64 to 76 us without queries, minima of
         interleaved rounds): 6 % of a distinct file that is looked up alone, at 200 us.
         """
-        call = partial(
-            self.context().run,
-            _run_with_retries,
-            partial(work, *args, **kwargs),
-            time.monotonic(),
+        run = partial(self.context().run, _run_idempotent, partial(work, *args, **kwargs))
+        return await _with_retries(
+            partial(asyncio.get_running_loop().run_in_executor, self._pool, run)
         )
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     @contextmanager
     def asynchronous_orm(self) -> Iterator[None]:
@@ -150,6 +146,8 @@ class _PoolExecutor(Executor):
         self._pool = pool
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if not availability.may_try():
+            raise DatabaseUnavailable
         return self._pool.submit(_run_checked, partial(fn, *args, **kwargs))
 
 
@@ -170,10 +168,52 @@ def current_executor() -> DatabaseExecutor | None:
     return _current.get(None)
 
 
+async def _with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Await attempts until one does not lose its connection. No thread is occupied in between."""
+    give_up_at, pause = time.monotonic() + RETRY_TIMEOUT, RETRY_PAUSE
+    while True:
+        if availability.down_since is not None:
+            await availability.wait()
+        try:
+            return await attempt()
+        except ConnectionLost as lost:
+            if time.monotonic() + pause > give_up_at:
+                raise
+            log.info("Database connection lost, retrying in %.1f s: %s", pause, lost)
+        await asyncio.sleep(pause)
+        pause *= 2
+
+
+def _run_idempotent(work: Callable[[], T]) -> T:
+    """Run `work`, and again at once if a connection was lost: it may have been long ago."""
+    try:
+        return _attempt(work)
+    except ConnectionLost as lost:
+        if not lost.was_connected:
+            availability.failed(lost)
+            raise
+    try:
+        return _attempt(work)
+    except ConnectionLost as lost:
+        availability.failed(lost)
+        raise
+
+
+def _run_checked(work: Callable[[], T]) -> T:
+    if connection.connection is not None and not connection.is_usable():
+        connection.close()
+    try:
+        return _attempt(work)
+    except ConnectionLost as lost:
+        availability.failed(lost)
+        raise
+
+
 def _attempt(work: Callable[[], T]) -> T:
     leave_event_loop()
     reset_queries()  # with DEBUG on, Django records all queries of a connection
     try:
+        _check_connection()
         return work()
     except Error as error:
         call = current_call()
@@ -182,28 +222,27 @@ def _attempt(work: Callable[[], T]) -> T:
             raise DatabaseTimeout(str(error)) from error
         if _is_connected():
             raise
+        lost = ConnectionLost(str(error))
+        lost.was_connected = connection.connection is not None
         connection.close()
-        raise ConnectionLost(str(error)) from error
+        raise lost from error
     finally:
         _return_to_pool()
 
 
-def _run_with_retries(work: Callable[[], T], called_at: float) -> T:
-    for pause in RETRY_PAUSES:
-        try:
-            return _attempt(work)
-        except ConnectionLost as lost:
-            if pause and time.monotonic() - called_at > RETRY_TIMEOUT:
-                raise
-            log.info("Database connection lost, retrying in %.1f s: %s", pause, lost)
-            time.sleep(pause)
-    return _attempt(work)
+def _check_connection() -> None:
+    """Close a connection from before the database hung, and try the database during an outage.
 
-
-def _run_checked(work: Callable[[], T]) -> T:
-    if connection.connection is not None and not connection.is_usable():
+    Raises Django's database errors.
+    """
+    thread = current_thread()
+    if thread and thread.hangs != availability.hangs:
+        thread.hangs = availability.hangs
         connection.close()
-    return _attempt(work)
+    if availability.down_since is not None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        availability.answered()
 
 
 def _is_connected() -> bool:

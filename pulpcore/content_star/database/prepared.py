@@ -25,6 +25,7 @@ from psycopg.errors import (
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
+from pulpcore.content_star.database.availability import availability
 from pulpcore.plugin.models import Artifact, ContentArtifact, RepositoryVersion
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,7 @@ class Query:
             rows = self._fetch(
                 connection.connection, [parameters[name] for name in self.parameters]
             )
+        availability.answered()
         return [Row(values) for values in rows]
 
     def _fetch(

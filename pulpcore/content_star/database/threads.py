@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.backends.signals import connection_created
 
+from pulpcore.content_star.database.availability import availability
 from pulpcore.content_star.database.connection import interrupt, is_waiting, limit_statements
 from pulpcore.content_star.database.deadline import DatabaseTimeout, watchdog
 from pulpcore.content_star.database.working_directory import enter_working_directory
@@ -48,6 +49,7 @@ class Call(Future[Any]):
         """Deadline on the monotonic clock, in seconds."""
         self.thread: DatabaseThread | None = None
         """The thread that runs it."""
+        self.started_at = float("inf")
         self.is_expired = False
         self.checks = 0
 
@@ -108,12 +110,17 @@ class DatabaseThreads(Executor):
             thread.start()
 
     def check(self, now: float) -> None:
-        """Fail calls whose deadline has passed, and interrupt those that wait for the database."""
+        """Fail calls whose deadline has passed, and interrupt those that wait for the database.
+
+        Interrupts also those that have waited since before an outage: they are repeated.
+        """
         for call in list(self.calls):
             if call.done() and call.thread is None:
                 self.calls.pop(call, None)
             elif now >= call.expires:
                 self._expire(call)
+            elif availability.is_dead(call.started_at):
+                _interrupt(call)
 
     def _expire(self, call: Call) -> None:
         thread = call.thread
@@ -124,6 +131,7 @@ class DatabaseThreads(Executor):
             if call.checks >= CHECKS:
                 call.is_expired = True
                 interrupt(thread.database)
+                availability.failed("no answer before a deadline", hung=True)
         else:
             call.checks = 0
         if call.is_expired:
@@ -142,19 +150,23 @@ class DatabaseThreads(Executor):
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        late = [thread for thread in self._threads if thread.is_alive()]
-        if late:
+        if any(thread.is_alive() for thread in self._threads):
             log.warning(
                 "Database executor: queries still running after %.0f s, closing without them.",
                 timeout,
             )
         for call in list(self.calls):
             call.is_expired = True
+            _interrupt(call)
             call.cancel()
-        for thread in late:
-            if thread.database is not None and is_waiting(thread.database):
-                interrupt(thread.database)
         watchdog.remove(self)
+
+
+def _interrupt(call: Call) -> None:
+    """Make the query of a call fail, if one is in progress."""
+    database = call.thread and call.thread.database
+    if database is not None and is_waiting(database):
+        interrupt(database)
 
 
 class DatabaseThread(threading.Thread):
@@ -165,6 +177,8 @@ class DatabaseThread(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.call: Call | None = None
         self.pool = pool
+        self.hangs = availability.hangs
+        """As `Availability.hangs`, when its connection was known to work."""
         self._wrapper: Any = None
 
     @property
@@ -184,8 +198,9 @@ class DatabaseThread(threading.Thread):
 
     def _run_call(self, call: Call) -> None:
         self.call, call.thread = call, self
+        call.started_at = time.monotonic()
         if self.pool.max_wait is not None:
-            call.expires = time.monotonic() + self.pool.timeout
+            call.expires = call.started_at + self.pool.timeout
         try:
             call.finish(call.work())
         except BaseException as error:
@@ -195,10 +210,16 @@ class DatabaseThread(threading.Thread):
             del call  # a cycle: its exception refers to this frame
 
 
+def current_thread() -> DatabaseThread | None:
+    """Return this thread, if it is one of a pool."""
+    thread = threading.current_thread()
+    return thread if isinstance(thread, DatabaseThread) else None
+
+
 def current_call() -> Call | None:
     """Return the call that this thread runs, if it is one of a pool."""
-    thread = threading.current_thread()
-    return thread.call if isinstance(thread, DatabaseThread) else None
+    thread = current_thread()
+    return thread.call if thread else None
 
 
 def extend_deadline(seconds: float) -> None:
@@ -208,8 +229,7 @@ def extend_deadline(seconds: float) -> None:
 
 
 def _limit_statements(**_: object) -> None:
-    thread = threading.current_thread()
-    if isinstance(thread, DatabaseThread):
+    if thread := current_thread():
         limit_statements(max(thread.pool.timeout, LISTING_TIMEOUT))
 
 

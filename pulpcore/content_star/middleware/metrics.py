@@ -14,6 +14,7 @@ from opentelemetry.sdk.resources import Resource
 from starlette.types import Scope
 
 from pulpcore.content_star.cache.store import ResponseCache
+from pulpcore.content_star.database.availability import availability
 from pulpcore.content_star.request_info import RequestInfo
 from pulpcore.content_star.upstream import get_worker_name, normalize_http_status
 
@@ -61,6 +62,18 @@ class Metrics:
             [state],
             "1",
             "Whether the response cache is enabled",
+        )
+
+        def answers(options: CallbackOptions) -> list[Observation]:
+            return [
+                Observation(int(availability.down_since is None), {"worker.name": self._worker})
+            ]
+
+        meter.create_observable_gauge(
+            "content_star.database.available",
+            [answers],
+            "1",
+            "Whether the database answers",
         )
 
     def record(self, scope: Scope, info: RequestInfo) -> None:

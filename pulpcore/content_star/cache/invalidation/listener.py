@@ -22,7 +22,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 from django.db import connection as django_connection
@@ -31,16 +31,26 @@ from psycopg import AsyncConnection, Error, Notify
 from pulpcore.content_star.cache.invalidation.signals import signal_invalidation
 from pulpcore.content_star.cache.invalidation.triggers import ALL, CHANNEL, COUNT_ENABLED, triggers
 from pulpcore.content_star.cache.store import TURNED_OFF, ResponseCache
+from pulpcore.content_star.database.availability import availability
 
 log = logging.getLogger(__name__)
 
 # Seconds between pings. One takes PostgreSQL and this process less than a millisecond together.
 PING_INTERVAL = 0.4
 
-# Seconds that the listener waits for the database to reply.
-REPLY_TIMEOUT = 5.0
+# Seconds without a reply to a ping after which the database is taken to hang, and after which the
+# listener gives up the connection. A machine that is overloaded takes long to reply as well.
+OVERDUE, REPLY_TIMEOUT = 1.0, 3.0
 
-# Seconds before the next connection attempt, doubled after each failure up to the maximum.
+# Seconds that an attempt to connect may take: the database may have come back during it, on another
+# host of the same address, and packets that were lost are repeated after a second or more.
+CONNECT_TIMEOUT = 2.0
+
+# Seconds before the next attempt if there was no connection.
+RECONNECT_PAUSE = 0.5
+
+# Seconds before the next attempt over a connection on which no notifications arrive, doubled after
+# each failure up to the maximum: an operator has to act.
 MIN_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 
 # Name of the listening connection in `pg_stat_activity`.
@@ -94,11 +104,14 @@ class Listener:
         """Listen, and connect again after each failure; never returns."""
         backoff = MIN_BACKOFF
         while True:
-            started_at = time.monotonic()
+            started_at, pause = time.monotonic(), RECONNECT_PAUSE
             try:
                 await self._listen()
             except NotificationsUnavailable as error:
                 self.cache.set_problem(str(error))
+                if time.monotonic() - started_at > MAX_BACKOFF:
+                    backoff = MIN_BACKOFF
+                pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF)
             except (Error, OSError, TimeoutError) as error:
                 log.debug("Listener for cache invalidation lost its connection: %r", error)
                 self.cache.set_problem(NO_CONNECTION)
@@ -106,14 +119,17 @@ class Listener:
                 log.exception("Listener for cache invalidation failed, connecting again.")
                 self.cache.set_problem(NO_CONNECTION)
             self.cache.invalidate_all()
-            if time.monotonic() - started_at > MAX_BACKOFF:
-                backoff = MIN_BACKOFF
-            await asyncio.sleep(backoff)
-            backoff = min(2 * backoff, MAX_BACKOFF)
+            await asyncio.sleep(pause)
 
     async def _listen(self) -> None:
-        async with asyncio.timeout(REPLY_TIMEOUT):
-            connection = await _connect()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                connection = await _connect()
+        except (Error, OSError, TimeoutError) as error:
+            reason = str(error) or f"no connection within {CONNECT_TIMEOUT:g} s"
+            availability.failed(reason, hung=isinstance(error, TimeoutError))
+            raise
+        availability.answered()
         try:
             async with asyncio.timeout(2 * REPLY_TIMEOUT):
                 await self._prepare(connection)
@@ -156,8 +172,10 @@ class Listener:
         self._sent_pings[str(self.pings)] = time.monotonic()
         tables = list({trigger.table for trigger in self._expected})
         async with asyncio.timeout(REPLY_TIMEOUT):
-            cursor = await connection.execute(COUNT_ENABLED, [tables])
-            row = await cursor.fetchone()
+            with _reported_if_overdue():
+                cursor = await connection.execute(COUNT_ENABLED, [tables])
+                row = await cursor.fetchone()
+            availability.answered()
             if row is None or row[0] < len(self._expected):
                 raise NotificationsUnavailable(NO_TRIGGERS)
             await connection.execute("SELECT pg_notify(%s, %s)", [self.channel, str(self.pings)])
@@ -216,6 +234,22 @@ async def check_notifications() -> None:
             await Listener(ResponseCache(1, 1))._prepare(connection)
         finally:
             await connection.close()
+
+
+@contextlib.contextmanager
+def _reported_if_overdue() -> Iterator[None]:
+    """Report that the database hangs if the block takes longer than OVERDUE seconds."""
+
+    async def report() -> None:
+        await asyncio.sleep(OVERDUE)
+        await asyncio.sleep(0.1)  # the reply may have arrived while this process was busy
+        availability.failed(f"no reply to a ping within {OVERDUE:g} s", hung=True)
+
+    task = asyncio.create_task(report())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 async def _connect() -> AsyncConnection:
