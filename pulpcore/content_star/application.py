@@ -23,6 +23,7 @@ from pulpcore.content_star.auth.basic_auth_cache import PasswordCache
 from pulpcore.content_star.auth.password_checks import PasswordChecks
 from pulpcore.content_star.cache.fast_path import FastPath
 from pulpcore.content_star.cache.invalidation.listener import cache_invalidation
+from pulpcore.content_star.cache.stale import StaleResponses
 from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.database.connection import set_connection_defaults
@@ -71,6 +72,7 @@ class Settings:
     database_timeout: float = _setting("CONTENT_STAR_DATABASE_TIMEOUT")
     cache_entries: int = _setting("CONTENT_STAR_CACHE_ENTRIES")
     cache_bytes: int = _setting("CONTENT_STAR_CACHE_BYTES")
+    stale_if_error: float = _setting("CONTENT_STAR_STALE_IF_ERROR")
     basic_auth_ttl: float = _setting("CONTENT_STAR_BASIC_AUTH_TTL")
     metadata_ttl: float = _setting("CONTENT_STAR_METADATA_TTL")
     metadata_size: int = _setting("CONTENT_STAR_METADATA_SIZE")
@@ -92,10 +94,13 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
     set_connection_defaults()
     executor = DatabaseExecutor(settings.database_threads, timeout=settings.database_timeout)
     cache = ResponseCache(settings.cache_entries, settings.cache_bytes)
+    stale = StaleResponses(cache, settings.stale_if_error)
     logs: list[Observer] = [access_log.AccessLog()] if access_log.is_wanted() else []
     observers = logs.copy()
-    content = Content(executor, prefix, cache)
-    health = Health(Schema(content, prefix), executor, prefix, cache, runs_tasks="api" in app_types)
+    content = Content(executor, prefix, cache, stale)
+    health = Health(
+        Schema(content, prefix), executor, prefix, cache, stale, runs_tasks="api" in app_types
+    )
     overlay = Overlay(health)
 
     @asynccontextmanager

@@ -1,22 +1,26 @@
 """The content endpoint: resolve the path, authorize, and call the distribution's app."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
+from anyio import to_thread
 from django.conf import settings
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.content_star.auth.guards import authorize
+from pulpcore.content_star.auth.guards import authorize, needs_database
 from pulpcore.content_star.auth.password_checks import with_passwords
 from pulpcore.content_star.cache.cdn_headers import PREFLIGHT, surrogate_keys, vary_headers
 from pulpcore.content_star.cache.entries import CacheEntry, CacheKey, DistributionEntry
 from pulpcore.content_star.cache.policy import CacheWrite
+from pulpcore.content_star.cache.stale import StaleResponses
 from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.database.batching import Batcher
 from pulpcore.content_star.database.executor import DatabaseExecutor
@@ -40,6 +44,9 @@ from pulpcore.content_star.upstream import with_domain
 
 READ_METHODS = ("GET", "HEAD")
 
+# Seconds between two looks whether the database has gone away during a lookup.
+STALE_POLL = 0.1
+
 # Maximum number of requests in a batch: the first response has to wait for the last.
 MAX_BATCH = 32
 
@@ -48,12 +55,17 @@ class Content:
     """ASGI endpoint for everything below `CONTENT_PATH_PREFIX`."""
 
     def __init__(
-        self, executor: DatabaseExecutor, prefix: str, cache: ResponseCache | None = None
+        self,
+        executor: DatabaseExecutor,
+        prefix: str,
+        cache: ResponseCache | None = None,
+        stale: StaleResponses | None = None,
     ) -> None:
         """`prefix` of the URLs' paths begins and ends with a slash. Default: no cache."""
         self.executor = executor
         self.prefix = prefix
         self.cache = cache or ResponseCache(0, 0)
+        self.stale = stale or StaleResponses(self.cache, 0)
         self._batcher = Batcher(self._respond_batch, MAX_BATCH)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +99,10 @@ class Content:
         if entry is None:
             content_path = parse_content_path(key.path)
             info.route = "stream_content" if content_path.path else "list_distributions"
-            return await self._respond_uncached(request, content_path, key)
+            uncached = partial(self._respond_uncached, request, content_path, key)
+            if is_query or not self.stale.has(key):
+                return await uncached()
+            return await self._respond_or_stale(request, content_path, key, uncached)
         info.route = "stream_content"
         entry.fill(info)
         if entry.is_public:
@@ -117,6 +132,42 @@ class Content:
             if response is not None:
                 return response
         return await self._run(request, respond, content_path, cache_write)
+
+    async def _respond_or_stale(
+        self,
+        request: Request,
+        content_path: ContentPath,
+        key: CacheKey,
+        uncached: Callable[[], Coroutine[Any, Any, ASGIApp]],
+    ) -> ASGIApp:
+        """Return the response of `uncached`, or a stale one if the database does not answer."""
+        task: asyncio.Task[ASGIApp] | None = None
+        try:
+            while task is None or not task.done():
+                entry = self.stale.get(key)
+                if entry is not None and not _needs_database(entry):
+                    return await self._respond_stale(request, content_path, entry)
+                task = task or asyncio.create_task(uncached())
+                await asyncio.wait([task], timeout=STALE_POLL)
+            return task.result()
+        finally:
+            if task is not None:
+                task.cancel()
+
+    async def _respond_stale(
+        self, request: Request, content_path: ContentPath, entry: CacheEntry
+    ) -> ASGIApp:
+        info = request_info(request.scope)
+        info.route = "stream_content"
+        info.stale_seconds = self.stale.seconds
+        self.stale.note()
+        entry.fill(info)
+        if not entry.is_public:
+            # Not in the executor, whose threads may wait for the database.
+            respond = partial(respond_from_cache, request, content_path, entry)
+            return await to_thread.run_sync(respond)
+        entry.fill_permitted(info)
+        return entry.result.respond(request)
 
     async def _respond_batch(
         self, distribution_entry: DistributionEntry, batch: Sequence["BatchedRequest"]
@@ -265,6 +316,12 @@ def respond_from_cache(request: Request, content_path: ContentPath, entry: Cache
         app = app_for(resolved.distribution)(request, resolved)
         app.entry = entry
         return app.respond()
+
+
+def _needs_database(entry: CacheEntry) -> bool:
+    """Return whether the cached response cannot be authorized without the database."""
+    guard = entry.distribution_entry.distribution.content_guard
+    return entry.asks_plugin or (guard is not None and needs_database(guard))
 
 
 def list_base_paths(request: Request, content_path: ContentPath) -> ASGIApp:

@@ -543,6 +543,12 @@ FURTHER = {
         "The read is repeated on a new connection; 503 with `Retry-After` if there is none.",
         "Issues 1698, 2293, 2294, 3371.",
     ),
+    "a database that does not answer": (
+        "Requests hang, for two hours if its host vanishes, or fail with 500.",
+        "Cached files are sent for five minutes, with `Cache-Status`; others get 503 with"
+        " `Retry-After`, after five seconds at the latest.",
+        "Clients can retry elsewhere, and need no restart of the process.",
+    ),
     "cache tags": (
         "None.",
         "`Surrogate-Key` and `Cache-Tag` on all responses of a distribution.",

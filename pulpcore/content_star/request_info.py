@@ -50,6 +50,9 @@ class RequestInfo:
     cache: Literal["HIT", "MISS"] | None = None
     """HIT for a response from the cache, MISS for a cacheable one; None if it cannot be cached."""
 
+    stale_seconds: float | None = None
+    """Seconds since a response that was sent stale was valid, or None."""
+
     # Measured by `Telemetry`.
     status: int = 500
     """Status of the response; 500 if none was sent, as servers answer then."""

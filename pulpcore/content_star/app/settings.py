@@ -93,6 +93,11 @@ CONTENT_STAR_CACHE_ENTRIES = 10_000
 # memory.
 CONTENT_STAR_CACHE_BYTES = 64 * 1024 * 1024
 
+# Seconds for which the response cache is used while the database does not answer, for content
+# without a guard or with one that needs no database (stale-if-error, RFC 5861). Long enough for a
+# failover; changes of permissions must not be missed for long. 0: never.
+CONTENT_STAR_STALE_IF_ERROR = 300
+
 # With uvicorn's option `--http pulpcore.content_star.server:HttpProtocol`: timeout in seconds for
 # the head of a request, from the connection or the first byte on. Clients on slow lines need one or
 # two; nginx's default is 60.

@@ -28,9 +28,25 @@ log = logging.getLogger(__name__)
 # Host and port (RFC 3986 section 3.2), without userinfo; underscores are allowed in host names.
 HOST = re.compile(r"([\w.-]*|\[[\da-fA-F:.]+\])(:\d{0,5})?", re.ASCII)
 
+# Types of guards that decide by the request and their own row alone.
+SELF_CONTAINED_GUARDS = frozenset(
+    {
+        "certguard.rhsm",
+        "certguard.x509",
+        "core.content_redirect",
+        "core.envvar_header",
+        "core.header",
+    }
+)
+
 # Raised by pulpcore's own guards, instead of PermissionError, for malformed headers: not ASCII, not
 # UTF-8, JSON of an unexpected shape or depth, a certificate without a path.
 MALFORMED_HEADER_ERRORS = (AssertionError, RecursionError, StopIteration, ValueError)
+
+
+def needs_database(guard: ContentGuard) -> bool:
+    """Return whether `guard` reads the database, as far as is known: users, roles, other guards."""
+    return guard.pulp_type not in SELF_CONTAINED_GUARDS
 
 
 def authorize(request: Request, distribution: Distribution, path: str) -> None:

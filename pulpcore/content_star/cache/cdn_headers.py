@@ -112,8 +112,10 @@ def cache_header(info: RequestInfo, status: int) -> list[RawHeader]:
     """Return `X-PULP-CACHE` where Pulp's cache is on, `HIT` or `MISS` as upstream sends it.
 
     On files, listings, storage redirects and 404s that are cached or cacheable. A 304 has it only
-    for a HIT.
+    for a HIT. Stale responses have `Cache-Status` (RFC 9211), with the time to live that is over.
     """
+    if info.stale_seconds is not None:
+        return [(b"cache-status", f"pulp; hit; ttl=-{max(1, info.stale_seconds):.0f}".encode())]
     is_miss = info.cache == "MISS"
     if info.cache is None or status not in _CACHEABLE or (is_miss and status == 304):
         return []

@@ -8,6 +8,8 @@ are used only while the listener confirms (`confirm`) that it received every cha
 A slow request could add an entry that it read before a change which was received while it was
 reading. So requests note the `generation`, a number that grows with each change, before their
 first read, and `add` drops an entry of another generation.
+
+While the database does not answer, entries may be sent without a confirmation: see `stale.py`.
 """
 
 import logging
@@ -100,6 +102,11 @@ class ResponseCache:
         self._confirmed = moment
 
     @property
+    def confirmed(self) -> float:
+        """The moment of the last confirmation."""
+        return self._confirmed
+
+    @property
     def usable(self) -> bool:
         """Whether entries may be used and added."""
         return time.monotonic() - self._confirmed < MAX_STALENESS
@@ -124,6 +131,13 @@ class ResponseCache:
                         self._not_found.move_to_end(key)
                     entry.last_moved = now
         return entry
+
+    def get_unconfirmed(self, key: CacheKey) -> CacheEntry | None:
+        """Return the entry of `key` if no change of it is known, or None: see `cache/stale.py`."""
+        entry = self._entries.get(key)
+        if entry is None or not entry.distribution_entry.is_cached:
+            return None
+        return entry if entry.expires > time.monotonic() else None
 
     def find(self, content_path: ContentPath) -> DistributionEntry | None:
         """Return the entry of the distribution that `content_path` is in, or None.

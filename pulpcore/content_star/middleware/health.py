@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pulpcore.content_star.cache.stale import StaleResponses
 from pulpcore.content_star.cache.store import STARTING, TURNED_OFF, ResponseCache
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.database.working_directory import working_directory_problem
@@ -55,6 +56,7 @@ class Health:
         executor: DatabaseExecutor,
         prefix: str,
         cache: ResponseCache | None = None,
+        stale: StaleResponses | None = None,
         runs_tasks: bool = False,
     ) -> None:
         """`prefix` of the content app begins and ends with a slash.
@@ -65,6 +67,7 @@ class Health:
         self.runs_tasks = runs_tasks
         self.executor = executor
         self.cache = cache
+        self.stale = stale
         self.paths = {f"{prefix}livez": self.live, f"{prefix}readyz": self.ready}
         self._check: asyncio.Task[str | None] | None = None
 
@@ -99,6 +102,9 @@ class Health:
             if done
             else f"The check of database and storage took over {DEADLINE:.0f} s."
         )
+        if problem and self.stale is not None and self.stale.allowed:
+            # Ready for what is cached: without this process, clients would get nothing.
+            problem = None
         if prefers_json(request):
             status = json_answer(problem, self.cache.problem if self.cache else TURNED_OFF)
             return compress(request.scope, status)
@@ -107,6 +113,8 @@ class Health:
     def _remark(self) -> str:
         """Return why the response cache is disabled: content is slow, but the process is ready."""
         problem = self.cache.problem if self.cache else None
+        if self.stale is not None and self.stale.allowed:
+            return "The database does not answer, only content that is cached is sent.\n"
         if problem in (None, STARTING, TURNED_OFF):
             return ""
         return f"Every request is looked up in the database: {problem}.\n"

@@ -52,6 +52,11 @@ class Metrics:
             "By",
             "Bytes of bodies by type of distribution and source of the response",
         )
+        self._stale = meter.create_counter(
+            "content_star.cache.stale",
+            "1",
+            "Stale responses from the cache while the database does not answer",
+        )
         self._worker = get_worker_name()
 
         def state(options: CallbackOptions) -> list[Observation]:
@@ -95,6 +100,8 @@ class Metrics:
         }
         self._requests.add(1, {**kind, "http.status_code": status})
         self._bytes.add(info.bytes_sent, kind)
+        if info.stale_seconds is not None:
+            self._stale.add(1, {"worker.name": self._worker})
         if info.source and info.status in (200, 206):
             self._artifact_bytes.add(
                 info.bytes_sent,

@@ -11,7 +11,8 @@ echo pings and lose all other notifications. So each new connection is tested fi
 receive a notification of a second connection while it runs no query.
 
 Each ping counts the triggers. On any failure the cache is not used, `ResponseCache.problem` says
-why, and the listener connects again.
+why, and the listener connects again. Until it has, entries stay, but are not valid: they are only
+used as stale responses while the database does not answer.
 
 A client can wait until all processes have received its changes: it sends `sync <token>` on the
 channel, and each process replies with `<token>` on `content_star_synced`.
@@ -109,6 +110,7 @@ class Listener:
                 await self._listen()
             except NotificationsUnavailable as error:
                 self.cache.set_problem(str(error))
+                self._drop_entries()
                 if time.monotonic() - started_at > MAX_BACKOFF:
                     backoff = MIN_BACKOFF
                 pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF)
@@ -118,8 +120,13 @@ class Listener:
             except Exception:
                 log.exception("Listener for cache invalidation failed, connecting again.")
                 self.cache.set_problem(NO_CONNECTION)
-            self.cache.invalidate_all()
+                self._drop_entries()
             await asyncio.sleep(pause)
+
+    def _drop_entries(self) -> None:
+        """Drop all entries, so that they are not used as stale responses either."""
+        self.cache.confirm(float("-inf"))
+        self.cache.invalidate_all()
 
     async def _listen(self) -> None:
         try:
@@ -137,7 +144,6 @@ class Listener:
                 await self._ping(connection)
                 await self._receive(connection, PING_INTERVAL)
         finally:
-            self.cache.confirm(float("-inf"))
             # Not `close`, which can block on a server that hangs.
             connection.pgconn.finish()
 
