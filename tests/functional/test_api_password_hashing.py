@@ -35,7 +35,7 @@ class Site:
 
     def hashed(self) -> list[str]:
         """The passwords that are being hashed."""
-        return [mark.name.split("-")[1] for mark in self.folder.glob("hash-*")]
+        return [mark.name.split("-", 2)[2] for mark in self.folder.glob("hash-*")]
 
     def client(self, source: str) -> httpx.Client:
         headers = {"X-Forwarded-For": source}

@@ -39,7 +39,7 @@ class Site:
 
     def checks(self) -> list[str]:
         """Return the user names whose passwords are being checked."""
-        return sorted(mark.name.split("-")[1] for mark in self.folder.glob("check-*"))
+        return sorted(mark.name.split("-", 2)[2] for mark in self.folder.glob("check-*"))
 
     def get(self, name: str, password: str, source: str) -> httpx.Response:
         headers = {"X-Forwarded-For": source}

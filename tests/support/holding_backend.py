@@ -20,7 +20,7 @@ class HoldingBackend(ModelBackend):
 
     def authenticate(self, request: Any, username: Any = None, **credentials: Any) -> Any:
         folder = Path(os.environ[HOLD])
-        mark = folder / f"check-{username}-{uuid.uuid4()}"
+        mark = folder / f"check-{uuid.uuid4().hex}-{username}"
         mark.touch()
         try:
             while (folder / "hold").exists():

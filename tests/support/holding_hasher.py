@@ -15,7 +15,7 @@ class HoldingHasher(PBKDF2PasswordHasher):
 
     def encode(self, password: str, salt: str, iterations: int | None = None) -> str:
         folder = Path(os.environ[HOLD])
-        mark = folder / f"hash-{password}-{uuid.uuid4()}"
+        mark = folder / f"hash-{uuid.uuid4().hex}-{password}"
         mark.touch()
         try:
             while (folder / "hold").exists():
