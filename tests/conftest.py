@@ -10,6 +10,7 @@ import httpx
 import hypothesis
 import pytest
 
+from tests.support import schema_check
 from tests.support.instance import START_SECONDS, Instance
 from tests.support.orm import Orm, configure, connect, disconnect
 from tests.support.pulp import Pulp
@@ -32,6 +33,8 @@ for client in (httpx.Client, httpx.AsyncClient):
         timeout=httpx.Timeout(300),
         limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2),
     )
+
+schema_check.install()
 
 # The same examples in each run, without a deadline.
 hypothesis.settings.register_profile(

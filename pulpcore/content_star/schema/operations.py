@@ -19,8 +19,14 @@ ERRORS = (400, 401, 403, 404, 414, 429, 500, 501, 502, 503, 504)
 FILE = ("File", 206, 301, 302, 304, 412, 416, *ERRORS)
 DIRECTORY = ("Directory", 206, 301, 302, 304, 412, 416, *ERRORS)
 INDEX = ("Directory", 301, 304, 412, *ERRORS)
+REMOTE = {status: reference("RemoteStatus") for status in ("4XX", "5XX")}
 
 TAG = "Content"
+
+_SUMMARIES = {
+    "Document": "This document as JSON",
+    "DocumentYAML": "This document as YAML",
+}
 
 _NOT_EMPTY: JSON = {"type": "string", "minLength": 1}
 
@@ -139,6 +145,7 @@ def _content(
     item: JSON = {"parameters": [*domain_parameters(), *map(_parameter, path)]}
     for method in READ_METHODS:
         found = {_status(each): reference(each) for each in responses}
+        found |= {} if responses is INDEX else REMOTE
         item[method.lower()] = operation(name, method, summary, TAG, found) | {
             "parameters": list(map(_parameter, queries)),
             "security": requirements(security_schemes()),
@@ -156,10 +163,12 @@ def _probe(name: str, summary: str, responses: JSON) -> JSON:
 
 
 def _document(name: str, response: str) -> JSON:
+    # Content of that name has precedence, and redirects or asks its guard.
+    statuses = (301, 304, 412, *ERRORS)
     responses = {"200": reference(response)}
-    responses |= {str(status): reference(status) for status in (304, 412, 500, 503)}
+    responses |= {str(status): reference(status) for status in statuses}
     return {
-        method.lower(): operation(name, method, "This document", "Schema", responses)
+        method.lower(): operation(name, method, _SUMMARIES[response], "Schema", responses)
         for method in READ_METHODS
     }
 

@@ -53,11 +53,11 @@ HEADERS: dict[str, tuple[str, JSON]] = {
 }
 
 SCHEMAS = {
-    "Checksum": Checksum,
-    "Error": ErrorBody,
-    "FileInfo": FileInfo,
-    "Listing": Listing,
-    "Readiness": Readiness,
+    "ContentChecksum": Checksum,
+    "ContentError": ErrorBody,
+    "ContentFileInfo": FileInfo,
+    "ContentListing": Listing,
+    "ContentReadiness": Readiness,
 }
 
 DESCRIPTIONS = {
@@ -71,8 +71,8 @@ DESCRIPTIONS = {
 
 ANY_OF_FILE: JSON = {
     "anyOf": [
-        {"$ref": "#/components/schemas/FileInfo"},
-        {"$ref": "#/components/schemas/Checksum"},
+        {"$ref": "#/components/schemas/ContentFileInfo"},
+        {"$ref": "#/components/schemas/ContentChecksum"},
         {"description": "The file, if it is JSON."},
     ]
 }
@@ -104,7 +104,7 @@ async def _responses() -> dict[str, JSON]:
     probe, document = await samples.probe_samples(), await samples.document_samples()
     options = await samples.options_samples()
     directory = Sample(headers=file[200].headers | listing[200].headers)
-    readiness = _text("text/plain") | _json("Readiness")
+    readiness = _text("text/plain") | _json("ContentReadiness")
     object_type = {"application/json": {"schema": {"type": "object"}}}
     responses = {
         "File": _response(
@@ -115,7 +115,7 @@ async def _responses() -> dict[str, JSON]:
         "Directory": _response(
             "The listing, in the form that `Accept` prefers; or `index.html` of the directory.",
             directory,
-            _text("text/html", "text/plain") | _json("Listing"),
+            _text("text/html", "text/plain") | _json("ContentListing"),
         ),
         "Options": _response("The methods of the path.", options[200], {}),
         "Live": _response("The process runs.", probe[200], _text("text/plain")),
@@ -131,7 +131,8 @@ async def _responses() -> dict[str, JSON]:
             sample.headers |= listing[status].headers
         content = {"*/*": {"schema": BINARY}} if status == 206 else {}
         responses[_name(status)] = _response(DESCRIPTIONS[status], sample, content)
-    error = _text("text/plain", "text/html") | _json("Error")
+    error = _text("text/plain", "text/html") | _json("ContentError")
+    responses["RemoteStatus"] = _response("The status of a remote (pull-through).", Sample(), error)
     responses["Failure"] = _response("An error.", Sample(), error)
     for status, sample in (await samples.failure_samples()).items():
         responses[_name(status)] = _response(sample.description, sample, error)

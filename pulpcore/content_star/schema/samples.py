@@ -116,7 +116,8 @@ async def file_samples() -> Samples:
         for endpoint in (_file, _remote_file, _redirect):
             await samples.add(endpoint, **headers)
     await samples.add(redirect_with_slash)
-    samples[200].headers |= {name.lower() for name in FORWARDED_HEADERS[1:]}
+    for status in (200, 206):
+        samples[status].headers |= {name.lower() for name in FORWARDED_HEADERS[1:]}
     return samples
 
 

@@ -1,0 +1,105 @@
+"""A check of the tests' HTTP client: content apps send what the OpenAPI document allows.
+
+Each response of a uvicorn below the content prefix must have a status and headers that the document
+has for the operation, so that the document cannot drift from the code.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, wraps
+from typing import Any
+
+import httpx
+
+PREFIX = "/pulp/content/"
+
+# Of the server and the body, which no operation lists.
+TRANSPORT = {"connection", "content-type", "date", "server", "transfer-encoding"}
+
+# Statuses of remotes in the tests; the document has them as 4XX and 5XX.
+REMOTES = {410}
+
+# Of the plugins in the tests, which may add any.
+PLUGINS = {"x-plugin"}
+
+
+def install() -> None:
+    """Make httpx check each response."""
+    send, asend = httpx.HTTPTransport.handle_request, httpx.AsyncHTTPTransport.handle_async_request
+
+    @wraps(send)
+    def handle_request(self: Any, request: httpx.Request) -> httpx.Response:
+        response = send(self, request)
+        check(request, response)
+        return response
+
+    @wraps(asend)
+    async def handle_async_request(self: Any, request: httpx.Request) -> httpx.Response:
+        response = await asend(self, request)
+        check(request, response)
+        return response
+
+    httpx.HTTPTransport.handle_request = handle_request
+    httpx.AsyncHTTPTransport.handle_async_request = handle_async_request
+
+
+def check(request: httpx.Request, response: httpx.Response) -> None:
+    """Raise AssertionError for a response that the document does not allow."""
+    path = request.url.path
+    if not path.startswith(PREFIX) or response.headers.get("Server") != "uvicorn":
+        return
+    is_content = "Surrogate-Key" in response.headers  # of a distribution that is named `docs`
+    allowed = _allowed(_template(path, is_content), request.method.lower())
+    if not allowed:
+        return
+    if response.status_code in REMOTES:
+        return
+    where = f"{request.method} {request.url} has status {response.status_code}"
+    assert response.status_code in allowed, f"{where}, which the OpenAPI document has not."
+    names = {name.lower() for name in response.headers} - TRANSPORT - PLUGINS
+    unknown = names - allowed[response.status_code]
+    assert not unknown, f"{where} and headers that the OpenAPI document has not: {unknown}"
+
+
+def _template(path: str, is_content: bool) -> str:
+    """Return the path template that describes a path."""
+    if path == PREFIX or (path in _document()["paths"] and not is_content):
+        return path
+    return f"{PREFIX}{{base_path}}/{'{directory}/' if path.endswith('/') else '{path}'}"
+
+
+@cache
+def _allowed(template: str, method: str) -> dict[int, set[str]]:
+    """Return the names of the headers by status; none for a method that plugins alone have."""
+    document = _document()
+    responses = document["paths"][template].get(method, {}).get("responses", {})
+    named = document["components"]["responses"]
+    return {
+        int(status): {
+            name.lower() for name in named[reference["$ref"].rpartition("/")[2]]["headers"]
+        }
+        for status, reference in responses.items()
+        if status.isdecimal()
+    }
+
+
+@cache
+def _document() -> dict[str, Any]:
+    """Return the document with all headers that settings add, made in a thread.
+
+    The thread of a test may have an event loop.
+    """
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(_make).result()
+
+
+def _make() -> dict[str, Any]:
+    from django.test import override_settings
+
+    from pulpcore.content_star.cache import cdn_headers
+    from pulpcore.content_star.schema.document import openapi_document
+
+    with override_settings(CACHE_ENABLED=True, CONTENT_STAR_CORS=True):
+        cdn_headers._is_cache_enabled.cache_clear()
+        document = openapi_document()
+    cdn_headers._is_cache_enabled.cache_clear()
+    return document
