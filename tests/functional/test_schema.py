@@ -1,5 +1,8 @@
 """The OpenAPI document that the content app serves, and its precedence."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import httpx
 import pytest
 import yaml
@@ -80,3 +83,48 @@ def test_openapi_document_of_domains_has_the_domain(domains: Server):
     document = httpx.get(f"{domains.content_url}openapi.json").json()
     validate(document)
     assert "/pulp/content/{pulp_domain}/{base_path}/{path}" in document["paths"]
+
+
+API_SCHEMA = "/pulp/api/v3/docs/api.json"
+FILE = "/pulp/content/{base_path}/{path}"
+
+
+def fetched(url: str) -> dict[str, Any]:
+    return httpx.get(url, trust_env=False).raise_for_status().json()
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        node = list(node.values())
+    for each in node if isinstance(node, list) else ():
+        yield from references(each)
+
+
+def test_schema_of_the_api_has_content_paths_whose_references_resolve(instance, document):
+    schema = fetched(f"{instance.url}{API_SCHEMA}")
+    file = schema["paths"][FILE]["get"]
+    assert {"$ref": "#/components/parameters/path"} in file["parameters"]
+    assert file["responses"] == document["paths"][FILE]["get"]["responses"]
+    for reference in set(references(schema)):
+        _, kind, name = reference.removeprefix("#/").split("/")
+        assert name in schema["components"][kind]
+
+
+def test_schema_of_the_api_for_clients_has_ids_of_content_operations(instance):
+    schema = fetched(f"{instance.url}{API_SCHEMA}?bindings")
+    operations = [each for item in schema["paths"].values() for each in item.values()]
+    assert schema["paths"][FILE]["get"]["operationId"] == "get_file"
+    assert all(each["operationId"] for each in operations)
+    assert not any("x-copy-operationId" in each for each in operations)
+
+
+def test_schema_of_the_api_is_that_of_pulp_by_setting_and_by_component(instance):
+    with_content = fetched(f"{instance.url}{API_SCHEMA}")
+    with serving(instance, PULP_CONTENT_STAR_IN_API_SCHEMA="false") as server:
+        without = fetched(f"{server.url}{API_SCHEMA}")
+    assert FILE not in without["paths"]
+    assert without["paths"].items() <= with_content["paths"].items()
+    component = fetched(f"{instance.url}{API_SCHEMA}?component=core")
+    assert FILE not in component["paths"]

@@ -85,6 +85,17 @@ WHITENOISE_IMMUTABLE_FILE_TEST = r"/content_star/page\.(css|js)$"
 # proxy usually serves another page there; `pulp-star up` sets it.
 CONTENT_STAR_REDIRECT_ROOT = False
 
+# Whether the schema of the REST API (`/pulp/api/v3/docs/api.json`) has the paths of content. On,
+# as clients that openapi-generator makes of it work, and those of single components, which upstream
+# publishes, are made without these paths.
+CONTENT_STAR_IN_API_SCHEMA = True
+
+# Merged into pulpcore's settings: the hook is called after its own.
+SPECTACULAR_SETTINGS = {
+    "dynaconf_merge": True,
+    "POSTPROCESSING_HOOKS": ["pulpcore.content_star.schema.pulp_api.add_content_paths"],
+}
+
 # Maximum entries of the response cache of each process, about 4 KiB each; they are invalidated by
 # changes in the database. 0 disables the cache. See `cache/`.
 CONTENT_STAR_CACHE_ENTRIES = 10_000
