@@ -318,8 +318,9 @@ DIFFERENCES = {
     "schema": _difference(
         "status body content-length content-type vary cache-control etag content-encoding"
         " x-content-type-options content-security-policy",
-        "`openapi.json` and `openapi.yaml` below the prefix are not there.",
-        "The OpenAPI document of the content app, where no distribution has that base path.",
+        "`openapi.json`, `openapi.yaml` and `docs/` below the prefix are not there.",
+        "The OpenAPI document of the content app and its documentation, where no distribution has"
+        " that base path.",
         "Content has a schema, as the REST API has one.",
     ),
     "security of answers": _difference(

@@ -152,3 +152,23 @@ def test_html_is_valid(content, pages, name):
     html5lib = pytest.importorskip("html5lib")
     answer = content.get(pages[name], headers={"Accept": "text/html"})
     html5lib.HTMLParser(strict=True).parse(answer.text)
+
+
+def test_docs_viewer_shows_operations_and_loads_nothing_from_other_hosts(
+    browser, content, instance
+):
+    answered: list[str] = []
+    errors: list[str] = []
+    page = open_page(browser, "about:blank")
+    page.on("response", lambda response: answered.append(response.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{content.base_url}docs/")
+    page.get_by_role("heading", name="Pulp content app").wait_for()
+    page.get_by_role("heading", name="Get a file").first.wait_for()
+    assert page.evaluate("self.origin") == "null"  # of the sandbox
+    assert len(answered) == 4  # page, style, viewer, script
+    assert all(url.startswith(instance.url) for url in answered)
+    assert not errors
+    if folder := os.environ.get("PULP_STAR_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / "docs.png")
+    page.context.close()

@@ -197,6 +197,7 @@ ROWS = [
     Row("readyz", "probes"),
     Row("openapi.json", "schema"),
     Row("openapi.yaml", "schema"),
+    Row("docs/", "schema"),
     # On demand
     Row("{mirror}/far.txt", ON_DEMAND),
     Row("{mirror}/far.txt", ON_DEMAND, method="HEAD"),

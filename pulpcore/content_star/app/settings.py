@@ -79,7 +79,10 @@ CONTENT_STAR_LOGO = ""
 CONTENT_STAR_LINKS: dict[str, str] = {}
 
 # Lets clients cache the style and script of these pages for ever: their URLs have a hash.
-WHITENOISE_IMMUTABLE_FILE_TEST = r"/content_star/page\.(css|js)$"
+WHITENOISE_IMMUTABLE_FILE_TEST = r"/content_star/(page|docs)\.(css|js)$|/redoc\.standalone\.js$"
+
+# Static files of the documentation's viewer; merged into Pulp's apps.
+INSTALLED_APPS = ["drf_spectacular_sidecar", "dynaconf_merge"]
 
 # Whether `/` redirects to the index of content if Django has no view for it. Off, as a reverse
 # proxy usually serves another page there; `pulp-star up` sets it.

@@ -14,22 +14,29 @@ from starlette.requests import Request
 from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
-_STATIC = files("pulpcore.content_star.app") / "static" / "content_star"
+SCRIPT = "content_star/page.js"
+
+# Packages with static files, by the first folder of their paths.
+_PACKAGES = {
+    "content_star": "pulpcore.content_star.app",
+    "drf_spectacular_sidecar": "drf_spectacular_sidecar",
+}
 
 
 @cache
-def _digest(name: str) -> bytes:
-    return hashlib.sha256((_STATIC / name).read_bytes()).digest()
+def _digest(path: str) -> bytes:
+    package = files(_PACKAGES[path.partition("/")[0]])
+    return hashlib.sha256(package.joinpath("static", *path.split("/")).read_bytes()).digest()
 
 
-def static_url(name: str) -> str:
+def static_url(path: str) -> str:
     """Return the URL of a static file of these pages, with a hash of its content."""
-    return f"{settings.STATIC_URL}content_star/{name}?v={_digest(name).hex()[:12]}"
+    return f"{settings.STATIC_URL}{path}?v={_digest(path).hex()[:12]}"
 
 
-def script_integrity() -> str:
-    """Return the hash of the script, as in `integrity` and Content-Security-Policy."""
-    return f"sha256-{b64encode(_digest('page.js')).decode()}"
+def script_integrity(path: str) -> str:
+    """Return the hash of a script, as in `integrity` and Content-Security-Policy."""
+    return f"sha256-{b64encode(_digest(path)).decode()}"
 
 
 @cache
@@ -42,7 +49,7 @@ def page_headers() -> dict[str, str]:
     policy = (
         "sandbox allow-downloads allow-forms allow-scripts; default-src 'none'; base-uri 'none'; "
         "form-action 'self'; frame-ancestors 'none'; img-src 'self' data:; style-src 'self'; "
-        f"script-src '{script_integrity()}'"
+        f"script-src '{script_integrity(SCRIPT)}'"
     )
     return {**SECURITY_HEADERS, "content-security-policy": policy}
 
@@ -73,9 +80,9 @@ def render_page(request: Request, template: str, context: dict[str, Any]) -> byt
         "site": settings.CONTENT_STAR_TITLE,
         "logo": settings.CONTENT_STAR_LOGO,
         "links": list(settings.CONTENT_STAR_LINKS.items()),
-        "style": static_url("page.css"),
-        "script": static_url("page.js"),
-        "script_integrity": script_integrity(),
+        "style": static_url("content_star/page.css"),
+        "script": static_url(SCRIPT),
+        "script_integrity": script_integrity(SCRIPT),
     }
     if "crumbs" not in context:
         frame |= {"start": quote(start_path(request)), "crumbs": breadcrumbs(request)}

@@ -26,6 +26,7 @@ TAG = "Content"
 _SUMMARIES = {
     "Document": "This document as JSON",
     "DocumentYAML": "This document as YAML",
+    "Page": "This document as a page",
 }
 
 _NOT_EMPTY: JSON = {"type": "string", "minLength": 1}
@@ -120,6 +121,7 @@ def other_paths() -> dict[str, JSON]:
         f"{prefix}readyz": _probe("readiness", "Readiness probe, and status as JSON", ready),
         f"{prefix}openapi.json": _document("schema", "Document"),
         f"{prefix}openapi.yaml": _document("schema_yaml", "DocumentYAML"),
+        f"{prefix}docs/": _document("docs", "Page"),
     }
 
 

@@ -98,7 +98,7 @@ def reference(response: str | int) -> JSON:
 async def _responses() -> dict[str, JSON]:
     """Return the responses: those with one meaning by the phrase of their status, others by name.
 
-    The names are: File, Directory, Options, Live, Ready, NotReady, Document, DocumentYAML.
+    The names are: Page, File, Directory, Options, Live, Ready, NotReady, Document, DocumentYAML.
     """
     file, listing = await samples.file_samples(), await samples.listing_samples()
     probe, document = await samples.probe_samples(), await samples.document_samples()
@@ -117,6 +117,7 @@ async def _responses() -> dict[str, JSON]:
             directory,
             _text("text/html", "text/plain") | _json("ContentListing"),
         ),
+        "Page": _response("The documentation.", document[200], _text("text/html")),
         "Options": _response("The methods of the path.", options[200], {}),
         "Live": _response("The process runs.", probe[200], _text("text/plain")),
         "Ready": _response("Content can be served.", probe[200], readiness),
