@@ -248,8 +248,14 @@ def _dot_segments(exchange: Exchange, facet: str) -> bool:
 
 
 def _probe(exchange: Exchange, facet: str) -> bool:
-    is_probe = exchange.request.path.endswith(("livez", "readyz"))
+    is_probe = exchange.request.path in ("livez", "readyz")
     return is_probe and exchange.statuses(404, 200, 503)
+
+
+def _schema(exchange: Exchange, facet: str) -> bool:
+    names = ("openapi.json", "openapi.yaml", "docs", "docs/")
+    is_schema = exchange.request.path in names
+    return is_schema and exchange.old.status == 404 and exchange.new.status < 400
 
 
 def _plugin_file(exchange: Exchange, facet: str) -> bool:
@@ -333,6 +339,7 @@ CONDITIONS: dict[str, Condition] = {
     "odd user names": lambda exchange, facet: exchange.statuses(500, 403),
     "host": _host,
     "probes": _probe,
+    "schema": _schema,
     "security of answers": _added,
     "files of plugins": _plugin_file,
     "middlewares of plugins": _always,
