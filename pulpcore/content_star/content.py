@@ -39,6 +39,7 @@ from pulpcore.content_star.resolve.content import files
 from pulpcore.content_star.resolve.distribution import ResolvedPath, find_distribution, find_domain
 from pulpcore.content_star.resolve.paths import ContentPath, decoded_path, parse_content_path
 from pulpcore.content_star.resolve.redirect import redirect_with_slash
+from pulpcore.content_star.responses.disconnect import Abandonment
 from pulpcore.content_star.responses.websockets import refuse
 from pulpcore.content_star.upstream import with_domain
 
@@ -66,13 +67,14 @@ class Content:
         self.prefix = prefix
         self.cache = cache or ResponseCache(0, 0)
         self.stale = stale or StaleResponses(self.cache, 0)
-        self._batcher = Batcher(self._respond_batch, MAX_BATCH)
+        self._batcher = Batcher(self._respond_batch, MAX_BATCH, executor.timeout / 2)
+        self._abandonment = Abandonment()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await refuse(scope, send)
             return
-        response = await self.respond(Request(scope))
+        response = await self.respond(Request(scope, receive))
         await response(scope, receive, send)
 
     async def respond(self, request: Request) -> ASGIApp:
@@ -101,14 +103,16 @@ class Content:
             info.route = "stream_content" if content_path.path else "list_distributions"
             uncached = partial(self._respond_uncached, request, content_path, key)
             if is_query or not self.stale.has(key):
-                return await uncached()
+                return await self._abandonment.run(request, uncached)
             return await self._respond_or_stale(request, content_path, key, uncached)
         info.route = "stream_content"
         entry.fill(info)
         if entry.is_public:
             entry.fill_permitted(info)
             return entry.result.respond(request)
-        return await self._run(request, respond_from_cache, parse_content_path(key.path), entry)
+        content_path = parse_content_path(key.path)
+        run = partial(self._run, request, respond_from_cache, content_path, entry)
+        return await self._abandonment.run(request, run)
 
     async def _run(self, request: Request, work: Callable[..., ASGIApp], *args: object) -> ASGIApp:
         """Run `work` in the executor, again after a password check if the guard needs one."""

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import random
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from django.test import override_settings
 from django.urls import clear_url_caches, path
 from django.views.decorators.csrf import csrf_exempt
 
@@ -57,6 +59,40 @@ def test_body_is_readable_from_wsgi_input(api):
 
 def test_view_may_run_an_event_loop_in_its_thread(api):
     assert send(api, "GET", "/fetch").text == "fetched"
+
+
+def test_api_requests_beyond_the_bound_of_waiting_ones_get_503(instance, monkeypatch):
+    """One runs, two wait, the others are refused at once; the liveness probe is not."""
+    may_end = threading.Event()
+
+    def slow(request: HttpRequest) -> HttpResponse:
+        may_end.wait(300)
+        return HttpResponse("served")
+
+    patterns = [path("slow", slow), path("livez/", slow)]
+    monkeypatch.setattr(f"{settings.ROOT_URLCONF}.urlpatterns", patterns)
+    clear_url_caches()
+
+    async def main() -> tuple[list[httpx.Response], httpx.Response]:
+        api = create_api()
+        transport = httpx.ASGITransport(api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://pulp") as client:
+            tasks = [asyncio.create_task(client.get("/slow")) for _ in range(6)]
+            refused, admitted = set(), set(tasks)
+            while len(refused) < 3:
+                done, admitted = await asyncio.wait(admitted, return_when="FIRST_COMPLETED")
+                refused |= done
+            probe = asyncio.create_task(client.get("/livez/"))
+            await asyncio.sleep(0)
+            may_end.set()
+            return [task.result() for task in refused], await asyncio.gather(probe, *admitted)
+
+    with override_settings(CONTENT_STAR_API_THREADS=1, CONTENT_STAR_API_WAITING=2):
+        refused, served = asyncio.run(main())
+    assert [response.status_code for response in refused] == [503] * 3
+    assert all(int(response.headers["Retry-After"]) for response in refused)
+    assert [response.text for response in served] == ["served"] * 4
+    clear_url_caches()
 
 
 MEGABYTE = 1 << 20

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from pulpcore.content_star.database.availability import DatabaseOverloaded
 from pulpcore.content_star.database.batching import Batcher
 
 pytestmark = pytest.mark.anyio
@@ -116,3 +117,27 @@ async def test_finished_batches_leave_no_state():
     assert await results(again) == [50]
     assert not together._waiting
     assert not together._tasks
+
+
+async def test_cancelled_calls_are_not_part_of_the_next_batch():
+    work = Work()
+    together, first = await under_way(work)
+    others = asking(together, [2, 4])
+    await asyncio.sleep(0)
+    others[0].cancel()
+    release(work)
+    await results(first + others)
+    assert work.groups == [("key", [1]), ("key", [4])]
+
+
+async def test_calls_are_refused_while_one_has_waited_too_long():
+    work = Work()
+    together = Batcher(work, 10, max_wait=0)
+    first = asking(together, [1])
+    await work.started.acquire()
+    second = asking(together, [2])
+    await asyncio.sleep(0)
+    refused = await results(asking(together, [4]))
+    assert [type(error) for error in refused] == [DatabaseOverloaded]
+    release(work)
+    assert await results(first + second) == [100, 50]

@@ -14,6 +14,10 @@ CONTENT_STAR_DATABASE_TIMEOUT = 5
 # queued. Because of Python's global interpreter lock, more threads only help if views wait.
 CONTENT_STAR_API_THREADS = 8
 
+# API requests of each process that may wait for one of these threads; further ones get 503. At 50
+# requests a second the last one waits for five seconds, and clients give up after 10 to 60.
+CONTENT_STAR_API_WAITING = 256
+
 # Threads for API requests with a body of over 64 KiB (uploads), and for streaming responses. Their
 # duration depends on the client, so they do not share threads with other requests.
 CONTENT_STAR_UPLOAD_THREADS = 32

@@ -41,6 +41,13 @@ class DatabaseUnavailable(ConnectionLost):
         super().__init__("The database does not answer.")
 
 
+class DatabaseOverloaded(OperationalError):
+    """Too many calls are waiting for the database: this one would wait in vain."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many calls are waiting for the database.")
+
+
 class Availability:
     """State of the circuit breaker. Thread-safe."""
 

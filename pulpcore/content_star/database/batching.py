@@ -5,33 +5,55 @@ running make up the next one. Batches grow with the load, and without load there
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+
+from pulpcore.content_star.database.availability import DatabaseOverloaded
 
 Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class _Waiting(NamedTuple, Generic[Item, Result]):
+    """An item that waits for its batch, since a moment on the monotonic clock."""
+
+    item: Item
+    future: asyncio.Future[Result]
+    since: float
+
+
 class Batcher(Generic[Key, Item, Result]):
     """Collects items into batches by key. Batches of different keys run concurrently."""
 
     def __init__(
-        self, work: Callable[[Key, Sequence[Item]], Awaitable[Sequence[Result]]], max_size: int
+        self,
+        work: Callable[[Key, Sequence[Item]], Awaitable[Sequence[Result]]],
+        max_size: int,
+        max_wait: float = float("inf"),
     ) -> None:
-        """`work` is called with at most `max_size` items and returns one result for each."""
+        """`work` is called with at most `max_size` items and returns one result for each.
+
+        `max_wait` in seconds: no item is added while one has been waiting for longer.
+        """
         self.work = work
         self.max_size = max_size
-        self._waiting: dict[Key, list[tuple[Item, asyncio.Future[Result]]]] = {}
+        self.max_wait = max_wait
+        self._waiting: dict[Key, list[_Waiting[Item, Result]]] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
 
     async def submit(self, key: Key, item: Item) -> Result:
         """Add `item` to the next batch and return its result.
 
-        Raises the exception of `work`, as for all items of the batch.
+        Raises the exception of `work`, as for all items of the batch, and `DatabaseOverloaded`.
         """
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(key, []).append((item, result))
+        now = time.monotonic()
+        waiting = self._waiting.setdefault(key, [])
+        if waiting and now - waiting[0].since > self.max_wait:
+            raise DatabaseOverloaded
+        waiting.append(_Waiting(item, result, now))
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._run_batches(key))
         return await result
@@ -41,26 +63,26 @@ class Batcher(Generic[Key, Item, Result]):
         try:
             while waiting:
                 batch, waiting[:] = waiting[: self.max_size], waiting[self.max_size :]
-                await self._run_batch(key, batch)
+                batch = [each for each in batch if not each.future.done()]  # cancelled callers
+                if batch:
+                    await self._run_batch(key, batch)
         finally:
             del self._waiting[key], self._tasks[key]
-            for _, future in waiting:
-                future.cancel()
+            for each in waiting:
+                each.future.cancel()
 
-    async def _run_batch(
-        self, key: Key, batch: Sequence[tuple[Item, asyncio.Future[Result]]]
-    ) -> None:
+    async def _run_batch(self, key: Key, batch: "Sequence[_Waiting[Item, Result]]") -> None:
         try:
-            results = await self.work(key, [item for item, _ in batch])
+            results = await self.work(key, [each.item for each in batch])
         except Exception as error:
-            for _, future in batch:
-                if not future.done():  # done: its caller was cancelled
-                    future.set_exception(error)
+            for each in batch:
+                if not each.future.done():  # done: its caller was cancelled
+                    each.future.set_exception(error)
             return
         except asyncio.CancelledError:
-            for _, future in batch:
-                future.cancel()
+            for each in batch:
+                each.future.cancel()
             raise
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+        for each, result in zip(batch, results, strict=True):
+            if not each.future.done():
+                each.future.set_result(result)

@@ -69,6 +69,7 @@ class DatabaseExecutor:
         """
         if timeout is None:
             timeout = settings.CONTENT_STAR_DATABASE_TIMEOUT
+        self.timeout = timeout
         self._pool = DatabaseThreads(threads, name, timeout, max_wait)
         self._run_idempotent = sync_to_async(
             _run_idempotent, thread_sensitive=False, executor=self._pool

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.backends.signals import connection_created
 
-from pulpcore.content_star.database.availability import availability
+from pulpcore.content_star.database.availability import DatabaseOverloaded, availability
 from pulpcore.content_star.database.connection import interrupt, is_waiting, limit_statements
 from pulpcore.content_star.database.deadline import DatabaseTimeout, watchdog
 from pulpcore.content_star.database.working_directory import enter_working_directory
@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 # Seconds that a part of a listing may take: some have to read all rows of a repository.
 LISTING_TIMEOUT = 30.0
+
+# Calls that wait for a thread of one pool. With a request each, they take some 20 MB.
+MAX_WAITING = 1000
 
 # Successive checks in which a call was waiting for the database, before it is interrupted: what
 # else plugins' code does may take longer than the deadline.
@@ -42,14 +45,15 @@ class Call(Future[Any]):
     dropped then.
     """
 
-    def __init__(self, work: Callable[[], Any], expires: float) -> None:
+    def __init__(self, work: Callable[[], Any], timeout: float) -> None:
         super().__init__()
         self.work = work
-        self.expires = expires
+        self.submitted_at = time.monotonic()
+        self.started_at = float("inf")
+        self.expires = self.submitted_at + timeout
         """Deadline on the monotonic clock, in seconds."""
         self.thread: DatabaseThread | None = None
         """The thread that runs it."""
-        self.started_at = float("inf")
         self.is_expired = False
         self.checks = 0
 
@@ -84,14 +88,20 @@ class DatabaseThreads(Executor):
         """Those that have not ended: each operation on it is atomic."""
         self._lock = threading.Lock()
         self._is_closed = False
+        self.is_congested = False
+        """Whether calls are refused."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Schedule a call. Fails with `DatabaseTimeout` at the deadline."""
+        """Schedule a call. It fails with `DatabaseTimeout` at the deadline.
+
+        Raises `DatabaseOverloaded` if too many are waiting, or one for half of the time it has.
+        """
         work = partial(fn, *args, **kwargs) if args or kwargs else fn
-        timeout = self.timeout if self.max_wait is None else self.max_wait
-        call = Call(work, time.monotonic() + timeout)
+        call = Call(work, self.timeout if self.max_wait is None else self.max_wait)
         if self._is_closed:
             raise RuntimeError(f"The database executor {self._name} is closed.")
+        if self.is_congested or len(self.calls) >= self._max_threads + MAX_WAITING:
+            raise DatabaseOverloaded
         self.calls[call] = None
         if len(self._threads) < self._max_threads and len(self.calls) > len(self._threads):
             self._start_thread()
@@ -114,6 +124,7 @@ class DatabaseThreads(Executor):
 
         Interrupts also those that have waited since before an outage: they are repeated.
         """
+        self._note_congestion(now)
         for call in list(self.calls):
             if call.done() and call.thread is None:
                 self.calls.pop(call, None)
@@ -121,6 +132,27 @@ class DatabaseThreads(Executor):
                 self._expire(call)
             elif availability.is_dead(call.started_at):
                 _interrupt(call)
+
+    def _note_congestion(self, now: float) -> None:
+        """Refuse calls while one has waited so long that those behind it may wait in vain."""
+        oldest = min(
+            (
+                call.submitted_at
+                for call in list(self.calls)
+                if call.thread is None and not call.done()
+            ),
+            default=now,
+        )
+        timeout = self.timeout if self.max_wait is None else self.max_wait
+        was_congested, self.is_congested = self.is_congested, now - oldest > timeout / 2
+        if self.is_congested and not was_congested:
+            log.warning(
+                "Database executor %s: calls wait for more than %g s for one of %d threads, further"
+                " ones get 503. The database is slow, or needs more threads.",
+                self._name,
+                timeout / 2,
+                self._max_threads,
+            )
 
     def _expire(self, call: Call) -> None:
         thread = call.thread

@@ -31,7 +31,7 @@ from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pulpcore.content_star.auth.password_checks import Failures, source_of
+from pulpcore.content_star.auth.password_checks import RETRY_AFTER, Failures, source_of
 from pulpcore.content_star.django_app.isolation import enter_view_thread
 from pulpcore.content_star.django_app.password_hashing import (
     MAX_VIEWS,
@@ -41,7 +41,6 @@ from pulpcore.content_star.django_app.password_hashing import (
 )
 from pulpcore.content_star.django_app.request_body import (
     STALL_TIMEOUT,
-    BodyError,
     ReadBody,
     RequestBody,
     request_body,
@@ -86,12 +85,18 @@ class ViewThreads:
     def __init__(self, threads: int, name: str) -> None:
         self._executor = ThreadPoolExecutor(threads + MAX_VIEWS, name)
         self._places = asyncio.Semaphore(threads)
+        self.waiting = 0
+        """Number of calls that wait for a place."""
 
     async def run(
         self, context: contextvars.Context, work: Callable[..., T], *arguments: object
     ) -> T:
         """Call `work` in one of the threads, with the context variables of the request."""
-        await self._places.acquire()
+        self.waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self.waiting -= 1
         place = _Place(self._places)
         if view := context.get(current_view):
             view.leave_pool = place.leave
@@ -190,6 +195,7 @@ class Api(BaseHandler):
         super().__init__()
         self.load_middleware()
         self._max_body_size: int | None = settings.CONTENT_STAR_MAX_BODY_SIZE
+        self._max_waiting: int = settings.CONTENT_STAR_API_WAITING
         self._threads = ViewThreads(settings.CONTENT_STAR_API_THREADS, "api")
         # For large bodies and streaming responses, whose duration depends on the client.
         self._upload_threads = UploadThreads(settings.CONTENT_STAR_UPLOAD_THREADS, "api-upload")
@@ -210,7 +216,10 @@ class Api(BaseHandler):
         view = HashingView(source_of(scope))
         context.run(current_view.set, view)
         if body.error:
-            response_data = _error_response(body.error)
+            response_data = _error_response(body.error.status, body.error.reason)
+        elif isinstance(body, ReadBody) and self._is_full(scope):
+            response_data = _error_response(503, "Too many requests to the API are waiting.")
+            response_data.headers.append((b"Retry-After", b"%d" % RETRY_AFTER))
         elif isinstance(body, ReadBody):
             response_data = await self._threads.run(context, self._run_django, scope, body)
         else:
@@ -237,6 +246,10 @@ class Api(BaseHandler):
         body.abort()  # the rest is received and dropped, to detect a disconnect
         sending = partial(self._send_stream, response_data.stream, scope, context, send)
         await until_disconnect(receive, sending)
+
+    def _is_full(self, scope: Scope) -> bool:
+        """Return whether as many requests wait as may. The liveness probe may in any case."""
+        return self._threads.waiting >= self._max_waiting and not scope["path"].endswith("/livez/")
 
     def _run_django(self, scope: Scope, body: RequestBody) -> _Response:
         """Run Django for a request, as its `WSGIHandler` does. Blocks."""
@@ -382,11 +395,11 @@ def _headers(response: HttpResponseBase) -> _HeaderList | None:
     return [(name.encode("ascii"), value.encode("latin-1")) for name, value in pairs]
 
 
-def _error_response(error: BodyError) -> _Response:
-    """Return the error response to a request whose body is refused."""
-    content = error.reason.encode()
+def _error_response(status: int, reason: str) -> _Response:
+    """Return the error response to a request that Django does not see."""
+    content = reason.encode()
     headers = [(b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(content))]
-    return _Response(error.status, headers, content)
+    return _Response(status, headers, content)
 
 
 def _closing(body: RequestBody, send: Send) -> Send:

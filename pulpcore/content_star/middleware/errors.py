@@ -26,7 +26,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pulpcore.content_star.database.availability import DatabaseUnavailable
+from pulpcore.content_star.database.availability import (
+    DatabaseOverloaded,
+    DatabaseUnavailable,
+)
 from pulpcore.content_star.distributions.plugin_hooks import responder_of
 from pulpcore.content_star.listings.negotiation import preferred_form, prefers_json
 from pulpcore.content_star.listings.site import breadcrumbs, page_headers, render_page
@@ -45,6 +48,10 @@ class ErrorBody(TypedDict):
     """An error, as in the REST API."""
 
     detail: str
+
+
+# Errors that requests have in great numbers, and whose begin and end are logged.
+LOGGED_ELSEWHERE = (DatabaseOverloaded, DatabaseUnavailable)
 
 
 class Errors:
@@ -74,7 +81,7 @@ class Errors:
             http_error = as_http(error)
             if http_error.status_code == 500:
                 log.error("%s %r failed", scope["method"], scope["path"], exc_info=error)
-            elif http_error.status_code > 500 and not isinstance(error, DatabaseUnavailable):
+            elif http_error.status_code > 500 and not isinstance(error, LOGGED_ELSEWHERE):
                 log.error("%s %r: %s", scope["method"], scope["path"], error)
             if started:
                 # The server must close the connection, or the client would take the partial body

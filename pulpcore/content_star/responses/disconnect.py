@@ -1,11 +1,13 @@
 """Client disconnects: wait for one, and cancel work or an application when it comes."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import anyio
 from anyio import CancelScope
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
@@ -32,6 +34,95 @@ async def until_disconnect(receive: Receive, work: Callable[[], Awaitable[None]]
 async def _cancel_on_disconnect(receive: Receive, scope: CancelScope) -> None:
     await wait_for_disconnect(receive)
     scope.cancel()
+
+
+# Seconds that a response may take before its client is watched, and between two looks for those.
+WATCH_AFTER = 0.5
+
+
+class Abandonment:
+    """Ends work on responses whose clients have left, before it costs anything more.
+
+    To watch a client costs a task, more than most of the work; so only those are watched that have
+    been waiting for a while.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[_WaitingClient, None] = {}
+        """In the order of arrival."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self, request: Request, work: Callable[[], Awaitable[ASGIApp]]) -> ASGIApp:
+        """Return the response of `work`. Raises `ClientDisconnect`."""
+        client = _WaitingClient(request.receive)
+        self._waiting[client] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._watch)
+        try:
+            response = await work()
+        except asyncio.CancelledError:
+            if not client.has_left:
+                raise
+            client.task.uncancel()
+            raise ClientDisconnect from None
+        finally:
+            del self._waiting[client]
+            if client.watcher is not None:
+                client.watcher.cancel()
+        return client.replay(response)
+
+    def _watch(self) -> None:
+        """Watch the clients that have been waiting for long, and look again later."""
+        self._timer = None
+        before = time.monotonic() - WATCH_AFTER
+        for client in self._waiting:
+            if client.since > before:
+                break
+            if client.watcher is None:
+                client.watcher = asyncio.create_task(client.watch())
+        if self._waiting:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._watch)
+
+
+class _WaitingClient:
+    """A client that waits for the start of its response, in the current task."""
+
+    __slots__ = ("_first", "_receive", "has_left", "since", "task", "watcher")
+
+    def __init__(self, receive: Receive) -> None:
+        self.since = time.monotonic()
+        self.task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
+        self.has_left = False
+        self.watcher: asyncio.Task[None] | None = None
+        self._receive = receive
+        self._first: Message | None = None
+
+    async def watch(self) -> None:
+        """Cancel the task on a disconnect. Not if the request has a body, which is left unread."""
+        message = self._first = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.has_left = True
+            self.task.cancel()
+
+    def replay(self, response: ASGIApp) -> ASGIApp:
+        """Return the response, which receives the message that has been received already."""
+        first = self._first
+        if first is None:
+            return response
+
+        async def replaying(scope: Scope, receive: Receive, send: Send) -> None:
+            async def receive_again() -> Message:
+                nonlocal first
+                if first is None:
+                    return await receive()
+                message, first = first, None
+                return message
+
+            await response(scope, receive_again, send)
+
+        return replaying
 
 
 class DisconnectWatcher:

@@ -1,0 +1,145 @@
+"""A database that is slower than requests arrive: bounded queues, and clients that leave."""
+
+import asyncio
+import threading
+from functools import partial
+
+import httpx
+import pytest
+from django.db import connection, transaction
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse
+
+from pulpcore.content_star.database.availability import DatabaseOverloaded
+from pulpcore.content_star.database.executor import DatabaseExecutor
+from pulpcore.content_star.responses.disconnect import Abandonment
+from tests.functional.test_database import backend_pid, count_waiting, opened_executor
+from tests.support.instance import wait_until
+from tests.support.server import serving
+
+pytestmark = pytest.mark.usefixtures("orm")
+
+
+def test_executor_refuses_calls_while_one_has_waited_for_half_of_its_time():
+    done = threading.Event()
+
+    async def main(executor: DatabaseExecutor) -> None:
+        first = asyncio.create_task(executor.run(done.wait, 300))
+        second = asyncio.create_task(executor.run(backend_pid))
+        await asyncio.to_thread(wait_until, lambda: executor._pool.is_congested)
+        with pytest.raises(DatabaseOverloaded):
+            await executor.run(backend_pid)
+        done.set()
+        assert await first and await second
+        await asyncio.to_thread(wait_until, lambda: not executor._pool.is_congested)
+        assert await executor.run(backend_pid)
+
+    with opened_executor(1, timeout=20) as (executor, run):
+        run(executor.run(backend_pid))
+        run(main(executor))
+
+
+def test_executor_bounds_the_number_of_waiting_calls(monkeypatch):
+    monkeypatch.setattr("pulpcore.content_star.database.threads.MAX_WAITING", 3)
+    done = threading.Event()
+
+    async def main(executor: DatabaseExecutor) -> list[object]:
+        calls = [asyncio.create_task(executor.run(done.wait, 300)) for _ in range(8)]
+        await asyncio.wait(calls[5:])
+        done.set()
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    with opened_executor(2, timeout=300) as (executor, run):
+        results = run(main(executor))
+    assert results[:5] == [True] * 5
+    assert [type(error) for error in results[5:]] == [DatabaseOverloaded] * 3
+
+
+def waiting_request(left: asyncio.Event) -> Request:
+    """A GET whose client disconnects when `left` is set."""
+    messages = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    return Request({"type": "http", "method": "GET", "path": "/", "headers": []}, receive)
+
+
+def test_client_that_leaves_the_queue_costs_nothing_more():
+    done, ran = threading.Event(), []
+
+    async def main(executor: DatabaseExecutor) -> None:
+        left = asyncio.Event()
+        first = asyncio.create_task(executor.run(done.wait, 300))
+        lookup = partial(executor.run_directly, ran.append, 1)
+        second = asyncio.create_task(Abandonment().run(waiting_request(left), lookup))
+        await asyncio.sleep(0)
+        left.set()
+        with pytest.raises(ClientDisconnect):
+            await second
+        done.set()
+        assert await first
+        await executor.run(backend_pid)
+
+    with opened_executor(1, timeout=300) as (executor, run):
+        run(main(executor))
+    assert ran == []
+
+
+def test_message_that_was_received_while_waiting_is_received_again():
+    async def main() -> None:
+        left, watched = asyncio.Event(), asyncio.Event()
+        request = waiting_request(left)
+        receive = request._receive
+
+        async def noted():
+            watched.set()
+            return await receive()
+
+        request._receive = noted
+
+        async def respond(scope, receive, send):
+            received.append(await receive())
+            await PlainTextResponse("")(scope, receive, send)
+
+        async def work():
+            await watched.wait()
+            return respond
+
+        async def send(message):
+            pass
+
+        received = []
+        response = await Abandonment().run(request, work)
+        await response(request.scope, request.receive, send)
+        assert [message["type"] for message in received] == ["http.request"]
+
+    asyncio.run(main())
+
+
+def test_clients_that_leave_while_a_table_is_locked_leave_a_server_that_works(instance, orm):
+    base = orm.distribution(publication=orm.publication({"a": b"a"}))
+    options = {
+        "PULP_CONTENT_STAR_CACHE_ENTRIES": "0",
+        "PULP_CONTENT_STAR_DATABASE_TIMEOUT": "60",
+        "PGAPPNAME": "left",
+    }
+    with serving(instance, **options) as server:
+        url = f"{server.content_url}{base}/a"
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("LOCK TABLE core_distribution IN ACCESS EXCLUSIVE MODE")
+
+            async def leave() -> list[object]:
+                async with httpx.AsyncClient(timeout=2) as client:
+                    gets = (client.get(url) for _ in range(20))
+                    return await asyncio.gather(*gets, return_exceptions=True)
+
+            assert {type(error) for error in asyncio.run(leave())} == {httpx.ReadTimeout}
+            assert count_waiting("left")
+        wait_until(lambda: not count_waiting("left"))
+        assert httpx.get(url, timeout=60).content == b"a"
+        assert "Exception in ASGI" not in server.said() and "Traceback" not in server.said()
