@@ -282,6 +282,16 @@ def test_routes_that_overlap_pulp_are_refused_and_reported(server):
     assert "X-Why" not in response.headers
 
 
+def test_bridged_plugin_is_deprecated_with_the_release_that_ends_it(server):
+    reported = status(server)
+    bridged = reported["bridged"]
+    assert (bridged["reports"], bridged["ends_with"]) == ([], "2.0")
+    assert (reported["core"]["reports"], reported["core"]["ends_with"]) == ([], None)
+    warnings = [line for line in server.said().splitlines() if "is deprecated" in line]
+    (warning,) = [line for line in warnings if "plugin bridged" in line]
+    assert "goes with pulp-content-star 2.0: it reports nothing, and has " in warning
+
+
 def status(server: Server) -> dict[str, dict]:
     """Return the server's report about its plugins, by label."""
     as_json = {"Accept": "application/json"}

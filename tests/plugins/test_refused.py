@@ -43,6 +43,8 @@ def test_readyz_and_command_report_how_every_plugin_is_served(plugged, content):
         "version": "1.0.0",
         "served": "native",
         "why": "it reports star, in pulp_example.app.content_star",
+        "reports": ["aiohttp", "star"],
+        "ends_with": None,
         "prefixes": [],
         "problem": None,
     }

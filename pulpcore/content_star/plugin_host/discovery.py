@@ -43,6 +43,9 @@ CORE = "pulpcore.app"
 
 IMPLEMENTATIONS = frozenset({"aiohttp", "star"})
 
+# First release without the bridge and the proxy to pulpcore-content.
+BRIDGE_ENDS_WITH = "2.0"
+
 # Hooks of a distribution's model that return aiohttp responses.
 AIOHTTP_HOOKS = ("content_handler", "content_handler_json")
 
@@ -69,6 +72,14 @@ class Plugin:
 
     why: str
     """Reason for the mode, for operators; public."""
+
+    reports: tuple[str, ...] = ()
+    """Implementations that its AppConfig declares, sorted."""
+
+    @property
+    def ends_with(self) -> str | None:
+        """Release of this package that no longer serves the plugin so (docs/phases.md), or None."""
+        return BRIDGE_ENDS_WITH if self.served in ("bridged", "proxied") else None
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,13 @@ def as_json() -> list[dict[str, object]]:
 
 def _plugin_json(plugin: Plugin) -> dict[str, object]:
     module = legacy_routes.get(plugin.app, LegacyRoutes())
-    return {**asdict(plugin), "prefixes": list(module.prefixes), "problem": module.problem}
+    return {
+        **asdict(plugin),
+        "reports": list(plugin.reports),
+        "ends_with": plugin.ends_with,
+        "prefixes": list(module.prefixes),
+        "problem": module.problem,
+    }
 
 
 @cache
@@ -121,9 +138,11 @@ def announce() -> None:
     for plugin in plugins().values():
         if plugin.served == "bridged":
             deprecation_logger.warning(
-                "The content of plugin %s is served by the aiohttp bridge, which is deprecated: "
-                "%s. Update the plugin to a version with an implementation for content-star.",
+                "The content of plugin %s is served by the aiohttp bridge, which is deprecated and "
+                "goes with pulp-content-star %s: %s. Update the plugin to a version with an "
+                "implementation for content-star.",
                 plugin.label,
+                BRIDGE_ENDS_WITH,
                 plugin.why,
             )
 
@@ -175,11 +194,13 @@ def _fallback_app(plugin: Plugin) -> ASGIApp:
 def _plugin(config: PulpPluginAppConfig, failure: str | None) -> Plugin:
     """Return a plugin with its serving mode, after the modules of all have been imported."""
 
+    implementations, module = declared(config)
+    reports = tuple(sorted(implementations))
+
     def plugin(served: Served, why: str) -> Plugin:
         package, version = config.python_package_name, config.version
-        return Plugin(config.label, config.name, package, version, served, why)
+        return Plugin(config.label, config.name, package, version, served, why, reports)
 
-    implementations, module = declared(config)
     if module and not failure:
         return plugin("native", f"it reports star, in {module}")
     if failure and "aiohttp" not in implementations:

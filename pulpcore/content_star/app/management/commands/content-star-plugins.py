@@ -29,6 +29,7 @@ class Command(BaseCommand):
         width = max(map(len, names))
         for name, plugin in zip(names, found, strict=True):
             problem = f"; but {plugin['problem']}" if plugin["problem"] else ""
+            problem += f"; until {plugin['ends_with']}" if plugin["ends_with"] else ""
             self.stdout.write(f"{name:{width}}  {plugin['served']:8}  {plugin['why']}{problem}")
 
 
