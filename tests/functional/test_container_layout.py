@@ -13,7 +13,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.deployment import DEPLOY, VALUES, command, compose, health_command
+from tests.support.deployment import (
+    DEPLOY,
+    VALUES,
+    command,
+    compose,
+    health_command,
+    instructions,
+)
 from tests.support.instance import Instance, in_venv, wait_until
 from tests.support.listing_parser import parse_listing
 from tests.support.load import Ask, SlowDownload, mixed_load
@@ -119,6 +126,26 @@ def test_settings_of_compose_are_read_without_a_file(tmp_path: Path) -> None:
         *("False", VALUES["POSTGRES_PASSWORD"]),
     ):
         assert part in completed.stdout
+
+
+def test_image_has_static_files(tmp_path: Path) -> None:
+    """They are collected while it is built, without settings and a database."""
+    (line,) = [
+        value for name, value in instructions() if "collectstatic" in value and name == "RUN"
+    ]
+    completed = subprocess.run(
+        ["sh", "-c", line],
+        env={
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PULP_STATIC_ROOT": str(tmp_path / "assets"),
+        },
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert (tmp_path / "assets" / "content_star" / "page.css").is_file()
+    assert (tmp_path / "assets" / "rest_framework").is_dir()
 
 
 @pytest.fixture
