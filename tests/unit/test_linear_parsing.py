@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.http.cookie import parse_cookie
+from django.test import override_settings
 from multidict import CIMultiDict
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -33,7 +34,8 @@ from tests.support.asgi import state_of
 SIZE = 100_000
 VALIDATORS = Validators('"x"', None)
 
-pytestmark = pytest.mark.timeout(60)
+# Of the function alone: the shared Pulp may take longer to start.
+pytestmark = pytest.mark.timeout(600, func_only=True)
 
 # Runs of what patterns repeat, separate or quote, with and without an end that cannot match.
 PIECES = [
@@ -129,6 +131,7 @@ def test_authentication(name):
         authenticate(scope(**{name: value}))
 
 
+@override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"])
 def test_basic_credentials(orm):
     state = state_of(password_cache=PasswordCache(60))
     for value in WORST[::5]:
