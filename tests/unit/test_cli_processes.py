@@ -33,7 +33,13 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 
 def start(supervisor: Supervisor, code: str, seconds: float = 10) -> Child:
-    return supervisor.start(
+    child = spawn(supervisor, code, seconds)
+    supervisor.children.append(child)
+    return child
+
+
+def spawn(supervisor: Supervisor, code: str, seconds: float = 10) -> Child:
+    return supervisor.spawn(
         "child",
         [sys.executable, "-c", code],
         dict(os.environ),
@@ -114,6 +120,40 @@ def test_signal_between_steps_is_handled(supervisor: Supervisor) -> None:
             (signal.SIGINT, signal.SIGTERM, signal.SIGHUP), before, strict=True
         ):
             signal.signal(number, handler)
+
+
+def test_child_that_ends_is_started_again(supervisor: Supervisor, capsys) -> None:
+    supervisor.restart = lambda child: spawn(supervisor, "import time; time.sleep(1000)")
+    first = start(supervisor, "raise SystemExit(3)")
+
+    def is_replaced() -> bool:
+        supervisor.check()
+        return supervisor.children[0] is not first
+
+    wait_until(is_replaced)
+    assert len(supervisor.children) == 1 and supervisor.children[0].process.poll() is None
+    said = capsys.readouterr().out
+    assert said.startswith("child ended (exit code 3), starting it again in 0.5 s.")
+    assert said.count("\n") == 1
+
+
+def test_child_that_keeps_ending_is_given_up(supervisor: Supervisor, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(processes, "GIVE_UP_AFTER", 3)
+    starts = []
+
+    def restart(child: Child) -> Child:
+        starts.append(child)
+        return spawn(supervisor, "raise SystemExit('it broke')")
+
+    supervisor.restart = restart
+    start(supervisor, "raise SystemExit(3)")
+    with pytest.raises(click.ClickException) as caught:
+        supervisor.wait_until(lambda: False, 300, "Waiting")
+    assert caught.value.message.startswith("Starting child again is in vain. child ended")
+    assert caught.value.message.endswith("it broke")
+    assert len(starts) >= 2
+    said = capsys.readouterr().out
+    assert "again in 0.5 s." in said and "again in 1 s." in said, "with back-off"
 
 
 def test_wait_has_a_timeout(supervisor: Supervisor) -> None:

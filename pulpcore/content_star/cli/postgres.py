@@ -21,7 +21,12 @@ import click
 import psycopg
 from psycopg import sql
 
-from pulpcore.content_star.cli.processes import POLL_SECONDS, Supervisor, signal_process
+from pulpcore.content_star.cli.processes import (
+    POLL_SECONDS,
+    Child,
+    Supervisor,
+    signal_process,
+)
 from pulpcore.content_star.cli.state import ACCOUNT, DATABASE, State, database_user
 
 PORT = 5432
@@ -77,17 +82,22 @@ def start(state: State, supervisor: Supervisor, others: Path | None = None) -> P
         remove_socket_dir(Path(state.load().socket_dir))
     sockets = _socket_dir(state.database)
     supervisor.afterwards.callback(remove_socket_dir, sockets)
+    supervisor.children.append(spawn(state, supervisor, sockets, others))
+    supervisor.wait_until(lambda: _answers(sockets), 60, "Starting PostgreSQL")
+    _ensure_database(sockets)
+    return sockets
+
+
+def spawn(state: State, supervisor: Supervisor, sockets: Path, others: Path | None = None) -> Child:
+    """Start the server, without waiting for it."""
     command: list[str | Path] = [
         *_as_account(on_our_death="INT"),
         programs(others) / "postgres",
         *("-D", state.database, "-h", "", "-k", sockets, "-p", str(PORT)),
     ]
-    supervisor.start(
+    return supervisor.spawn(
         "postgres", command, _environ(), state.database, _STOP, on_our_death=signal.SIGINT
     )
-    supervisor.wait_until(lambda: _answers(sockets), 60, "Starting PostgreSQL")
-    _ensure_database(sockets)
-    return sockets
 
 
 def remove_socket_dir(sockets: Path) -> None:

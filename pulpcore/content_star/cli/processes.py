@@ -25,6 +25,12 @@ OWNER_VARIABLE = "PULP_STAR_OWNER"
 LOG_BYTES = 10 * 1024 * 1024
 """Size at which a log is rotated to its `.old` file; each log takes at most twice as much."""
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+"""Seconds before a child that ended is started again, doubled each time that it ends at once."""
+
+GIVE_UP_AFTER = 60.0
+"""Seconds for which a child is started again and again. One that runs for as long begins anew."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -41,6 +47,8 @@ class Child:
     log: Path
     signals: tuple[tuple[signal.Signals, float], ...]
     """Signals to stop it, each with a timeout in seconds, followed by SIGKILL."""
+    started_at: float
+    """On the monotonic clock, in seconds."""
 
     def stop(self) -> None:
         """Stop the process, and kill its process group."""
@@ -57,14 +65,28 @@ class Child:
         self.process.wait()
 
 
+@dataclass
+class Restarts:
+    """Restarts of one child that keeps ending. Times are on the monotonic clock, in seconds."""
+
+    since: float
+    """When it first ended."""
+    at: float
+    """When it is started next."""
+    pause: float = FIRST_PAUSE
+
+
 class Supervisor:
-    """Starts child processes, and stops all of them on a signal or when one exits."""
+    """Starts child processes, and stops all of them on a signal or when one cannot be kept up."""
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         self.children: list[Child] = []
         self.retired: list[Child] = []
         """Replaced children, which exit once their requests are finished."""
+        self.restart: Callable[[Child], Child] | None = None
+        """Starts a child again that ended; without it, all stop."""
+        self._restarts: dict[str, Restarts] = {}
         self.afterwards = ExitStack()
         """Cleanup after all children have stopped."""
         self.on_wait: Callable[[], object] = lambda: None
@@ -95,20 +117,6 @@ class Supervisor:
 
     def _on_reload(self, number: int, frame: FrameType | None) -> None:
         self._reload_requested = True
-
-    def start(
-        self,
-        name: str,
-        command: Sequence[str | Path],
-        environ: Mapping[str, str],
-        cwd: Path,
-        signals: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 20),),
-        on_our_death: signal.Signals = signal.SIGKILL,
-    ) -> Child:
-        """Start a process with a log file, and supervise it."""
-        child = self.spawn(name, command, environ, cwd, signals, on_our_death)
-        self.children.append(child)
-        return child
 
     def retire(self, child: Child) -> None:
         """Stop supervising a replaced child, and let it finish its requests."""
@@ -167,16 +175,45 @@ class Supervisor:
         if process.stdin:
             process.stdin.write(stdin)
             process.stdin.close()
-        return Child(name, process, log, signals)
+        return Child(name, process, log, signals, time.monotonic())
 
     def check(self) -> None:
-        """Raise `Stopped` after a signal, and `click.ClickException` if a child has exited."""
+        """Start children that have exited again, if there is a `restart`.
+
+        Raises `Stopped` after a signal, and `click.ClickException` if a child has exited and is not
+        started again, or not for longer than `GIVE_UP_AFTER`.
+        """
         self.on_wait()
         if self._signal is not None:
             raise Stopped(self._signal.name)
-        for child in self.children:
-            if child.process.poll() is not None:
+        for index, child in enumerate(self.children):
+            if child.process.poll() is None:
+                continue
+            if self.restart is None:
                 raise failure(child)
+            if self._is_due(child):
+                child.stop()  # its own children
+                self.children[index] = self.restart(child)
+
+    def _is_due(self, child: Child) -> bool:
+        """Return whether a child that ended is to be started now. Raises `click.ClickException`."""
+        now = time.monotonic()
+        restarts = self._restarts.get(child.name)
+        if restarts is None or now - restarts.at > GIVE_UP_AFTER:
+            restarts = self._restarts[child.name] = Restarts(now, now + FIRST_PAUSE)
+        elif restarts.at < child.started_at:  # ended again
+            if now - restarts.since > GIVE_UP_AFTER:
+                message = failure(child).message
+                raise click.ClickException(f"Starting {child.name} again is in vain. {message}")
+            restarts.pause = min(2 * restarts.pause, LONGEST_PAUSE)
+            restarts.at = now + restarts.pause
+        else:
+            return now >= restarts.at
+        click.echo(
+            f"{child.name} ended ({how_ended(child)}), starting it again in {restarts.pause:g} s."
+            f" Its output is in {_old(child.log)}."
+        )
+        return False
 
     def wait_until(self, condition: Callable[[], bool], seconds: float, action: str) -> None:
         """Wait for a condition, while all children run. Raises as `check`, and on a timeout."""
@@ -210,12 +247,17 @@ class Supervisor:
         self.afterwards.close()
 
 
+def how_ended(child: Child) -> str:
+    """Return the exit code or signal of a process that has exited."""
+    code = child.process.returncode
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+
 def failure(child: Child) -> click.ClickException:
     """Return the error for a process that exited unexpectedly, with the end of its log."""
-    code = child.process.returncode
-    how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
     return click.ClickException(
-        f"{child.name} ended unexpectedly ({how}). The end of {child.log}:\n{tail(child.log)}"
+        f"{child.name} ended unexpectedly ({how_ended(child)})."
+        f" The end of {child.log}:\n{tail(child.log)}"
     )
 
 

@@ -66,10 +66,10 @@ def command(host: str, port: int, programs: Path | None, state: State) -> None:
     start prints the password if it is on a terminal; `pulp-star password` prints it at any time.
 
     All state is in the state directory, and no process stays running: SIGINT, SIGTERM and SIGHUP
-    stop everything, and so does the death of any of the processes. `pulp-star reload` replaces the
-    process that serves without refusing a request. Their output is in the directory's logs/
-    (`pulp-star logs`), at most 20 MiB each. Run by root, PostgreSQL gets a system account,
-    embedded_postgres, of its own.
+    stop everything. A process that ends is started again; when one cannot be kept up for a minute,
+    everything stops. `pulp-star reload` replaces the process that serves without refusing a
+    request. Their output is in the directory's logs/ (`pulp-star logs`), at most 20 MiB each. Run
+    by root, PostgreSQL gets a system account, embedded_postgres, of its own.
 
     The state directory has to be private. It is refused if another user could change it, one of
     its files, or a directory above it, and if one of them is a symbolic link.
@@ -118,9 +118,9 @@ def _run(state: State, supervisor: Supervisor, host: str, port: int, programs: P
         with supervisor.step("Creating the user admin"):
             preparation.create_admin()
     with supervisor.step("Starting Pulp and a worker"):
-        worker = _start_worker(state, supervisor, environ)
+        worker = _spawn_worker(state, supervisor, environ)
         server = _start_uvicorn(state, supervisor, environ, listener)
-        supervisor.children.append(server)
+        supervisor.children += [worker, server]
         supervisor.wait_until(lambda: _online(instance, worker), START_SECONDS, "Starting Pulp")
     if not preparation.was_done("hello"):
         with supervisor.step("Adding the repository hello"):
@@ -128,6 +128,16 @@ def _run(state: State, supervisor: Supervisor, host: str, port: int, programs: P
         preparation.remember("hello")
     state.write_pulp_cli_config(instance)
     _report(state, instance, time.monotonic() - started, is_first_start)
+
+    def restart(child: Child) -> Child:
+        match child.name:
+            case "postgres":
+                return postgres.spawn(state, supervisor, Path(instance.socket_dir), programs)
+            case "uvicorn":
+                return _start_uvicorn(state, supervisor, environ, listener)
+        return _spawn_worker(state, supervisor, environ)
+
+    supervisor.restart = restart
     supervisor.watch(lambda: _reload(state, supervisor, environ, instance, listener))
 
 
@@ -142,7 +152,6 @@ def _reload(
 
     If the new one fails to start, the old one continues.
     """
-    old = next(child for child in supervisor.children if child.name == "uvicorn")
     problem = ""
     with supervisor.step("Starting the next process"):
         new = _start_uvicorn(state, supervisor, environ, listener)
@@ -158,6 +167,7 @@ def _reload(
         new.stop()
         click.echo(f"The process before goes on, because the next one failed: {problem}")
     else:
+        old = next(child for child in supervisor.children if child.name == "uvicorn")
         supervisor.children.append(new)
         supervisor.retire(old)
     state.save_reload(problem)
@@ -173,9 +183,10 @@ def _stop(supervisor: Supervisor) -> None:
         supervisor.stop()  # also if printing failed, as after closing the terminal
 
 
-def _start_worker(state: State, supervisor: Supervisor, environ: Mapping[str, str]) -> Child:
+def _spawn_worker(state: State, supervisor: Supervisor, environ: Mapping[str, str]) -> Child:
     command = [program("pulpcore-worker")]
-    return supervisor.start("pulpcore-worker", command, environ, state.working_directory)
+    signals = ((signal.SIGTERM, 20.0),)
+    return supervisor.spawn("pulpcore-worker", command, environ, state.working_directory, signals)
 
 
 def _start_uvicorn(
