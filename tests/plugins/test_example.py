@@ -6,7 +6,10 @@ import httpx
 import jsonschema
 import pytest
 from openapi_spec_validator import validate
+from schemathesis import GenerationMode
+from schemathesis.schemas import APIOperation
 
+from tests.support.conformance import conform, with_values
 from tests.support.pulp import unique
 from tests.support.server import serving, serving_theirs
 
@@ -102,6 +105,24 @@ def test_example_plugin_routes_are_in_the_openapi_document(plugged, content, bas
     assert notes["put"]["requestBody"]["content"].keys() == {"text/plain"}
     assert "/pulp/content/{file_file_base_path}/api/endpoint" in document["paths"], "of pulp_probe"
     assert "/pulp/probe/api/blobs/{digest}" in document["paths"], "mounted by pulp_probe"
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+def test_example_plugin_routes_conform_to_the_openapi_document(plugged, content, base, mode):
+    def is_of_the_plugin(operation: APIOperation) -> bool:
+        return "example" in operation.tags
+
+    values = {"example_example_base_path": [base], "path": ["a.txt"]}
+    statuses = conform(
+        with_values(content.get("openapi.json").json(), values),
+        plugged.url,
+        mode,
+        examples=10,
+        headers={"Accept": "application/json"},
+        accept=is_of_the_plugin,
+    )
+    assert {404, 401} <= statuses.keys()  # no note, and no permission to write one
+    assert (200 in statuses) == (mode is GenerationMode.POSITIVE)
 
 
 def test_fault_in_openapi_of_a_plugin_is_logged_and_removes_its_routes_alone(
