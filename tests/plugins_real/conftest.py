@@ -60,7 +60,7 @@ def postgres_with_icu() -> Path:
 
 
 @pytest.fixture(scope="package", autouse=True)
-def unchecked() -> Iterator[None]:
+def unchecked_routes() -> Iterator[None]:
     """The plugins' routes and headers are not in the OpenAPI document of a Pulp without them."""
     with schema_check.paused():
         yield

@@ -26,7 +26,11 @@ HEADERS: dict[str, tuple[str, JSON]] = {
     "access-control-max-age": ("Seconds for which this is valid.", {"type": "integer"}),
     "allow": ("Methods of the path.", TEXT),
     "cache-control": ("Directives for caches.", TEXT),
-    "cache-status": ("`pulp; fwd=miss` on files that come from a remote (RFC 9211).", TEXT),
+    "cache-status": (
+        "`pulp; fwd=miss` on files that come from a remote, `pulp; hit` with a negative `ttl` on "
+        "stale responses (RFC 9211).",
+        TEXT,
+    ),
     "cache-tag": ("Surrogate keys, for Cloudflare and Akamai.", TEXT),
     "content-disposition": ("Name of the file to save.", TEXT),
     "content-encoding": ("Content coding of text.", {"const": "gzip"}),

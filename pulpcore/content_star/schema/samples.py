@@ -87,8 +87,8 @@ class Samples(dict[int, Sample]):
     """Sample responses by status."""
 
     def __init__(self, *infos: dict[str, object]) -> None:
-        """`infos` are fields of the request info; by default of two distributions."""
-        self.infos = infos or (PUBLIC, GUARDED)
+        """`infos` are fields of the request info; by default of distributions."""
+        self.infos = infos or (PUBLIC, STALE, GUARDED)
 
     async def add(
         self, endpoint: Endpoint, method: str = "GET", description: str = "", **headers: str
@@ -99,12 +99,14 @@ class Samples(dict[int, Sample]):
             self.setdefault(status, Sample(description)).headers |= sent
 
 
-# Fields of `RequestInfo`: of requests to a public and a guarded distribution, and to none.
+# Fields of `RequestInfo`: of requests to a public distribution, also while the database does not
+# answer, to a guarded one, and to none.
 PUBLIC: dict[str, object] = {
     "pulp_type": "core.sample",
     "surrogate_keys": ("sample",),
     "cache": "HIT",
 }
+STALE = PUBLIC | {"stale_seconds": 1.0}
 GUARDED = PUBLIC | {"vary": ("Cookie",)}
 NO_DISTRIBUTION: dict[str, object] = {}
 
