@@ -1,23 +1,31 @@
 """`pulpcore-manager content-star-check`: an installation in order, and one test for each fault."""
 
+import base64
+import contextlib
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import boto3
+import httpx
 import pytest
 from django.db import connection, transaction
 from django.db.migrations.recorder import MigrationRecorder
 from django.test import override_settings
+from django.utils import timezone
 
 from pulpcore.content_star.app import installation
-from pulpcore.content_star.app.installation import Line
+from pulpcore.content_star.app.check_line import Line
 from tests.support.bridged import installed
 from tests.support.instance import Instance
 from tests.support.orm import Site
 from tests.support.pgbouncer import pgbouncer
-from tests.support.stores import Store
+from tests.support.server import free_port
+from tests.support.stores import Store, azure, s3
 
 PLUGINS = Path(__file__).parents[2] / "docs" / "plugins.md"
 
@@ -53,6 +61,14 @@ def test_check_of_a_refused_plugin_exits_1(instance: Instance, tmp_path: Path) -
     (text,) = [text for text in texts if text.startswith("bridged ")]
     assert "is refused" in text
     assert "set CONTENT_STAR_LEGACY_PLUGINS to bridge or proxy" in text
+
+
+def test_check_of_a_plugin_whose_routes_are_not_served(instance: Instance, tmp_path: Path) -> None:
+    code, found = run(instance, "--workers", "1", **installed(tmp_path))
+    assert code == 1
+    (text,) = [line["text"] for line in found["lines"] if line["level"] == "fault"]
+    assert text.startswith("bridged ")
+    assert text.endswith("; routes at / overlap paths of Pulp: update the plugin")
 
 
 def test_check_of_a_pulpcore_that_is_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +125,25 @@ def test_check_of_connections(instance: Instance) -> None:
         assert "for that many uploads at once" in only(installation.connections(1), "note").text
 
 
+def test_check_of_connections_for_a_number_of_workers(instance: Instance) -> None:
+    """Three times the workers are three times the connections, and too many are a fault."""
+
+    def needed(workers: int) -> tuple[int, str, int]:
+        code, found = run(instance, "--workers", str(workers))
+        (line,) = [line for line in found["lines"] if line["check"] == "connections"]
+        match = re.match(rf"{workers} x \(.*\) = (\d+) at most", line["text"])
+        assert match, line
+        return code, line["level"], int(match[1])
+
+    _, _, one = needed(1)
+    code, level, many = needed(300)
+    assert (code, level, many) == (1, "fault", 300 * one)
+    command = ["pulpcore-manager", "content-star-check", "--workers", "0"]
+    completed = instance.run(command, check=False)
+    assert completed.returncode == 1
+    assert "--workers must be at least 1" in completed.stderr
+
+
 def test_check_of_a_database_that_is_away(
     instance: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +190,119 @@ def test_check_of_an_object_store(instance: Instance, store: Store) -> None:
         assert any("its signed URL works" in text for text in texts)
     finally:
         site.remove()
+
+
+@contextlib.contextmanager
+def s3_with_keys() -> Iterator[Store]:
+    """moto with authentication, which it does not do by default, and a user's key."""
+    with s3() as store:
+        known = {
+            "region_name": "us-east-1",
+            "aws_access_key_id": store.settings["access_key"],
+            "aws_secret_access_key": store.settings["secret_key"],
+        }
+        iam = boto3.client("iam", endpoint_url=store.relay.url, **known)
+        iam.create_user(UserName="pulp")
+        statement = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        iam.put_user_policy(UserName="pulp", PolicyName="pulp", PolicyDocument=policy)
+        key = iam.create_access_key(UserName="pulp")["AccessKey"]
+        httpx.post(f"{store.relay.url}/moto-api/reset-auth", content=b"0").raise_for_status()
+        store.settings["access_key"] = key["AccessKeyId"]
+        store.settings["secret_key"] = key["SecretAccessKey"]
+        yield store
+
+
+OTHER_KEY = base64.b64encode(b"another key").decode()
+FAULTS = {
+    "s3 secret": (s3_with_keys, {"secret_key": "another-secret"}, "403"),
+    "s3 key": (s3_with_keys, {"access_key": "another-key"}, "403"),
+    "s3 bucket": (s3, {"bucket_name": "another"}, "NoSuchBucket"),
+    "azure key": (azure, {"account_key": OTHER_KEY}, "AuthorizationFailure"),  # of Azurite
+    "azure container": (azure, {"azure_container": "another"}, "ContainerNotFound"),
+}
+
+
+def line_of(site: Site) -> Line:
+    """Return the line of a domain."""
+    (line,) = [each for each in installation.storage() if site.domain.name in each.text]
+    return line
+
+
+def set_settings(site: Site, settings: dict[str, Any]) -> None:
+    """Change storage settings as the REST API does, with the time by which storages are cached."""
+    site.set(storage_settings=settings, pulp_last_updated=timezone.now())
+
+
+@pytest.mark.parametrize("files", [{"a": b"object"}, {}], ids=["artifact", "empty"])
+@pytest.mark.parametrize(("start", "change", "answer"), FAULTS.values(), ids=FAULTS)
+def test_check_of_a_wrong_key_or_bucket(
+    instance: Instance,
+    start: Callable[[], AbstractContextManager[Store]],
+    change: dict[str, str],
+    answer: str,
+    files: dict[str, bytes],
+) -> None:
+    """With an artifact that cannot be read, and without any."""
+    with start() as store:
+        site = Site(store.storage_class, store.settings, files)
+        try:
+            # With authentication, moto accepts no signed URLs.
+            site.set(redirect_to_object_storage=start is not s3_with_keys)
+            assert line_of(site).level != "fault", line_of(site).text
+            changed = {**store.settings, **change}
+            if "account_key" in change:
+                changed["connection_string"] = store.settings["connection_string"].replace(
+                    store.settings["account_key"], OTHER_KEY
+                )
+            set_settings(site, changed)
+            line = line_of(site)
+        finally:
+            set_settings(site, store.settings)
+            site.remove()
+    assert line.level == "fault", line.text
+    assert answer in line.text
+    assert "check its settings" in line.text
+    assert "\n" not in line.text
+    for secret in (*store.secrets, *change.values()):
+        assert secret == "another" or secret not in line.text
+
+
+@pytest.mark.parametrize(
+    ("code", "level", "text"),
+    [
+        ("SignatureDoesNotMatch", "fault", "the store answers SignatureDoesNotMatch: check its"),
+        ("AccessDenied", "note", "the store hides which objects it has"),
+    ],
+)
+def test_check_of_what_an_empty_store_answers(
+    instance: Instance, code: str, level: str, text: str
+) -> None:
+    """S3's error bodies; a key that may not list the bucket gets 403 for an unknown object."""
+    body = f"<Error><Code>{code}</Code><Message>secret-of-the-message</Message></Error>".encode()
+    head = f"HTTP/1.1 403 Forbidden\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    with s3() as store:
+        site = Site(store.storage_class, store.settings, {})
+        try:
+            assert line_of(site).level == "ok", line_of(site).text
+            store.relay.reply = head.encode() + body
+            line = line_of(site)
+        finally:
+            store.relay.reply = None
+            site.remove()
+    assert (line.level, text in line.text) == (level, True), line.text
+    assert "secret-of-the-message" not in line.text
+
+
+def test_check_of_a_store_that_is_not_there(instance: Instance) -> None:
+    with s3() as store:
+        url = f"http://127.0.0.1:{free_port()}"
+        site = Site(store.storage_class, {**store.settings, "endpoint_url": url}, {})
+        try:
+            line = line_of(site)
+        finally:
+            site.remove()
+    assert (line.level, "Connection refused" in line.text) == ("fault", True)
 
 
 @pytest.mark.parametrize(

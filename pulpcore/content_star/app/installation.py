@@ -8,11 +8,9 @@ import asyncio
 import shutil
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, connection
@@ -21,15 +19,14 @@ from packaging.requirements import Requirement
 from psycopg import Error as PostgresError
 
 from pulpcore.content_star.aiohttp_bridge.modules import import_modules
+from pulpcore.content_star.app.check_line import Line
+from pulpcore.content_star.app.storage_check import storage
 from pulpcore.content_star.cache.invalidation.listener import (
     NotificationsUnavailable,
     check_notifications,
 )
 from pulpcore.content_star.cache.invalidation.triggers import COUNT_ENABLED, triggers
 from pulpcore.content_star.plugin_host import discovery
-from pulpcore.plugin.models import Artifact, Domain
-
-Level = Literal["ok", "note", "fault"]
 
 TESTED_PLUGINS = {
     "pulp-ansible": "0.30.3",
@@ -50,24 +47,8 @@ MAX_SKEW = 1.0
 MIN_FREE = 1 << 30
 """Free bytes of WORKING_DIRECTORY, where files of remotes and uploads are written first."""
 
-STORE_TIMEOUT = 10
-"""Seconds that the object store may take to answer."""
-
 MIN_TTL = 10
 """Seconds of CONTENT_APP_TTL; a quarter of it is the time between two heartbeats."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One result."""
-
-    level: Level
-    check: str
-    text: str
-
-    def as_json(self) -> dict[str, str]:
-        """Return the line for programs."""
-        return asdict(self)
 
 
 def check(workers: int) -> Iterator[Line]:
@@ -230,47 +211,6 @@ def skew(there: float, before: float, after: float) -> Line:
         f"it differs from the database's by {difference:.1f} s, so heartbeats and signed URLs "
         "expire at the wrong time: synchronize both with NTP",
     )
-
-
-def storage() -> Iterator[Line]:
-    """Read a byte of the newest artifact of each domain, and by its signed URL."""
-    for domain in Domain.objects.order_by("name"):
-        artifact = Artifact.objects.filter(pulp_domain=domain).order_by("-pulp_created").first()
-        where = f"{domain.storage_class.rpartition('.')[2]} of domain {domain.name}"
-        if artifact is None:
-            yield Line("note", "storage", f"{where}: there is no artifact to try")
-            continue
-        try:
-            text = _read(domain, artifact)
-        except Exception as error:  # of any storage backend
-            reason = f"{type(error).__name__}: {_without_query(str(error))}"
-            yield Line(
-                "fault",
-                "storage",
-                f"{where}: {artifact.file.name} cannot be read ({reason}): check its settings, "
-                "and that this user may read it",
-            )
-        else:
-            yield Line("ok", "storage", f"{where}: {text}")
-
-
-def _read(domain: Domain, artifact: Artifact) -> str:
-    """Read a byte as content is streamed, and as it is redirected; return how it went."""
-    backend = domain.get_storage()
-    with backend.open(artifact.file.name) as file:
-        file.read(1)
-    if not domain.redirect_to_object_storage or domain.storage_class.endswith(".FileSystem"):
-        return "a file can be streamed"
-    url = backend.url(artifact.file.name)
-    request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=STORE_TIMEOUT) as response:  # noqa: S310
-        response.read(1)
-    return "a file can be streamed, and its signed URL works"
-
-
-def _without_query(text: str) -> str:
-    """Cut at a query, which may have a signature."""
-    return text.partition("?")[0][:200]
 
 
 def changed_settings() -> Iterator[Line]:
