@@ -4,6 +4,9 @@ import contextlib
 import gzip
 import http.server
 import json
+import os
+import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -13,11 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import pytest
 
 from pulpcore.content_star.cli.compare.access_log import parse_line
+from tests.support.certificates import Authority
 from tests.support.instance import Instance, pulp_star, wait_until
 from tests.support.orm import Orm
 from tests.support.server import free_port
@@ -699,3 +704,147 @@ def test_sample_of_distributions_is_repeatable_and_all_is_more(
     assert asked("--files", "5") == first
     assert asked("--files", "5", "--seed", "1") != first
     assert {*files, "", "0/", "1/", "2/", "PULP_MANIFEST"} <= set(asked("--all"))
+
+
+def on_a_terminal(arguments: list[str], instance: Instance) -> str:
+    """Run the command with a terminal for its errors; return what it shows there."""
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        pulp_star(*arguments),
+        env={**instance.client_environ, "TERM": "xterm", "COLUMNS": "120"},
+        stdout=subprocess.DEVNULL,
+        stderr=end,
+    )
+    os.close(end)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the process has closed its end
+        while data := os.read(terminal, 65536):
+            shown += data
+    os.close(terminal)
+    assert process.wait(300) == 0, shown
+    return shown.decode()
+
+
+def test_progress_bar_is_shown_on_a_terminal_only(
+    compare: Callable[..., Run], urls: Callable[..., str], instance: Instance
+) -> None:
+    arguments = ("--urls", urls(*(f"a.txt?n={number}" for number in range(30))))
+    with tampering(instance.url) as proxy:
+        shown = on_a_terminal(
+            ["compare", instance.url, proxy.url, "--rate", "0", *arguments], instance
+        )
+        run = compare(proxy.url, *arguments)
+    assert "Comparing" in shown
+    percents = [int(value) for value in re.findall(r"(\d+)%", shown)]
+    assert percents == sorted(percents)
+    assert percents[-1] == 100
+    assert len(set(percents)) > 2, shown
+    assert "Comparing" not in run.out
+
+
+def test_run_ends_at_its_time_with_the_results_so_far(
+    compare: Callable[..., Run], urls: Callable[..., str], instance: Instance, tmp_path: Path
+) -> None:
+    paths = [f"a.txt?n={number}" for number in range(5000)]
+    state = str(tmp_path / "state")
+    with tampering(instance.url) as proxy:
+        arguments = (proxy.url, "--urls", urls(*paths), "--resume", state)
+        run = compare(*arguments, "--time", "1s")
+        done = run.report["requests"]["GET"]
+        assert run.code == 0, run.out
+        assert 0 < done < 5000
+        assert run.report["complete"] is False
+        assert "The time is up (--time), so not all was compared." in run.out
+        again = compare(*arguments, "--time", "1s")
+    assert again.report["requests"]["GET"] > done, "it goes on there"
+
+
+@pytest.mark.parametrize("duration", ["0", "-1", "1d", "soon", ""])
+def test_time_that_is_no_duration_is_one_line(
+    compare: Callable[..., Run], instance: Instance, duration: str
+) -> None:
+    run = compare("http://127.0.0.1:9", "--time", duration)
+    assert run.code == 2
+    assert "is no duration, as 90, 90s, 15m or 2h" in run.out
+    assert "Traceback" not in run.out
+
+
+def test_client_certificate_is_sent_to_both_and_in_no_report(
+    compare: Callable[..., Run], instance: Instance, pulp: Any, tmp_path: Path
+) -> None:
+    authority = Authority()
+    guard = pulp.create(
+        "contentguards/certguard/x509/", name=Orm.unique(), ca_certificate=authority.pem
+    )
+    repository = pulp.repository({"a.txt": DATA}, autopublish=True)
+    base = pulp.distribute(repository=repository, content_guard=guard["pulp_href"])
+    (tmp_path / "urls").write_text(f"{base}/a.txt\n")
+    certificate = tmp_path / "client.pem"
+    certificate.write_text(authority.issue())
+    page, state = tmp_path / "report.html", tmp_path / "state"
+    arguments = ("--urls", str(tmp_path / "urls"), "--html", str(page))
+    with tampering(instance.url) as old, tampering(instance.url) as new:
+        without = compare(new.url, *arguments, old=old.url)
+        assert without.code == 2, without.out
+        assert "give credentials" in without.out
+        old.seen.clear()
+        new.seen.clear()
+        run = compare(
+            new.url,
+            *(*arguments, "--client-cert", str(certificate), "--resume", str(state)),
+            old=old.url,
+        )
+    assert run.code == 0, run.out
+    assert run.report["requests"] == {"GET": 1, "HEAD": 1, "range": 1, "conditional": 1}
+    for proxy in (old, new):
+        sent = {unquote(seen.headers["X-CLIENT-CERT"]) for seen in proxy.seen}
+        assert sent == {certificate.read_text()}
+    secret = certificate.read_text().splitlines()[1]
+    for text in (run.out, page.read_text(), state.read_text(), json.dumps(run.report)):
+        assert secret not in unquote(text)
+
+
+def test_client_certificate_that_is_missing_is_one_line(
+    compare: Callable[..., Run], instance: Instance
+) -> None:
+    run = compare("http://127.0.0.1:9", "--client-cert", "/nonexistent.pem")
+    assert run.code == 2
+    assert "'/nonexistent.pem' does not exist" in run.out
+
+
+@pytest.mark.parametrize("dies", ["old", "new"])
+def test_server_that_dies_keeps_the_differences_so_far(
+    compare: Callable[..., Run],
+    urls: Callable[..., str],
+    instance: Instance,
+    tmp_path: Path,
+    dies: str,
+) -> None:
+    """Whichever of the two it is, all reports have what was compared, and the exit code is 2."""
+    junit, page = tmp_path / "junit.xml", tmp_path / "report.html"
+    paths = [f"a.txt?n={number}" for number in range(40)]
+    with contextlib.ExitStack() as stack:
+
+        def tamper(name: str) -> Tamper:
+            def change(seen: Seen, answer: Answer) -> None:
+                if name == "new" and is_get(seen, "n=3"):
+                    failing(answer)
+                if name == dies and seen.target.endswith("n=20"):
+                    threading.Thread(target=stack.close, daemon=True).start()
+                    raise ConnectionError
+
+            return change
+
+        old, new = (stack.enter_context(tampering(instance.url, tamper(n))) for n in ("old", "new"))
+        run = compare(
+            new.url,
+            *("--urls", urls(*paths), "--junit", str(junit), "--html", str(page)),
+            *("--concurrency", "1"),
+            old=old.url,
+        )
+    assert run.code == 2, run.out
+    assert run.titles == ["status 200 -> 500 for GET"]
+    assert "cannot be reached" in run.report["incomplete"]
+    assert 0 < run.report["requests"]["GET"] < 40
+    assert "status 200 -&gt; 500 for GET" in page.read_text()
+    assert "status 200 -&gt; 500 for GET" in junit.read_text()
