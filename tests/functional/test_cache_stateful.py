@@ -169,7 +169,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 def test_cache_hits_equal_uncached_responses_after_every_change(orm, app, content):
-    CacheMachine.app, CacheMachine.content = app, content
+    CacheMachine.app, CacheMachine.content = staticmethod(app), content
     run_state_machine_as_test(
         CacheMachine,
         settings=settings(
