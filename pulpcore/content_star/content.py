@@ -163,14 +163,16 @@ class Content:
     ) -> ASGIApp:
         info = request_info(request.scope)
         info.route = "stream_content"
-        info.stale_seconds = self.stale.seconds
         self.stale.note()
         entry.fill(info)
         if not entry.is_public:
             # Not in the executor, whose threads may wait for the database.
             respond = partial(respond_from_cache, request, content_path, entry)
-            return await to_thread.run_sync(respond)
+            response = await to_thread.run_sync(respond)
+            info.stale_seconds = self.stale.seconds
+            return response
         entry.fill_permitted(info)
+        info.stale_seconds = self.stale.seconds
         return entry.result.respond(request)
 
     async def _respond_batch(

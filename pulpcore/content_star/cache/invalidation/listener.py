@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 from django.db import connection as django_connection
-from psycopg import AsyncConnection, Error, Notify
+from psycopg import AsyncConnection, Error, Notify, errors
 
 from pulpcore.content_star.cache.invalidation.signals import signal_invalidation
 from pulpcore.content_star.cache.invalidation.triggers import ALL, CHANNEL, COUNT_ENABLED, triggers
@@ -65,6 +65,7 @@ NO_LISTEN = (
     "notifications of the database do not arrive, as behind a pooler in transaction mode; "
     "connect to PostgreSQL directly or use session pooling"
 )
+READ_ONLY = "the database is a standby, which sends no notifications; connect to the primary"
 NO_CONNECTION = "the listener has no connection to the database"
 
 
@@ -149,7 +150,10 @@ class Listener:
 
     async def _prepare(self, connection: AsyncConnection) -> None:
         """LISTEN, and test that notifications arrive. Raises `NotificationsUnavailable`."""
-        await connection.execute(f"LISTEN {CHANNEL}")
+        try:
+            await connection.execute(f"LISTEN {CHANNEL}")
+        except errors.ReadOnlySqlTransaction:
+            raise NotificationsUnavailable(READ_ONLY) from None
         await connection.execute(f"LISTEN {self.channel}")
         # Changes committed before LISTEN were not received.
         self.cache.invalidate_all()

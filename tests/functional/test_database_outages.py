@@ -1,0 +1,167 @@
+"""Outages of a real PostgreSQL under clients that compare bodies."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import httpx
+import psycopg
+import pytest
+from django.db import connection
+
+from tests.support.cluster import Cluster, cluster
+from tests.support.instance import wait_until
+from tests.support.server import Server, serving
+
+pytestmark = pytest.mark.usefixtures("orm")
+
+ENABLED = "Response cache enabled"
+OUTAGE = "The database does not answer, content"
+
+get = partial(httpx.get, timeout=60)
+
+
+@dataclass
+class Clients:
+    """Clients that download files over and over, and compare them."""
+
+    url: str
+    files: dict[str, bytes]
+    failures: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def download(self, name: str) -> None:
+        with httpx.Client(timeout=60) as client:
+            while not self.done.is_set():
+                response = client.get(f"{self.url}/{name}")
+                if response.status_code != 200 or response.content != self.files[name]:
+                    self.failures.append(f"{name}: {response.status_code} {response.text[:100]}")
+                self.counts[name] = self.counts.get(name, 0) + 1
+
+    def wait(self) -> None:
+        """Wait until each client has had some more responses, or one has failed."""
+        before = dict(self.counts)
+        wait_until(
+            lambda: (
+                self.failures
+                or all(self.counts.get(name, 0) > before.get(name, 0) + 10 for name in self.files)
+            )
+        )
+
+
+@contextlib.contextmanager
+def downloading(url: str, files: dict[str, bytes]) -> Iterator[Clients]:
+    """Run a client for each file during the block, in which none may fail."""
+    clients = Clients(url, files)
+    threads = [threading.Thread(target=clients.download, args=[name]) for name in files]
+    for thread in threads:
+        thread.start()
+    try:
+        clients.wait()
+        yield clients
+        clients.wait()
+    finally:
+        clients.done.set()
+        for thread in threads:
+            thread.join(300)
+    assert clients.failures == []
+
+
+@contextlib.contextmanager
+def serving_on(database: Cluster, instance, **options: str) -> Iterator[Server]:
+    with serving(instance, PULP_DATABASES=database.databases(instance), **options) as server:
+        yield server
+
+
+def wait_for(server: Server, text: str, count: int = 1) -> None:
+    wait_until(lambda: server.said().count(text) >= count, explain=server.said)
+
+
+FILES = {"small": b"small" * 100, "large": bytes(range(256)) * 2000}
+
+
+def test_cached_files_survive_faults_of_postgresql(instance, orm):
+    """SIGSTOP, fast and immediate restarts, and a crash, with one server and the same clients."""
+    base = orm.distribution(publication=orm.publication({**FILES, "other": b"other"}))
+    with cluster() as database:
+        database.start()
+        with serving_on(database, instance) as server:
+            wait_for(server, ENABLED)
+            url = server.content_url + base
+            with downloading(url, FILES) as clients:
+                for number, (fail, recover) in enumerate(
+                    (
+                        (database.suspend, database.resume),
+                        (partial(database.stop, signal.SIGINT), database.start),
+                        (partial(database.stop, signal.SIGQUIT), database.start),
+                        (partial(database.stop, signal.SIGKILL), database.start),
+                    ),
+                    start=1,
+                ):
+                    fail()
+                    wait_for(server, OUTAGE, number)
+                    uncached = f"{url}/none{number}"
+                    wait_until(lambda uncached=uncached: get(uncached).status_code == 503)
+                    clients.wait()
+                    recover()
+                    wait_for(server, ENABLED, number + 1)
+                    assert get(f"{url}/other").content == b"other"
+                    assert get(uncached).status_code == 404
+                    clients.wait()
+
+
+def test_files_are_served_while_no_connection_is_left(instance, orm):
+    """Others take all connections: those that the server has go on, also for uncached files."""
+    base = orm.distribution(publication=orm.publication(FILES))
+    with cluster() as database, contextlib.ExitStack() as taken:
+        database.start("-c", "max_connections=30", "-c", "superuser_reserved_connections=0")
+        options = {"PULP_CONTENT_STAR_CACHE_ENTRIES": "0", "PULP_CONTENT_APP_TTL": "4"}
+        with serving_on(database, instance, **options) as server:
+            url = server.content_url + base
+            assert get(f"{url}/small").content == FILES["small"]
+            with contextlib.suppress(psycopg.OperationalError):
+                while True:
+                    taken.enter_context(contextlib.closing(database.connect()))
+            with downloading(url, FILES):
+                pass
+            taken.close()
+            assert get(f"{url}/large").content == FILES["large"]
+
+
+def test_files_are_served_from_a_standby(instance, orm):
+    """It refuses writes and LISTEN: the heartbeat complains, and there is no cache."""
+    base = orm.distribution(publication=orm.publication(FILES))
+    with cluster(standby=True) as database:
+        database.start()
+        with serving_on(database, instance) as server:
+            url = server.content_url + base
+            with downloading(url, FILES):
+                wait_for(server, "the database is a standby")
+            wait_for(server, "cannot write its row")
+            assert OUTAGE not in server.said()
+            assert get(f"{server.content_url}readyz").status_code == 200
+
+
+def test_files_are_served_while_a_table_is_altered(instance, orm):
+    """The exclusive lock stops lookups, not what is cached; then lookups go on."""
+    base = orm.distribution(publication=orm.publication({**FILES, "other": b"other"}))
+    options = {"PULP_CONTENT_STAR_DATABASE_TIMEOUT": "1"}
+    with serving(instance, **options) as server:
+        wait_for(server, ENABLED)
+        url = server.content_url + base
+        for name in FILES:
+            assert get(f"{url}/{name}").content == get(f"{url}/{name}").content == FILES[name]
+        parameters = connection.get_connection_params()
+        names = ("host", "port", "dbname", "user")
+        known = {name: parameters[name] for name in names if name in parameters}
+        with psycopg.connect(**known) as altering:
+            altering.execute("ALTER TABLE core_contentartifact ADD COLUMN content_star_test int")
+            with downloading(url, FILES) as clients:
+                assert get(f"{url}/other").status_code == 503
+                clients.wait()
+                altering.rollback()
+                assert get(f"{url}/other").content == b"other"
