@@ -117,6 +117,7 @@ def test_check_of_connections(instance: Instance) -> None:
     with override_settings(CONTENT_STAR_UPLOAD_THREADS=1):
         assert only(installation.connections(1), "ok")
         fault = only(installation.connections(1000), "fault")
+    assert " hashing of API passwords + " in fault.text
     match = re.search(r"1000 x \(.*\) = (\d+) at most, (\d+) without uploads", fault.text)
     assert match
     assert int(match[1]) - int(match[2]) == 1000

@@ -26,6 +26,7 @@ from pulpcore.content_star.cache.invalidation.listener import (
     check_notifications,
 )
 from pulpcore.content_star.cache.invalidation.triggers import COUNT_ENABLED, triggers
+from pulpcore.content_star.django_app.password_hashing import SLOTS
 from pulpcore.content_star.plugin_host import discovery
 
 TESTED_PLUGINS = {
@@ -160,6 +161,7 @@ def connections_per_process() -> dict[str, int]:
         "passwords": 2,
         "saving": 2,
         "API": settings.CONTENT_STAR_API_THREADS,
+        "hashing of API passwords": SLOTS,
         "uploads": settings.CONTENT_STAR_UPLOAD_THREADS,
     }
 
