@@ -1,4 +1,4 @@
-"""What one process of ours takes for a request: CPU of it and of PostgreSQL, memory, connections.
+"""The cost of a request to one process of ours: its CPU, PostgreSQL's, memory, connections.
 
 docs/sizing.md calculates processes from it. CPU time suffers little from other work.
 """

@@ -1,5 +1,7 @@
-"""What deploy/ starts in containers, here as processes: the image's command, and two replicas of it
-behind nginx with deploy/compose/nginx.conf. No container runtime is needed, and none is tested."""
+"""The containers of deploy/ as processes: the image's command, and two replicas behind nginx.
+
+nginx has deploy/compose/nginx.conf. No container runtime is needed, and none is tested.
+"""
 
 import os
 import re

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
@@ -218,6 +219,39 @@ def test_mirrored_requests_that_hang_are_bounded(shadowing: Shadowing, instance:
             assert len(new.seen) <= 2
         finally:
             release.set()
+
+
+def test_mirrored_response_is_closed_after_its_headers(shadowing: Shadowing, base: str) -> None:
+    """A file is not sent twice: the new app cannot send a body that has no end."""
+    closed = threading.Event()
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            try:
+                while True:
+                    self.wfile.write(bytes(65536))
+            except OSError:
+                closed.set()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with shadowing(f"http://127.0.0.1:{server.server_port}") as shadow:
+            response = httpx.get(f"{shadow.nginx.url}{CONTENT}{base}/a.txt", trust_env=False)
+            assert response.content == FILES["a.txt"]
+            assert closed.wait(300), shadow.nginx.errors()
+            wait_until(shadow.mirrored)
+            assert list(shadow.mirrored().values()) == ["200"]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def test_compare_replays_the_log_of_the_live_requests(

@@ -1,4 +1,4 @@
-"""What deploy/ says: instructions of the Containerfile, services of compose.yaml, manifests."""
+"""Contents of deploy/: instructions of the Containerfile, services of compose.yaml, manifests."""
 
 import json
 import re
