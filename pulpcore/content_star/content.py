@@ -102,7 +102,7 @@ class Content:
             content_path = parse_content_path(key.path)
             info.route = "stream_content" if content_path.path else "list_distributions"
             uncached = partial(self._respond_uncached, request, content_path, key)
-            if is_query or not self.stale.has(key):
+            if is_query or not self.stale.has(request, key):
                 return await self._abandonment.run(request, uncached)
             return await self._respond_or_stale(request, content_path, key, uncached)
         info.route = "stream_content"
@@ -135,7 +135,10 @@ class Content:
             response = await self._batcher.submit(distribution_entry, batched)
             if response is not None:
                 return response
-        return await self._run(request, respond, content_path, cache_write)
+        response = await self._run(request, respond, content_path, cache_write)
+        if cache_write.listing is not None:
+            self.stale.keep_listing(request, key, cache_write.listing)
+        return response
 
     async def _respond_or_stale(
         self,
@@ -147,13 +150,16 @@ class Content:
         """Return the response of `uncached`, or a stale one if the database does not answer."""
         task: asyncio.Task[ASGIApp] | None = None
         try:
-            while task is None or not task.done():
-                entry = self.stale.get(key)
+            while True:
+                entry = self.stale.get(request, key)
                 if entry is not None and not _needs_database(entry):
                     return await self._respond_stale(request, content_path, entry)
-                task = task or asyncio.create_task(uncached())
+                if task is None:
+                    task = asyncio.create_task(uncached())
+                    task.add_done_callback(_retrieve)
+                elif task.done():
+                    return task.result()
                 await asyncio.wait([task], timeout=STALE_POLL)
-            return task.result()
         finally:
             if task is not None:
                 task.cancel()
@@ -322,6 +328,12 @@ def respond_from_cache(request: Request, content_path: ContentPath, entry: Cache
         app = app_for(resolved.distribution)(request, resolved)
         app.entry = entry
         return app.respond()
+
+
+def _retrieve(task: asyncio.Task[ASGIApp]) -> None:
+    """Retrieve the exception of a lookup that a stale response replaces, or asyncio logs it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _needs_database(entry: CacheEntry) -> bool:

@@ -141,3 +141,17 @@ async def test_calls_are_refused_while_one_has_waited_too_long():
     assert [type(error) for error in refused] == [DatabaseOverloaded]
     release(work)
     assert await results(first + second) == [100, 50]
+
+
+async def test_cancelled_calls_do_not_refuse_others():
+    work = Work()
+    together = Batcher(work, 10, max_wait=0)
+    first = asking(together, [1])
+    await work.started.acquire()
+    left = asking(together, [2])
+    await asyncio.sleep(0)
+    left[0].cancel()
+    second = asking(together, [4])
+    await asyncio.sleep(0)
+    release(work)
+    assert await results(first + second) == [100, 25]

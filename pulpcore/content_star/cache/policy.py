@@ -23,6 +23,7 @@ from pulpcore.content_star.cache.entries import (
 )
 from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.listings.negotiation import VaryOnAccept
+from pulpcore.content_star.listings.stream import ListingPage
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import ContentSource
 from pulpcore.content_star.resolve.distribution import ResolvedPath
@@ -31,6 +32,9 @@ from pulpcore.content_star.responses.artifact import ArtifactRedirect, ArtifactR
 from pulpcore.content_star.storage.disk import LocalSource
 from pulpcore.content_star.storage.memory import InMemoryFile
 from pulpcore.plugin.models import Distribution, Domain
+
+# Bytes of a compressed list of links that is kept: some 6,000 entries.
+MAX_LISTING = 128 * 1024
 
 
 class ServingApp(Protocol):
@@ -58,6 +62,8 @@ class CacheWrite:
     def __init__(self, cache: ResponseCache, key: CacheKey) -> None:
         self.cache = cache
         self.key = key
+        self.listing: CacheEntry | None = None
+        """Entry of a list of links, if `store` was called with one that needs no database."""
 
     def resolve(self, content_path: ContentPath) -> ResolvedPath | None:
         """Start the write; return the resolved path if its distribution is cached."""
@@ -108,27 +114,35 @@ class CacheWrite:
             )
         if source and self.distribution_entry.source is None:
             return
+        if not isinstance(result, HTTPException) and _is_listing(app, result):
+            self.listing = self._entry(app, ResponseEntry(result), Dependencies())
         cached_result = _cached_result(result)
         if cached_result and app.cacheable and app.dependencies:
             request_info(app.request.scope).cache = "MISS"
             self._store_result(app, cached_result)
 
     def _store_result(self, app: ServingApp, result: CachedResult) -> None:
-        assert self.distribution_entry is not None and app.dependencies is not None
+        assert app.dependencies is not None
+        entry = self._entry(app, result, app.dependencies)
+        self.cache.add(self.key, entry, self.generation)
+        if isinstance(result, ResponseEntry):
+            self._use_in_memory_file(entry, result.response)
+
+    def _entry(
+        self, app: ServingApp, result: CachedResult, dependencies: Dependencies
+    ) -> CacheEntry:
+        assert self.distribution_entry is not None
         info = request_info(app.request.scope)
-        entry = CacheEntry(
+        return CacheEntry(
             result,
             self.distribution_entry,
             app.asks_plugin,
             info.source,
             info.surrogate_keys,
             info.vary,
-            app.dependencies.ids,
-            time.monotonic() + app.dependencies.max_age,
+            dependencies.ids,
+            time.monotonic() + dependencies.max_age,
         )
-        self.cache.add(self.key, entry, self.generation)
-        if isinstance(result, ResponseEntry):
-            self._use_in_memory_file(entry, result.response)
 
     def _use_in_memory_file(self, entry: CacheEntry, response: ASGIApp) -> None:
         response = _unwrap(response)
@@ -174,6 +188,19 @@ def _can_cache_source(distribution: Distribution, source: ContentSource) -> bool
     if resolve is not Distribution.get_repository_publication_and_version:
         return False
     return all(row is None or row.complete for row in (source.publication, source.version))
+
+
+def _is_listing(app: ServingApp, response: ASGIApp) -> bool:
+    """Return whether a response is a list of links of an immutable source, read completely."""
+    if not app.cacheable or app.overrides_find_content:
+        return False
+    hook = type(app.distribution).content_handler_list_directory
+    if hook is not Distribution.content_handler_list_directory:
+        return False
+    page = _unwrap(response)
+    if not isinstance(page, ListingPage):
+        return False
+    return page.rows.is_complete and page.rows.deflated <= MAX_LISTING
 
 
 def _cached_result(result: ASGIApp | HTTPException) -> CachedResult | None:

@@ -8,15 +8,25 @@ missed some.
 import logging
 import time
 
+from cachetools import LRUCache
+from starlette.requests import Request
+
 from pulpcore.content_star.cache.entries import CacheEntry, CacheKey
 from pulpcore.content_star.cache.store import MAX_STALENESS, ResponseCache
 from pulpcore.content_star.database.availability import availability
+from pulpcore.content_star.listings.negotiation import preferred_form
 
 log = logging.getLogger(__name__)
 
 # Seconds between the last confirmation and the last answer of the database: had it answered later,
 # the process might have sent newer content since.
 MAX_GAP = 2 * MAX_STALENESS
+
+# Listings that are kept, of `policy.MAX_LISTING` bytes at most.
+MAX_LISTINGS = 128
+
+ListingKey = tuple[CacheKey, str, str, str]
+"""Key of the cache, and scheme, host and prefix, which links in a listing may have."""
 
 
 class StaleResponses:
@@ -29,6 +39,7 @@ class StaleResponses:
         self.count = 0
         """Responses in the current outage."""
         self._outage: float | None = None
+        self._listings: LRUCache[ListingKey, CacheEntry] = LRUCache(MAX_LISTINGS)
 
     @property
     def seconds(self) -> float:
@@ -44,13 +55,29 @@ class StaleResponses:
             and availability.last_answer - self.cache.confirmed < MAX_GAP
         )
 
-    def has(self, key: CacheKey) -> bool:
-        """Return whether there is an entry of `key` that `get` might return."""
-        return self.max_seconds > 0 and self.cache.get_unconfirmed(key) is not None
+    def has(self, request: Request, key: CacheKey) -> bool:
+        """Return whether there is an entry for the request that `get` might return."""
+        return self.max_seconds > 0 and self._find(request, key) is not None
 
-    def get(self, key: CacheKey) -> CacheEntry | None:
-        """Return the entry of `key` if it may be sent now, or None."""
-        return self.cache.get_unconfirmed(key) if self.allowed else None
+    def get(self, request: Request, key: CacheKey) -> CacheEntry | None:
+        """Return the entry for the request if it may be sent now, or None."""
+        return self._find(request, key) if self.allowed else None
+
+    def keep_listing(self, request: Request, key: CacheKey, entry: CacheEntry) -> None:
+        """Keep a list of links, which the cache does not: its rows are cached by publication."""
+        if self.max_seconds > 0:
+            self._listings[_listing_key(request, key)] = entry
+
+    def _find(self, request: Request, key: CacheKey) -> CacheEntry | None:
+        return self.cache.get_unconfirmed(key) or self._find_listing(request, key)
+
+    def _find_listing(self, request: Request, key: CacheKey) -> CacheEntry | None:
+        if not key.path.endswith("/"):
+            return None
+        entry = self._listings.get(_listing_key(request, key))
+        if entry is None or not entry.distribution_entry.is_cached:
+            return None
+        return entry if preferred_form(request) == "list" else None
 
     def note(self) -> None:
         """Count a response, and log the first one of an outage."""
@@ -62,3 +89,8 @@ class StaleResponses:
                 " answers.",
                 self.max_seconds,
             )
+
+
+def _listing_key(request: Request, key: CacheKey) -> ListingKey:
+    scope = request.scope
+    return key, scope["scheme"], request.headers.get("host", ""), scope.get("root_path", "")

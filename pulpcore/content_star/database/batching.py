@@ -51,6 +51,8 @@ class Batcher(Generic[Key, Item, Result]):
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         now = time.monotonic()
         waiting = self._waiting.setdefault(key, [])
+        while waiting and waiting[0].future.done():  # its caller was cancelled
+            del waiting[0]
         if waiting and now - waiting[0].since > self.max_wait:
             raise DatabaseOverloaded
         waiting.append(_Waiting(item, result, now))
