@@ -20,10 +20,10 @@ from pulpcore.content_star.database.availability import (
 from pulpcore.content_star.database.deadline import INTERVAL, DatabaseTimeout
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.database.threads import LISTING_TIMEOUT, extend_deadline
-from tests.functional.test_cache_invalidation import pooler
 from tests.functional.test_database import WAYS, backend_pid, opened_executor
 from tests.support.database_proxy import DatabaseProxy, database_proxy, databases_through
 from tests.support.instance import wait_until
+from tests.support.pgbouncer import pgbouncer
 from tests.support.server import serving
 
 pytestmark = pytest.mark.usefixtures("orm")
@@ -127,10 +127,10 @@ def test_statement_timeout_of_the_operator_takes_precedence(monkeypatch):
         assert run(executor.run(setting, "statement_timeout")) == "7777ms"
 
 
-def test_statement_timeout_is_not_left_in_sessions_of_a_pooler(monkeypatch, tmp_path):
-    with pooler(tmp_path, "transaction") as port:
+def test_statement_timeout_is_not_left_in_sessions_of_a_pooler(instance, monkeypatch, tmp_path):
+    with pgbouncer(instance, tmp_path, "transaction") as pooler:
         monkeypatch.setitem(connections.settings["default"], "HOST", "127.0.0.1")
-        monkeypatch.setitem(connections.settings["default"], "PORT", port)
+        monkeypatch.setitem(connections.settings["default"], "PORT", pooler.port)
         with opened_executor(1) as (executor, run):
             assert run(executor.run(setting, "statement_timeout")) == "0"
 

@@ -14,6 +14,7 @@ from django.db import connection
 
 from tests.support.cluster import Cluster, cluster
 from tests.support.instance import wait_until
+from tests.support.pgbouncer import pgbouncer
 from tests.support.server import Server, serving
 
 pytestmark = pytest.mark.usefixtures("orm")
@@ -144,6 +145,29 @@ def test_files_are_served_from_a_standby(instance, orm):
             wait_for(server, "cannot write its row")
             assert OUTAGE not in server.said()
             assert get(f"{server.content_url}readyz").status_code == 200
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_files_are_served_through_a_pooler_that_restarts(instance, orm, tmp_path, mode):
+    """Cached files during its absence in session mode; there is no cache in the other one."""
+    base = orm.distribution(publication=orm.publication(FILES))
+    with contextlib.ExitStack() as first:
+        pooler = first.enter_context(pgbouncer(instance, tmp_path, mode))
+        with serving(instance, **pooler.environ) as server:
+            url = server.content_url + base
+            for name, data in FILES.items():
+                assert get(f"{url}/{name}").content == data
+            cached = FILES if mode == "session" else {}
+            wait_for(server, ENABLED if cached else "notifications of the database do not arrive")
+            with downloading(url, cached) as clients:
+                first.close()
+                wait_until(lambda: get(f"{url}/none").status_code == 503, explain=server.said)
+                clients.wait()
+                with pgbouncer(instance, tmp_path, mode, port=pooler.port):
+                    wait_until(lambda: get(f"{url}/none2").status_code == 404)
+                    clients.wait()
+                    for name, data in FILES.items():
+                        assert get(f"{url}/{name}").content == data
 
 
 def test_files_are_served_while_a_table_is_altered(instance, orm):

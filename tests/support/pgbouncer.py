@@ -38,16 +38,21 @@ class PgBouncer:
 
 @contextmanager
 def pgbouncer(
-    instance: Instance, folder: Path, mode: str = "transaction", sessions: int = 20
+    instance: Instance,
+    folder: Path,
+    mode: str = "transaction",
+    sessions: int = 20,
+    port: int | None = None,
 ) -> Iterator[PgBouncer]:
     """Run PgBouncer with at most so many sessions of the database; skip the test without it.
 
-    Keeps its files in `folder`, which becomes readable for the account that it runs as.
+    It listens on `port`, or a random one, and keeps its files in `folder`, which becomes readable
+    for the account that it runs as.
     """
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         pytest.skip("needs Debian's package pgbouncer")
-    port = free_port()
+    port = port or free_port()
     folder.chmod(0o755)
     configuration = folder / "pgbouncer.ini"
     configuration.write_text(
