@@ -101,7 +101,7 @@ class SyncedRepository:
     """A repository of many on-demand files, synced from the remote server; each is taken once."""
 
     SIZES: ClassVar = {
-        "on_demand": {0: 1, 1: 1, 5000: 30, 400_000: 9, BIG: 18, HUGE: 1},
+        "on_demand": {0: 1, 1: 1, 5000: 30, 400_000: 9, BIG: 18, HUGE: 2},
         "streamed": {BIG: 6},
     }
 
