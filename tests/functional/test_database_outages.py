@@ -2,10 +2,12 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import httpx
 import psycopg
@@ -13,9 +15,11 @@ import pytest
 from django.db import connection
 
 from tests.support.cluster import Cluster, cluster
+from tests.support.database_proxy import database_proxy, databases_through
 from tests.support.instance import wait_until
+from tests.support.namespace import network_namespace
 from tests.support.pgbouncer import pgbouncer
-from tests.support.server import Server, serving
+from tests.support.server import Server, free_port, running, serving
 
 pytestmark = pytest.mark.usefixtures("orm")
 
@@ -145,6 +149,30 @@ def test_files_are_served_from_a_standby(instance, orm):
             wait_for(server, "cannot write its row")
             assert OUTAGE not in server.said()
             assert get(f"{server.content_url}readyz").status_code == 200
+
+
+def test_cached_files_survive_dropped_packets(instance, orm):
+    """Of a network namespace: nothing is acknowledged, and no connection is refused or reset."""
+    base = orm.distribution(publication=orm.publication({**FILES, "other": b"other"}))
+    with network_namespace() as space, database_proxy(space.ours) as proxy:
+        port = free_port()
+        uvicorn = str(Path(sys.executable).with_name("uvicorn"))
+        command = [*space.prefix, uvicorn, "pulpcore.routing:application"]
+        command += ["--host", space.address, "--port", str(port)]
+        databases = databases_through(instance, proxy, space.ours)
+        url = f"http://{space.address}:{port}"
+        with running(instance, command, url, PULP_DATABASES=databases) as server:
+            wait_for(server, ENABLED)
+            files = server.content_url + base
+            with downloading(files, FILES) as clients:
+                space.drop(proxy.port)
+                wait_for(server, OUTAGE)
+                wait_until(lambda: get(f"{files}/none").status_code == 503)
+                clients.wait()
+                space.restore()
+                wait_for(server, ENABLED, 2)
+                assert get(f"{files}/other").content == b"other"
+            assert server.process.poll() is None
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])

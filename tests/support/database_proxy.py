@@ -106,14 +106,14 @@ async def _forward(
 
 
 @contextmanager
-def database_proxy() -> Iterator[DatabaseProxy]:
-    """Run a proxy to the database of the tests, on a random port."""
+def database_proxy(host: str = "127.0.0.1") -> Iterator[DatabaseProxy]:
+    """Run a proxy to the database of the tests, on a random port of an address."""
     proxy = DatabaseProxy(f"{connection.settings_dict['HOST']}/.s.PGSQL.5432")
     thread = threading.Thread(target=proxy._run, daemon=True)
     thread.start()
 
     async def start() -> asyncio.Server:
-        return await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
+        return await asyncio.start_server(proxy._serve, host, 0)
 
     server = asyncio.run_coroutine_threadsafe(start(), proxy._loop).result(60)
     proxy.port = server.sockets[0].getsockname()[1]
@@ -134,9 +134,9 @@ def database_proxy() -> Iterator[DatabaseProxy]:
         proxy._loop.close()
 
 
-def databases_through(instance: Instance, proxy: DatabaseProxy) -> str:
+def databases_through(instance: Instance, proxy: DatabaseProxy, address: str = "127.0.0.1") -> str:
     """Return `PULP_DATABASES` of the instance with the proxy in place of the server."""
     host = connection.settings_dict["HOST"]
     databases = instance.environ["PULP_DATABASES"]
     assert f'"HOST": "{host}"' in databases
-    return databases.replace(f'"HOST": "{host}"', f'"HOST": "127.0.0.1", "PORT": {proxy.port}')
+    return databases.replace(f'"HOST": "{host}"', f'"HOST": "{address}", "PORT": {proxy.port}')
