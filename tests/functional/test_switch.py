@@ -218,33 +218,35 @@ def test_switch_by_weights_and_back_without_failed_requests(instance: Instance, 
         origin = stack.enter_context(front.running("weight=1", "down")).url
         clients = stack.enter_context(mixed_load(site.asks(origin)))
 
-        def step(name: str, weights: tuple[str, str], *serving: Server) -> None:
-            """Shift during an upload and a download, and look which servers answer."""
-            upload = site.upload(origin, name)
+        def step(weights: tuple[str, str], *serving: Server, upload: str = "") -> None:
+            """Shift during a download and an upload, and look which servers answer."""
+            sending = site.upload(origin, upload) if upload else None
             download = SlowDownload(f"{origin}{CONTENT}{site.files}/large/large")
             begin_shift = threading.Thread(target=front.shift, args=weights)
             begin_shift.start()  # ends after the former workers, and so after the download
             clients.wait_for(16)
             assert download.finish() == LARGE
-            upload.finish()
+            if sending:
+                sending.finish()
             begin_shift.join()
             clients.wait_for(48)
-            site.expect_uploaded(origin, name)
+            if sending:
+                site.expect_uploaded(origin, upload)
             assert clients.failed == []
             assert front.served() == of(*serving)
 
         clients.wait_for(32)
         assert front.served() == of(old)
-        step("ten", ("weight=9", "weight=1"), old, new)
-        step("half", ("weight=1", "weight=1"), old, new)
-        step("all", ("down", "weight=1"), new)
+        step(("weight=9", "weight=1"), old, new)
+        step(("weight=1", "weight=1"), old, new, upload="half")
+        step(("down", "weight=1"), new)
         stop(old.process)
         clients.wait_for(32)
 
         again = stack.enter_context(serving_theirs(instance))
         front.servers["127.0.0.1:24816"] = again.url
-        step("back-half", ("weight=1", "weight=1"), again, new)
-        step("back", ("weight=1", "down"), again)
+        step(("weight=1", "weight=1"), again, new, upload="back")
+        step(("weight=1", "down"), again)
         stop(new.process)
         clients.wait_for(32)
         clients.stop()  # before the servers
