@@ -86,6 +86,7 @@ def test_deadline_includes_the_wait_for_a_thread():
 
         run(executor.run(backend_pid))  # has a connection
         assert run(two()) is True
+        wait_until(lambda: not executor._pool.is_congested)
         run(executor.run(backend_pid))
     assert ran == []
 
@@ -321,6 +322,7 @@ def test_outage_answers_503_before_deadlines_and_ends_with_the_fault(instance, o
         options = {
             "PULP_DATABASES": databases_through(instance, proxy),
             "PULP_CONTENT_STAR_DATABASE_TIMEOUT": "600",
+            "PULP_CONTENT_STAR_STALE_IF_ERROR": "0",
         }
         with serving(instance, **options) as server:
             get = partial(httpx.get, f"{server.content_url}{base}/no", timeout=CLIENT_TIMEOUT)
