@@ -111,6 +111,9 @@ class Content:
             entry.fill_permitted(info)
             return entry.result.respond(request)
         content_path = parse_content_path(key.path)
+        if self.stale.allowed and not _needs_database(entry):
+            # Still valid, but the executor refuses calls in an outage.
+            return await self._respond_stale(request, content_path, entry)
         run = partial(self._run, request, respond_from_cache, content_path, entry)
         return await self._abandonment.run(request, run)
 
