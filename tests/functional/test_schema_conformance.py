@@ -1,6 +1,7 @@
 """The server keeps to its OpenAPI document: requests by schemathesis, valid and invalid."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import httpx
 import hypothesis
@@ -38,7 +39,12 @@ class Site:
     def __init__(self, orm: Orm, server, content: httpx.Client) -> None:
         from pulp_file.app.models import FileRemote
 
-        from pulpcore.app.models import HeaderContentGuard, RBACContentGuard
+        from pulpcore.app.models import (
+            ArtifactDistribution,
+            HeaderContentGuard,
+            Publication,
+            RBACContentGuard,
+        )
 
         self.orm = orm
         version = orm.version(FILES)
@@ -52,6 +58,15 @@ class Site:
         server.files[f"{folder}/file"] = b"of the remote"
         remote = orm._save(
             FileRemote(name=folder, url=f"{server.url}{folder}/", policy="streamed", max_retries=1)
+        )
+        checkpoint = orm.publication({"file": b"of a checkpoint"})
+        Publication.objects.filter(pk=checkpoint.pk).update(
+            checkpoint=True, pulp_created=CHECKPOINT
+        )
+        self.checkpoints = orm.distribution(
+            "conformance/checkpoint",
+            repository=checkpoint.repository_version.repository,
+            checkpoint=True,
         )
         self.base_paths = [
             orm.distribution("conformance/version", **fields),
@@ -67,6 +82,8 @@ class Site:
             orm.distribution("conformance/pull-through", from_publication=False, remote=remote),
             self.files.make().path.removesuffix("/file"),  # on demand
             self.published,
+            self.checkpoints,
+            ArtifactDistribution.objects.get().base_path,
         ]
 
 
@@ -77,9 +94,12 @@ def site(module_orm, server, content) -> Iterator[Site]:
     site.files.cleanup()
 
 
+CHECKPOINT = datetime(2026, 1, 1, tzinfo=UTC)
+TIME, LATER = "20260101T000000Z", "20260101T000001Z"
+
 PATHS = {
-    "path": ["file", "dir/file", "dir"],
-    "directory": ["dir"],
+    "path": ["file", "dir/file", "dir", f"{TIME}/file", f"{LATER}/file"],
+    "directory": ["dir", TIME],
     "cursor": [make_cursor("file")],
 }
 
@@ -159,9 +179,10 @@ def test_invalid_requests_are_refused_as_the_openapi_document_has_it(document, i
         if is_listing(case.operation):
             case.query.pop("list", None)
 
-    listed = [base_path for base_path in site.base_paths if base_path != site.published]
+    # Not where index.html is shown, nor where a list of links has no parameters.
+    listed = [each for each in site.base_paths if each not in (site.published, site.checkpoints)]
     statuses = conform(
-        with_values(document, {"base_path": listed}),  # not where index.html is shown
+        with_values(document, {"base_path": listed}),
         instance.url,
         GenerationMode.NEGATIVE,
         examples=EXAMPLES,

@@ -14,9 +14,9 @@ import httpx
 
 PREFIX = "/pulp/content/"
 
-# Of the server and the body, which no operation lists, and for a web server in front of it.
+# Of the server and the body, which no operation lists, and of or for a web server in front of it.
 TRANSPORT = {"connection", "content-type", "date", "server", "transfer-encoding"}
-TRANSPORT |= {"x-accel-redirect", "x-sendfile"}
+TRANSPORT |= {"keep-alive", "via", "x-accel-redirect", "x-sendfile"}
 
 # Statuses of remotes in the tests; the document has them as 4XX and 5XX.
 REMOTES = {410}
