@@ -29,7 +29,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Seconds before a child that ended is started again, doubled each time that it ends at once."""
 
 GIVE_UP_AFTER = 60.0
-"""Seconds for which a child is started again and again. One that runs for as long begins anew."""
+"""Seconds for which a child is restarted. One that runs for as long is given as many again."""
 
 _PR_SET_PDEATHSIG = 1
 
