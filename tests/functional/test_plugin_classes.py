@@ -42,13 +42,18 @@ def base(orm) -> str:
 
 @isolate_apps("pulp_file.app")
 def test_model_is_served_by_the_class_of_its_nearest_ancestor(serve):
+    # Types of their own: pulpcore finds the class of a type among all that exist in the process.
     class Special(FileDistribution):
+        TYPE = "special"
+
         class Meta:
             proxy = True
             app_label = "file"
             default_related_name = "%(app_label)s_%(model_name)s"
 
     class VerySpecial(Special):
+        TYPE = "very-special"
+
         class Meta:
             proxy = True
             app_label = "file"
