@@ -33,7 +33,7 @@ class PgBouncer:
 
     port: int
     environ: dict[str, str]
-    """What makes a server of the instance connect through the pooler."""
+    """Environment of a server that connects through the pooler."""
 
 
 @contextmanager
