@@ -10,7 +10,7 @@ from rest_framework.views import APIView
 from pulpcore.content_star.schema.types import JSON
 from pulpcore.plugin.models import ContentGuard
 
-# Credentials that guards read, by type of guard. The header of a header guard is a field of the guard.
+# Credentials that guards read, by type. A header guard has the name of its header in a field.
 _HEADER = {
     "type": "apiKey",
     "in": "header",
