@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from tests.support import schema_check
 from tests.support.schema_check import check
 
 
@@ -38,3 +39,10 @@ def test_schema_check_accepts_responses_that_the_document_has(path, method, resp
 def test_schema_check_fails_for_responses_that_the_document_lacks(path, method, response):
     with pytest.raises(AssertionError, match="OpenAPI document has not"):
         check(httpx.Request(method, f"http://pulp/pulp/content/{path}"), response)
+
+
+def test_schema_check_is_not_paused_after_an_error():
+    was_paused = list(schema_check._paused)
+    with pytest.raises(OSError, match="refused"), schema_check.paused():
+        raise OSError("refused")
+    assert schema_check._paused == was_paused

@@ -9,8 +9,6 @@ each.
 Everything here blocks and runs in the database executor.
 """
 
-import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -37,10 +35,6 @@ PATHS = 10 * ROWS
 
 # Entries of a part of a version all of whose rows are read for each part.
 SPARSE_PART = 10 * ROWS
-
-# LIKE instead of `starts_with`, for which PostgreSQL before 15 uses no index and which it evaluates
-# more slowly.
-_LIKE_METACHARACTERS, _ESCAPED = re.compile(r"[\\%_]"), r"\\\g<0>"
 
 entry_cache = EntryCache(CACHED_ENTRIES)
 
@@ -96,9 +90,13 @@ def read_part(
 
 def exists(source: ContentSource, directory: str) -> bool:
     """Return whether there is a file below `directory`, without listing it."""
-    query = " OR ".join(_exists_conditions(source))
+    queries = [] if source.publication is None else [sql.EXISTS_PUBLISHED]
+    if _lists_contained(source):
+        queries.append(sql.EXISTS_CONTAINED)
+    parameters = _parameters(source, directory, directory)
+    in_range = _in_range(parameters).format(path="relative_path")
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {query}", _parameters(source, directory))
+        cursor.execute(f"SELECT {' OR '.join(queries)}".format(in_range=in_range), parameters)
         return bool(cursor.fetchone()[0])
 
 
@@ -133,7 +131,7 @@ def _next_rows(
     repositories, have fewer rows of this one.
     """
     parameters = _parameters(source, directory, start) | {"limit": limit}
-    parameters |= {"rows": ROWS + 1, "paths": PATHS}
+    parameters["rows"] = ROWS + 1
     with connection.cursor() as cursor:
         cursor.execute(_rows_query(source, _in_range(parameters)), parameters)
         count, last_path, listed = 0, "", []
@@ -251,13 +249,6 @@ def _datetime(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _exists_conditions(source: ContentSource) -> Iterator[str]:
-    if source.publication is not None:
-        yield sql.EXISTS_PUBLISHED
-    if _lists_contained(source):
-        yield sql.EXISTS_CONTAINED
-
-
 def _lists_contained(source: ContentSource) -> bool:
     return source.publication is None or bool(source.publication.pass_through)
 
@@ -268,7 +259,7 @@ def _is_sparse(source: ContentSource) -> bool:
         return False
     assert source.version is not None
     with connection.cursor() as cursor:
-        cursor.execute(sql.IS_SPARSE, {"version": source.version.pk, "rows": ROWS})
+        cursor.execute(sql.IS_SPARSE, _parameters(source, ""))
         return bool(cursor.fetchone()[0])
 
 
@@ -299,10 +290,12 @@ def _parameters(source: ContentSource, directory: str, start: str = "") -> dict[
     assert source.version is not None
     return {
         "prefix": directory,
-        "below": f"{_LIKE_METACHARACTERS.sub(_ESCAPED, directory)}%",
         "start": start,
         "end": f"{directory[:-1]}0" if directory else None,
         "publication": source.publication and source.publication.pk,
         "repository": source.version.repository_id,
         "number": source.version.number,
+        "version": source.version.pk,
+        "rows": ROWS,
+        "paths": PATHS,
     }

@@ -160,13 +160,31 @@ IS_ORDERED = """
       AND datname = current_database()
 """
 
-# Unlike a listing these read no dates and stop at the first row. They use core's index if the
-# collation of the database is C, else that of migration 0002.
+# Unlike a listing these read no dates and stop at the first row.
 EXISTS_PUBLISHED = """
     EXISTS (
         SELECT FROM core_publishedartifact
-        WHERE publication_id = %(publication)s AND relative_path LIKE %(below)s
+        WHERE publication_id = %(publication)s AND {in_range}
     )
 """
 
-EXISTS_CONTAINED = f"EXISTS ({CONTAINED.format(in_range='ca.relative_path LIKE %(below)s')})"
+# A large version is not joined with the range, since the planner may read all of it even for a
+# small directory: the first paths of all repositories are looked up one by one; few ranges have
+# more.
+_EXISTS_JOINED = f"""
+    EXISTS (
+        SELECT FROM core_contentartifact JOIN ({MEMBERS}) AS member USING (content_id)
+        WHERE {{in_range}}
+    )
+"""
+EXISTS_CONTAINED = f"""
+    CASE WHEN ({IS_SPARSE}) THEN {_EXISTS_JOINED}
+    WHEN EXISTS (
+        SELECT FROM (
+            SELECT content_id FROM core_contentartifact WHERE {{in_range}} LIMIT %(paths)s
+        ) AS ca
+        WHERE EXISTS {ONE_MEMBER}
+    ) THEN TRUE
+    WHEN ({COUNT_PATHS}) = %(paths)s THEN {_EXISTS_JOINED}
+    ELSE FALSE END
+"""  # noqa: S608
