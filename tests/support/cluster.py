@@ -13,6 +13,7 @@ import psycopg
 from django.db import connection
 
 from pulpcore.content_star.cli import postgres
+from pulpcore.content_star.cli.account import as_account, give_to_account
 from tests.support.instance import Instance, wait_until
 
 
@@ -32,7 +33,7 @@ class Cluster:
     def launch(self, *options: str) -> None:
         """Start the server without waiting."""
         command = [
-            *(*postgres._as_account(), postgres.programs() / "postgres", "-D", self.data),
+            *(*as_account(), postgres.programs() / "postgres", "-D", self.data),
             *("-h", "", "-k", self.folder, "-p", "5432", *options),
         ]
         self.process = subprocess.Popen(
@@ -83,11 +84,11 @@ class Cluster:
 def cluster(*, standby: bool = False) -> Iterator[Cluster]:
     """Copy the session's database to a server that is not running; or make a standby of it."""
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    postgres._give_to_account(folder)
+    give_to_account(folder)
     copy = Cluster(folder)
     host = connection.settings_dict["HOST"]
     command = [
-        *(*postgres._as_account(), postgres.programs() / "pg_basebackup", "-D", copy.data),
+        *(*as_account(), postgres.programs() / "pg_basebackup", "-D", copy.data),
         *("-h", host, "-p", "5432", "-U", "pulp", "--checkpoint=fast", "--no-sync"),
         *(["--write-recovery-conf"] if standby else []),
     ]

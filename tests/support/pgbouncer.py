@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pulpcore.content_star.cli.postgres import PORT, _as_account
+from pulpcore.content_star.cli.account import as_account
+from pulpcore.content_star.cli.postgres import PORT
 from pulpcore.content_star.cli.state import DATABASE
 from tests.support.instance import Instance, stop, wait_until
 from tests.support.server import free_port
@@ -70,7 +71,7 @@ def pgbouncer(
     settings["default"]["DISABLE_SERVER_SIDE_CURSORS"] = mode == "transaction"
     log = folder / "pgbouncer.log"
     # It refuses to run as root, and needs access to the server's socket.
-    process = instance.spawn([*_as_account(), program, str(configuration)], output=log)
+    process = instance.spawn([*as_account(), program, str(configuration)], output=log)
 
     def answers() -> bool:
         assert process.poll() is None, log.read_text()

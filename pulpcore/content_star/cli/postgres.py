@@ -7,11 +7,9 @@ the data. Here the server is a supervised child process.
 
 import importlib.util
 import os
-import pwd
 import re
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,13 +19,19 @@ import click
 import psycopg
 from psycopg import sql
 
+from pulpcore.content_star.cli.account import (
+    as_account,
+    check_access,
+    database_user,
+    give_to_account,
+)
 from pulpcore.content_star.cli.processes import (
     POLL_SECONDS,
     Child,
     Supervisor,
     signal_process,
 )
-from pulpcore.content_star.cli.state import ACCOUNT, DATABASE, State, database_user
+from pulpcore.content_star.cli.state import DATABASE, State
 
 PORT = 5432
 """Part of the socket's name; the server does not listen on a network address."""
@@ -59,12 +63,13 @@ def programs(others: Path | None = None) -> Path:
 
 def create(state: State, supervisor: Supervisor, others: Path | None = None) -> None:
     """Create the data directory atomically with `initdb`."""
+    check_access(programs(others) / "initdb", state.home)
     new = state.database.with_name("database.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
-    _give_to_account(new)
+    give_to_account(new)
     command: list[str | Path] = [
-        *_as_account(),
+        *as_account(),
         programs(others) / "initdb",
         *("-D", new, "-U", DATABASE, "-E", "UTF8", "--auth=trust"),
         *(_LOCALE if others is None else ("--locale=C.UTF-8",)),
@@ -77,6 +82,7 @@ def create(state: State, supervisor: Supervisor, others: Path | None = None) -> 
 
 def start(state: State, supervisor: Supervisor, others: Path | None = None) -> Path:
     """Start the server, create the database if needed, and return the socket's directory."""
+    check_access(programs(others) / "postgres", state.home)
     end_leftover(state.database)
     if state.instance_file.exists():
         remove_socket_dir(Path(state.load().socket_dir))
@@ -91,7 +97,7 @@ def start(state: State, supervisor: Supervisor, others: Path | None = None) -> P
 def spawn(state: State, supervisor: Supervisor, sockets: Path, others: Path | None = None) -> Child:
     """Start the server, without waiting for it."""
     command: list[str | Path] = [
-        *_as_account(on_our_death="INT"),
+        *as_account(on_our_death="INT"),
         programs(others) / "postgres",
         *("-D", state.database, "-h", "", "-k", sockets, "-p", str(PORT)),
     ]
@@ -163,7 +169,7 @@ def _socket_dir(data: Path) -> Path:
     if len(path) <= _LONGEST_SOCKET_DIR and re.fullmatch(r"[\w./-]+", path, re.ASCII):
         return data
     sockets = Path(tempfile.mkdtemp(prefix=_SOCKETS_PREFIX))
-    _give_to_account(sockets)
+    give_to_account(sockets)
     return sockets
 
 
@@ -196,49 +202,3 @@ def _connect(sockets: Path) -> psycopg.Connection:
 
 def _environ() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-
-
-def _as_account(on_our_death: str = "KILL") -> list[str]:
-    """Return a command prefix that runs a command as PostgreSQL's account, empty unless root.
-
-    The capability CAP_DAC_READ_SEARCH is retained, since the state directory and the virtual
-    environment are often below a private /root, whose permissions must not be changed.
-    """
-    if os.geteuid() != 0:
-        return []
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        raise click.ClickException(
-            "PostgreSQL does not run as root, and `setpriv` (util-linux) is not installed: "
-            "install it, or run pulp-star as another user."
-        )
-    account = _account()
-    capability = "-all,+dac_read_search"
-    return [
-        setpriv,
-        *(f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"),
-        *(f"--inh-caps={capability}", f"--ambient-caps={capability}"),
-        f"--pdeathsig={on_our_death}",  # changing the user clears the parent death signal
-        "--",
-    ]
-
-
-def _account() -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(ACCOUNT)
-    except KeyError:
-        pass
-    command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", ACCOUNT]
-    try:
-        subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - constant
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise click.ClickException(
-            f"PostgreSQL does not run as root, and its account {ACCOUNT} cannot be made: {error}"
-        ) from error
-    return pwd.getpwnam(ACCOUNT)
-
-
-def _give_to_account(directory: Path) -> None:
-    if os.geteuid() == 0:
-        account = _account()
-        os.chown(directory, account.pw_uid, account.pw_gid)

@@ -4,7 +4,6 @@ import base64
 import fcntl
 import json
 import os
-import pwd
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -16,12 +15,10 @@ from typing import Any
 import click
 
 from pulpcore.content_star.cli import trust
+from pulpcore.content_star.cli.account import database_uid, home_mode
 
 DATABASE = "pulp"
 """Name of the database and of its owner."""
-
-ACCOUNT = "embedded_postgres"
-"""The system account that root runs PostgreSQL as: the server refuses root itself."""
 
 SETTINGS_TEMPLATE = """\
 # Settings of this Pulp alone: add your own below. The PULP_... variables that `pulp-star up` and
@@ -194,7 +191,7 @@ class State:
                     f"{self.home} holds other files: choose an empty directory with --home."
                 )
             self._check_home()
-            os.fchmod(home, 0o700)
+            os.fchmod(home, home_mode())
         with trust.file_opened(self.lock, os.O_RDWR | os.O_CREAT):
             pass
 
@@ -341,27 +338,6 @@ def replace(path: Path, text: str) -> None:
     with trust.create(new) as file:
         file.write(text.encode())
     new.rename(path)
-
-
-def database_user() -> str:
-    """Return the system user of PostgreSQL: the current one, or `ACCOUNT` for root."""
-    if os.geteuid() == 0:
-        return ACCOUNT
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        raise click.ClickException(
-            f"PostgreSQL does not run as a user without a name, and the user id {os.geteuid()} "
-            "has none: add it to /etc/passwd, or run pulp-star as another user."
-        ) from None
-
-
-def database_uid() -> int:
-    """Return the user id of the database's files."""
-    try:
-        return pwd.getpwnam(database_user()).pw_uid
-    except KeyError:  # no account yet, and so no database
-        return os.geteuid()
 
 
 def new_password() -> str:
