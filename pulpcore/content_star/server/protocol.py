@@ -1,14 +1,8 @@
 """uvicorn's HTTP protocol (httptools) with timeouts and limits."""
 
 import asyncio
-import fcntl
-import os
 import socket
-import sys
-import termios
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http import HTTPStatus
 from types import FunctionType
 from typing import Any
@@ -23,6 +17,7 @@ from pulpcore.content_star.server.connections import Connections
 from pulpcore.content_star.server.cycle import Cycle
 from pulpcore.content_star.server.header_case import header_prefix
 from pulpcore.content_star.server.internals import require
+from pulpcore.content_star.server.sockets import idle_seconds, probe, set_nodelay
 
 HEAD_BYTES = 128 * 1024
 """Limit of request line and headers, one of which may be a client certificate, and of framing."""
@@ -36,9 +31,6 @@ MIN_PARSE_BYTES = 256
 """Minimum bytes that are parsed at once with pipelining: they have at most 14 requests."""
 MAX_FRAMING_RATIO = 16
 """Maximum bytes of chunked framing per byte of the body: a chunk of one byte has six."""
-PROBE_SECONDS = 10
-"""Interval of TCP keep-alive for a half-closed connection. Linux resets the connection of a client
-that has closed it completely, but only after a minute (`tcp_fin_timeout`)."""
 HALF_CLOSED_TIMEOUT = 30.0
 """Seconds without data after which a half-closed connection is taken for closed: its client may
 have left while the response stalls. Clients that half-close and wait longer are unlikely."""
@@ -46,9 +38,6 @@ SHUTDOWN_GRACE = 1.0
 """Seconds in which a request is still accepted on an idle connection during shutdown."""
 LINGER_TIMEOUT = 5.0
 """Seconds for a client to read an error response, while its data is dropped (lingering close)."""
-
-# tcpi_last_data_sent in Linux' struct tcp_info, milliseconds.
-_LAST_DATA_SENT = slice(44, 48)
 
 require(
     HttpToolsProtocol,
@@ -62,46 +51,6 @@ require(
         "transport",
     },
 )  # fmt: skip
-
-
-@contextmanager
-def _tcp_socket(connection: socket.socket) -> Iterator[socket.socket | None]:
-    """Return a duplicate of a TCP socket until the block ends; None for other sockets.
-
-    The duplicate knows its family: uvicorn takes inherited sockets (`--fd`) for Unix ones.
-    """
-    with socket.socket(fileno=os.dup(connection.fileno())) as own:
-        yield own if own.family in (socket.AF_INET, socket.AF_INET6) else None
-
-
-def _set_nodelay(connection: socket.socket) -> None:
-    """Disable Nagle's algorithm: with it, a body waits for the acknowledgement of the head."""
-    with _tcp_socket(connection) as tcp:
-        if tcp is not None:
-            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _probe(connection: socket.socket) -> None:
-    """Enable TCP keep-alive; other sockets detect a closed peer at once."""
-    with _tcp_socket(connection) as tcp:
-        if tcp is None:
-            return
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_SECONDS)
-            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_SECONDS)
-
-
-def _idle_seconds(connection: socket.socket) -> float:
-    """Return the seconds since data was last sent; 0 if the client has not taken it, or unknown."""
-    with _tcp_socket(connection) as tcp:
-        if tcp is None or sys.platform != "linux":
-            return 0.0
-        queued = fcntl.ioctl(tcp, termios.TIOCOUTQ, bytes(4))
-        info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_SENT.stop)
-    if any(queued):
-        return 0.0
-    return int.from_bytes(info[_LAST_DATA_SENT], sys.byteorder) / 1000
 
 
 def _with_cycle(method: FunctionType) -> FunctionType:
@@ -166,7 +115,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.flow = Flow(transport, self.pipeline)
         connection = transport.get_extra_info("socket")
         if connection.family == socket.AF_UNIX:
-            _set_nodelay(connection)  # asyncio does that where the family is right
+            set_nodelay(connection)  # asyncio does that where the family is right
         self.open_connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -185,7 +134,7 @@ class HttpProtocol(HttpToolsProtocol):
         """
         self.half_closed = self.serving is not None and not self.in_body and self.scheme == "http"
         if self.half_closed:
-            _probe(self.transport.get_extra_info("socket"))
+            probe(self.transport.get_extra_info("socket"))
             self.open_connections.set_deadline(self, HALF_CLOSED_TIMEOUT)
         return self.half_closed
 
@@ -392,7 +341,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.refuse(408, "The request was not received in time.")
 
     def _expire_half_closed(self) -> None:
-        idle = _idle_seconds(self.transport.get_extra_info("socket"))
+        idle = idle_seconds(self.transport.get_extra_info("socket"))
         if idle >= HALF_CLOSED_TIMEOUT:
             self.transport.abort()
         else:

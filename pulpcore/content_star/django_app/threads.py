@@ -1,0 +1,107 @@
+"""Thread pools in which Django handles requests."""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from starlette.types import Scope
+
+from pulpcore.content_star.django_app.isolation import enter_view_thread
+from pulpcore.content_star.django_app.password_hashing import MAX_VIEWS, current_view
+
+T = TypeVar("T")
+
+
+class ViewThreads:
+    """Thread pool in which Django handles requests; further requests are queued.
+
+    Each thread has its own database connection, managed by Django, and an event loop. While a view
+    hashes a password, its thread does not count (see `password_hashing.py`).
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._executor = ThreadPoolExecutor(threads + MAX_VIEWS, name)
+        self._places = asyncio.Semaphore(threads)
+        self.waiting = 0
+        """Number of calls that wait for a place."""
+
+    async def run(
+        self, context: contextvars.Context, work: Callable[..., T], *arguments: object
+    ) -> T:
+        """Call `work` in one of the threads, with the context variables of the request."""
+        self.waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self.waiting -= 1
+        place = _Place(self._places)
+        if view := context.get(current_view):
+            view.leave_pool = place.leave
+        future = self.submit(context, work, *arguments)
+        future.add_done_callback(lambda _: place.leave())
+        return await asyncio.wrap_future(future)
+
+    def submit(
+        self, context: contextvars.Context, work: Callable[..., T], *arguments: object
+    ) -> Future[T]:
+        """Schedule a short call of `work`, without waiting for a place among the threads."""
+        return self._executor.submit(context.run, _in_view_thread, work, *arguments)
+
+
+class _Place:
+    """A place among the threads that run at a time."""
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places = places
+        self._loop = asyncio.get_running_loop()
+        self._is_left = False
+
+    def leave(self) -> None:
+        """Give the place to the next request, once. For the thread that has it."""
+        if self._is_left:
+            return
+        self._is_left = True
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(self._places.release)
+
+
+class UploadThreads(ViewThreads):
+    """Thread pool for requests whose duration depends on the client.
+
+    Each client address is limited to half of the threads.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        super().__init__(threads, name)
+        self._share = max(threads // 2, 1)
+        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def share_of(self, scope: Scope) -> asyncio.Semaphore:
+        """Return the semaphore of the client's address; unused ones are garbage collected."""
+        address = scope["client"][0] if scope.get("client") else ""
+        share = self._shares.get(address)
+        if share is None:
+            share = self._shares[address] = asyncio.Semaphore(self._share)
+        return share
+
+
+_thread = threading.local()
+
+
+def _in_view_thread(work: Callable[..., T], *arguments: object) -> T:
+    """Call `work` in the working directory, with an event loop for this thread that is not running.
+
+    Pulp's downloaders run it (`fetch()`, called by pulp_python's index): under `pulpcore-api` views
+    run in the main thread, for which asyncio creates a loop on demand.
+    """
+    enter_view_thread()
+    loop: asyncio.AbstractEventLoop | None = getattr(_thread, "loop", None)
+    if loop is None or loop.is_closed():
+        loop = _thread.loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)  # an earlier view may have called `asyncio.run`, which unsets it
+    return work(*arguments)
