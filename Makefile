@@ -11,7 +11,7 @@ RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BENCH := $(VENV)/installed-bench
 
-.PHONY: help run check test coverage test-matrix test-oldest test-newest test-plugins test-upstream clients \
+.PHONY: help run check test coverage test-matrix test-upgrade test-oldest test-newest test-plugins test-upstream clients \
     bench lint imports audit audit-oldest docs release
 .DEFAULT_GOAL := help
 # An environment that was made half is made again.
@@ -42,10 +42,16 @@ coverage: $(DEV)  ## Print which lines of ours the tests do not run (ARGS select
 # The oldest pulpcore that pyproject.toml allows, and the newest there is. Parity is with the latter.
 test-matrix: matrix-3.115.0 matrix-3.123.1  ## Run the tests with each supported pulpcore
 
-matrix-%:
-	$(SYSTEM_PYTHON) -m venv $(VENV)-$*
-	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' pulpcore==$*
+matrix-%: $(VENV)-%/installed
 	$(VENV)-$*/bin/python -m pytest tests/unit tests/functional $(ARGS)
+
+$(VENV)-3.%/installed: pyproject.toml
+	$(SYSTEM_PYTHON) -m venv $(VENV)-3.$*
+	$(VENV)-3.$*/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' pulpcore==3.$*
+	@touch $@
+
+test-upgrade: $(DEV) $(VENV)-3.115.0/installed  ## Upgrade pulpcore from the oldest supported version under load
+	PULP_STAR_OLD_PYTHON=$(VENV)-3.115.0/bin/python $(PYTHON) -m pytest tests/functional/test_pulpcore_upgrade.py $(ARGS)
 
 # The oldest and the newest of every dependency that pyproject.toml allows.
 test-oldest: $(PYTHON)  ## Run the unit and functional tests with the oldest dependencies

@@ -540,6 +540,21 @@ def test_on_demand_file_of_a_domain_is_saved_in_its_storage(domains, server, orm
         domain.delete()
 
 
+@pytest.mark.parametrize("size", [1000, 300_000])
+def test_bytes_of_a_slow_remote_are_sent_before_a_whole_chunk_has_arrived(content, mirror, size):
+    m = mirror(BIG)
+    paused = PausedResponse(size)
+    m.set_behaviour(paused)
+    with content.stream("GET", m.path) as response:
+        body = response.iter_raw()
+        received = b""
+        while len(received) < size:
+            received += next(body)
+        assert received == m.data[:size]
+        paused.release()
+        assert received + b"".join(body) == m.data
+
+
 def test_range_during_the_fetch_returns_206_and_the_file_is_saved(content, mirror):
     m = mirror(BIG)
     paused = PausedResponse(1_000_000)

@@ -6,9 +6,8 @@ Clients open a connection for each request, since nginx closes idle ones when it
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import httpx
 import pytest
@@ -16,82 +15,19 @@ import pytest
 from tests.support.instance import Instance, stop, wait_until
 from tests.support.listing_parser import parse_listing
 from tests.support.load import Ask, SlowDownload, mixed_load
-from tests.support.nginx import (
-    DEPLOY,
-    NGINX,
-    Nginx,
-    replace_all,
-    running_nginx,
-    temporary_folder,
-)
+from tests.support.nginx import NGINX, temporary_folder
 from tests.support.orm import Orm
 from tests.support.pulp import API, Pulp
 from tests.support.remote_server import serving_upstream
-from tests.support.server import Server, free_port, running, serving, serving_theirs
+from tests.support.server import Server, running, serving, serving_theirs
+from tests.support.switch import CONTENT, OURS, Front, of
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx")
 
-CONTENT = "/pulp/content/"
-OURS = (
-    *("--http", "pulpcore.content_star.server:HttpProtocol"),
-    *("--timeout-graceful-shutdown", "300", "--no-access-log"),
-)
 FILES = {"a.txt": b"0123456789" * 5_000, "dir/b": b"b"}
 ENTRIES = {"a.txt", "dir/", "large/"}
 LARGE = os.urandom(1 << 20) * 32  # larger than the buffers of nginx and sockets
 REMOTE = {f"remote-{number}": b"%d" % number * 5_000 for number in range(24)}
-
-
-@dataclass
-class Front:
-    """nginx before two content apps, `old` and `new`, and the API."""
-
-    folder: Path
-    api: str
-    servers: dict[str, str]
-    """Origin of each server by its address in `switch.conf`."""
-
-    port: int = field(default_factory=free_port)
-    nginx: Nginx | None = None
-
-    def http(self, weights: tuple[str, str]) -> str:
-        """Return the configuration with the weights of the servers."""
-        served = f"access_log {self.folder}/served.log served;"
-        values = {
-            "127.0.0.1:24816 weight=1": f"127.0.0.1:24816 {weights[0]}",
-            "127.0.0.1:24818 down": f"127.0.0.1:24818 {weights[1]}",
-            **{address: url.removeprefix("http://") for address, url in self.servers.items()},
-            "127.0.0.1:24817": self.api.removeprefix("http://"),
-            "listen 8080": f"listen 127.0.0.1:{self.port}",
-            "location /pulp/content/ {": f"location /pulp/content/ {{ {served}",
-        }
-        sample = replace_all((DEPLOY / "nginx" / "switch.conf").read_text(), values)
-        return f"log_format served $upstream_addr;\n{sample}"
-
-    @contextmanager
-    def running(self, *weights: str) -> Iterator[Nginx]:
-        with running_nginx(self.folder, self.port, self.http(_two(weights))) as self.nginx:
-            yield self.nginx
-
-    def shift(self, *weights: str) -> None:
-        """Change the weights, and wait until no worker of nginx has the former ones."""
-        assert self.nginx is not None
-        self.nginx.reload(self.http(_two(weights)))
-        (self.folder / "served.log").write_text("")
-
-    def served(self) -> set[str]:
-        """Return the addresses of the servers that have answered since the last shift."""
-        return set((self.folder / "served.log").read_text().replace(",", " ").split())
-
-
-def _two(weights: tuple[str, ...]) -> tuple[str, str]:
-    old, new = weights
-    return old, new
-
-
-def of(*servers: Server) -> set[str]:
-    """Return the addresses of servers."""
-    return {server.url.removeprefix("http://") for server in servers}
 
 
 class SlowUpload:

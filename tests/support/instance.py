@@ -29,6 +29,8 @@ class Instance:
 
     username = "admin"
     login = "/pulp/api/v3/login/"
+    python = sys.executable
+    """The interpreter of the environment that has its programs."""
 
     def __init__(self, home: Path, arguments: Iterable[str] = ("--port", "0")) -> None:
         self.home = home
@@ -54,7 +56,7 @@ class Instance:
         """Start `pulp-star up` without waiting."""
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*pulp_star("up"), "--home", str(self.home), *self.arguments],
+                [*pulp_star("up", python=self.python), "--home", str(self.home), *self.arguments],
                 env=self.client_environ,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -104,20 +106,21 @@ class Instance:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PULP_")}
         return {**inherited, "XDG_CACHE_HOME": str(self.home.with_name(self.home.name + ".cache"))}
 
-    def pulp(self) -> Pulp:
+    def pulp(self, url: str | None = None) -> Pulp:
         """Return a client of the REST API that creates objects."""
-        return Pulp(self.client(), httpx.BasicAuth(self.username, self.password))
+        return Pulp(self.client(url), httpx.BasicAuth(self.username, self.password))
 
-    def client(self) -> httpx.Client:
-        """Return an HTTP client that is logged in as admin, for paths below the origin.
+    def client(self, url: str | None = None) -> httpx.Client:
+        """Return an HTTP client that is logged in as admin, for paths below the origin or `url`.
 
         It has a session, because checking a password takes Pulp a quarter of a second.
         """
-        login, auth = self.url + self.login, (self.username, self.password)
+        url = url or self.url
+        login, auth = url + self.login, (self.username, self.password)
         answer = httpx.post(login, auth=auth, trust_env=False, timeout=300)
         cookies = answer.raise_for_status().cookies
         return httpx.Client(
-            base_url=self.url,
+            base_url=url,
             cookies=cookies,
             headers={"X-CSRFToken": cookies["csrftoken"]},
             trust_env=False,
@@ -129,7 +132,7 @@ class Instance:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command of the virtual environment on the same state, and return its result."""
         completed = subprocess.run(
-            in_venv(command),
+            in_venv(command, self.python),
             env=self._environ(environ),
             cwd=self.state.working_directory,
             capture_output=True,
@@ -150,7 +153,7 @@ class Instance:
         """Start a command of the virtual environment on the same state."""
         with (output or Path(os.devnull)).open("wb") as stream:
             process = subprocess.Popen(
-                in_venv(command),
+                in_venv(command, self.python),
                 env=self._environ(environ),
                 cwd=self.state.working_directory,
                 stdout=stream,
@@ -168,7 +171,7 @@ class Instance:
         self, *arguments: str, check: bool = True, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a subcommand of `pulp-star` on the same state."""
-        return self.run(pulp_star(*arguments), check=check, **environ)
+        return self.run(pulp_star(*arguments, python=self.python), check=check, **environ)
 
     def processes(self) -> list[int]:
         """Return all processes that belong to this state."""
@@ -199,15 +202,15 @@ class Instance:
         shutil.rmtree(self.home.parent)
 
 
-def pulp_star(*arguments: str) -> list[str]:
-    """Return the command line of `pulp-star` with the tests' interpreter."""
-    return [sys.executable, "-m", "pulpcore.content_star.cli", *arguments]
+def pulp_star(*arguments: str, python: str = sys.executable) -> list[str]:
+    """Return the command line of `pulp-star`, by default with the tests' interpreter."""
+    return [python, "-m", "pulpcore.content_star.cli", *arguments]
 
 
-def in_venv(command: Iterable[str]) -> list[str]:
-    """Return a command line with the virtual environment's program, if it has one."""
+def in_venv(command: Iterable[str], python: str = sys.executable) -> list[str]:
+    """Return a command line with the program of an interpreter's environment, if it has one."""
     name, *arguments = command
-    program = Path(sys.executable).parent / name
+    program = Path(python).parent / name
     return [str(program) if program.exists() else name, *arguments]
 
 

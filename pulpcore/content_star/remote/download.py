@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 # Seconds after which no further remote is tried while clients have received no byte.
 FAILOVER_TIMEOUT = 60.0
 
+# Seconds to wait for a whole chunk: clients of a slow remote get the bytes that have arrived before
+# they, or a proxy, take the response for stalled.
+CHUNK_TIMEOUT = 1.0
+
 # Seconds for which clients wait for the last byte while the file is saved, so that a client that
 # has all of it finds it saved. Longer than a busy storage takes, shorter than common client
 # timeouts.
@@ -133,18 +137,27 @@ class Download:
             await self._next_change()
         return self._sink.size
 
-    async def wait_for_bytes(self, stop: int) -> None:
-        """Wait until the bytes up to offset `stop` are available.
+    async def wait_for_bytes(self, offset: int, stop: int) -> int:
+        """Wait for the bytes from `offset` up to `stop`; return the offset up to which they are.
 
-        The last byte is available once it is released. Raises RemoteBroke, also if available bytes
+        It is `stop`, or lower if these bytes take longer than `CHUNK_TIMEOUT`; at least one is
+        available. The last byte is once it is released. Raises RemoteBroke, also if available bytes
         turned out to be wrong.
         """
-        sink = self._sink
-        while sink.available < stop or sink.is_wrong or self._is_end_withheld(stop):
-            await self._next_change()
+        if self._is_available(stop):
+            return stop
+        try:
+            async with asyncio.timeout(CHUNK_TIMEOUT):
+                while not self._is_available(stop):
+                    await self._next_change()
+                return stop
+        except TimeoutError:
+            return min(stop, await self.wait_for_more(offset))
 
-    def _is_end_withheld(self, stop: int) -> bool:
-        return stop == self._sink.size and not self._sink.released
+    def _is_available(self, stop: int) -> bool:
+        sink = self._sink
+        is_end_withheld = stop == sink.size and not sink.released
+        return sink.available >= stop and not sink.is_wrong and not is_end_withheld
 
     async def wait_for_more(self, offset: int) -> int:
         """Wait for bytes after `offset`; return the number available, which is `offset` at the end.

@@ -26,9 +26,8 @@ class Reader(Closing, DescriptorReadable):
 
     async def read(self, offset: int, length: int) -> bytes:
         """Read as `Readable.read`. Raises RemoteBroke if the fetch fails."""
-        length = min(length, CHUNK_SIZE)
-        await self._download.wait_for_bytes(offset + length)
-        return await self._file.read(offset, length)
+        stop = await self._download.wait_for_bytes(offset, offset + min(length, CHUNK_SIZE))
+        return await self._file.read(offset, stop - offset)
 
     @property
     def name(self) -> str:
@@ -40,7 +39,7 @@ class Reader(Closing, DescriptorReadable):
 
     async def available(self, offset: int, length: int) -> int:
         """Wait as `read`, and return how many bytes have arrived."""
-        await self._download.wait_for_bytes(offset + min(length, CHUNK_SIZE))
+        await self._download.wait_for_bytes(offset, offset + min(length, CHUNK_SIZE))
         return await self._file.available(offset, min(length, self._download.available - offset))
 
     def close(self) -> None:
