@@ -100,7 +100,17 @@ class ApiSource:
         self._sample = sample
 
     async def items(self) -> AsyncIterator[Item]:
-        """Yield the items of one distribution after the other."""
+        """Yield the items of one distribution after the other. Raises CannotCompare."""
+        try:
+            async for item in self._items():
+                yield item
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise CannotCompare(
+                f"The REST API at {self._api.url}, or a listing, has other JSON than Pulp's: "
+                f"{error!r:.200}"
+            ) from error
+
+    async def _items(self) -> AsyncIterator[Item]:
         roots = [root async for root in self._api_roots()]
         for root in roots:  # before anything is compared: credentials may be refused
             first = await self._api.get(f"{root.path}distributions/?limit=1&fields=pulp_href")

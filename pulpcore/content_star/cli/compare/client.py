@@ -180,7 +180,10 @@ def _reason(error: Exception, answer: Response) -> str:
     if isinstance(error, TimeoutError):
         return f"no bytes for too long, after {answer.size} bytes of the body"
     if not answer.status:
-        return f"no response: {error or type(error).__name__}"
+        # Not the text of these errors, which have the URL, and so a signature.
+        has_url = isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL)
+        reason = getattr(error, "message", "") if has_url else str(error)
+        return f"no response: {' '.join(reason.split()) or type(error).__name__}"
     return f"{answer.status}, cut after {answer.size} bytes of the body"
 
 

@@ -1,5 +1,6 @@
 """`pulp-star compare`: compare the responses of two content apps."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,17 @@ class Duration(click.ParamType):
         return float(match[1]) * _UNITS[match[2]]
 
 
+class Finite(click.FloatRange):
+    """A number in a range, and neither infinite nor none (`nan`)."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return the number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
 def _base_url(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Check a base URL, and complete it with the content prefix and the slash at its end."""
     try:
@@ -49,8 +61,12 @@ def _headers(
     headers = {}
     for value in values:
         name, colon, content = value.partition(":")
-        if not colon or not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name):
-            raise click.BadParameter(f"{name!r} is no header, as 'Name: value'")
+        if not colon:  # it may be a secret
+            raise click.BadParameter("a header has a colon, as 'Name: value'")
+        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
+            raise click.BadParameter(f"{name!r} is no name of a header, as in 'Name: value'")
+        if not content.strip().isprintable():
+            raise click.BadParameter(f"the value of {name!r} has control characters")
         headers[name] = content.strip()
     return headers
 
@@ -112,7 +128,7 @@ _FILE_OR_DASH = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=20.0,
     show_default=True,
     help="Requests a second to each server; 0 is no limit.",
@@ -127,7 +143,7 @@ _FILE_OR_DASH = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 @click.option("--time", "seconds", type=Duration(), help="End after 90, 90s, 15m or 2h.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(1),
+    type=Finite(1),
     default=120.0,
     show_default=True,
     help="Seconds without a byte after which a response counts as broken.",

@@ -1,11 +1,13 @@
 """Which parts of two responses differ, and which of these differences are intended."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pulpcore.content_star.cli.compare.conditions import CONDITIONS
 from pulpcore.content_star.cli.compare.exchange import Exchange, Response
+from pulpcore.content_star.cli.compare.shell import MASK, masked
 from pulpcore.content_star.differences import DIFFERENCES
 
 IGNORED_HEADERS = {
@@ -25,6 +27,7 @@ _SIGNATURE = {
 }
 
 _ABSENT = "(absent)"
+_SECRET_HEADER = re.compile(r"cookie|token|secret|session|passw|api-?key", re.IGNORECASE)
 _MAX_VALUE = 200
 
 
@@ -53,8 +56,11 @@ def compare(exchange: Exchange, ignored: Iterable[str] = ()) -> list[Finding]:
 
 
 def redirect_target(location: str) -> str:
-    """Return a Location without its signature."""
-    url = urlsplit(location)
+    """Return a Location without its signature; one that is no URL as it is."""
+    try:
+        url = urlsplit(location)
+    except ValueError:
+        return location
     query = [(name, value) for name, value in parse_qsl(url.query, True) if not _signs(name)]
     return urlunsplit(url._replace(query=urlencode(query)))
 
@@ -81,7 +87,16 @@ def _header_facets(old: Response, new: Response) -> Iterable[tuple[str, tuple[st
         if name == "location":
             values = redirect_target(values[0]), redirect_target(values[1])
         if values[0] != values[1]:
-            yield name, (values[0] or _ABSENT, values[1] or _ABSENT)
+            yield name, (_shown(name, values[0]), _shown(name, values[1]))
+
+
+def _shown(name: str, value: str) -> str:
+    """Return the value of a header as reports show it, without secrets."""
+    if not value:
+        return _ABSENT
+    if _SECRET_HEADER.search(name):
+        return MASK
+    return masked(value) if name == "location" else value
 
 
 def _body_facets(old: Response, new: Response) -> Iterable[tuple[str, tuple[str, str]]]:

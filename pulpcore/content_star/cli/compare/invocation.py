@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import signal
 import time
 from collections import Counter
@@ -49,6 +50,8 @@ class Invocation:
             raise CannotCompare("OLD and NEW are the same URL.")
         if options["logs"] and options["urls"]:
             raise CannotCompare("Give --access-log or --urls, not both.")
+        for name in ("state", "json_file", "junit_file", "html_file"):
+            _check_writable(options[name])
         self.access = self._access()
         self.progress = self._progress()
         self.skipped: Counter[str] = Counter()
@@ -113,11 +116,16 @@ class Invocation:
     def _access(self) -> Access:
         headers, options = dict(self.options["headers"]), self.options
         if certificate := options["client_cert"]:
-            headers["X-CLIENT-CERT"] = quote(certificate.read_text(), safe="")
-        password = options["password"]
-        if options["username"] and password is None:
-            password = click.prompt("Password", hide_input=True, err=True)
-        return Access(headers, options["username"], password or "")
+            headers["X-CLIENT-CERT"] = quote(_pem(certificate), safe="")
+        username, password = options["username"], options["password"]
+        if ":" in username:
+            raise CannotCompare("A user of Basic authentication has no colon in the name.")
+        if username and password is None:
+            try:
+                password = click.prompt("Password", hide_input=True, err=True)
+            except click.Abort:
+                raise CannotCompare("--username needs --password.") from None
+        return Access(headers, username, password or "")
 
     def _progress(self) -> Progress:
         values = [str(self.options[name]) for name in _RESUMED]
@@ -126,7 +134,7 @@ class Invocation:
         )
         try:
             progress.load()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise CannotCompare(
                 f"{progress.path} cannot be continued: {error}. Remove it, or name another file."
             ) from error
@@ -169,14 +177,37 @@ class Invocation:
         )
         on_output = options["json_file"] == Path("-")
         click.echo(report.as_text(), nl=False, err=on_output)
+        problems = []
         for path, render in files:
             if path == Path("-"):
                 click.echo(render())
             elif path is not None:
                 try:
-                    path.write_text(render())
+                    # Headers that are not UTF-8 are in differences.
+                    path.write_text(render(), "utf-8", "backslashreplace")
                 except OSError as error:
-                    raise CannotCompare(f"{path} cannot be written: {error.strerror}") from error
+                    problems.append(f"{path} cannot be written: {error.strerror}")
+        if problems:
+            raise CannotCompare("; ".join(problems))
+
+
+def _check_writable(path: Path | None) -> None:
+    """Raise CannotCompare if a file cannot be written: before hours of requests."""
+    if path is None or path == Path("-"):
+        return
+    if not os.access(path if path.exists() else path.parent, os.W_OK) or not path.parent.is_dir():
+        raise CannotCompare(f"{path} cannot be written: check its directory and its permissions.")
+
+
+def _pem(certificate: Path) -> bytes:
+    """Return a certificate; raises CannotCompare if it is not in PEM."""
+    try:
+        pem = certificate.read_bytes()
+    except OSError as error:
+        raise CannotCompare(f"{certificate} cannot be read: {error.strerror}") from error
+    if b"-----BEGIN CERTIFICATE-----" not in pem:
+        raise CannotCompare(f"{certificate} is no certificate in PEM.")
+    return pem
 
 
 async def _check(server: Server, name: str) -> None:

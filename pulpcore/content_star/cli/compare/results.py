@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from pulpcore.content_star.cli.compare.comparison import Finding
+from pulpcore.content_star.cli.compare.errors import CannotCompare
 from pulpcore.content_star.cli.compare.exchange import Exchange
 from pulpcore.content_star.cli.compare.shell import curl, masked
+from pulpcore.content_star.differences import DIFFERENCES
 
 MAX_GROUPS = 200
 """Groups of faults that keep an example; further ones are counted together."""
@@ -208,7 +210,12 @@ class Progress:
             raise ValueError("it belongs to a run with other servers, sources or options")
         self.position, self.key = saved["position"], saved["key"]
         self.done, self.complete = set(saved["done"]), saved["complete"]
+        numbers = [self.position, *self.done]
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError("its position is not a number")
         self.results = Results.load(saved["results"])
+        if not self.results.known.keys() <= DIFFERENCES.keys():
+            raise ValueError("another version of pulp-star has written it")
         return True
 
     def is_done(self, number: int) -> bool:
@@ -225,7 +232,7 @@ class Progress:
             self.position += 1
 
     def save(self) -> None:
-        """Write the file, atomically and readable for its owner alone."""
+        """Write the file, atomically and readable for its owner alone. Raises CannotCompare."""
         if self.path is None:
             return
         saved = {
@@ -237,6 +244,9 @@ class Progress:
             "results": self.results.save(),
         }
         new = self.path.with_name(self.path.name + ".new")
-        new.touch(mode=0o600)
-        new.write_text(json.dumps(saved))
-        new.replace(self.path)
+        try:
+            new.touch(mode=0o600)
+            new.write_text(json.dumps(saved))
+            new.replace(self.path)
+        except OSError as error:
+            raise CannotCompare(f"{self.path} cannot be written: {error.strerror}") from error

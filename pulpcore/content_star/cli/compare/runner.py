@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pulpcore.content_star.cli.compare.client import Server, Servers
 from pulpcore.content_star.cli.compare.comparison import Finding, compare
@@ -71,6 +72,7 @@ class Runner:
         self.options = options
         self.stopped = False
         """Whether no further item is taken: the time is up, or a signal has come."""
+        self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_progress = on_progress
         self._items = self._numbered(source.items())
         self._lock = asyncio.Lock()
@@ -98,6 +100,8 @@ class Runner:
     def stop(self) -> None:
         """Take no further item; requests under way are finished."""
         self.stopped = True
+        if not self._stopping.done():
+            self._stopping.set_result(None)
 
     async def _work(self) -> None:
         while not self.stopped:
@@ -105,7 +109,7 @@ class Runner:
                 while len(self.progress.done) > MAX_AHEAD:
                     self._advanced.clear()
                     await self._advanced.wait()
-                numbered = await anext(self._items, None)
+                numbered = await self._next()
             if numbered is None:
                 return
             number, item = numbered
@@ -116,6 +120,18 @@ class Runner:
             if time.monotonic() - self._saved > SAVE_SECONDS:
                 self._saved = time.monotonic()
                 self.progress.save()
+
+    async def _next(self) -> tuple[int, Item] | None:
+        """Return the next item; None if there is none, or as soon as the run is stopped."""
+        if self.stopped:
+            return None
+        taking = asyncio.create_task(_take(self._items))
+        try:
+            either: set[asyncio.Future[Any]] = {taking, self._stopping}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return taking.result() if taking.done() else None
+        finally:
+            taking.cancel()
 
     async def _numbered(self, items: AsyncIterator[Item]) -> AsyncIterator[tuple[int, Item]]:
         """Yield the items that are not done yet. Raises CannotCompare if the source has changed."""
@@ -226,6 +242,10 @@ class Runner:
         again = await self.old.ask(request, as_user=path.as_user, etag=path.old_etag)
         changes = compare(replace(exchange, new=again), self.options.ignored_headers)
         return any(not finding.difference for finding in changes)
+
+
+async def _take(items: AsyncIterator[tuple[int, Item]]) -> tuple[int, Item] | None:
+    return await anext(items, None)
 
 
 def _remember(path: _Path, exchange: Exchange) -> None:

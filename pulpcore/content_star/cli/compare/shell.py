@@ -20,6 +20,11 @@ def masked(target: str) -> str:
     return path + question + "&".join(parameters)
 
 
+def masked_text(text: str) -> str:
+    """Return a text with the values of `name=value` masked, if they are secrets by their names."""
+    return re.sub(r"[\w.-]+=[^&\s\"']*", lambda found: _masked(found[0]), text)
+
+
 def _masked(parameter: str) -> str:
     name, equals, _ = parameter.partition("=")
     return f"{name}={MASK}" if equals and _SECRET.search(name) else parameter

@@ -5,10 +5,11 @@ import gzip
 import io
 import os
 import sys
+import threading
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -17,11 +18,14 @@ from urllib.parse import quote, urlsplit
 from pulpcore.content_star.cli.compare.access_log import MASKED, parse_line
 from pulpcore.content_star.cli.compare.errors import CannotCompare
 from pulpcore.content_star.cli.compare.exchange import Request
+from pulpcore.content_star.cli.compare.shell import masked_text
 
 STANDARD_INPUT = Path("-")
 
 _MAX_LINE = 256 * 1024
-"""Bytes of a line that are read; the rest of a longer one is another line, which is skipped."""
+"""Bytes of the longest line that is read."""
+
+_TOO_LONG = f"lines of over {_MAX_LINE // 1024} KiB"
 
 _LINES_TO_RECOGNIZE = 1000
 """Lines after which a log without any request is one in another format."""
@@ -64,6 +68,8 @@ class _Lines:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
+        self.too_long = 0
+        """Lines that were not read, in whose place an empty one stands."""
         self.done = 0
         self.total = 0
         if STANDARD_INPUT not in paths:
@@ -74,8 +80,13 @@ class _Lines:
             before = self.done
             with _opened(path) as (lines, raw):
                 while line := await _readline(path, lines):
+                    if is_too_long := len(line) == _MAX_LINE and not line.endswith(b"\n"):
+                        self.too_long += 1
+                    while len(line) == _MAX_LINE and not line.endswith(b"\n"):
+                        line = await _readline(path, lines)
                     self.done = before + (raw.tell() if raw.seekable() else 0)
-                    yield line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+                    text = b"" if is_too_long else line
+                    yield text.decode("utf-8", "surrogateescape").rstrip("\r\n")
 
 
 def _size(path: Path) -> int:
@@ -89,12 +100,13 @@ def _size(path: Path) -> int:
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """Open a file; yield its lines, decompressed, and the file itself."""
     if path == STANDARD_INPUT:
-        yield sys.stdin.buffer, sys.stdin.buffer
+        # Not `sys.stdin`: Python aborts if a thread still waits for that at the end.
+        standard_input = open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115
+        yield standard_input, standard_input
         return
     try:
         with path.open("rb") as raw:
-            is_gzip = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
+            is_gzip = raw.peek(2)[:2] == b"\x1f\x8b"  # it may be a pipe
             yield (io.BufferedReader(gzip.GzipFile(fileobj=raw)) if is_gzip else raw), raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise CannotCompare(f"{path} is not a complete gzip file: {error}") from error
@@ -104,8 +116,29 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 
 async def _readline(path: Path, lines: BinaryIO) -> bytes:
     if path == STANDARD_INPUT:
-        return await asyncio.to_thread(lines.readline, _MAX_LINE)  # it may wait for its writer
+        return await _in_thread(lambda: lines.readline(_MAX_LINE))  # it may wait for its writer
     return lines.readline(_MAX_LINE)
+
+
+async def _in_thread(function: Callable[[], bytes]) -> bytes:
+    """Return the result of a function that may never end, and that Python does not wait for.
+
+    At its end, Python does wait for threads of `asyncio.to_thread`.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[bytes] = loop.create_future()
+
+    def finish(result: bytes) -> None:
+        if not done.done():
+            done.set_result(result)
+
+    def run() -> None:
+        result = function()
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(finish, result)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
 
 
 class Prefix:
@@ -141,11 +174,17 @@ class UrlList:
             line = line.strip()
             if not line or line.startswith("#"):
                 continue
-            target = self._target(line)
+            try:
+                target = self._target(line)
+            except ValueError:
+                self.skipped["lines that are no URL"] += 1
+                continue
             if target is None:
                 self.skipped[f"URLs that are not below {self._prefix.path}"] += 1
                 continue
             yield Item(Request(target))
+        if self._lines.too_long:
+            self.skipped[_TOO_LONG] = self._lines.too_long
 
     def _target(self, line: str) -> str | None:
         encoded = quote(line.encode("utf-8", "surrogateescape"), safe=_URL_SAFE).partition("#")[0]
@@ -193,9 +232,10 @@ class AccessLogs:
             return
         if not unknown:
             raise CannotCompare(f"The access log is empty: {self._names}")
+        start = masked_text(example[:200])
         raise CannotCompare(
             f"{self._names} is in an unknown format: no line has a request as in nginx's and "
-            f"Apache's `combined`, gunicorn's or Pulp's own log. The first one: {example[:200]!r}"
+            f"Apache's `combined`, gunicorn's or Pulp's own log. The first one: {start!r}"
         )
 
     def _item(self, request: Request) -> Item | None:
@@ -204,6 +244,8 @@ class AccessLogs:
             self.skipped[f"requests that are not below {self._prefix.path}"] += 1
         elif request.method not in ("GET", "HEAD"):
             self.skipped["requests that are neither GET nor HEAD"] += 1
+        elif not all(value.isprintable() for value in request.headers.values()):
+            self.skipped["requests whose headers have control characters"] += 1
         elif MASKED in target.partition("?")[2]:
             self.skipped["requests whose signature is masked in the log"] += 1
         else:

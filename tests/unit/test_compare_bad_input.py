@@ -1,0 +1,238 @@
+"""`pulp-star compare` with servers, files and options that are no good."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pulpcore.content_star.cli.compare.command import command
+from tests.support.instance import pulp_star, wait_until
+from tests.support.raw_server import raw_json, raw_response, raw_server
+
+PATH = "/pulp/content/a"
+SECRET = "s3cret"
+LOG_LINE = '127.0.0.1 - - [x] "GET /pulp/content/a HTTP/1.1" 200 1'
+
+
+@pytest.fixture
+def origins() -> Iterator[Callable[..., tuple[str, str]]]:
+    """Start an old and a new server with a response to `PATH` each."""
+    with ExitStack() as stack:
+
+        def start(old: bytes = raw_response(), new: bytes = raw_response()) -> tuple[str, str]:
+            servers = ({PATH: old}, {PATH: new})
+            return tuple(stack.enter_context(raw_server(each)) for each in servers)  # type: ignore[return-value]
+
+        yield start
+
+
+@pytest.fixture
+def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the command in this process, in a directory of its own, with a list of one URL."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PULP_STAR_COMPARE_PASSWORD", raising=False)
+    Path("urls").write_text(f"a?validate_token={SECRET}\n")
+
+    def run(origins: tuple[str, str], *arguments: str) -> Result:
+        return CliRunner().invoke(command, [*origins, "--rate", "0", *arguments])
+
+    return run
+
+
+def one_error(result: Result) -> str:
+    """Return the message of a run that has ended with one line."""
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    return result.output.strip().splitlines()[-1].removeprefix("Error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--rate", "nan"), "finite"),
+        (("--rate", "inf"), "finite"),
+        (("--timeout", "nan"), "finite"),
+        (("--timeout", "inf"), "finite"),
+        (("--header", "X-A: a\nX-B: b"), "'X-A' has control characters"),
+        (("--header", f"Authorization {SECRET}"), "a header has a colon"),
+        (("--username", "a:b", "--password", "p"), "no colon"),
+        (("--username", "a"), "--username needs --password."),
+        (("--client-cert", "binary"), "no certificate in PEM"),
+        (("--resume", "missing/state"), "missing/state cannot be written"),
+        (("--json", "missing/report"), "missing/report cannot be written"),
+        (("--junit", "missing/report"), "missing/report cannot be written"),
+        (("--html", "missing/report"), "missing/report cannot be written"),
+    ],
+)
+def test_compare_with_a_bad_option_is_one_line(compare, origins, arguments, message):
+    Path("binary").write_bytes(b"\x90\xff")
+    result = compare(origins(), "--urls", "urls", *arguments)
+    assert message in one_error(result)
+    assert SECRET not in result.output
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        raw_response(b"", "302 Found", location="http://[bad/x"),
+        raw_response(x_name="\xff\xfe"),
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"",
+        raw_response(set_cookie=f"sessionid={SECRET}"),
+        raw_response(x_auth_token=SECRET),
+        raw_response(b"", "302 Found", location=f"http://store/x?mytoken={SECRET}"),
+    ],
+)
+def test_compare_reports_bad_responses_without_secrets(compare, origins, response):
+    reports = ("--json", "report.json", "--junit", "report.xml", "--html", "report.html")
+    result = compare(origins(new=response), "--urls", "urls", *reports, "--resume", "state")
+    assert result.exit_code == 1, result.output
+    assert json.loads(Path("report.json").read_text())["differences"]
+    for name in ("report.json", "report.xml", "report.html", "state"):
+        assert SECRET not in Path(name).read_text()
+    assert SECRET not in result.output
+
+
+def test_compare_escapes_names_in_the_html_report(compare, origins):
+    Path("urls").write_text("a?<script>\n")
+    compare(origins(new=raw_response(x="<script>")), "--urls", "urls", "--html", "report.html")
+    page = Path("report.html").read_text()
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+
+
+STATUS: dict[str, Any] = {"versions": []}
+API = "/pulp/api/v3/"
+
+
+@pytest.mark.parametrize(
+    "responses",
+    [
+        {API + "status/": raw_json(STATUS)},
+        {API + "status/": raw_response(b"[" * 100_000, content_type="application/json")},
+        *(
+            {API + "status/": raw_json(STATUS), API + "distributions/": raw_json(value)}
+            for value in (
+                [],
+                {"count": None},
+                {"count": 1, "results": [5], "next": None},
+                {"count": 1, "results": [{}], "next": None},
+            )
+        ),
+        {
+            API + "status/": raw_json(STATUS | {"domain_enabled": True}),
+            "/pulp/default/api/v3/domains/": raw_json({"results": [{}], "next": None}),
+        },
+    ],
+)
+def test_compare_with_an_api_of_other_json_is_one_line(compare, origins, responses):
+    with raw_server(responses) as api:
+        result = compare(origins(), "--api", api)
+    error = one_error(result) if not result.stdout.startswith("old") else result.output
+    assert "has other JSON than Pulp's" in error
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"position": "x"},
+        {"position": -5},
+        {"done": ["x"]},
+        {"results": []},
+        {"results": {"faults": []}},
+        {"results": {"known": {"gone": {"title": "", "count": 1, "example": None}}}},
+    ],
+)
+def test_compare_with_an_altered_resume_file_is_one_line(compare, origins, changes):
+    servers = origins()
+    compare(servers, "--urls", "urls", "--resume", "state")
+    saved = json.loads(Path("state").read_text())
+    for name, value in changes.items():
+        saved[name] = saved[name] | value if isinstance(value, dict) else value
+    Path("state").write_text(json.dumps(saved))
+    result = compare(servers, "--urls", "urls", "--resume", "state")
+    assert "cannot be continued" in one_error(result)
+
+
+def test_compare_keeps_results_when_the_resume_file_cannot_be_written(compare, origins):
+    Path("state.new").mkdir()
+    result = compare(origins(), "--urls", "urls", "--resume", "state", "--json", "report.json")
+    assert result.exit_code == 2
+    assert "Incomplete: state cannot be written" in result.output
+    assert json.loads(Path("report.json").read_text())["requests"]["GET"] == 1
+
+
+def test_compare_skips_lines_that_are_no_url_or_too_long(compare, origins):
+    Path("urls").write_text("http://[bad\n" + "x" * 600_000 + "\na\n")
+    result = compare(origins(), "--urls", "urls")
+    assert result.exit_code == 0, result.output
+    assert "1 lines that are no URL" in result.output
+    assert "1 lines of over 256 KiB" in result.output
+    assert "GET 1, HEAD 1" in result.output
+
+
+def test_compare_skips_logged_headers_with_control_characters(compare, origins):
+    Path("log").write_text(f'{LOG_LINE} range="bytes=0-\\x0d\\x0aX: y"\n{LOG_LINE}\n')
+    result = compare(origins(), "--access-log", "log")
+    assert result.exit_code == 0, result.output
+    assert "1 requests whose headers have control characters" in result.output
+
+
+def test_compare_masks_secrets_of_a_log_in_another_format(compare, origins):
+    Path("log").write_text(f"GET a?validate_token={SECRET}&b=c\n")
+    assert "validate_token=***&b=c" in one_error(compare(origins(), "--access-log", "log"))
+
+
+def test_compare_reads_an_access_log_from_a_named_pipe(compare, origins):
+    os.mkfifo("pipe")
+    threading.Thread(target=Path("pipe").write_text, args=(f"{LOG_LINE}\n",)).start()
+    result = compare(origins(), "--access-log", "pipe")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("way", ["time", "signal"])
+def test_compare_ends_while_standard_input_is_silent(way):
+    """At its time or by Ctrl-C: `tail -f` of a log may wait for hours."""
+    responses = CountingResponses({PATH: raw_response()})
+    arguments = ["--time", "2"] if way == "time" else []
+    with (
+        raw_server(responses) as old,
+        raw_server(responses) as new,
+        subprocess.Popen(
+            [*pulp_star("compare"), old, new, "--access-log", "-", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdin
+        process.stdin.write(f"{LOG_LINE}\n")
+        process.stdin.flush()
+        try:
+            # A HEAD to the new server, and a GET to both.
+            wait_until(lambda: responses.count == 3 or process.poll() is not None)
+            if way == "signal":
+                process.send_signal(signal.SIGINT)
+            assert process.wait(60) == (0 if way == "time" else 2)
+        finally:
+            process.kill()
+
+
+class CountingResponses(dict[str, bytes]):
+    """Responses that count how many were sent."""
+
+    count = 0
+
+    def get(self, *arguments: Any) -> Any:
+        self.count += 1
+        return super().get(*arguments)
