@@ -158,6 +158,15 @@ def test_check_of_a_database_that_is_away(
     assert "check DATABASES" in faults["clock"].text
 
 
+def test_check_that_fails_is_a_fault_and_others_follow(instance: Instance) -> None:
+    with override_settings(CONTENT_STAR_DATABASE_THREADS="x"):
+        lines = list(installation.check(1))
+    faults = [line for line in lines if line.level == "fault"]
+    assert [line.check for line in faults] == ["connections", "settings"]
+    assert "the check failed: TypeError" in faults[0].text
+    assert lines[-1].check == "temporary files"
+
+
 @pytest.mark.parametrize("there", [90.0, 112.0])
 def test_check_of_a_clock_that_differs(there: float) -> None:
     line = installation.skew(there, before=100.0, after=101.0)
@@ -314,6 +323,11 @@ def test_check_of_a_store_that_is_not_there(instance: Instance) -> None:
         ("CACHE_ENABLED", True, "note", "content has a cache of its own"),
         ("CONTENT_PATH_PREFIX", "/content/", "note", "CONTENT_PATH_PREFIX is /content/"),
         ("DOMAIN_ENABLED", True, "note", "below the name of its domain"),
+        ("CONTENT_STAR_DATABASE_THREADS", 0, "fault", "set it to a number from 1"),
+        ("CONTENT_STAR_DATABASE_TIMEOUT", -1, "fault", "set it to a number from 0"),
+        ("CONTENT_STAR_STALE_IF_ERROR", "soon", "fault", "is 'soon'"),
+        ("CONTENT_STAR_SWITCH_INTERVAL", float("nan"), "fault", "is nan"),
+        ("CONTENT_STAR_CORS", "yes", "fault", "set it to a value as False"),
         (
             "AUTHENTICATION_BACKENDS",
             ["pulpcore.app.authentication.PulpNoCreateRemoteUserBackend"],

@@ -5,6 +5,7 @@ They only read, but for a temporary file in `WORKING_DIRECTORY` and a notificati
 """
 
 import asyncio
+import math
 import shutil
 import tempfile
 import time
@@ -19,6 +20,7 @@ from packaging.requirements import Requirement
 from psycopg import Error as PostgresError
 
 from pulpcore.content_star.aiohttp_bridge.modules import import_modules
+from pulpcore.content_star.app import settings as defaults
 from pulpcore.content_star.app.check_line import Line
 from pulpcore.content_star.app.storage_check import storage
 from pulpcore.content_star.cache.invalidation.listener import (
@@ -70,8 +72,14 @@ def check(workers: int) -> Iterator[Line]:
         try:
             yield from lines()
         except (DatabaseError, PostgresError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            yield Line("fault", name, f"the database failed: {reason}; check DATABASES")
+            yield Line("fault", name, f"the database failed: {_reason(error)}; check DATABASES")
+        except Exception as error:  # of plugins' modules, or by settings
+            yield Line("fault", name, f"the check failed: {type(error).__name__}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error."""
+    return str(error).strip().partition("\n")[0] or repr(error)
 
 
 def pulpcore_version() -> Iterator[Line]:
@@ -244,7 +252,27 @@ def changed_settings() -> Iterator[Line]:
         yield Line(
             "fault", name, "CONTENT_STAR_LEGACY_PLUGINS is proxy: set CONTENT_STAR_LEGACY_URL"
         )
+    for text in _wrong_values():
+        yield Line("fault", name, text)
     yield Line("ok", name, f"content is at {settings.CONTENT_PATH_PREFIX}")
+
+
+def _wrong_values() -> Iterator[str]:
+    """Yield settings of content-star whose values are of another type than the default."""
+    for name, default in vars(defaults).items():
+        if not name.startswith("CONTENT_STAR_") or not isinstance(
+            default, bool | float | int | str
+        ):
+            continue
+        value = getattr(settings, name)
+        if isinstance(default, bool | str):
+            if type(value) is not type(default):
+                yield f"{name} is {value!r}: set it to a value as {default!r}, the default"
+            continue
+        least = 1 if name.endswith("_THREADS") else 0
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not least <= value < math.inf:
+            yield f"{name} is {value!r}: set it to a number from {least}; the default is {default}"
 
 
 def temporary_files() -> Iterator[Line]:
