@@ -1,6 +1,7 @@
 """The example plugin of the documentation, installed with pip."""
 
 import hashlib
+import json
 
 import httpx
 import jsonschema
@@ -105,6 +106,11 @@ def test_example_plugin_routes_are_in_the_openapi_document(plugged, content, bas
     assert notes["put"]["requestBody"]["content"].keys() == {"text/plain"}
     assert "/pulp/content/{file_file_base_path}/api/endpoint" in document["paths"], "of pulp_probe"
     assert "/pulp/probe/api/blobs/{digest}" in document["paths"], "mounted by pulp_probe"
+
+
+def test_schema_of_a_process_without_content_has_routes_of_plugins(plugged):
+    command = ["pulpcore-manager", "openapi", "--component", "content_star"]
+    assert f"{API}/files" in json.loads(plugged.run(command).stdout)["paths"]
 
 
 @pytest.mark.parametrize("mode", GenerationMode)

@@ -1,5 +1,6 @@
 """Plugins' routes in the OpenAPI document."""
 
+import json
 import logging
 import uuid
 from collections.abc import Iterator
@@ -7,7 +8,9 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 from django.test import override_settings
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from openapi_spec_validator import validate
+from rest_framework.authentication import SessionAuthentication
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -51,6 +54,17 @@ async def untyped(request: Request) -> Annotated[JSONResponse, object()]:
 
 async def undefined(request: Request) -> "OnlyForTypeCheckers":  # noqa: F821
     return JSONResponse({})
+
+
+async def circular(request: Request) -> Response:
+    return Response()
+
+
+circular.__wrapped__ = circular  # type: ignore[attr-defined]
+
+QUERY = {"in": "query", "name": "number", "schema": {"type": "integer"}}
+PATH = {"in": "path", "required": True}
+WRONG_DEFAULT = {"type": "integer", "default": "x"}
 
 
 class Endpoint(HTTPEndpoint):
@@ -177,6 +191,17 @@ def test_openapi_has_mounted_routes_without_guards(domains):
             "refers to nothing",
         ),
         (Route("/bad", untyped), "has no JSON Schema"),
+        (Route("/bad", text, openapi={"x-a": float("nan")}), "not JSON compliant"),
+        (Route("/bad", text, openapi={"x-a": json.loads("[" * 400 + "]" * 400)}), "levels deep"),
+        (Route("/bad", text, openapi={"security": [{"other": []}]}), "security scheme 'other'"),
+        (Route("/ba}d", text), "brace"),
+        (Route("/bad", text, openapi={"parameters": [QUERY, QUERY]}), "parameter twice"),
+        (Route("/bad", text, openapi={"parameters": [QUERY | PATH]}), "has no parameter number"),
+        (
+            Route("/bad", text, openapi={"parameters": [QUERY | {"schema": WRONG_DEFAULT}]}),
+            "the default 'x'",
+        ),
+        (Route("/bad", circular), "wrapper loop"),
     ],
 )
 def test_fault_in_openapi_of_a_plugin_removes_its_routes_alone(route, reason, caplog):
@@ -189,6 +214,34 @@ def test_fault_in_openapi_of_a_plugin_removes_its_routes_alone(route, reason, ca
     (record,) = (each for each in caplog.records if "OpenAPI" in each.message)
     assert "plugin 'tests'" in record.message
     assert reason in record.message
+
+
+def test_openapi_example_may_have_any_names():
+    example = {"application/json": {"example": {"$ref": "other", "schema": "text"}}}
+    response = {"200": {"description": "An example.", "content": example}}
+    register(Route("/a", text, openapi={"responses": response}))
+    assert f"{ROOT}/a" in paths()
+
+
+def test_openapi_of_mounted_routes_with_a_circular_handler_is_left_out():
+    mount("/pulp/circular/", [Route("/a", circular)])
+    assert "/pulp/content/{base_path}/{path}" in paths()
+
+
+def test_openapi_of_an_authentication_that_fails_has_no_scheme(monkeypatch, caplog):
+    class Extension(OpenApiAuthenticationExtension):
+        target_class = SessionAuthentication
+        name = "broken"
+        priority = 99
+
+        def get_security_definition(self, auto_schema):
+            return auto_schema.view
+
+    try:
+        assert "broken" not in openapi_document()["components"]["securitySchemes"]
+        assert "SessionAuthentication" in caplog.text
+    finally:
+        OpenApiAuthenticationExtension._registry.remove(Extension)
 
 
 def test_openapi_of_an_annotation_for_type_checkers_has_no_type():

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 METHODS = ("get", "post", "put", "patch", "delete", "options")  # HEAD is a part of GET
 
+# Levels of the values in `openapi`: YAML is written and read by recursion.
+MAX_DEPTH = 100
+
 _INFO = {"title": "routes", "version": "1"}  # of a document with the routes of one plugin
 
 _TYPES: dict[type, JSON] = {
@@ -123,7 +126,7 @@ def _mounted() -> Iterator[Source]:
             routes = app.router.routes
             first = next((route.endpoint for _, route in _leaves(routes)), None)
             root = f"{prefix}{{pulp_domain}}" if settings.DOMAIN_ENABLED else prefix.rstrip("/")
-            label = _label(getattr(_function(first), "__module__", None) or "")
+            label = _label(getattr(_unpartial(first), "__module__", None) or "")
             yield Source(label, root, domain_parameters(), schemes, routes)
 
 
@@ -215,7 +218,11 @@ def _content(handler: Callable[..., Any]) -> JSON:
 
 def _function(handler: Any) -> Any:
     """Return the function of a `functools.partial`, as it was before decorators wrapped it."""
-    return unwrap(handler.func if isinstance(handler, partial) else handler)
+    return unwrap(_unpartial(handler))
+
+
+def _unpartial(handler: Any) -> Any:
+    return handler.func if isinstance(handler, partial) else handler
 
 
 def _path_parameter(name: str, convertor: Convertor[Any] | None) -> JSON:
@@ -228,10 +235,20 @@ def _checked(items: dict[str, JSON], components: JSON) -> dict[str, JSON]:
 
     Raises ValueError, TypeError or an error of jsonschema.
     """
-    document = json.loads(json.dumps({"openapi": "3.1.0", "info": _INFO, "paths": items}))
+    _check_depth(items)
+    text = json.dumps({"openapi": "3.1.0", "info": _INFO, "paths": items}, allow_nan=False)
+    document = json.loads(text)
     validate_schema(document)  # type: ignore[no-untyped-call]
     for schema in _values(document, "schema"):
         jsonschema.Draft202012Validator.check_schema(schema)
+    for schema in _values(document, "schema"):
+        _check_default(schema)
+    for path, item in document["paths"].items():
+        _check_parameters(path, item)
+    for requirement in _values(document, "security"):
+        for name in (name for each in requirement for name in each):
+            if name not in components["securitySchemes"]:
+                raise ValueError(f"there is no security scheme {name!r}")
     for target in _values(document, "$ref"):
         kind, _, name = str(target).removeprefix("#/components/").partition("/")
         if name not in components.get(kind, {}):
@@ -240,11 +257,44 @@ def _checked(items: dict[str, JSON], components: JSON) -> dict[str, JSON]:
     return checked
 
 
+def _check_depth(items: dict[str, JSON]) -> None:
+    """Raise ValueError for values that are nested so deep that writing or reading them fails."""
+    level: list[Any] = list(items.values())
+    for _ in range(MAX_DEPTH):
+        below = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for values in below for each in values if isinstance(each, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"it is nested over {MAX_DEPTH} levels deep")
+
+
+def _check_default(schema: Any) -> None:
+    """Raise ValueError for a default that is not a value of its own schema."""
+    if not isinstance(schema, dict) or "default" not in schema or list(_values(schema, "$ref")):
+        return
+    if not jsonschema.Draft202012Validator(schema).is_valid(schema["default"]):
+        raise ValueError(f"the default {schema['default']!r} is not of the type of its schema")
+
+
+def _check_parameters(path: str, item: JSON) -> None:
+    """Raise ValueError for parameters that occur twice, or not in the path."""
+    names = set(re.findall(r"{(\w+)}", path))
+    if set("{}") & set(re.sub(r"{\w+}", "", path)):
+        raise ValueError(f"{path!r} has a brace that belongs to no parameter")
+    for parameters in (item["parameters"], *_values(list(item.values()), "parameters")):
+        found = [(each["in"], each["name"]) for each in parameters if "$ref" not in each]
+        if len(found) != len(set(found)):
+            raise ValueError(f"{path!r} has a parameter twice")
+        unknown = {name for place, name in found if place == "path"} - names
+        if unknown:
+            raise ValueError(f"{path!r} has no parameter {', '.join(sorted(unknown))}")
+
+
 def _values(document: Any, key: str) -> Iterator[Any]:
-    """Yield the values of `key` in all objects of `document`."""
+    """Yield the values of `key` in all objects of `document`, but not in examples."""
     if isinstance(document, dict):
         if key in document:
             yield document[key]
-        document = list(document.values())
+        document = [document[name] for name in document if name not in ("example", "examples")]
     for each in document if isinstance(document, list) else ():
         yield from _values(each, key)

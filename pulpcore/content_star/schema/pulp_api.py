@@ -15,8 +15,11 @@ def add_content_paths(result: JSON, generator: Any, request: Any, public: bool) 
     is_wanted = settings.CONTENT_STAR_IN_API_SCHEMA and result["openapi"].startswith("3.1")
     if not is_wanted or all(app.label != "content_star" for app in request.apps):
         return result
-    from pulpcore.content_star.schema.document import openapi_document  # imports the content app
+    # These import the content app.
+    from pulpcore.content_star.plugin_host.discovery import plugins
+    from pulpcore.content_star.schema.document import openapi_document
 
+    plugins()  # registers their routes, which a process of the API alone has not done yet
     document = openapi_document()
     for path, item in document["paths"].items():
         shared = item.pop("parameters", [])

@@ -1,5 +1,6 @@
 """Security schemes of content: the configured authentication classes, and content guards."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,8 @@ from rest_framework.views import APIView
 
 from pulpcore.content_star.schema.types import JSON
 from pulpcore.plugin.models import ContentGuard
+
+log = logging.getLogger(__name__)
 
 # Credentials that guards read, by type. A header guard has the name of its header in a field.
 _HEADER = {
@@ -55,9 +58,13 @@ def authentication_schemes() -> dict[str, JSON]:
         extension = OpenApiAuthenticationExtension.get_match(authentication_class)
         if extension is None:
             continue
-        found: Any = extension.get_security_definition(None)  # type: ignore[arg-type]
-        names = [extension.name] if isinstance(extension.name, str) else extension.name
-        schemes.update(zip(names, found if isinstance(found, list) else [found], strict=True))
+        try:
+            found: Any = extension.get_security_definition(None)  # type: ignore[arg-type]
+            names = [extension.name] if isinstance(extension.name, str) else extension.name
+            schemes.update(zip(names, found if isinstance(found, list) else [found], strict=True))
+        except Exception as error:  # of a plugin's extension
+            name = getattr(authentication_class, "__name__", authentication_class)
+            log.error("The OpenAPI document has no security scheme of %s: %r.", name, error)
     return schemes
 
 
