@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import contextvars
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from django.db import ProgrammingError, connection, transaction
 from django.test import override_settings
 
 from pulpcore.app.models import AppStatus
+from pulpcore.content_star.database.availability import availability
 from pulpcore.content_star.database.executor import ConnectionLost, DatabaseExecutor
 from tests.support.instance import wait_until
 from tests.support.server import serving
@@ -178,6 +180,42 @@ def test_executor_repeats_work_whose_connection_is_lost():
     with opened_executor(1) as (executor, run):
         assert run(executor.run(work)) == calls[1]
     assert len(calls) == 2
+
+
+def test_executor_repeats_transactions_whose_connection_is_lost(monkeypatch):
+    """Also one that has taken longer than retries may, and without an outage: others connect."""
+    monkeypatch.setattr("pulpcore.content_star.database.executor.RETRY_TIMEOUT", 0)
+    monkeypatch.setattr("pulpcore.content_star.database.availability.RECENT_ANSWER", 0)
+    calls = []
+
+    def work() -> int:
+        with transaction.atomic(), connection.cursor() as cursor:
+            calls.append(backend_pid())
+            if len(calls) == 1:
+                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            return backend_pid()
+
+    with opened_executor(1) as (executor, run):
+        run(executor.run(backend_pid))
+        assert run(executor.run(work)) == calls[1]
+        assert availability.down_since is None
+    assert len(calls) == 2
+
+
+def test_executor_retries_count_from_the_first_loss(monkeypatch):
+    """Work that takes longer than retries may is repeated, though its thread has lost two."""
+    monkeypatch.setattr("pulpcore.content_star.database.executor.RETRY_TIMEOUT", 0.5)
+    calls = []
+
+    def work() -> int:
+        calls.append(backend_pid())
+        with connection.cursor() as cursor:
+            if len(calls) < 3:
+                cursor.execute("SELECT pg_sleep(0.3), pg_terminate_backend(pg_backend_pid())")
+        return backend_pid()
+
+    with opened_executor(1) as (executor, run):
+        assert run(executor.run(work)) == calls[2]
 
 
 def test_executor_gives_up_work_that_loses_each_connection():
@@ -344,6 +382,54 @@ def test_database_pool_of_django_is_shared_with_the_api(instance, orm):
                 "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pooled'"
             )
             assert cursor.fetchone()[0] <= 2
+
+
+CONNECTION_SETTINGS = {
+    "pool": '"OPTIONS": {"pool": true}',
+    "pool with checks": '"OPTIONS": {"pool": true}, "CONN_HEALTH_CHECKS": true',
+    "no persistent connections": '"CONN_MAX_AGE": 0',
+    "60 s with checks": '"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": true',
+    "unlimited": '"CONN_MAX_AGE": null',
+}
+
+
+@pytest.mark.parametrize(
+    "connection_settings", CONNECTION_SETTINGS.values(), ids=CONNECTION_SETTINGS
+)
+def test_terminated_connections_fail_no_request_with_settings_of_django(
+    instance, orm, connection_settings
+):
+    """Of a cached file, and of paths that are looked up each time."""
+    base = orm.distribution(publication=orm.publication({"a": b"a" * 1000}))
+    databases = instance.environ["PULP_DATABASES"]
+    databases = databases.replace('"ENGINE"', f'{connection_settings}, "ENGINE"')
+    assert connection_settings in databases
+    done, failures, counts = threading.Event(), [], itertools.count()
+
+    def request(url: str) -> None:
+        with httpx.Client(base_url=url, timeout=300) as client:
+            while not done.is_set():
+                cached, missing = client.get("a"), client.get(f"no-{next(counts)}")
+                if (cached.content, missing.status_code) != (b"a" * 1000, 404):
+                    failures.append(f"{cached.text[:100]} {missing.text}")
+
+    with (
+        serving(instance, PULP_DATABASES=databases, PGAPPNAME="varied") as server,
+        concurrent.futures.ThreadPoolExecutor(4) as clients,
+    ):
+        url = f"{server.content_url}{base}/"
+        assert httpx.get(f"{url}a").status_code == 200
+        jobs = [clients.submit(request, url) for _ in range(4)]
+        try:
+            for _ in range(3):
+                enough = next(counts) + 30
+                wait_until(lambda enough=enough: next(counts) > enough or failures)
+                assert terminate_when_busy("varied")
+        finally:
+            done.set()
+        for job in jobs:
+            job.result(300)
+        assert failures == []
 
 
 def test_unavailable_database_returns_503_with_retry_after(instance):

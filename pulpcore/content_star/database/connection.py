@@ -73,6 +73,20 @@ def limit_statements(seconds: float) -> None:
         cursor.execute(_LIMIT_STATEMENTS, [f"{seconds * 1000:.0f}ms", pid])
 
 
+def ends_session(error: Exception) -> bool:
+    """Return whether a database error of Django says that its connection was lost.
+
+    PostgreSQL ends a session with an error of the severity FATAL, a crash with PANIC. Those of
+    libpq, such as for a closed socket, have no SQLSTATE.
+    """
+    cause = error.__cause__
+    if not isinstance(cause, psycopg.Error):
+        return False
+    if cause.sqlstate is None:
+        return isinstance(cause, psycopg.OperationalError)
+    return cause.diag.severity_nonlocalized in ("FATAL", "PANIC")
+
+
 def is_waiting(database: "psycopg.Connection[Any]") -> bool:
     """Return whether a query is in progress on a connection, which may be another thread's."""
     return database.pgconn.transaction_status == TransactionStatus.ACTIVE

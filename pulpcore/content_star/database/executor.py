@@ -28,6 +28,7 @@ from pulpcore.content_star.database.availability import (
     DatabaseUnavailable,
     availability,
 )
+from pulpcore.content_star.database.connection import ends_session
 from pulpcore.content_star.database.deadline import DatabaseTimeout
 from pulpcore.content_star.database.threads import DatabaseThreads, current_call, current_thread
 
@@ -84,7 +85,7 @@ class DatabaseExecutor:
 
         If the connection is lost, `work` is retried on a new one, so it must be idempotent.
         Raises the exceptions of `work`, and `ConnectionLost` if the database stays away for
-        `RETRY_TIMEOUT` seconds, or has been away for as long.
+        `RETRY_TIMEOUT` seconds from the first loss on, or has been away for as long.
         """
         _current.set(self)
         call = partial(self._run_idempotent, partial(work, *args, **kwargs))
@@ -171,13 +172,14 @@ def current_executor() -> DatabaseExecutor | None:
 
 async def _with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
     """Await attempts until one does not lose its connection. No thread is occupied in between."""
-    give_up_at, pause = time.monotonic() + RETRY_TIMEOUT, RETRY_PAUSE
+    give_up_at, pause = 0.0, RETRY_PAUSE
     while True:
         if availability.down_since is not None:
             await availability.wait()
         try:
             return await attempt()
         except ConnectionLost as lost:
+            give_up_at = give_up_at or time.monotonic() + RETRY_TIMEOUT
             if time.monotonic() + pause > give_up_at:
                 raise
             log.info("Database connection lost, retrying in %.1f s: %s", pause, lost)
@@ -221,7 +223,8 @@ def _attempt(work: Callable[[], T]) -> T:
         if call and call.is_expired:
             connection.close()
             raise DatabaseTimeout(str(error)) from error
-        if _is_connected():
+        # Django has a new connection already, if a transaction lost its.
+        if _is_connected() and not ends_session(error):
             raise
         lost = ConnectionLost(str(error))
         lost.was_connected = connection.connection is not None
