@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,19 @@ import psycopg
 import pytest
 from django.db import connection
 
+from tests.functional.test_database import terminate
+from tests.functional.test_database_faults import count_waiting
+from tests.functional.test_remote_leftovers import spooled
+from tests.functional.test_remote_saved import saving_blocked
 from tests.support.cluster import Cluster, cluster
 from tests.support.database_proxy import database_proxy, databases_through
 from tests.support.instance import wait_until
 from tests.support.namespace import network_namespace
 from tests.support.pgbouncer import pgbouncer
+from tests.support.remote_files import RemoteFile
+from tests.support.remote_server import PausedResponse
 from tests.support.server import Server, free_port, running, serving
+from tests.support.small_disk import small_disk
 
 pytestmark = pytest.mark.usefixtures("orm")
 
@@ -89,9 +97,38 @@ def wait_for(server: Server, text: str, count: int = 1) -> None:
 FILES = {"small": b"small" * 100, "large": bytes(range(256)) * 2000}
 
 
-def test_cached_files_survive_faults_of_postgresql(instance, orm):
-    """SIGSTOP, fast and immediate restarts, and a crash, with one server and the same clients."""
+class RunningDownload:
+    """A client of an on-demand file that has received the first bytes; the remote waits."""
+
+    def __init__(self, server: Server, file: RemoteFile) -> None:
+        self._file = file
+        self._paused = PausedResponse(len(file.data) // 2)
+        file.set_behaviour(self._paused)
+        self._closing = contextlib.ExitStack()
+        stream = httpx.stream("GET", server.content_url + file.path)
+        self._chunks = self._closing.enter_context(stream).iter_raw()
+        self._taken = next(self._chunks)
+
+    def finish(self) -> None:
+        """Receive the rest, and compare."""
+        self._paused.release()
+        with self._closing:
+            assert self._taken + b"".join(self._chunks) == self._file.data
+
+
+def is_saved(database: Cluster, file: RemoteFile) -> bool:
+    with database.connect() as session:
+        query = "SELECT artifact_id FROM core_contentartifact WHERE pulp_id = %s"
+        return session.execute(query, [file.content_artifact.pk]).fetchone() != (None,)
+
+
+def test_cached_files_and_downloads_survive_faults_of_postgresql(instance, orm, remote_file):
+    """SIGSTOP, fast and immediate restarts, and a crash, with one server and the same clients.
+
+    Each happens during a download from a remote: it ends, and its file is saved by a later one.
+    """
     base = orm.distribution(publication=orm.publication({**FILES, "other": b"other"}))
+    remote_files = [remote_file(1_000_000) for _ in range(4)]
     with cluster() as database:
         database.start()
         with serving_on(database, instance) as server:
@@ -107,16 +144,57 @@ def test_cached_files_survive_faults_of_postgresql(instance, orm):
                     ),
                     start=1,
                 ):
+                    file = remote_files[number - 1]
+                    download = RunningDownload(server, file)
                     fail()
                     wait_for(server, OUTAGE, number)
                     uncached = f"{url}/none{number}"
                     wait_until(lambda uncached=uncached: get(uncached).status_code == 503)
+                    download.finish()
+                    wait_for(server, "could not be saved", number)
+                    wait_until(lambda: spooled(instance) == [])
                     clients.wait()
                     recover()
                     wait_for(server, ENABLED, number + 1)
                     assert get(f"{url}/other").content == b"other"
                     assert get(uncached).status_code == 404
+                    assert not is_saved(database, file)
+                    assert get(server.content_url + file.path).content == file.data
+                    assert is_saved(database, file)
                     clients.wait()
+
+
+def test_save_is_repeated_after_a_terminated_connection(instance, remote_file):
+    """While saving waits for a row: one download of the remote is enough."""
+    file = remote_file(1_000_000)
+    with serving(instance, PGAPPNAME="saving") as server, ThreadPoolExecutor(1) as clients:
+        with saving_blocked(file):
+            response = clients.submit(get, server.content_url + file.path)
+            with connection.cursor() as cursor:
+                wait_until(lambda: count_waiting(cursor, "saving"))
+                assert terminate("application_name = 'saving'")
+                wait_until(lambda: count_waiting(cursor, "saving"))
+        assert response.result().content == file.data
+        file.wait_until_saved()
+        wait_until(lambda: spooled(instance) == [])
+        assert "could not be saved" not in server.said()
+    assert file.gets == [1]
+
+
+def test_files_are_served_while_the_volume_of_postgresql_is_full(instance, orm):
+    """It refuses writes, and answers reads: also of files that are not cached."""
+    base = orm.distribution(publication=orm.publication(FILES))
+    with small_disk(400 << 20) as disk, cluster(directory=disk.path) as database:
+        database.start()
+        with serving_on(database, instance, PULP_CONTENT_STAR_CACHE_ENTRIES="0") as server:
+            disk.fill()
+            with database.connect() as session, pytest.raises(psycopg.errors.DiskFull):
+                session.execute("CREATE TABLE content_star_test AS SELECT generate_series(1, 9999)")
+            with downloading(server.content_url + base, FILES):
+                pass
+            assert OUTAGE not in server.said()
+            assert get(f"{server.content_url}readyz").status_code == 200
+            disk.clear()
 
 
 def test_files_are_served_while_no_connection_is_left(instance, orm):

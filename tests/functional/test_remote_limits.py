@@ -16,8 +16,9 @@ from pulpcore.content_star.remote.decoding import RATIO_FREE
 from tests.functional.test_pull_through import client, folder, mirror, own  # noqa: F401
 from tests.functional.test_remote_faults import spooled
 from tests.support.instance import wait_until
-from tests.support.remote_server import Behaviour, chunked
+from tests.support.remote_server import Behaviour, PausedResponse, chunked
 from tests.support.server import Server, serving
+from tests.support.small_disk import small_disk
 
 MAX_SIZE = 1_000_000
 BOMB = 50_000_000
@@ -162,3 +163,39 @@ def test_disk_reserve_refuses_downloads_with_503(get_in_process, remote_file, mo
     assert file.remote_artifacts[0].failed_at is None, "not the remote's fault"
     monkeypatch.undo()
     assert get_in_process(file.path).content == file.data
+
+
+def test_full_working_directory_stops_downloads_alone(instance, orm, remote_file):
+    """A download under way is cut, further ones get 503, and all is well once there is space."""
+    base = orm.distribution(publication=orm.publication({"small": b"small", "large": bytes(BOMB)}))
+    cut, whole = remote_file(6_000_000), remote_file(5000)
+    paused = PausedResponse(1_000_000)
+    cut.set_behaviour(paused)
+    with small_disk(16 << 20) as disk:
+        directory = str(disk.path)
+        with serving(
+            instance, PULP_WORKING_DIRECTORY=directory, PULP_FILE_UPLOAD_TEMP_DIR=directory
+        ) as server:
+            url = server.content_url
+            with httpx.stream("GET", url + cut.path, trust_env=False) as response:
+                chunks = response.iter_raw()
+                next(chunks)
+                disk.fill()
+                paused.release()
+                with pytest.raises(httpx.RemoteProtocolError):
+                    list(chunks)
+            wait_until(lambda: not list(disk.path.glob("content-*")))
+            disk.fill()  # what the temporary file took
+            refused = httpx.get(url + whole.path, trust_env=False)
+            assert refused.status_code == 503 and refused.headers["Retry-After"]
+            assert "WORKING_DIRECTORY" in server.said()
+            assert httpx.get(f"{url}{base}/small").content == b"small"
+            assert httpx.get(f"{url}{base}/large").content == bytes(BOMB)
+            assert httpx.get(f"{url}{base}/").status_code == 200
+            assert httpx.get(f"{server.url}/pulp/api/v3/status/").status_code == 200
+            wait_until(lambda: not list(disk.path.glob("content-*")))
+            disk.clear()
+            for file in (cut, whole):
+                assert httpx.get(url + file.path, trust_env=False).content == file.data
+                assert file.artifact, "when the response ends"
+            wait_until(lambda: not list(disk.path.glob("content-*")))

@@ -81,9 +81,12 @@ class Cluster:
 
 
 @contextmanager
-def cluster(*, standby: bool = False) -> Iterator[Cluster]:
-    """Copy the session's database to a server that is not running; or make a standby of it."""
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+def cluster(*, standby: bool = False, directory: Path | None = None) -> Iterator[Cluster]:
+    """Copy the session's database to a server that is not running; or make a standby of it.
+
+    Its files are below `directory`, or below that for temporary files.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=directory))
     give_to_account(folder)
     copy = Cluster(folder)
     host = connection.settings_dict["HOST"]
