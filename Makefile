@@ -12,7 +12,7 @@ DEV := $(VENV)/installed-dev
 BENCH := $(VENV)/installed-bench
 
 .PHONY: help run check test coverage test-matrix test-upgrade test-oldest test-newest test-plugins test-upstream clients \
-    bench lint imports audit audit-oldest docs release
+    bench soak lint imports audit audit-oldest docs release
 .DEFAULT_GOAL := help
 # An environment that was made half is made again.
 .DELETE_ON_ERROR:
@@ -100,6 +100,9 @@ clients:
 
 bench: $(BENCH)  ## Measure ours beside other servers (ARGS="--quick"; see benchmarks/README.md)
 	@exec $(PYTHON) -m benchmarks $(ARGS)
+
+soak: $(BENCH)  ## Load one process for 10 minutes, and draw its memory (ARGS="--minutes 2")
+	@exec $(PYTHON) -m benchmarks.soak $(ARGS)
 
 lint: $(DEV) imports  ## Check style, format, types and the direction of imports
 	$(PYTHON) -m ruff check .
