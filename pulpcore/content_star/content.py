@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from anyio import to_thread
@@ -25,19 +26,26 @@ from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.database.batching import Batcher
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.registry import has_routes
+from pulpcore.content_star.distributions.use_page import how_to_use_response
 from pulpcore.content_star.listings.base_paths import has_base_paths, next_segments
 from pulpcore.content_star.listings.distributions import distributions_page
 from pulpcore.content_star.listings.entries import DirectoryEntry
-from pulpcore.content_star.listings.file_query import file_query
+from pulpcore.content_star.listings.facts_query import USE, facts_query, refuse_facts
 from pulpcore.content_star.listings.negotiation import VaryOnAccept, preferred_form, prefers_json
 from pulpcore.content_star.listings.pagination import page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for
 from pulpcore.content_star.plugin_host.context import DistributionRoutes, matching_route
 from pulpcore.content_star.plugin_host.discovery import app_for
+from pulpcore.content_star.remote.pull_through.models import RemoteRefused
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import files
 from pulpcore.content_star.resolve.distribution import ResolvedPath, find_distribution, find_domain
-from pulpcore.content_star.resolve.paths import ContentPath, decoded_path, parse_content_path
+from pulpcore.content_star.resolve.paths import (
+    ContentPath,
+    decoded_path,
+    parse_content_path,
+    prefixes,
+)
 from pulpcore.content_star.resolve.redirect import redirect_with_slash
 from pulpcore.content_star.responses.disconnect import Abandonment
 from pulpcore.content_star.responses.websockets import refuse
@@ -74,8 +82,29 @@ class Content:
         if scope["type"] == "websocket":
             await refuse(scope, send)
             return
-        response = await self.respond(Request(scope, receive))
-        await response(scope, receive, send)
+        request = Request(scope, receive)
+        try:
+            response = await self.respond(request)
+            await response(scope, receive, send)
+        except (HTTPException, RemoteRefused) as error:
+            match error:
+                case HTTPException(status_code=404) | RemoteRefused(status=404):
+                    await self._find_above(request)
+            raise
+
+    async def _find_above(self, request: Request) -> None:
+        """Find the nearest directory above, which the page of a 404 names; programs get none."""
+        if request.method not in READ_METHODS or preferred_form(request) != "page":
+            return
+        info = request_info(request.scope)
+        with suppress(Exception):  # the answer stays 404, with a link to the index
+            path = decoded_path(request.scope)
+            prefix = request.scope.get("root_path", "") + self.prefix
+            content_path = parse_content_path(path.removeprefix(prefix))
+            info.above = await with_passwords(
+                request.scope,
+                partial(self.executor.run_directly, nearest_above, request, content_path),
+            )
 
     async def respond(self, request: Request) -> ASGIApp:
         """Return the response, from the cache or from one call in the database executor.
@@ -96,7 +125,7 @@ class Content:
         key = CacheKey(path.removeprefix(prefix), method, prefers_json(request))
         info = request_info(scope)
         # Facts about a file are not cached, nor is the file sent for them.
-        is_query = scope["query_string"] and file_query(scope) is not None
+        is_query = scope["query_string"] and facts_query(scope) is not None
         entry = None if is_query else self.cache.get(key)
         if entry is None:
             content_path = parse_content_path(key.path)
@@ -131,7 +160,7 @@ class Content:
         if (
             distribution_entry is not None
             and distribution_entry.can_batch
-            and file_query(request.scope) is None
+            and facts_query(request.scope) is None
             and not (is_directory or key.json)
         ):
             batched = BatchedRequest(request, content_path, cache_write, self.executor.context())
@@ -255,6 +284,8 @@ def _respond_at(
     with authorized(request, content_path, resolved):
         cache_write.snapshot(resolved.distribution)
         serving = app(request, resolved)
+        if _asks_how_to_use(request, resolved):
+            return how_to_use_response(serving)
         if is_plugin_route:
             return DistributionRoutes(serving)
         try:
@@ -264,6 +295,12 @@ def _respond_at(
             raise
         cache_write.store(serving, response)
         return response
+
+
+def _asks_how_to_use(request: Request, resolved: ResolvedPath) -> bool:
+    """Return whether the request is for the page of `?use`, before the root of any class."""
+    query = facts_query(request.scope) if not resolved.path else None
+    return query is not None and query[0] == USE
 
 
 def respond_with_route(request: Request, path: str) -> ASGIApp:
@@ -345,6 +382,30 @@ def _needs_database(entry: CacheEntry) -> bool:
     return entry.asks_plugin or (guard is not None and needs_database(guard))
 
 
+def nearest_above(request: Request, content_path: ContentPath) -> str:
+    """Return the decoded path of the nearest directory above one that is not found. Blocks.
+
+    Empty without one, as in a domain that does not exist. Distributions that the index conceals are
+    not named, and the content guard decides again.
+    """
+    path = decoded_path(request.scope)
+    resolved, base_path = find_distribution(content_path), content_path.path
+    if resolved is not None:
+        base_path = resolved.distribution.base_path
+        with authorized(request, content_path, resolved):
+            nearest = app_for(resolved.distribution)(request, resolved).nearest_directory()
+        if nearest is not None:
+            root = path[: len(path) - len(resolved.path)].rstrip("/")
+            return f"{root}/{nearest}"
+    try:
+        domain = find_domain(content_path)
+    except HTTPException:
+        return ""
+    indexes = (f"{prefix}/" for prefix in prefixes(base_path) if prefix != base_path)
+    above = list(takewhile(partial(has_base_paths, domain), indexes))
+    return path[: len(path) - len(content_path.path)] + (above[-1] if above else "")
+
+
 def list_base_paths(request: Request, content_path: ContentPath) -> ASGIApp:
     """Return a listing of the base paths below `content_path`, which is above all distributions.
 
@@ -358,10 +419,11 @@ def list_base_paths(request: Request, content_path: ContentPath) -> ASGIApp:
         raise HTTPException(404, f"No distribution has the base path of '{content_path.path}'.")
     if not path.endswith("/"):
         return redirect_with_slash(request)
+    refuse_facts(request.scope)
     page = page_query(request)
-    if request.method == "HEAD":
-        return VaryOnAccept(head_for(request))
     if preferred_form(request) == "page":
         return VaryOnAccept(distributions_page(request, domain, prefix))
+    if request.method == "HEAD":
+        return VaryOnAccept(head_for(request))
     entries = [DirectoryEntry(name) for name in next_segments(domain, prefix, page)]
     return VaryOnAccept(listing_for(request, entries, is_root=is_root))

@@ -53,6 +53,9 @@ class RequestInfo:
     stale_seconds: float | None = None
     """Seconds since a response that was sent stale was valid, or None."""
 
+    above: str | None = None
+    """Decoded path of the nearest directory above one that is not found; empty if there is none."""
+
     # Measured by `Telemetry`.
     status: int = 500
     """Status of the response; 500 if none was sent, as servers answer then."""

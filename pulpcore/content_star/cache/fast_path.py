@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pulpcore.content_star.cache.cdn_headers import add_cdn_headers, cache_header
 from pulpcore.content_star.cache.entries import CacheEntry
 from pulpcore.content_star.cache.store import ResponseCache
-from pulpcore.content_star.listings.file_query import file_query
+from pulpcore.content_star.listings.facts_query import facts_query
 from pulpcore.content_star.listings.negotiation import is_json_preferred
 from pulpcore.content_star.request_info import RequestInfo, has_request_info, request_info
 from pulpcore.content_star.resolve.paths import decoded_path
@@ -46,7 +46,7 @@ class FastPath:
     def _entry_for(self, scope: Scope) -> CacheEntry | None:
         if scope["method"] not in ("GET", "HEAD"):
             return None
-        if scope["query_string"] and file_query(scope) is not None:
+        if scope["query_string"] and facts_query(scope) is not None:
             return None
         try:
             path = decoded_path(scope)  # not normalized: other spellings miss

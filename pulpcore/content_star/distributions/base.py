@@ -11,7 +11,6 @@ from typing import ClassVar
 from urllib.parse import quote
 from uuid import UUID
 
-from django.conf import settings
 from django.shortcuts import get_object_or_404
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,8 +20,9 @@ from starlette.types import ASGIApp
 from pulpcore.content_star.cache.cdn_headers import CACHE_CONTROL, surrogate_keys
 from pulpcore.content_star.cache.entries import CacheEntry, Dependencies
 from pulpcore.content_star.distributions.file_page import FileFacts, file_response
-from pulpcore.content_star.listings.file_query import file_query
+from pulpcore.content_star.listings.facts_query import facts_query
 from pulpcore.content_star.listings.negotiation import VaryOnAccept
+from pulpcore.content_star.listings.site import origin
 from pulpcore.content_star.remote.on_demand import NoRemote, on_demand_request
 from pulpcore.content_star.remote.response import OnDemandResponse
 from pulpcore.content_star.request_info import request_info
@@ -115,9 +115,7 @@ class DistributionApp(ABC):
         """External URL of the distribution, with a trailing slash."""
         path = decoded_path(self.request.scope)
         root = path[: len(path) - len(self.resolved.path)].rstrip("/")
-        url = self.request.url
-        origin = settings.CONTENT_ORIGIN or f"{url.scheme}://{url.netloc}"
-        return f"{origin.rstrip('/')}{quote(root)}/"
+        return f"{origin(self.request)}{quote(root)}/"
 
     @cached_property
     def source(self) -> ContentSource:
@@ -125,6 +123,23 @@ class DistributionApp(ABC):
         source = self.known_source or served_source(self.distribution)
         request_info(self.request.scope).surrogate_keys = surrogate_keys(self.distribution, source)
         return source
+
+    @property
+    def described_source(self) -> ContentSource:
+        """Source that facts about a file, and how to use the distribution, are of."""
+        return self.source
+
+    @property
+    def usage_url(self) -> str:
+        """External URL that clients are configured with, with a trailing slash."""
+        return self.root_url
+
+    def nearest_directory(self) -> str | None:
+        """Return the deepest directory above the path, which is not found, or None.
+
+        It is relative to the base path: empty for the root, or with a slash at the end.
+        """
+        return None
 
     @property
     def overrides_find_content(self) -> bool:
@@ -151,8 +166,9 @@ class DistributionApp(ABC):
         Raises `HTTPException` 404 if it is neither saved nor at a remote, and `StoreUnavailable`
         if the domain's storage cannot be accessed.
         """
-        if query := file_query(self.request.scope):
-            facts = FileFacts(found, self.source, self.path, self.root_url)
+        if query := facts_query(self.request.scope):
+            url = f"{self.root_url}{quote(self.resolved.path)}"
+            facts = FileFacts(found, self.described_source, self.path, url)
             content_type = self.headers_for(path).get("Content-Type")
             return VaryOnAccept(file_response(self.request, facts, query, content_type))
         artifact = found.content_artifact.artifact

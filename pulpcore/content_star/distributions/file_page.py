@@ -45,11 +45,11 @@ class FileFacts:
     """Facts about a file of a source, from the database. Blocks."""
 
     def __init__(self, found: ResolvedFile, source: ContentSource, path: str, url: str) -> None:
-        """`path` is below the distribution, whose root is at `url`."""
+        """`path` is below the distribution; `url` is that of the file."""
         self.found = found
         self.source = source
         self.name = path.rpartition("/")[2]
-        self.url = f"{url}{quote(path)}"
+        self.url = url
         self.file: ContentArtifact = found.content_artifact
         self.artifact: Artifact | None = self.file.artifact
         self.remote: RemoteArtifact | None = (
@@ -107,7 +107,7 @@ class FileFacts:
 def file_response(
     request: Request, facts: FileFacts, query: tuple[str, str], content_type: str | None
 ) -> Response:
-    """Return the page, JSON or digest that `query` (see `file_query`) asks for.
+    """Return the page, JSON or digest that `query` (see `facts_query`) asks for.
 
     Raises `HTTPException`: 400 for an unknown algorithm, 404 for an unknown digest.
     """

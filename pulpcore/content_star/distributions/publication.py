@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -13,10 +11,10 @@ from pulpcore.content_star.cache.entries import Dependencies
 from pulpcore.content_star.distributions.plugin_hooks import HookedApp
 from pulpcore.content_star.distributions.pull_through import pull_through
 from pulpcore.content_star.distributions.registry import serves
-from pulpcore.content_star.distributions.usage import how_to_use
+from pulpcore.content_star.distributions.use_page import how_to_use_panel
 from pulpcore.content_star.listings import directory
 from pulpcore.content_star.listings.entries import DirectoryEntry
-from pulpcore.content_star.listings.file_query import file_query
+from pulpcore.content_star.listings.facts_query import facts_query, refuse_facts
 from pulpcore.content_star.listings.negotiation import (
     VaryOnAccept,
     preferred_form,
@@ -39,7 +37,7 @@ from pulpcore.content_star.resolve.content import (
     files,
     superseded_file,
 )
-from pulpcore.content_star.resolve.paths import decoded_path
+from pulpcore.content_star.resolve.paths import decoded_path, prefixes
 from pulpcore.content_star.resolve.redirect import redirect_with_slash
 from pulpcore.plugin.models import Distribution
 
@@ -107,8 +105,8 @@ class PublicationApp(HookedApp):
                 return None
             self.dependencies = None if self.plugin_adds_entries else Dependencies()
             return redirect_with_slash(self.request)
-        if file_query(self.request.scope) and self.is_directory(source, self.path):
-            raise HTTPException(400, "'info' and 'checksum' are of files; this is a directory.")
+        if facts_query(self.request.scope) and self.is_directory(source, self.path):
+            refuse_facts(self.request.scope)
         if prefers_json(self.request):
             response = self.listing(source)
         else:
@@ -124,15 +122,16 @@ class PublicationApp(HookedApp):
     def listing(self, source: ContentSource) -> ASGIApp | None:
         """Return the listing of the directory, with the names that the plugin adds, or None."""
         page = page_query(self.request)
+        form = preferred_form(self.request)
+        if form == "page":
+            return self.page_for_people(source)
         if self.request.method == "HEAD":
             return head_for(self.request) if self.is_directory(source, self.path) else None
-        match preferred_form(self.request):
+        match form:
             case "list":
                 return self.page(source)
             case "text":
                 return self.names(source)
-            case "page":
-                return self.page_for_people(source)
         entries = self.entries(source, page)
         if not entries and (page.after is None or not self.is_directory(source, self.path)):
             return None
@@ -146,6 +145,8 @@ class PublicationApp(HookedApp):
     def page_for_people(self, source: ContentSource) -> ASGIApp | None:
         """Return the page of the directory, sorted and filtered as the query says, or None."""
         parameters = page_parameters(self.request, SORTS)
+        if self.request.method == "HEAD" and parameters.is_cheap:
+            return head_for(self.request) if self.is_directory(source, self.path) else None
         is_immutable = directory.is_immutable(source)
         is_hit = is_immutable
 
@@ -164,20 +165,10 @@ class PublicationApp(HookedApp):
         if not selected[0] and not self.is_directory(source, self.path):
             return None
         request_info(self.request.scope).cache = "HIT" if is_hit and self.known_source else "MISS"
-        context = self.panel()
+        context = {} if self.resolved.path else how_to_use_panel(self)
         if parameters.after is None:
             context |= self.readme(source, selected[0])
         return directory_page(self.request, parameters, selected, context)
-
-    def panel(self) -> dict[str, object]:
-        """Return the panel "How to use" of the root: the plugin's `usage`, then ours."""
-        if self.resolved.path:
-            return {}
-        usage = self.usage()
-        if usage and not isinstance(usage, SafeString):
-            usage = format_html('<pre tabindex="0" aria-label="Usage">{}</pre>', usage)
-        recipes, notes = how_to_use(self.distribution, self.root_url, self.source.publication)
-        return {"usage": usage, "recipes": recipes, "notes": notes}
 
     def readme(self, source: ContentSource, entries: Sequence[DirectoryEntry]) -> dict[str, str]:
         """Return name and text of the directory's README, if it has a small one that is saved."""
@@ -225,6 +216,20 @@ class PublicationApp(HookedApp):
         merged |= {entry.name: entry for entry in entries}
         return [merged[name] for name in page.select(merged)]
 
+    def nearest_directory(self) -> str | None:
+        return self.nearest_below(self.source, self.path)
+
+    def nearest_below(self, source: ContentSource, path: str) -> str | None:
+        """Return the deepest directory of `source` above `path`, or None if that has no content."""
+        if source.version is None or (source.publication is None and self.serves_publications):
+            return None
+        nearest = None
+        for directory_path in ("", *(f"{prefix}/" for prefix in prefixes(path))):
+            if directory_path == path or not self.is_directory(source, directory_path):
+                break
+            nearest = directory_path
+        return nearest
+
     def is_directory(self, source: ContentSource, path: str) -> bool:
         """Return whether `path`, which ends in a slash, is a directory with entries."""
         return directory.exists(source, path) or any(True for _ in self.extra_entries(path))
@@ -247,7 +252,7 @@ class PublicationApp(HookedApp):
     def pull_through_or_404(self, source: ContentSource) -> ASGIApp:
         """Return the pull-through response, or raise `HTTPException` 404 if there is no remote."""
         distribution = self.distribution
-        if file_query(self.request.scope):
+        if facts_query(self.request.scope):
             raise HTTPException(404, f"Distribution '{distribution.name}' has no '{self.path}'.")
         if distribution.remote_id is not None:
             return pull_through(self)

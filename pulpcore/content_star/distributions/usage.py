@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 
+from pulpcore.content_star.listings.distributions import image_name
 from pulpcore.plugin.models import Distribution, Publication, PublishedMetadata
 
 _GALAXY_API_ROOT = "pulp_ansible/galaxy/<path:path>/api/"
@@ -32,7 +33,7 @@ class Served(NamedTuple):
     """The name on one line, for configuration files."""
 
     url: str
-    """External URL of the distribution, with a trailing slash."""
+    """External URL that clients are configured with, with a trailing slash."""
 
     path: str
     """Base path in a URL, after the domain's name where domains are enabled."""
@@ -179,9 +180,11 @@ def _python(served: Served) -> Iterator[Recipe]:
 
 
 def _container(served: Served) -> Iterator[Recipe]:
-    image = f"{served.host}/{served.path}"
-    yield Recipe("podman", f"podman pull {image}:TAG\n")
-    yield Recipe("docker", f"docker pull {image}:TAG\n")
+    image = image_name(served.host, served.path, served.distribution.pulp_type)
+    is_private = getattr(served.distribution, "private", False)
+    for client in ("podman", "docker"):
+        login = f"{client} login {served.host}\n" if is_private else ""
+        yield Recipe(client, f"{login}{client} pull {image}\n")
 
 
 def _npm(served: Served) -> Iterator[Recipe]:

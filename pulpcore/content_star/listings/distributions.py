@@ -3,8 +3,9 @@
 import json
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
+from django.conf import settings
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,7 +22,8 @@ from pulpcore.content_star.listings.page import (
     page_response,
 )
 from pulpcore.content_star.listings.pagination import PARAMETER
-from pulpcore.content_star.listings.site import render_page, start_path
+from pulpcore.content_star.listings.responses import head_for
+from pulpcore.content_star.listings.site import origin, render_page, start_path
 from pulpcore.content_star.upstream import RepositoryVersionContentDetails
 from pulpcore.plugin.models import Domain, RepositoryVersion
 
@@ -42,11 +44,17 @@ _COLUMNS = {
 
 
 def distributions_page(request: Request, domain: Domain, prefix: str) -> Response:
-    """Return the page of the visible distributions whose base paths begin with `prefix`."""
+    """Return the page of the visible distributions whose base paths begin with `prefix`.
+
+    Raises `HTTPException` 400 for invalid parameters, also for HEAD, which reads no rows.
+    """
     page = page_parameters(request, list(SORTS))
-    found = list(page_rows(page, domain, prefix)[: PAGE_ROWS + 1])
+    rows = page_rows(page, domain, prefix)
+    if request.method == "HEAD":
+        return head_for(request)
+    found = list(rows[: PAGE_ROWS + 1])
     has_next = len(found) > PAGE_ROWS
-    shown = [_row(request, row) for row in found[:PAGE_ROWS]]
+    shown = [_row(request, domain, row) for row in found[:PAGE_ROWS]]
     context = {
         "title": f"{prefix.rstrip('/')}/" if prefix else "Content",
         "page": page,
@@ -131,7 +139,7 @@ def _cursor(page: PageParameters, row: dict[str, Any]) -> str:
     )
 
 
-def _row(request: Request, row: dict[str, Any]) -> dict[str, Any]:
+def _row(request: Request, domain: Domain, row: dict[str, Any]) -> dict[str, Any]:
     start = start_path(request)
     *above, leaf = row["base_path"].split("/")
     parents, path = [], start
@@ -142,6 +150,7 @@ def _row(request: Request, row: dict[str, Any]) -> dict[str, Any]:
         "parents": parents,
         "leaf": leaf,
         "url": quote(f"{start}{row['base_path']}/"),
+        "image": _image(request, domain, row),
         "name": row["name"],
         "type": row["pulp_type"],
         "serves": _serves(row),
@@ -149,6 +158,23 @@ def _row(request: Request, row: dict[str, Any]) -> dict[str, Any]:
         "guard": row["content_guard_id"] is not None,
         "changed": row["pulp_last_updated"],
     }
+
+
+def image_name(host: str, path: str, pulp_type: str) -> str:
+    """Return the name by which clients of the registry pull from a container distribution."""
+    return f"{host}/{path}" + ("/IMAGE:TAG" if pulp_type.endswith(".pull-through") else ":TAG")
+
+
+def _image(request: Request, domain: Domain, row: dict[str, Any]) -> str:
+    """Return the image of a container distribution, or an empty string for other types.
+
+    The guard of these lets clients with a signed URL in, so that the page of `?use` is not seen.
+    """
+    if not row["pulp_type"].startswith("container."):
+        return ""
+    above = f"{domain.name}/" if settings.DOMAIN_ENABLED else ""
+    path = quote(above + row["base_path"])
+    return image_name(urlsplit(origin(request)).netloc, path, row["pulp_type"])
 
 
 def _serves(row: dict[str, Any]) -> str:

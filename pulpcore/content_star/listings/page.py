@@ -60,6 +60,11 @@ class PageParameters:
         """Whether the order is reversed."""
         return self.order == "desc"
 
+    @property
+    def is_cheap(self) -> bool:
+        """Whether a directory is read from the cursor on: all entries, in the order of names."""
+        return self.sort == "name" and not self.is_descending and not self.q
+
 
 def page_parameters(request: Request, sorts: Sequence[str]) -> PageParameters:
     """Return the parameters of the query; the first of `sorts` is the default.
@@ -137,7 +142,7 @@ def select_entries(
     Raises `HTTPException` 400 for an order or filter of a directory with over `MAX_SORTED` entries,
     or a cursor of no entry.
     """
-    if page.sort == "name" and not page.is_descending and not page.q:
+    if page.is_cheap:
         listed = read(PageQuery(page.after, PAGE_ROWS + 1))
         has_next = len(listed) > PAGE_ROWS
         if page.after is not None or has_next:

@@ -54,6 +54,12 @@ def page_headers() -> dict[str, str]:
     return {**SECURITY_HEADERS, "content-security-policy": policy}
 
 
+def origin(request: Request) -> str:
+    """Return the origin of external URLs: `CONTENT_ORIGIN`, or that of the request."""
+    url = request.url
+    return (settings.CONTENT_ORIGIN or f"{url.scheme}://{url.netloc}").rstrip("/")
+
+
 def start_path(request: Request) -> str:
     """Return the path of the index of distributions, of the domain if domains are enabled."""
     prefix: str = request.scope.get("root_path", "") + settings.CONTENT_PATH_PREFIX
@@ -63,11 +69,15 @@ def start_path(request: Request) -> str:
     return prefix
 
 
-def breadcrumbs(request: Request) -> list[tuple[str, str]]:
-    """Return names and encoded paths of the directories from the index to the request's path."""
+def breadcrumbs(request: Request, to: str | None = None) -> list[tuple[str, str]]:
+    """Return names and encoded paths of the directories from the index to the path `to`.
+
+    By default, to the path of the request.
+    """
     path = start_path(request)
     crumbs = [("Content", quote(path))]
-    for segment in decoded_path(request.scope).removeprefix(path).split("/"):
+    to = decoded_path(request.scope) if to is None else to
+    for segment in to.removeprefix(path).split("/"):
         if segment:
             path += f"{segment}/"
             crumbs.append((segment, quote(path)))

@@ -8,6 +8,7 @@ import json
 import logging
 from http.client import responses as reasons
 from typing import TypedDict
+from urllib.parse import quote
 
 from django.core.exceptions import (
     DisallowedHost,
@@ -32,7 +33,7 @@ from pulpcore.content_star.database.availability import (
 )
 from pulpcore.content_star.distributions.plugin_hooks import responder_of
 from pulpcore.content_star.listings.negotiation import preferred_form, prefers_json
-from pulpcore.content_star.listings.site import breadcrumbs, page_headers, render_page
+from pulpcore.content_star.listings.site import breadcrumbs, page_headers, render_page, start_path
 from pulpcore.content_star.remote.errors import RemoteBroke, RemoteTimeout, RemoteUnavailable
 from pulpcore.content_star.remote.pull_through.models import RemoteRefused
 from pulpcore.content_star.request_info import request_info
@@ -143,7 +144,7 @@ def render(request: Request, error: HTTPException) -> Response:
     if prefers_json(request):
         body: ErrorBody = {"detail": error.detail}
         return JSONResponse(body, error.status_code, headers)
-    if preferred_form(request) == "page" and request.method == "GET":
+    if preferred_form(request) == "page" and request.method in ("GET", "HEAD"):
         return _page(request, error, headers)
     return PlainTextResponse(f"{error.status_code}: {error.detail}", error.status_code, headers)
 
@@ -154,12 +155,31 @@ def _page(request: Request, error: HTTPException, headers: dict[str, str]) -> Re
     title = f"{error.status_code} {reasons.get(error.status_code, '')}".strip()
     context: dict[str, object] = {"title": title, "detail": error.detail}
     try:
-        crumbs = breadcrumbs(request)
-        name, url = crumbs[-2] if len(crumbs) > 1 else crumbs[0]
-        html = render_page(request, "error.html", context | {"above": url, "above_name": name})
+        context |= _above(request, error.status_code)
     except HTTPException:  # a path that cannot be decoded
-        html = render_page(request, "error.html", context | {"crumbs": [], "start": "/"})
+        context |= {"crumbs": [], "start": "/"}
+    html = render_page(request, "error.html", context)
     return HTMLResponse(html, error.status_code, headers | page_headers())
+
+
+def _above(request: Request, status: int) -> dict[str, object]:
+    """Return the context of the link to the directory above.
+
+    Not found: the nearest one that there is. Denied: the index, since the guard may be of more.
+    """
+    *above, (name, _) = breadcrumbs(request)
+    nearest = request_info(request.scope).above
+    if status == 404 and nearest is not None:
+        above = breadcrumbs(request, nearest) if nearest else []
+    elif status in (401, 403, 404):
+        above = above[:1]
+    context: dict[str, object] = {
+        "start": quote(start_path(request)),
+        "crumbs": [*above, (name, "")],
+    }
+    if above:
+        context["above_name"], context["above"] = above[-1]
+    return context
 
 
 def _from_rest_framework(error: APIException) -> HTTPException:

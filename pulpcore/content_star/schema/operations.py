@@ -7,7 +7,7 @@ from django.conf import settings
 from pulpcore.content_star.content import READ_METHODS
 from pulpcore.content_star.distributions.file_page import ALGORITHMS
 from pulpcore.content_star.listings import distributions, page, pagination
-from pulpcore.content_star.listings.file_query import CHECKSUM, INFO
+from pulpcore.content_star.listings.facts_query import CHECKSUM, INFO, USE
 from pulpcore.content_star.responses.artifact import RANGE_OR_CONDITION
 from pulpcore.content_star.schema.responses import reference
 from pulpcore.content_star.schema.security import requirements, security_schemes
@@ -17,6 +17,7 @@ from pulpcore.content_star.schema.types import JSON
 ERRORS = (400, 401, 403, 404, 414, 429, 500, 501, 502, 503, 504)
 
 FILE = ("File", 206, 301, 302, 304, 412, 416, *ERRORS)
+ROOT = ("Root", 206, 301, 302, 304, 412, 416, *ERRORS)
 DIRECTORY = ("Directory", 206, 301, 302, 304, 412, 416, *ERRORS)
 INDEX = ("Directory", 301, 304, 412, *ERRORS)
 REMOTE = {status: reference("RemoteStatus") for status in ("4XX", "5XX")}
@@ -53,6 +54,11 @@ def parameters() -> dict[str, JSON]:
         INFO: _query(
             "Return facts about the file instead of its content, as a page or as JSON. Has no "
             "value: others are ignored.",
+            allowEmptyValue=True,
+        ),
+        USE: _query(
+            "Return how to use the distribution instead of its root, as a page, text or JSON. Has "
+            "no value: others are ignored.",
             allowEmptyValue=True,
         ),
         CHECKSUM: _query("Return this digest of the file instead of its content.", ALGORITHMS),
@@ -94,8 +100,8 @@ def content_paths() -> dict[str, JSON]:
         f"{base}/": _content(
             "root",
             "List the root of a distribution, or the distributions below a base path",
-            DIRECTORY,
-            listing,
+            ROOT,
+            [USE, *listing],
             "base_path",
         ),
         f"{base}/{{path}}": _content(

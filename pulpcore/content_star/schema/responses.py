@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 
 from pulpcore.content_star.distributions.file_page import Checksum, FileInfo
+from pulpcore.content_star.distributions.use_page import HowToUse
 from pulpcore.content_star.listings.json import Listing
 from pulpcore.content_star.middleware.errors import ErrorBody
 from pulpcore.content_star.middleware.health import Readiness
@@ -60,6 +61,7 @@ SCHEMAS = {
     "ContentChecksum": Checksum,
     "ContentError": ErrorBody,
     "ContentFileInfo": FileInfo,
+    "ContentHowToUse": HowToUse,
     "ContentListing": Listing,
     "ContentReadiness": Readiness,
 }
@@ -78,6 +80,13 @@ ANY_OF_FILE: JSON = {
         {"$ref": "#/components/schemas/ContentFileInfo"},
         {"$ref": "#/components/schemas/ContentChecksum"},
         {"description": "The file, if it is JSON."},
+    ]
+}
+
+ANY_OF_ROOT: JSON = {
+    "anyOf": [
+        {"$ref": "#/components/schemas/ContentListing"},
+        {"$ref": "#/components/schemas/ContentHowToUse"},
     ]
 }
 
@@ -102,7 +111,8 @@ def reference(response: str | int) -> JSON:
 async def _responses() -> dict[str, JSON]:
     """Return the responses: those with one meaning by the phrase of their status, others by name.
 
-    The names are: Page, File, Directory, Options, Live, Ready, NotReady, Document, DocumentYAML.
+    The names are: Page, File, Root, Directory, Options, Live, Ready, NotReady, Document,
+    DocumentYAML.
     """
     file, listing = await samples.file_samples(), await samples.listing_samples()
     probe, document = await samples.probe_samples(), await samples.document_samples()
@@ -115,6 +125,12 @@ async def _responses() -> dict[str, JSON]:
             "The file; the facts or the digest that the query asks for.",
             file.pop(200),
             {"*/*": {"schema": BINARY}, "application/json": {"schema": ANY_OF_FILE}},
+        ),
+        "Root": _response(
+            "The listing, in the form that `Accept` prefers; `index.html` of the root; or how to "
+            "use the distribution.",
+            directory,
+            _text("text/html", "text/plain") | {"application/json": {"schema": ANY_OF_ROOT}},
         ),
         "Directory": _response(
             "The listing, in the form that `Accept` prefers; or `index.html` of the directory.",

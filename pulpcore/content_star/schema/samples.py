@@ -212,6 +212,7 @@ def _failure(error: Exception, request: Request) -> ASGIApp:
 
 
 def _listing(request: Request) -> ASGIApp:
+    response: ASGIApp
     if request.method == "HEAD":
         response = head_for(request)
     elif preferred_form(request) == "page":
