@@ -129,7 +129,8 @@ def _after(page: PageParameters, field: str) -> Q:
             400, f"The query parameter '{PARAMETER}' is invalid: follow the links of a page."
         ) from None
     later = Q(**{f"{field}__{operator}": value})
-    return later | Q(**{field: value, f"base_path__{operator}": base_path})
+    later |= Q(**{field: value, f"base_path__{operator}": base_path})
+    return Q(**{f"{field}__{operator}e": value}) & later  # a range of an index, as no OR is
 
 
 def _cursor(page: PageParameters, row: dict[str, Any]) -> str:

@@ -1,0 +1,95 @@
+"""Costs of the index of distributions among 30,000: rows and blocks read by its one query."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection, transaction
+
+from pulpcore.app.models import Domain
+from pulpcore.content_star.listings import base_paths, distributions
+from pulpcore.content_star.listings.page import PageParameters
+from tests.support.query_plans import plans_of, rows_of
+
+MANY = 30_000
+
+_DISTRIBUTIONS = """
+    INSERT INTO core_distribution (pulp_id, pulp_created, pulp_last_updated, pulp_type, name,
+        base_path, pulp_labels, hidden, checkpoint, pulp_domain_id, repository_id)
+    SELECT gen_random_uuid(), now(), now() - n * interval '1 second', 'file.file',
+           format('many-%%s', n), format('many/%%s/%%s', n %% 100, n), '', false, false,
+           %(domain)s, %(repository)s
+    FROM generate_series(1, %(count)s) AS n
+"""
+
+
+@pytest.fixture(scope="module")
+def domain(module_orm) -> Iterator[Domain]:
+    """The domain with 30,000 distributions of a repository, on this connection only.
+
+    They are never committed: no process is notified, and nothing has to be removed.
+    """
+    version = module_orm.version({"a": b"1"})
+    domain = Domain.objects.get(name="default")
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            parameters = {
+                "domain": domain.pk,
+                "repository": version.repository_id,
+                "count": MANY,
+            }
+            cursor.execute(_DISTRIBUTIONS, parameters)
+            cursor.execute("ANALYZE core_distribution")
+        yield domain
+        transaction.set_rollback(True)
+
+
+def cost_of(page: PageParameters, domain: Domain, prefix: str = "") -> tuple[Counter[str], int]:
+    """Return the rows by table, and the blocks, that the one query of a page reads."""
+    limit = distributions.PAGE_ROWS + 1
+    (plan,) = plans_of(lambda: list(distributions.page_rows(page, domain, prefix)[:limit]))
+    rows: Counter[str] = Counter()
+    for table, count in rows_of(plan):
+        rows[table] += round(count)
+    return rows, plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+
+
+def cursor_of(sort: str) -> str:
+    """Return the cursor of the page in the middle, as `_cursor` makes it."""
+    field = distributions.SORTS[sort]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {field}, base_path FROM core_distribution WHERE name = %s",
+            [f"many-{MANY // 2}"],
+        )
+        value, base_path = cursor.fetchone()
+    return json.dumps([value if isinstance(value, str) else value.isoformat(), base_path])
+
+
+@pytest.mark.parametrize("sort", distributions.SORTS)
+@pytest.mark.parametrize("place", ["first", "middle"])
+def test_index_page_reads_facts_of_its_own_rows_only(domain, sort, place):
+    """Sorted by type or date, which have no index, it reads each distribution once, else a page."""
+    after = cursor_of(sort) if place == "middle" else None
+    has_index = sort in ("path", "name")
+    for order in ("asc", "desc"):
+        page = PageParameters(sort, order, after=after)
+        for prefix in ("", "many/7/"):
+            rows, blocks = cost_of(page, domain, prefix)
+            found = rows.pop("core_distribution")
+            assert all(count <= 8 * distributions.PAGE_ROWS for count in rows.values()), rows
+            assert found <= (4 * distributions.PAGE_ROWS if has_index else MANY + 1000)
+            assert blocks < 3000
+
+
+def test_search_of_the_index_reads_each_distribution_once(domain):
+    rows, _ = cost_of(PageParameters("path", q="9999"), domain)
+    assert rows["core_distribution"] <= MANY + 1000
+
+
+def test_existence_of_base_paths_reads_one_row(domain):
+    for prefix, is_there in (("many/7/", True), ("many/", True), ("none/", False)):
+        (plan,) = plans_of(lambda prefix=prefix: base_paths.has_base_paths(domain, prefix))
+        assert sum(count for _, count in rows_of(plan)) <= 10, plan
+        assert base_paths.has_base_paths(domain, prefix) == is_there
