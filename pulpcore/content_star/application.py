@@ -33,6 +33,7 @@ from pulpcore.content_star.django_app.cookies import make_cookies_linear
 from pulpcore.content_star.django_app.isolation import isolated_tasks, serialized_schemas
 from pulpcore.content_star.django_app.password_hashing import bound_hashing
 from pulpcore.content_star.heartbeat import AppType, Heartbeat
+from pulpcore.content_star.memory import return_freed_memory
 from pulpcore.content_star.middleware import access_log
 from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
@@ -116,6 +117,7 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
             bridge(plugins_for_aiohttp(), overlay),
             isolated_tasks(),
             serialized_schemas(),
+            return_freed_memory(),
         ):
             with (
                 tuned_garbage_collector(django_settings.CONTENT_STAR_GC_THRESHOLDS),
