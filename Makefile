@@ -78,6 +78,8 @@ $(PLUGINS)/installed: pyproject.toml tests/plugins_real/requirements.txt | clien
 	$(SYSTEM_PYTHON) -m venv $(PLUGINS)
 	$(PLUGINS)/bin/python -m pip install --quiet --disable-pip-version-check \
 	    -e '.[dev]' -r tests/plugins_real/requirements.txt
+	$(SYSTEM_PYTHON) -m venv $(PLUGINS)/clients
+	$(PLUGINS)/clients/bin/python -m pip install --quiet --disable-pip-version-check uv twine
 	-npm --prefix $(PLUGINS) install --silent --no-audit --no-fund npm@10 npm-11@npm:npm@11
 	@touch $@
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from pulpcore.app.models import Distribution
+
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 
@@ -32,19 +34,25 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def pages(module_orm) -> dict[str, str]:
+def pages(module_orm) -> Iterator[dict[str, str]]:
     """Paths of pages by their names."""
     version = module_orm.version(FILES)
     base = module_orm.distribution(
         f"{module_orm.unique()}/example/9", from_publication=False, repository_version=version
     )
-    return {
+    image = module_orm.distribution(f"{base.partition('/')[0]}/image", hidden=True)
+    # As of pulp_container, which is not installed: the index has its command.
+    rows = Distribution.objects.filter(base_path=image)
+    rows.update(pulp_type="container.container", hidden=False)
+    yield {
         "index": "",
         "tree": f"{base.partition('/')[0]}/",
         "directory": f"{base}/",
+        "use": f"{base}/?use",
         "file": f"{base}/example-1.0.tar.gz?info",
         "error": f"{base}/Packages/gone.rpm",
     }
+    rows.update(pulp_type="file.file")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,7 @@ def open_page(browser: Any, url: str, size: str = "wide", **options: Any) -> Any
     return page
 
 
-NAMES = ("index", "tree", "directory", "file", "error")
+NAMES = ("index", "tree", "directory", "use", "file", "error")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

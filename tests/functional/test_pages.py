@@ -3,6 +3,7 @@
 import hashlib
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -31,6 +32,15 @@ NASTY = [
     "é" * 100,
     "%2e%2e",
 ]
+
+
+FILES = {
+    "README.md": b"# Hello <b>people</b>\n",
+    "big.rpm": b"x" * 5000,
+    "small.txt": b"1",
+    "sub/inner.txt": b"12",
+    **{f"nasty/{name}": name.encode() for name in NASTY},
+}
 
 
 @pytest.fixture
@@ -88,15 +98,8 @@ def page_of(answer: httpx.Response) -> Page:
 @pytest.fixture(scope="module")
 def base(module_orm) -> str:
     """A distribution with files of several kinds, sizes and names."""
-    files = {
-        "README.md": b"# Hello <b>people</b>\n",
-        "big.rpm": b"x" * 5000,
-        "small.txt": b"1",
-        "sub/inner.txt": b"12",
-        **{f"nasty/{name}": name.encode() for name in NASTY},
-    }
     return module_orm.distribution(
-        from_publication=False, repository_version=module_orm.version(files)
+        from_publication=False, repository_version=module_orm.version(FILES)
     )
 
 
@@ -444,6 +447,28 @@ def test_wget_mirrors_each_file_once_and_no_sorted_copies(content, base, tmp_pat
     )
     fetched = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(Path(path).name for path in fetched) == ["index.html", "inner.txt"]
+
+
+def fetched_by(command: list[str], folder: Path) -> dict[str, bytes]:
+    """Run a mirroring program, and return the files in the folder by path."""
+    home = {"PATH": os.environ["PATH"], "HOME": str(folder.parent), "LC_ALL": "C.UTF-8"}
+    run = subprocess.run(command, env=home, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.skipif(not shutil.which("lftp"), reason="lftp is not installed")
+def test_lftp_mirrors_all_files(content, base, tmp_path):
+    url, folder = f"{content.base_url}{base}/", tmp_path / "mirror"
+    command = ["lftp", "-c", f"set cmd:fail-exit yes; mirror --verbose {url} {folder}"]
+    assert fetched_by(command, folder) == FILES
+
+
+@pytest.mark.skipif(not shutil.which("rclone"), reason="rclone is not installed")
+def test_rclone_copies_all_files(content, base, tmp_path):
+    url, folder = f"{content.base_url}{base}/", tmp_path / "mirror"
+    assert fetched_by(["rclone", "copy", "--http-url", url, ":http:", str(folder)], folder) == FILES
 
 
 def test_links_keep_the_rest_of_the_query(content, base):

@@ -1,12 +1,11 @@
 """The description of a plugin in its module of tests, and helpers to run its client."""
 
-import html
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,22 +86,20 @@ def run(
 
 
 def recipe(instance: Any, base_path: str, title: str) -> str:
-    """Return the text of a recipe on the page of a distribution."""
-    url = f"{instance.content_url}{base_path}/"
-    page = get(url, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}).text
-    summary = re.search(rf"<summary>{re.escape(title)}.*?<pre[^>]*>(.*?)</pre>", page, re.DOTALL)
-    assert summary, page
-    return html.unescape(summary[1])
+    """Return the text of a recipe for a distribution, whichever class answers its root."""
+    url = f"{instance.content_url}{base_path}/?use"
+    recipes = get(url, headers={"Accept": "application/json"}).json()["recipes"]
+    return next(str(each["text"]) for each in recipes if each["title"].startswith(title))
 
 
-def recipe_beside_own_page(instance: Any, base_path: str, title: str) -> str:
-    """Return the text of a recipe of a distribution whose plugin has a page of its own."""
-    from pulpcore.app.models import Distribution
-    from pulpcore.content_star.distributions.usage import how_to_use
-
-    distribution = Distribution.objects.get(base_path=base_path).cast()
-    recipes, _ = how_to_use(distribution, f"{instance.content_url}{base_path}/")
-    return next(recipe.text for recipe in recipes if recipe.title.startswith(title))
+def check_use_page_beside_own_page(instance: Any, base_path: str) -> None:
+    """Check that browsers get how to use a distribution whose plugin answers the root itself."""
+    url, browser = f"{instance.content_url}{base_path}/", {"Accept": "text/html,*/*;q=0.8"}
+    assert "How to use" not in get(url, headers=browser).text
+    page = get(f"{url}?use", headers=browser)
+    assert page.status_code == 200
+    assert "<h1>How to use" in page.text
+    assert "<details open>" in page.text
 
 
 def commands(text: str, **replaced: str) -> list[list[str]]:
@@ -253,6 +250,16 @@ def reported(instance: Any, server: Any, environ: Mapping[str, str]) -> dict[str
     )
     assert by_command == by_server
     return by_server
+
+
+CLIENTS = Path(sys.prefix) / "clients" / "bin"
+"""Clients from PyPI, in an environment apart from that of the plugins."""
+
+
+def needs_client(program: str) -> pytest.MarkDecorator:
+    """Skip tests that need a client that `make test-plugins` installs from PyPI."""
+    is_missing = not (CLIENTS / program).exists()
+    return pytest.mark.skipif(is_missing, reason=f"{program} is not installed")
 
 
 def needs(program: str) -> pytest.MarkDecorator:

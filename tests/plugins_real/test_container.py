@@ -32,8 +32,8 @@ from tests.support.orm import Orm
 
 PLUGIN = Plugin(
     "pulp-container",
-    client="skopeo: copy in and out, inspect, with tokens; redirects of the registry's API"
-    " are served in place",
+    client="skopeo: copy in and out, inspect, with tokens; podman: pull; redirects of the"
+    " registry's API are served in place",
 )
 OCI = "application/vnd.oci.image."
 
@@ -182,6 +182,27 @@ def test_skopeo_copies_out(origin, instance, content, image, home):
     name = layer_digest(image).removeprefix("sha256:")
     for folder in (image, home / "copy"):
         assert (folder / "blobs/sha256" / name).exists()
+
+
+def test_use_page_is_denied_by_the_guard_and_the_index_has_the_command(instance, content):
+    browser = {"Accept": "text/html"}
+    url = f"{instance.content_url}{content.base_path}/"
+    assert get(f"{url}?use", headers=browser).status_code == 403
+    assert get(f"{url}?use").text == get(url).text
+    index = get(f"{instance.content_url}?q={content.base_path}", headers=browser).text
+    assert f"podman pull {host(instance.url)}/{content.base_path}:TAG" in index
+
+
+@needs("podman")
+def test_podman_pulls_by_the_command_of_the_index(instance, content, home):
+    storage = ["--root", home / "storage", "--runroot", home / "run", "--storage-driver", "vfs"]
+    own = ["--tls-verify=false", "--creds", f"{instance.username}:{instance.password}"]
+    image = f"{host(instance.url)}/{content.base_path}:1"
+    run(["podman", *storage, "pull", *own, image], home)
+    assert (
+        image
+        in run(["podman", *storage, "images", "--format", "{{.Repository}}:{{.Tag}}"], home).stdout
+    )
 
 
 def test_skopeo_without_credentials_is_denied(instance, content, home):

@@ -12,11 +12,12 @@ from tests.plugins_real.plugin import (
     Content,
     Plugin,
     check_pull_through,
+    check_use_page_beside_own_page,
     commands,
     distribute_remote,
     needs,
     only_pulp_requested,
-    recipe_beside_own_page,
+    recipe,
     run,
     upload,
 )
@@ -100,11 +101,13 @@ def test_gem_installs(instance, content, gem, home):
 
 
 def test_gem_installs_by_the_recipe(instance, content, gem, home):
-    [command] = commands(
-        recipe_beside_own_page(instance, content.base_path, "gem"), NAME="star-hello"
-    )
+    [command] = commands(recipe(instance, content.base_path, "gem"), NAME="star-hello")
     run([*command, "--no-document", "-i", home / "gems"], home)
     assert (home / "gems/cache" / gem.name).read_bytes() == gem.read_bytes()
+
+
+def test_use_page_beside_own_page_of_the_plugin(instance, content):
+    check_use_page_beside_own_page(instance, content.base_path)
 
 
 def test_gem_installs_by_pull_through(instance, pulp, far, workshop, home):

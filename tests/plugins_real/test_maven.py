@@ -16,13 +16,14 @@ from tests.plugins_real.plugin import (
     Plugin,
     check_internal_redirect,
     check_pull_through,
+    check_use_page_beside_own_page,
     client_of,
     distribute_remote,
     get,
     is_saved,
     needs,
     only_pulp_requested,
-    recipe_beside_own_page,
+    recipe,
     run,
 )
 from tests.support.instance import wait_until
@@ -154,8 +155,12 @@ def test_maven_resolves(instance, content, home):
 
 @needs("mvn")
 def test_maven_resolves_by_the_recipe(instance, content, home):
-    settings = recipe_beside_own_page(instance, content.base_path, "Maven: settings.xml")
+    settings = recipe(instance, content.base_path, "Maven: settings.xml")
     assert resolve_with(settings, home) == jar()
+
+
+def test_use_page_beside_own_page_of_the_plugin(instance, content):
+    check_use_page_beside_own_page(instance, content.base_path)
 
 
 @needs("mvn")

@@ -10,12 +10,14 @@ import pytest
 from tests.parity.test_parity import FILE, Row
 from tests.plugins_real.differences import ANSWER, INDEX
 from tests.plugins_real.plugin import (
+    CLIENTS,
     Content,
     Plugin,
     check_pull_through,
     commands,
     distribute_remote,
     get,
+    needs_client,
     only_pulp_requested,
     recipe,
     reported,
@@ -24,11 +26,13 @@ from tests.plugins_real.plugin import (
     upload,
     with_content_type,
 )
+from tests.support.instance import wait_until
 from tests.support.orm import Orm
 
 PLUGIN = Plugin(
     "pulp-python",
-    client="pip: download by the API's index, by the published one, and through to a remote",
+    client="pip: download by the API's index, by the published one, and through to a remote;"
+    " uv: install; twine: upload",
 )
 METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: Of the tests\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -113,12 +117,38 @@ def test_pip_downloads_by_the_published_index(instance, content, workshop, home)
     assert same(workshop, home)
 
 
-@pytest.mark.parametrize("title", ["pip", "uv"])
-def test_pip_downloads_by_the_recipe(instance, content, workshop, home, title):
-    [command] = commands(recipe(instance, content.base_path, title))
+def test_pip_downloads_by_the_recipe(instance, content, workshop, home):
+    [command] = commands(recipe(instance, content.base_path, "pip"))
     index = next(word for word in command if word.startswith("http"))
     pip(index, home)
     assert same(workshop, home)
+
+
+@needs_client("uv")
+def test_uv_installs_by_the_recipe(instance, content, home):
+    [command] = commands(recipe(instance, content.base_path, "uv"), PACKAGE="star-hello==1.0")
+    run([CLIENTS / "uv", *command[1:], "--no-cache", "--target", home / "target"], home)
+    assert (home / "target/star_hello.py").read_text() == "version = '1.0'\n"
+
+
+@needs_client("twine")
+def test_twine_uploads_by_the_recipe(instance, api, workshop, home):
+    repository = api.create("repositories/python/python/", name=Orm.unique())["pulp_href"]
+    named = {"name": Orm.unique(), "base_path": Orm.unique(), "repository": repository}
+    base_path = api.create("distributions/python/pypi/", **named)["base_path"]
+    (home / "dist").mkdir()
+    wheel(home / "dist", "1.0", "star_twine")
+    [command] = commands(recipe(instance, base_path, "twine"))
+    login = {"TWINE_USERNAME": instance.username, "TWINE_PASSWORD": instance.password}
+    run([CLIENTS / "twine", *command[1:], "--non-interactive"], home, **login)
+    index = f"{instance.url}/pypi/{base_path}/simple/star-twine/"
+    wait_until(lambda: "star_twine-1.0" in get(index).text)
+
+
+def test_recipe_of_a_distribution_without_uploads_has_no_twine(instance, api):
+    named = {"name": Orm.unique(), "base_path": Orm.unique(), "allow_uploads": False}
+    base_path = api.create("distributions/python/pypi/", **named)["base_path"]
+    assert "twine" not in get(f"{instance.content_url}{base_path}/?use").text
 
 
 def test_pip_downloads_by_pull_through(instance, pulp, far, workshop, home):

@@ -25,10 +25,13 @@ TITLES_OF_COMMANDS = (
 )
 
 
-def recipes_of(kind: str, **fields: object) -> dict[str, str]:
-    distribution = Distribution(pulp_type=f"{kind}.{kind}", pulp_domain_id=uuid4(), **fields)
+def recipes_of(kind: str, url: str = URL, subtype: str = "", **fields: object) -> dict[str, str]:
+    pulp_type = f"{kind}.{subtype or kind}"
+    is_private = bool(fields.pop("private", False))
+    distribution = Distribution(pulp_type=pulp_type, pulp_domain_id=uuid4(), **fields)
     distribution.allow_uploads = True
-    recipes, _ = how_to_use(distribution, URL)
+    distribution.private = is_private
+    recipes, _ = how_to_use(distribution, url)
     return {recipe.title: recipe.text for recipe in recipes}
 
 
@@ -58,3 +61,25 @@ def test_recipes_name_the_views_beside_the_content() -> None:
     assert galaxy in recipes_of("ansible", name="name", base_path="team/pypi")["ansible-galaxy"]
     pull = recipes_of("container", name="name", base_path="team/image")["podman"]
     assert pull == "podman pull example.org:8443/team/image:TAG\n"
+
+
+def test_recipes_of_containers_have_login_and_image_where_needed() -> None:
+    private = recipes_of("container", name="name", base_path="team/image", private=True)
+    assert private["docker"].splitlines() == [
+        "docker login example.org:8443",
+        "docker pull example.org:8443/team/image:TAG",
+    ]
+    hub = recipes_of("container", subtype="pull-through", name="name", base_path="hub")
+    assert hub["podman"] == "podman pull example.org:8443/hub/IMAGE:TAG\n"
+
+
+def test_recipes_of_plain_http_have_the_options_of_clients_that_refuse_it() -> None:
+    named = {"name": "name", "base_path": "base"}
+    expected = {
+        ("python", "pip"): "--trusted-host example.org:8443",
+        ("container", "podman"): "--tls-verify=false",
+        ("maven", "Gradle"): "allowInsecureProtocol = true",
+    }
+    for (kind, client), option in expected.items():
+        assert option in recipes_of(kind, URL.replace("https", "http"), **named)[client]
+        assert option not in recipes_of(kind, **named)[client]

@@ -53,6 +53,11 @@ class Served(NamedTuple):
         return f"{urlsplit(self.url).scheme}://{self.host}"
 
     @property
+    def is_plain_http(self) -> bool:
+        """Whether the URL has no TLS, which some clients refuse by default."""
+        return urlsplit(self.url).scheme == "http"
+
+    @property
     def slug(self) -> str:
         """The name, for ids and file names, and as an argument that is no option."""
         slug = "".join(each if each.isalnum() or each in "-_." else "-" for each in self.name)
@@ -114,9 +119,11 @@ def _rpm(served: Served) -> Iterator[Recipe]:
         "# For signed packages: gpgcheck=1, and the URL of their key as gpgkey\n"
     )
     yield Recipe(f"dnf: /etc/yum.repos.d/{served.slug}.repo", repo)
+    # Checks of signatures are on by default.
+    unchecked = "" if any(checks.values()) else "--no-gpgcheck "
     yield Recipe(
         "zypper",
-        f"zypper addrepo {served.url} {served.slug}\nzypper refresh {served.slug}\n",
+        f"zypper addrepo {unchecked}{served.url} {served.slug}\nzypper refresh {served.slug}\n",
     )
     if getattr(served.distribution, "generate_repo_config", False):
         yield Recipe(
@@ -173,7 +180,8 @@ def _python(served: Served) -> Iterator[Recipe]:
     # The simple index is a view of the API beside the content.
     prefix = getattr(settings, "PYPI_PATH_PREFIX", "/pypi/").strip("/")
     index = f"{served.origin}/{prefix}/{served.path}/"
-    yield Recipe("pip", f"pip install --index-url {index}simple/ PACKAGE\n")
+    trusted = f"--trusted-host {served.host} " if served.is_plain_http else ""
+    yield Recipe("pip", f"pip install {trusted}--index-url {index}simple/ PACKAGE\n")
     yield Recipe("uv", f"uv pip install --default-index {index}simple/ PACKAGE\n")
     if getattr(served.distribution, "allow_uploads", False):
         yield Recipe("twine", f"twine upload --repository-url {index}legacy/ dist/*\n")
@@ -182,9 +190,10 @@ def _python(served: Served) -> Iterator[Recipe]:
 def _container(served: Served) -> Iterator[Recipe]:
     image = image_name(served.host, served.path, served.distribution.pulp_type)
     is_private = getattr(served.distribution, "private", False)
-    for client in ("podman", "docker"):
-        login = f"{client} login {served.host}\n" if is_private else ""
-        yield Recipe(client, f"{login}{client} pull {image}\n")
+    insecure = "--tls-verify=false " if served.is_plain_http else ""
+    for client, option in (("podman", insecure), ("docker", "")):
+        login = f"{client} login {option}{served.host}\n" if is_private else ""
+        yield Recipe(client, f"{login}{client} pull {option}{image}\n")
 
 
 def _npm(served: Served) -> Iterator[Recipe]:
@@ -199,8 +208,10 @@ def _maven(served: Served) -> Iterator[Recipe]:
         f"      <id>{served.slug}</id>\n      <mirrorOf>*</mirrorOf>\n"
         f"      <url>{served.url}</url>\n    </mirror>\n  </mirrors>\n</settings>\n",
     )
+    insecure = "        allowInsecureProtocol = true\n" if served.is_plain_http else ""
     yield Recipe(
-        "Gradle", f'repositories {{\n    maven {{\n        url = uri("{served.url}")\n    }}\n}}\n'
+        "Gradle",
+        f'repositories {{\n    maven {{\n        url = uri("{served.url}")\n{insecure}    }}\n}}\n',
     )
 
 
