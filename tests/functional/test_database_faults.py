@@ -17,9 +17,10 @@ from pulpcore.content_star.database.availability import (
     DatabaseUnavailable,
     availability,
 )
+from pulpcore.content_star.database.connection import is_waiting
 from pulpcore.content_star.database.deadline import INTERVAL, DatabaseTimeout
 from pulpcore.content_star.database.executor import DatabaseExecutor
-from pulpcore.content_star.database.threads import LISTING_TIMEOUT, extend_deadline
+from pulpcore.content_star.database.threads import CHECKS, LISTING_TIMEOUT, Call, extend_deadline
 from tests.functional.test_database import WAYS, backend_pid, opened_executor
 from tests.support.database_proxy import DatabaseProxy, database_proxy, databases_through
 from tests.support.instance import wait_until
@@ -303,6 +304,59 @@ def test_failing_connection_is_no_outage_while_others_work():
     state.answered()
     state.failed("no connection left")
     assert state.down_since is None
+
+
+def test_query_at_its_deadline_is_no_outage_while_pings_are_answered():
+    """Of a client that makes one slow, while a busy process pings late: 0.8 s after the last."""
+    state = Availability()
+    state.last_answer = time.monotonic() - 0.8
+    state.failed("no answer before a deadline", hung=True)
+    assert (state.down_since, state.hangs) == (None, 0)
+    state.last_answer = time.monotonic() - 1.1
+    state.failed("no answer before a deadline", hung=True)
+    assert state.down_since is not None and state.hangs == 1
+
+
+def test_query_at_its_deadline_is_no_outage_while_others_are_answered():
+    """Also without a listener: connections that work are kept, and their queries not repeated."""
+    pids: list[int] = []
+
+    async def main(executor: DatabaseExecutor) -> None:
+        hangs = availability.hangs
+        hanging = asyncio.create_task(executor.run(hang, pids))
+        while not hanging.done():
+            await executor.run(backend_pid)
+        with pytest.raises(DatabaseTimeout):
+            await hanging
+        assert (availability.down_since, availability.hangs) == (None, hangs)
+
+    with opened_executor(2, timeout=0.5) as (executor, run):
+        run(main(executor))
+
+
+def test_deadline_of_a_call_does_not_interrupt_the_next_call_of_its_thread():
+    """Which its thread may have begun while the deadline is checked."""
+    pids: list[int] = []
+
+    def query() -> str:
+        pids.append(backend_pid())
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(1)::text")
+            return cursor.fetchone()[0]
+
+    async def main(executor: DatabaseExecutor) -> None:
+        running = asyncio.create_task(executor.run(query))
+        pool = executor._pool
+        sleeps = partial(wait_until, lambda: pids and is_waiting(pool._threads[0].database))
+        await asyncio.to_thread(sleeps)
+        over = Call(query, 0)
+        over.thread, over.checks = pool._threads[0], CHECKS
+        pool._expire(over)
+        assert await running == ""
+
+    with opened_executor(1) as (executor, run):
+        run(main(executor))
+    assert len(pids) == 1, "not repeated"
 
 
 def test_outage_is_over_with_the_first_answer(caplog):

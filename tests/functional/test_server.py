@@ -677,7 +677,10 @@ def test_connection_limit_returns_503_and_reserves_connections_for_probes(instan
             assert status_after(server, GET % b"/plain") == 503
         silent = [clients.enter_context(Client(server)) for _ in range(100)]
         assert status_after(server, probe) == 200
-        assert b"HTTP/1.1 503" in silent[0].rest()
+        refused = silent[0].rest()
+        assert b"HTTP/1.1 503" in refused and b"retry-after: " in refused
+        with Client(server).send(GET % b"/plain") as client:
+            assert b"retry-after: " in client.rest().lower()
         busy[0].reset()
         wait_until(lambda: status_after(server, GET % b"/plain") == 200)
 

@@ -1,5 +1,7 @@
 """Error responses for exceptions of every kind."""
 
+import re
+
 import pytest
 from django.core.exceptions import (
     DisallowedHost,
@@ -18,10 +20,12 @@ from pulpcore.content_star.database.executor import ConnectionLost
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.remote.pull_through.models import RemoteRefused
-from pulpcore.content_star.responses.source import ArtifactMissing
+from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavailable
 from tests.support.asgi import get
 
 SECRET = "password=hunter2"
+
+ACCEPT_PAGE = {"Accept": "text/html,*/*;q=0.8"}
 
 
 def failing(error: Exception, started: bool = False) -> CorrelationId:
@@ -87,6 +91,26 @@ def test_www_authenticate_and_retry_after_are_sent():
     )
     assert get(failing(rest.Throttled(wait=7)), "/").headers["Retry-After"] == "7"
     assert get(failing(OperationalError()), "/").headers["Retry-After"] == "5"
+
+
+@pytest.mark.parametrize("error", [RemoteRefused(503), HTTPException(503), StoreUnavailable("s")])
+def test_each_503_has_retry_after(error):
+    assert get(failing(error), "/").headers["Retry-After"] == "5"
+
+
+def test_503_keeps_its_own_retry_after():
+    error = HTTPException(503, headers={"retry-after": "60"})
+    assert get(failing(error), "/").headers.get_list("Retry-After") == ["60"]
+
+
+def test_error_page_of_the_deepest_path_is_small():
+    """It has breadcrumbs, each with a whole path: a short request must not cost 16 MB."""
+    response = get(failing(HTTPException(404)), "/pulp/content/" + "a/" * 4000, ACCEPT_PAGE)
+    assert response.headers["Content-Type"].startswith("text/html")
+    assert len(response.content) < 250_000
+    crumbs = re.findall(r'<li><a href="([^"]*)"', response.text)
+    assert crumbs[0] == "/pulp/content/"
+    assert crumbs[-1] == "/pulp/content/" + "a/" * 3999
 
 
 def test_exception_after_the_start_is_raised_again():

@@ -14,8 +14,10 @@ from django.db import OperationalError
 
 log = logging.getLogger(__name__)
 
-# Seconds after an answer in which failures of others do not count: some connections work.
-RECENT_ANSWER = 0.5
+# Seconds after an answer in which connections that fail do not count, and those that hang: others
+# work. A query that is slow, or waits for a lock, is no outage while pings of the listener, every
+# 0.4 s and later under load, are answered.
+RECENT_ANSWER, RECENT_ANSWER_OF_HANG = 0.5, 1.0
 
 # Seconds of an outage for which calls wait, so that a restart of PostgreSQL fails none.
 MAX_WAIT = 2.0
@@ -85,7 +87,7 @@ class Availability:
         """
         now = time.monotonic()
         with self._lock:
-            if now - self.last_answer < RECENT_ANSWER:
+            if now - self.last_answer < (RECENT_ANSWER_OF_HANG if hung else RECENT_ANSWER):
                 return
             if hung:
                 self.hangs += 1

@@ -57,6 +57,13 @@ class Call(Future[Any]):
         self.is_expired = False
         self.checks = 0
 
+    @property
+    def database(self) -> Any:
+        """The connection that its thread has for it, as `DatabaseThread.database`, or None."""
+        thread = self.thread
+        # The thread may have gone on to another call.
+        return thread.database if thread is not None and thread.call is self else None
+
     def finish(self, result: Any) -> None:
         """Set the result, unless the call is done."""
         with suppress(InvalidStateError):
@@ -155,14 +162,14 @@ class DatabaseThreads(Executor):
             )
 
     def _expire(self, call: Call) -> None:
-        thread = call.thread
-        if thread is None or thread.database is None:
+        database = call.database
+        if database is None:
             call.is_expired = True
-        elif is_waiting(thread.database):
+        elif is_waiting(database):
             call.checks += 1
             if call.checks >= CHECKS:
                 call.is_expired = True
-                interrupt(thread.database)
+                _interrupt(call)
                 availability.failed("no answer before a deadline", hung=True)
         else:
             call.checks = 0
@@ -196,7 +203,7 @@ class DatabaseThreads(Executor):
 
 def _interrupt(call: Call) -> None:
     """Make the query of a call fail, if one is in progress."""
-    database = call.thread and call.thread.database
+    database = call.database
     if database is not None and is_waiting(database):
         interrupt(database)
 
@@ -221,6 +228,7 @@ class DatabaseThread(threading.Thread):
     def run(self) -> None:
         enter_working_directory()
         self._wrapper = connections[DEFAULT_DB_ALIAS]
+        self._wrapper.execute_wrappers.append(_note_answer)
         while (call := self.pool.queue.get()) is not None:
             if not call.done():  # its caller has left, or it has waited too long
                 self._run_call(call)
@@ -229,7 +237,8 @@ class DatabaseThread(threading.Thread):
         connection.close()
 
     def _run_call(self, call: Call) -> None:
-        self.call, call.thread = call, self
+        self.call = call
+        call.thread = self
         call.started_at = time.monotonic()
         if self.pool.max_wait is not None:
             call.expires = call.started_at + self.pool.timeout
@@ -240,6 +249,13 @@ class DatabaseThread(threading.Thread):
         finally:
             self.call = call.thread = None
             del call  # a cycle: its exception refers to this frame
+
+
+def _note_answer(execute: Callable[..., T], *arguments: Any) -> T:
+    """Execute a statement, and note the answer of the database; a wrapper of Django's cursors."""
+    result = execute(*arguments)
+    availability.answered()
+    return result
 
 
 def current_thread() -> DatabaseThread | None:

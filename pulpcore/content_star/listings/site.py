@@ -16,6 +16,9 @@ from pulpcore.content_star.responses.headers import SECURITY_HEADERS
 
 SCRIPT = "content_star/page.js"
 
+# Each has a whole path: a page with those of the deepest path a URL may have is of 16 MB.
+MAX_BREADCRUMBS = 20
+
 # Packages with static files, by the first folder of their paths.
 _PACKAGES = {
     "content_star": "pulpcore.content_star.app",
@@ -72,15 +75,20 @@ def start_path(request: Request) -> str:
 def breadcrumbs(request: Request, to: str | None = None) -> list[tuple[str, str]]:
     """Return names and encoded paths of the directories from the index to the path `to`.
 
-    By default, to the path of the request.
+    By default, to the path of the request. Of a deeper path than `MAX_BREADCRUMBS`, those in the
+    middle are left out.
     """
     path = start_path(request)
     crumbs = [("Content", quote(path))]
     to = decoded_path(request.scope) if to is None else to
-    for segment in to.removeprefix(path).split("/"):
-        if segment:
-            path += f"{segment}/"
-            crumbs.append((segment, quote(path)))
+    segments = [each for each in to.removeprefix(path).split("/") if each]
+    hidden = max(0, len(segments) - MAX_BREADCRUMBS)
+    if hidden:
+        path += f"{'/'.join(segments[:hidden])}/"
+        crumbs.append(("\N{HORIZONTAL ELLIPSIS}", quote(path)))
+    for segment in segments[hidden:]:
+        path += f"{segment}/"
+        crumbs.append((segment, quote(path)))
     return crumbs
 
 

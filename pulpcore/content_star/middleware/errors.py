@@ -41,7 +41,7 @@ from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavail
 
 log = logging.getLogger(__name__)
 
-# Seconds in `Retry-After` while the database or a storage is unavailable.
+# Seconds in `Retry-After` of each 503: while the database, a storage or a remote is unavailable.
 RETRY_AFTER = 5
 
 
@@ -105,8 +105,7 @@ def as_http(error: Exception) -> HTTPException:
             log.error("%s", error)
             return HTTPException(404, "The file is missing from the storage.")
         case StoreUnavailable():
-            detail = "The storage is not available."
-            return HTTPException(503, detail, headers={"Retry-After": str(RETRY_AFTER)})
+            return HTTPException(503, "The storage is not available.")
         case RemoteRefused():
             return HTTPException(error.status, str(error))
         case RemoteTimeout():
@@ -129,8 +128,7 @@ def as_http(error: Exception) -> HTTPException:
         case APIException():
             return _from_rest_framework(error)
         case OperationalError() | InterfaceError():
-            detail = "The database is not available."
-            return HTTPException(503, detail, headers={"Retry-After": str(RETRY_AFTER)})
+            return HTTPException(503, "The database is not available.")
     return HTTPException(
         500, f"Internal server error. The log has details under the correlation id {get_guid()}."
     )
@@ -139,6 +137,8 @@ def as_http(error: Exception) -> HTTPException:
 def render(request: Request, error: HTTPException) -> Response:
     """Return the error response as text or JSON, as the request prefers."""
     headers = {**(error.headers or {}), "X-Content-Type-Options": "nosniff", "Vary": "Accept"}
+    if error.status_code == 503 and "retry-after" not in map(str.lower, headers):
+        headers["Retry-After"] = str(RETRY_AFTER)
     if request_info(request.scope).is_plugin_route:
         headers.setdefault("Cache-Control", "no-store")  # as on all responses of plugin routes
     if prefers_json(request):

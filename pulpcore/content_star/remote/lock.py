@@ -18,6 +18,7 @@ import psycopg
 from django.db import connection as django_connection
 from django.db.utils import DatabaseError
 
+from pulpcore.content_star.database.availability import availability
 from pulpcore.content_star.database.connection import interrupt, is_waiting
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,12 @@ ACQUIRE_TIMEOUT = 10.0
 # Seconds between two attempts: the first interval, doubled each time, and its maximum.
 MIN_POLL_INTERVAL, MAX_POLL_INTERVAL = 0.05, 1.0
 
-# Seconds that the database has to answer one attempt.
-QUERY_TIMEOUT = 2.0
+# Seconds that the database has to answer one attempt, the connection included: on a busy machine
+# a new one may take two. If the database hangs, the circuit breaker knows sooner.
+QUERY_TIMEOUT = 5.0
+
+# Seconds between two looks at the circuit breaker.
+BREAKER_INTERVAL = 0.5
 
 # Seconds for which locks are not used after the database failed.
 COOLDOWN = 5.0
@@ -49,6 +54,12 @@ _SESSION_SETTINGS = {
     "tcp_keepalives_count": "3",
     "idle_session_timeout": "0",
 }
+
+
+_CONFIGURE = """
+    SELECT set_config(pg_settings.name, wanted.value, false)
+    FROM pg_settings JOIN unnest(%s::text[], %s::text[]) AS wanted (name, value) USING (name)
+"""
 
 
 class LockRequest:
@@ -117,25 +128,28 @@ class FetchLocks:
             await between_tries()
 
     async def _try_acquire(self, request: LockRequest) -> bool:
-        if time.monotonic() < self._cooldown_until:
+        if time.monotonic() < self._cooldown_until or availability.down_since is not None:
             return True
-        future = self._submit(self._try_lock, request)
-        try:
-            return future is None or await asyncio.wait_for(
-                asyncio.wrap_future(future), self._query_timeout
-            )
-        except TimeoutError:
-            log.warning(
-                "The database did not answer a query for a fetch lock within %g s; fetching without"
-                " locks for %d s. Check the load of the database.",
-                self._query_timeout,
-                COOLDOWN,
-            )
-            self._cooldown_until = time.monotonic() + COOLDOWN
-            if self._connection is not None and is_waiting(self._connection):
-                interrupt(self._connection)
-            self.release(request)
+        submitted = self._submit(self._try_lock, request)
+        if submitted is None:
             return True
+        future, started = asyncio.wrap_future(submitted), time.monotonic()
+        while time.monotonic() - started < self._query_timeout and availability.down_since is None:
+            # Not `wait_for`, which from Python 3.12 on drops a result that arrives with its end.
+            await asyncio.wait([future], timeout=min(BREAKER_INTERVAL, self._query_timeout))
+            if future.done():
+                return future.result()
+        log.warning(
+            "The database did not answer a query for a fetch lock within %.1f s; fetching without"
+            " locks for %d s. Check the load of the database.",
+            time.monotonic() - started,
+            COOLDOWN,
+        )
+        self._cooldown_until = time.monotonic() + COOLDOWN
+        if self._connection is not None and is_waiting(self._connection):
+            interrupt(self._connection)
+        self.release(request)
+        return True
 
     def release(self, request: LockRequest) -> None:
         """Release the lock if `request` holds it, without waiting. Idempotent."""
@@ -216,9 +230,8 @@ class FetchLocks:
             self._is_pooled = True
             self._disconnect()
             return
-        for name, value in _SESSION_SETTINGS.items():
-            query = "SELECT set_config(name, %s, false) FROM pg_settings WHERE name = %s"
-            self._connection.execute(query, [value, name])
+        names, values = list(_SESSION_SETTINGS), list(_SESSION_SETTINGS.values())
+        self._connection.execute(_CONFIGURE, [names, values])
 
     def _query(self, query: str, *arguments: int) -> Any:
         return self._connection.execute(query, arguments).fetchone()[0]

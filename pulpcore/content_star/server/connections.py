@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.server import ServerState
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 RESERVE = 16
 """Connections reserved for health checks."""
+RETRY_AFTER = 5
+"""Seconds in `Retry-After` of the response to a connection beyond the limit."""
+TOO_MANY = "The server has too many connections. Try again later."
 OWN_FILES = 64
 """File descriptors of the process itself: database, log, event loop, listening sockets."""
 INTERVAL = 1.0
@@ -90,8 +93,9 @@ class Connections:
 
         async def probes_or_unavailable(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope["path"].removeprefix(scope.get("root_path", ""))
-            chosen = app if path in self.probes else service_unavailable
-            await chosen(scope, receive, send)  # type: ignore[arg-type]
+            headers = {"Retry-After": str(RETRY_AFTER), "Connection": "close"}
+            unavailable = PlainTextResponse(f"503: {TOO_MANY}", 503, headers)
+            await (app if path in self.probes else unavailable)(scope, receive, send)
 
         return probes_or_unavailable
 

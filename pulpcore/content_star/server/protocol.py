@@ -13,7 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from pulpcore.content_star.server.connections import Connections
+from pulpcore.content_star.server.connections import RETRY_AFTER, TOO_MANY, Connections
 from pulpcore.content_star.server.cycle import Cycle
 from pulpcore.content_star.server.header_case import header_prefix
 from pulpcore.content_star.server.internals import require
@@ -350,9 +350,7 @@ class HttpProtocol(HttpToolsProtocol):
     def evict(self) -> None:
         """Close the connection because of the limit, with 503 if all others are busy."""
         if self.open_connections.full:
-            self.transport.write(
-                self._error(503, "The server has too many connections. Try again later.")
-            )
+            self.transport.write(self._error(503, TOO_MANY))
         self.open_connections.remove(self)
         self.transport.close()
 
@@ -402,6 +400,8 @@ class HttpProtocol(HttpToolsProtocol):
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
         ]
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers.append((b"retry-after", b"%d" % RETRY_AFTER))
         lines = [b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode())]
         lines += [header_prefix(name) + value for name, value in headers]
         return b"\r\n".join([*lines, b"", body])
