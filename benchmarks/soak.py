@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -411,8 +411,9 @@ def soak(minutes: float, kick: float) -> Results:
             running = Soak(instance, server, data, upstream, kick)
             with running.running():
                 ended = server.process.poll
-                while ended() is None and running.minutes < minutes:
-                    time.sleep(1)
+                with suppress(KeyboardInterrupt):  # reported as far as it went
+                    while ended() is None and running.minutes < minutes:
+                        time.sleep(1)
             check_leftovers(instance, running.results)
             if ended() is not None:
                 running.results.failures.append(f"the server ended: {server.said()[-3000:]}")

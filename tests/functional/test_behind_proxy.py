@@ -4,12 +4,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -21,6 +22,7 @@ import pytest
 from tests.support.certificates import Authority
 from tests.support.instance import Instance, stop, wait_until
 from tests.support.nginx import (
+    DEPLOY,
     GROUP,
     NGINX,
     SYSTEM_PATH,
@@ -28,6 +30,8 @@ from tests.support.nginx import (
     complete_configuration,
     listens,
     replace_all,
+    running_nginx,
+    temporary_folder,
 )
 from tests.support.pulp import unique
 from tests.support.server import Server, free_port, running
@@ -312,3 +316,38 @@ def test_inherited_unix_socket_trusts_forwarded_headers_with_option(
             assert logged_address(server, mark) == address
         finally:
             stop(process)
+
+
+@pytest.mark.skipif(NGINX is None, reason="needs nginx")
+def test_api_and_content_in_processes_of_their_own_at_one_port(instance, orm):
+    """With deploy/nginx/separate.conf: content is served while the API's process is suspended."""
+    base = orm.distribution(publication=orm.publication(FILES))
+    content, api = samples("Scaling")[0].replace("\\\n", " ").splitlines()
+    setting, *api_command = api.split()
+    variable, _, value = setting.partition("=")
+    servers: dict[str, Server] = {}
+    with ExitStack() as stack:
+        for command, environ in ((content.split(), {}), (api_command, {variable: value})):
+            address = f"127.0.0.1:{command[-1]}"
+            command[-1] = str(free_port())
+            url = f"http://127.0.0.1:{command[-1]}"
+            servers[address] = stack.enter_context(running(instance, command, url, **environ))
+        port = free_port()
+        origins = {old: each.url.removeprefix("http://") for old, each in servers.items()}
+        configuration = replace_all(
+            (DEPLOY / "nginx" / "separate.conf").read_text(),
+            {**origins, "listen 8080": f"listen 127.0.0.1:{port}"},
+        )
+        folder = stack.enter_context(temporary_folder())
+        url = stack.enter_context(running_nginx(folder, port, configuration)).url
+        file, status = f"{url}{CONTENT}{base}/a.txt", f"{url}/pulp/api/v3/status/"
+        assert httpx.get(status).json()["database_connection"]["connected"]
+        assert httpx.get(file).content == FILES["a.txt"]
+        pid = servers["127.0.0.1:24817"].process.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert httpx.get(file).content == FILES["a.txt"]
+            assert httpx.get(f"{url}{CONTENT}{base}/").status_code == 200
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert httpx.get(status).status_code == 200
