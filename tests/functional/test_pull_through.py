@@ -168,6 +168,20 @@ def test_pull_through_file_is_served_and_saved(client, mirror, instance, policy,
     wait_until(lambda: spooled(instance) == [])
 
 
+def test_facts_about_a_file_are_known_after_its_fetch_and_cause_none(client, mirror):
+    here = mirror()
+    path = here.add("a.bin", 100)
+    for query in ("info", "checksum=sha256"):
+        assert client.get(f"{path}?{query}").status_code == 404
+    assert here.gets("a.bin") == 0
+    assert client.get(path).content == here.data("a.bin")
+    wait_until(lambda: here.saved("a.bin"))
+    facts = client.get(f"{path}?info", headers={"Accept": "application/json"}).json()
+    assert facts["size"] == 100
+    assert hashlib.sha256(here.data("a.bin")).hexdigest() == facts["digests"]["sha256"]
+    assert client.get(f"{here.base}/?use").status_code == 200
+
+
 def test_streamed_file_is_not_saved(client, mirror, instance):
     m = mirror("streamed")
     path = m.add("a.bin", BIG)

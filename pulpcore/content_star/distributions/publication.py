@@ -252,8 +252,6 @@ class PublicationApp(HookedApp):
     def pull_through_or_404(self, source: ContentSource) -> ASGIApp:
         """Return the pull-through response, or raise `HTTPException` 404 if there is no remote."""
         distribution = self.distribution
-        if facts_query(self.request.scope):
-            raise HTTPException(404, f"Distribution '{distribution.name}' has no '{self.path}'.")
         if distribution.remote_id is not None:
             return pull_through(self)
         if source.publication is None and source.version is None:

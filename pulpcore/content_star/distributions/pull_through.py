@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.content_star.auth.guards import GuardRequest
 from pulpcore.content_star.distributions.base import DistributionApp
+from pulpcore.content_star.listings.facts_query import facts_query
 from pulpcore.content_star.remote.download import SAVE_TIMEOUT
 from pulpcore.content_star.remote.pull_through.models import (
     find_content_artifact,
@@ -30,7 +31,8 @@ def pull_through(app: DistributionApp) -> ASGIApp:
     """Return the pull-through response for the path of `app`.
 
     A file of the remote that is already content of Pulp is served as such, saved or on demand.
-    Raises `HTTPException` 404 for a path that the remote has no URL for.
+    Raises `HTTPException` 404 for a path that the remote has no URL for, and for facts about a file
+    that has not been fetched yet.
     """
     distribution, path = app.distribution, app.path
     remote = distribution.remote.cast()
@@ -48,6 +50,8 @@ def pull_through(app: DistributionApp) -> ASGIApp:
             if repository is None
             else _AddToRepository(response, repository, known, distribution.pulp_domain)
         )
+    if facts_query(app.request.scope):
+        raise HTTPException(404, f"Nothing is known yet about '{path}' of the remote.")
     request_info(app.request.scope).source = "remote"
     saves = remote.policy != Remote.STREAMED
     domain = distribution.pulp_domain
