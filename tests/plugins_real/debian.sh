@@ -21,7 +21,6 @@ need postgresql '/usr/lib/postgresql/*/bin/postgres'
 program dnf dnf
 need dnf-plugins-core '/usr/lib/python3*/*-packages/dnf-plugins/download.py'
 program rpm rpmbuild
-program zypper zypper
 program skopeo skopeo
 program podman podman
 program ruby gem

@@ -12,7 +12,6 @@ from tests.plugins_real.differences import ANSWER
 from tests.plugins_real.plugin import (
     Content,
     Plugin,
-    commands,
     get,
     needs,
     only_pulp_requested,
@@ -25,7 +24,7 @@ from tests.support.orm import Orm
 PLUGIN = Plugin(
     "pulp-rpm",
     client="dnf: repoquery and download, also by the `config.repo` that the plugin"
-    " makes, and on demand; zypper: search",
+    " makes, and on demand",
 )
 SPEC = """\
 Name: star-{name}
@@ -129,15 +128,6 @@ def test_dnf_configured_by_the_recipe(instance, content, home):
     (home / "repos/star.repo").write_text(recipe(instance, content.base_path, "dnf: /etc"))
     dnf(home, f"--setopt=reposdir={home}/repos", "download", "star-1", f"--destdir={home}")
     assert verified(home, home / "star-1-1.1-1.noarch.rpm") == "star-1"
-
-
-@needs("zypper")
-def test_zypper_searches_by_the_recipe(instance, content, home):
-    add, refresh = commands(recipe(instance, content.base_path, "zypper"))
-    options = ["--non-interactive", "--root", home / "root"]
-    for command in (add, refresh, ["zypper", "search", "star-"]):
-        found = run(["zypper", *options, *command[1:]], home).stdout
-    assert {"star-0", "star-1"} <= set(found.split())
 
 
 def verified(home: Path, file: Path) -> str:
