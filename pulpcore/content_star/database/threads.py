@@ -17,7 +17,11 @@ from typing import Any, ParamSpec, TypeVar
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.backends.signals import connection_created
 
-from pulpcore.content_star.database.availability import DatabaseOverloaded, availability
+from pulpcore.content_star.database.availability import (
+    ConnectionLost,
+    DatabaseOverloaded,
+    availability,
+)
 from pulpcore.content_star.database.connection import interrupt, is_waiting, limit_statements
 from pulpcore.content_star.database.deadline import DatabaseTimeout, watchdog
 from pulpcore.content_star.database.working_directory import enter_working_directory
@@ -36,6 +40,10 @@ MAX_WAITING = 1000
 # Successive checks in which a call was waiting for the database, before it is interrupted: what
 # else plugins' code does may take longer than the deadline.
 CHECKS = 2
+
+
+# Seconds for which a thread that cannot connect leaves calls to those that have a connection.
+CONNECT_PAUSE = 0.25
 
 
 class Call(Future[Any]):
@@ -114,6 +122,11 @@ class DatabaseThreads(Executor):
             self._start_thread()
         self.queue.put(call)
         return call
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether any of the threads has a connection."""
+        return any(thread.database is not None for thread in self._threads)
 
     def _start_thread(self) -> None:
         with self._lock:
@@ -219,6 +232,7 @@ class DatabaseThread(threading.Thread):
         self.hangs = availability.hangs
         """As `Availability.hangs`, when its connection was known to work."""
         self._wrapper: Any = None
+        self._cannot_connect = False
 
     @property
     def database(self) -> Any:
@@ -234,6 +248,8 @@ class DatabaseThread(threading.Thread):
                 self._run_call(call)
             self.pool.calls.pop(call, None)
             del call  # and with it, what its work refers to
+            if self._cannot_connect and self.pool.has_connection:
+                time.sleep(CONNECT_PAUSE)
         connection.close()
 
     def _run_call(self, call: Call) -> None:
@@ -242,9 +258,11 @@ class DatabaseThread(threading.Thread):
         call.started_at = time.monotonic()
         if self.pool.max_wait is not None:
             call.expires = call.started_at + self.pool.timeout
+        self._cannot_connect = False
         try:
             call.finish(call.work())
         except BaseException as error:
+            self._cannot_connect = isinstance(error, ConnectionLost) and not error.was_connected
             call.fail(error)
         finally:
             self.call = call.thread = None
