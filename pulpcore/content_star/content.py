@@ -23,6 +23,7 @@ from pulpcore.content_star.cache.entries import CacheEntry, CacheKey, Distributi
 from pulpcore.content_star.cache.policy import CacheWrite
 from pulpcore.content_star.cache.stale import StaleResponses
 from pulpcore.content_star.cache.store import ResponseCache
+from pulpcore.content_star.database.availability import availability
 from pulpcore.content_star.database.batching import Batcher
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.registry import has_routes
@@ -96,6 +97,8 @@ class Content:
         """Find the nearest directory above, which the page of a 404 names; programs get none."""
         if request.method not in READ_METHODS or preferred_form(request) != "page":
             return
+        if availability.down_since is not None:
+            return  # the 404 is in the cache, and does not wait for the database
         info = request_info(request.scope)
         with suppress(Exception):  # the answer stays 404, with a link to the index
             path = decoded_path(request.scope)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, wraps
+from threading import Lock
 from typing import Any
 
 import httpx
@@ -26,6 +27,8 @@ PLUGINS = {"x-plugin"}
 
 
 _paused: list[bool] = []
+
+_making = Lock()
 
 
 def install() -> None:
@@ -100,16 +103,16 @@ def _allowed(template: str, method: str) -> dict[int, set[str]]:
     }
 
 
-@cache
 def _document() -> dict[str, Any]:
     """Return the document with all headers that settings add, made in a thread.
 
-    The thread of a test may have an event loop.
+    The thread of a test may have an event loop, or several send their first requests at once.
     """
-    with ThreadPoolExecutor(1) as executor:
+    with _making, ThreadPoolExecutor(1) as executor:
         return executor.submit(_make).result()
 
 
+@cache
 def _make() -> dict[str, Any]:
     from django.test import override_settings
 
