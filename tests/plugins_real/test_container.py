@@ -1,11 +1,13 @@
 """pulp_container, and skopeo."""
 
+import contextlib
 import gzip
 import hashlib
 import io
 import json
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +31,11 @@ from tests.plugins_real.plugin import (
     serving_mode,
     with_content_type,
 )
+from tests.support.instance import wait_until
+from tests.support.nginx import temporary_folder
 from tests.support.orm import Orm
+from tests.support.server import serving, serving_theirs
+from tests.support.switch import OURS, Front, of
 
 PLUGIN = Plugin(
     "pulp-container",
@@ -192,6 +198,59 @@ def test_use_page_is_denied_by_the_guard_and_the_index_has_the_command(instance,
     assert get(f"{url}?use").text == get(url).text
     index = get(f"{instance.content_url}?q={content.base_path}", headers=browser).text
     assert f"podman pull {host(instance.url)}/{content.base_path}:TAG" in index
+
+
+def test_image_is_pulled_during_the_switch_and_back(instance, content, image, home):
+    """By clients without a pause, while the weights of upstream's content app and ours change."""
+    ended, stopped = [], threading.Event()
+    digest = layer_digest(image)
+
+    def pull() -> None:
+        while not stopped.is_set():
+            with tempfile.TemporaryDirectory(dir=home) as folder:
+                copied = Path(folder, "copy")
+                result = run([*copy, where, f"oci:{copied}:1"], home, check=False)
+                is_whole = not result.returncode and layer_digest(copied) == digest
+                ended.append("" if is_whole else f"{result.stdout}{result.stderr}")
+
+    def pull_more() -> None:
+        """Wait until clients that began after this call have pulled."""
+        enough = len(ended) + 8
+        wait_until(lambda: len(ended) >= enough or any(ended))
+        assert not any(ended)
+
+    with contextlib.ExitStack() as stack:
+        front = Front(stack.enter_context(temporary_folder()), "", {})
+        origin = f"http://127.0.0.1:{front.port}"
+        where = f"docker://{host(origin)}/{content.base_path}:1"
+        login = f"{instance.username}:{instance.password}"
+        copy = ["skopeo", "copy", "--src-tls-verify=false", "--src-creds", login]
+        environ = {"PULP_CONTENT_ORIGIN": origin, "PULP_CONTENT_STAR_INTERNAL_REDIRECT": "false"}
+        old = stack.enter_context(serving_theirs(instance, **environ))
+        new, api = (stack.enter_context(serving(instance, *OURS, **environ)) for _ in range(2))
+        front.api = api.url
+        front.servers = {"127.0.0.1:24816": old.url, "127.0.0.1:24818": new.url}
+        stack.enter_context(front.running("weight=1", "down"))
+        clients = [threading.Thread(target=pull) for _ in range(4)]
+        for client in clients:
+            client.start()
+        try:
+            pull_more()
+            assert front.served() == of(old)
+            for *weights, servers in [
+                ("weight=1", "weight=1", of(old, new)),
+                ("down", "weight=1", of(new)),
+                ("weight=1", "weight=1", of(old, new)),
+                ("weight=1", "down", of(old)),
+            ]:
+                front.shift(*weights)
+                pull_more()
+                assert front.served() == servers
+        finally:
+            stopped.set()
+            for client in clients:
+                client.join()
+    assert not any(ended)
 
 
 @needs("podman")

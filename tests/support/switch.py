@@ -37,6 +37,7 @@ class Front:
             "127.0.0.1:24817": self.api.removeprefix("http://"),
             "listen 8080": f"listen 127.0.0.1:{self.port}",
             "location /pulp/content/ {": f"location /pulp/content/ {{ {served}",
+            "# location /pulp/container/ {": f"location /pulp/container/ {{ {served}",
         }
         sample = replace_all((DEPLOY / "nginx" / "switch.conf").read_text(), values)
         return f"log_format served $upstream_addr;\n{sample}"
