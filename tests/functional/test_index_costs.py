@@ -41,6 +41,8 @@ def domain(module_orm) -> Iterator[Domain]:
             }
             cursor.execute(_DISTRIBUTIONS, parameters)
             cursor.execute("ANALYZE core_distribution")
+            # Each row would be looked up by a scan of the few versions of the tests before this.
+            cursor.execute("SET LOCAL enable_seqscan = off")
         yield domain
         transaction.set_rollback(True)
 
