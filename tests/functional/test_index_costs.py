@@ -90,8 +90,9 @@ def test_search_of_the_index_reads_each_distribution_once(domain):
     assert rows["core_distribution"] <= MANY + 1000
 
 
-def test_existence_of_base_paths_reads_one_row(domain):
+def test_existence_of_base_paths_ends_at_the_first(domain):
+    """Distributions left by other tests may be read before it, the 30,000 are not."""
     for prefix, is_there in (("many/7/", True), ("many/", True), ("none/", False)):
         (plan,) = plans_of(lambda prefix=prefix: base_paths.has_base_paths(domain, prefix))
-        assert sum(count for _, count in rows_of(plan)) <= 10, plan
+        assert sum(count for _, count in rows_of(plan)) <= MANY / 30, plan
         assert base_paths.has_base_paths(domain, prefix) == is_there

@@ -10,7 +10,7 @@ from pulpcore.plugin.models import Distribution, Domain
 
 
 def has_base_paths(domain: Domain, prefix: str) -> bool:
-    """Return whether a visible base path begins with `prefix`, by reading the first one."""
+    """Return whether a visible base path begins with `prefix`: the query ends at the first."""
     return visible_distributions(domain).filter(base_path__startswith=prefix).exists()
 
 
