@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -119,10 +118,7 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
             serialized_schemas(),
             return_freed_memory(),
         ):
-            with (
-                tuned_garbage_collector(django_settings.CONTENT_STAR_GC_THRESHOLDS),
-                switch_interval(django_settings.CONTENT_STAR_SWITCH_INTERVAL),
-            ):
+            with tuned_garbage_collector(django_settings.CONTENT_STAR_GC_THRESHOLDS):
                 yield {STATE_KEY: resources}
         if metrics:
             await metrics.close()
@@ -212,21 +208,3 @@ def tuned_garbage_collector(thresholds: Sequence[int] | None) -> Iterator[None]:
     finally:
         gc.set_threshold(*earlier)
         gc.unfreeze()
-
-
-@contextmanager
-def switch_interval(seconds: float | None) -> Iterator[None]:
-    """Let a thread ask for the interpreter's lock after `seconds` during the block.
-
-    The event loop waits for that long each time that a thread of the API computes: by Python's
-    default 5 ms. None changes nothing. See CONTENT_STAR_SWITCH_INTERVAL.
-    """
-    if seconds is None:
-        yield
-        return
-    earlier = sys.getswitchinterval()
-    sys.setswitchinterval(seconds)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(earlier)

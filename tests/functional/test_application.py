@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import sys
 from dataclasses import fields
 
 import pytest
@@ -58,16 +57,3 @@ def test_garbage_collector_has_the_thresholds_of_the_setting_until_the_end(insta
     assert used == (thresholds or before[0])
     assert (frozen > before[1]) == (thresholds is not None)
     assert (gc.get_threshold(), gc.get_freeze_count()) == before
-
-
-@pytest.mark.parametrize("seconds", [0.002, None])
-def test_switch_interval_is_that_of_the_setting_until_the_end(instance, seconds):
-    before = sys.getswitchinterval()
-
-    async def during() -> float:
-        async with running(create_application("content")):
-            return sys.getswitchinterval()
-
-    with override_settings(CONTENT_STAR_SWITCH_INTERVAL=seconds):
-        assert asyncio.run(during()) == pytest.approx(seconds or before)
-    assert sys.getswitchinterval() == before

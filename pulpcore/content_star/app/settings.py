@@ -136,9 +136,9 @@ CONTENT_STAR_CONNECTIONS = 0
 CONTENT_STAR_GC_THRESHOLDS = (700, 10, 100)
 
 # Seconds for which a thread may compute before another gets Python's interpreter lock
-# (`sys.setswitchinterval`), so that views of the API delay content less. With Python's default,
-# 0.005, small cached files took 39 to 103 ms (p99) while four clients listed tasks, and 14 ms with
-# 0.001; 0.0002 was worse. None leaves the default.
+# (`sys.setswitchinterval`) while views of the API run, so that they delay content less. With
+# Python's default, 0.005, small cached files took 39 to 103 ms (p99) while four clients listed
+# tasks, and 14 ms with 0.001; 0.0002 was worse. None leaves the default.
 CONTENT_STAR_SWITCH_INTERVAL = 0.001
 
 # Whether threads have a current directory and umask of their own, by unshare(2) on Linux, for

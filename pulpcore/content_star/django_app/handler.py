@@ -40,6 +40,7 @@ from pulpcore.content_star.django_app.request_body import (
     RequestBody,
     request_body,
 )
+from pulpcore.content_star.django_app.switch_interval import SwitchInterval
 from pulpcore.content_star.django_app.threads import UploadThreads, ViewThreads
 from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.framing import Framing
@@ -104,13 +105,15 @@ class Api(BaseHandler):
         # For large bodies and streaming responses, whose duration depends on the client.
         self._upload_threads = UploadThreads(settings.CONTENT_STAR_UPLOAD_THREADS, "api-upload")
         self._failures = Failures()
+        self._switch_interval = SwitchInterval(settings.CONTENT_STAR_SWITCH_INTERVAL)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise ValueError(f"Django only handles HTTP requests, not {scope['type']}.")
         body = await request_body(scope, receive, self._max_body_size)
         try:
-            await self._respond(scope, body, receive, send)
+            with self._switch_interval:
+                await self._respond(scope, body, receive, send)
         finally:
             body.abort()
 
