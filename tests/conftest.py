@@ -87,13 +87,6 @@ def instance() -> Iterator[Instance]:
 
 
 @pytest.fixture
-def unchecked() -> Iterator[None]:
-    """For tests of plugins' routes, which are not in the OpenAPI document without them."""
-    with schema_check.paused():
-        yield
-
-
-@pytest.fixture
 def pulp(instance: Instance) -> Iterator[Pulp]:
     """The REST API of the instance; objects created with it are deleted after the test."""
     client = instance.pulp()

@@ -23,8 +23,6 @@ from tests.support.orm import Orm
 from tests.support.remote_server import serving_upstream
 from tests.support.server import Server, free_port, serving
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 MEGABYTE = 1024**2
 
 

@@ -10,8 +10,6 @@ from tests.support.instance import Instance
 from tests.support.pulp import unique
 from tests.support.server import Server, serving
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 GZIP = {"Accept-Encoding": "gzip"}
 PLAIN = {"Accept-Encoding": "identity"}
 HOOK = "security of answers; middlewares of plugins"

@@ -15,8 +15,6 @@ from tests.support.server import Server, serving
 
 KEY = {"X-Key": "b3Blbg=="}
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory) -> Path:

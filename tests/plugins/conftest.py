@@ -10,19 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import schema_check
 from tests.support.instance import Instance
 from tests.support.pulp import Pulp
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "plugin_example"
 PROBE = Path(__file__).parent / "probe"
-
-
-@pytest.fixture(scope="package", autouse=True)
-def unchecked_routes() -> Iterator[None]:
-    """The plugins' routes and headers are not in the OpenAPI document of a Pulp without them."""
-    with schema_check.paused():
-        yield
 
 
 class PluggedInstance(Instance):

@@ -10,6 +10,7 @@ import pytest
 from django.test import override_settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from openapi_spec_validator import validate
+from pulp_file.app.models import FileDistribution
 from rest_framework.authentication import SessionAuthentication
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
@@ -145,6 +146,22 @@ def test_openapi_has_the_first_of_two_routes_and_of_two_classes():
     app = registry.app_of(OpenPGPDistribution)
     serves(OpenPGPDistribution, checkpoint=True)(app)
     assert paths()[f"{ROOT}/a"]["get"]["summary"] == "Get a thing."
+
+
+def test_openapi_has_content_handler_of_a_model_at_any_path(monkeypatch):
+    def content_handler(self: Any, path: str) -> None:
+        """Return a generated file."""
+
+    monkeypatch.setattr(FileDistribution, "content_handler", content_handler)
+    operation = paths()["/pulp/content/{file_file_base_path}/{path}"]["get"]
+    assert operation["summary"] == "Return a generated file."
+    assert operation["tags"] == ["file"]
+    assert operation["responses"].keys() == {"200", "default"}
+    validate(openapi_document())
+
+
+def test_openapi_has_no_content_handler_of_models_of_pulpcore():
+    assert not [path for path in paths() if "{core_" in path]
 
 
 def test_openapi_has_unique_operation_ids():

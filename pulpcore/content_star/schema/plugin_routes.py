@@ -1,4 +1,4 @@
-"""Path items of plugins' routes: of their classes, of their mounts, and through the bridge.
+"""Path items of plugins: routes of classes, `content_handler`, mounts, and routes of the bridge.
 
 They are made from Starlette's routes, as `starlette.schemas` does, from docstrings and annotations
 of the handlers, and from `openapi` of `Route`.
@@ -14,6 +14,7 @@ from inspect import getdoc, isclass, unwrap
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import jsonschema
+from django.apps import apps
 from django.conf import settings
 from drf_spectacular.validation import validate_schema
 from starlette.convertors import Convertor, FloatConvertor, IntegerConvertor, UUIDConvertor
@@ -32,6 +33,7 @@ from pulpcore.content_star.schema.security import (
 )
 from pulpcore.content_star.schema.types import JSON, json_schema
 from pulpcore.plugin.apps import pulp_plugin_configs
+from pulpcore.plugin.models import Distribution
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ def plugin_paths(components: JSON) -> dict[str, JSON]:
     left out.
     """
     sources: dict[str, list[Source]] = defaultdict(list)
-    for source in (*_of_classes(), *_mounted()):
+    for source in (*_of_classes(), *_of_content_handlers(), *_mounted()):
         sources[source.plugin].append(source)
     bridged: dict[str, list[BridgedRoute]] = defaultdict(list)
     for route in bridged_routes():
@@ -100,22 +102,41 @@ def plugin_paths(components: JSON) -> dict[str, JSON]:
 
 def _of_classes() -> Iterator[Source]:
     """Yield the routes of registered classes, by type of distribution."""
-    schemes = security_schemes()
     for (model, _), app in registered().items():
         if app.routes:
-            kind = model.get_pulp_type()
-            # As in the REST API, a parameter of its own: types may have the same routes.
-            name = f"{kind.replace('.', '_').replace('-', '_')}_base_path"
-            base_path = {
-                "name": name,
-                "in": "path",
-                "required": True,
-                "description": f"Base path of a distribution of type {kind}.",
-                "schema": {"type": "string", "minLength": 1},
-            }
-            root = f"{content_root()}{{{name}}}"
-            parameters = [*domain_parameters(), base_path]
-            yield Source(_label(app.__module__), root, parameters, schemes, app.routes)
+            yield _of_distributions(_label(app.__module__), model, app.routes)
+
+
+def _of_content_handlers() -> Iterator[Source]:
+    """Yield a route for each type of distribution with a `content_handler` of its own.
+
+    It may answer any path of the distribution, with any response.
+    """
+    for model in apps.get_models():
+        if not issubclass(model, Distribution) or model._meta.app_label == "core":
+            continue  # pulpcore's own have files, as all content
+        handler = model.content_handler
+        if handler is not Distribution.content_handler:
+            route = Route("/{path:path}", handler, methods=["GET"])
+            yield _of_distributions(model._meta.app_label, model, [route])
+
+
+def _of_distributions(
+    plugin: str, model: type[Distribution], routes: Sequence[BaseRoute]
+) -> Source:
+    """Return routes below the base paths of all distributions of a type."""
+    kind = model.get_pulp_type()
+    # As in the REST API, a parameter of its own: types may have the same routes.
+    name = f"{kind.replace('.', '_').replace('-', '_')}_base_path"
+    base_path = {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": f"Base path of a distribution of type {kind}.",
+        "schema": {"type": "string", "minLength": 1},
+    }
+    root = f"{content_root()}{{{name}}}"
+    return Source(plugin, root, [*domain_parameters(), base_path], security_schemes(), routes)
 
 
 def _mounted() -> Iterator[Source]:
