@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.conftest import STATE, start_or_exit
 from tests.plugins_real.plugin import serving_mode
 from tests.plugins_real.table import Table
-from tests.support import schema_check
 from tests.support.instance import Instance
 from tests.support.orm import connect, disconnect
 from tests.support.pulp import Pulp
@@ -57,13 +56,6 @@ def postgres_with_icu() -> Path:
     if not found:
         pytest.exit("pulp_ansible needs a PostgreSQL with ICU: apt-get install postgresql", 2)
     return found[-1].parent
-
-
-@pytest.fixture(scope="package", autouse=True)
-def unchecked_routes() -> Iterator[None]:
-    """The plugins' routes and headers are not in the OpenAPI document of a Pulp without them."""
-    with schema_check.paused():
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ program podman podman
 program ruby gem
 program npm npm
 program maven mvn
+program gradle gradle
 program ostree ostree
 
 # What pulp_ostree's PyGObject is compiled with, and what it loads.

@@ -31,7 +31,7 @@ from tests.support.orm import Orm
 
 PLUGIN = Plugin(
     "pulp-maven",
-    client="mvn: a parent POM and a JAR, from content, by the deploy API, whose redirects are"
+    client="mvn and Gradle: a parent POM and a JAR, from content, by the deploy API, whose redirects are"
     " served in place, and through to a remote",
     note="The plugin keeps one file of a name in a domain, whichever remote or repository it is of,"
     " as with `pulpcore-content`",
@@ -66,6 +66,11 @@ PROJECT = """\
     </extensions>
   </build>
 </project>
+"""
+GRADLE = """\
+configurations { hello }
+dependencies { hello "org.star:hello:1.0" }
+task copy(type: Copy) { from configurations.hello; into "copied" }
 """
 SETTINGS = """\
 <settings>
@@ -157,6 +162,16 @@ def test_maven_resolves(instance, content, home):
 def test_maven_resolves_by_the_recipe(instance, content, home):
     settings = recipe(instance, content.base_path, "Maven: settings.xml")
     assert resolve_with(settings, home) == jar()
+
+
+@needs("gradle")
+def test_gradle_resolves_by_the_recipe(instance, content, home):
+    repositories = recipe(instance, content.base_path, "Gradle")
+    # Gradle 4, which Debian has, allows HTTP without this property, and does not know it.
+    repositories = repositories.replace("        allowInsecureProtocol = true\n", "")
+    (home / "build.gradle").write_text(f"{repositories}{GRADLE}")
+    run(["gradle", "--no-daemon", "--gradle-user-home", home / "gradle", "copy"], home)
+    assert (home / "copied/hello-1.0.jar").read_bytes() == jar()
 
 
 def test_use_page_beside_own_page_of_the_plugin(instance, content):

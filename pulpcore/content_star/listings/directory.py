@@ -18,7 +18,7 @@ from django.db import connection
 
 from pulpcore.content_star.database.threads import LISTING_TIMEOUT, extend_deadline
 from pulpcore.content_star.listings import directory_sql as sql
-from pulpcore.content_star.listings.entries import CACHED_ENTRIES, DirectoryEntry, EntryCache
+from pulpcore.content_star.listings.entries import DirectoryEntry, EntryCache
 from pulpcore.content_star.listings.pagination import ALL_ENTRIES, PageQuery
 from pulpcore.content_star.resolve.content import ContentSource
 
@@ -35,6 +35,9 @@ PATHS = 10 * ROWS
 
 # Entries of a part of a version all of whose rows are read for each part.
 SPARSE_PART = 10 * ROWS
+
+# Entries of directories with large subdirectories that a process caches: some 6 MB.
+CACHED_ENTRIES = 20_000
 
 entry_cache = EntryCache(CACHED_ENTRIES)
 

@@ -10,9 +10,6 @@ from typing import NamedTuple
 # Seconds for which an entry without a size is cached, although the file may have been saved.
 UNSIZED_SECONDS = 60
 
-# Entries of directories with large subdirectories that a process caches: some 6 MB.
-CACHED_ENTRIES = 20_000
-
 
 class DirectoryEntry(NamedTuple):
     """An entry of a directory listing."""
@@ -66,6 +63,3 @@ class EntryCache:
             while self._count > self._capacity:
                 _, (_, evicted) = self._levels.popitem(last=False)
                 self._count -= len(evicted)
-
-
-entry_cache = EntryCache(CACHED_ENTRIES)
