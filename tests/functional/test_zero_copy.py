@@ -313,18 +313,51 @@ def test_file_that_goes_cold_while_a_client_waits_is_read_in_threads(server, fol
 # Servers
 
 
-def test_tls_copies(start, tmp_path):
-    options = []
+@pytest.fixture(scope="module")
+def tls_options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options of a server with a certificate of its own."""
+    folder, options = tmp_path_factory.mktemp("tls"), []
     for name, pem in zip(("cert", "key"), Authority().pair(), strict=True):
-        path = tmp_path / name
+        path = folder / name
         path.write_text(pem)
         options += [f"--ssl-{name}file", str(path)]
+    return options
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("http", ["httptools", "h11", OURS])
+def test_tls_encrypts_files_and_ranges(start, folder, tls_options, http, loop):
+    """Read by the server, as much at a time as the socket has room for; `sendfile` is not used."""
+    cut = folder / "cut"
+    cut.write_bytes(LARGE)
     with (
-        start(*options, scheme="https") as server,
-        httpx.Client(base_url=server.url, verify=False, trust_env=False) as client,
+        start(*tls_options, "--http", http, "--loop", loop, scheme="https") as server,
+        httpx.Client(base_url=server.url, verify=False, trust_env=False, timeout=300) as client,
     ):
         assert client.get("/file/large").content == LARGE
-        assert "bytes" not in client.get("/seen").json()
+        part = client.get("/file/large", headers={"Range": "bytes=5000-5000000"})
+        assert part.content == LARGE[5000:5000001]
+        assert client.get(f"/raw?path={folder}/large").content == LARGE  # chunked
+        assert client.get("/file/small").content == SMALL
+        before = client.get("/seen").json()
+        assert "bytes" not in before
+        with client.stream("GET", "/file/cut") as response:
+            chunks = response.iter_raw()
+            next(chunks)
+            os.truncate(cut, 1)
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(chunks)
+        with client.stream("GET", "/file/large") as response:  # the client leaves
+            next(response.iter_raw())
+        wait_until(lambda: client.get("/seen").json()["open"] <= before["open"])
+
+
+def test_tls_on_a_kernel_that_does_not_know_the_room_of_a_socket(start, tls_options):
+    with (
+        start(*tls_options, app=f"{APP[:-3]}on_old_kernel", scheme="https") as server,
+        httpx.Client(base_url=server.url, verify=False, trust_env=False, timeout=300) as client,
+    ):
+        assert client.get("/file/large").content == LARGE
 
 
 def test_middleware_around_the_application_gets_bodies(start):

@@ -109,5 +109,11 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await text(send, "missing")
 
 
+async def on_old_kernel(scope: Scope, receive: Receive, send: Send) -> None:
+    """As `app`, on a kernel without the option for the state of a socket."""
+    zero_copy._SO_MEMINFO = 12345
+    await app(scope, receive, send)
+
+
 app = Conformance(application)
 compressed = GZipMiddleware(app)

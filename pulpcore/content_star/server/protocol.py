@@ -29,6 +29,9 @@ PIPELINE = 16
 """Maximum number of pipelined requests in the queue: apt sends ten."""
 MIN_PARSE_BYTES = 256
 """Minimum bytes that are parsed at once with pipelining: they have at most 14 requests."""
+TLS_BUFFER_BYTES = 64 * 1024
+"""Bytes in the buffer of a TLS connection above which a response waits, as without TLS: event loops
+have a limit of 512 KiB for it, for each slow client."""
 MAX_FRAMING_RATIO = 16
 """Maximum bytes of chunked framing per byte of the body: a chunk of one byte has six."""
 HALF_CLOSED_TIMEOUT = 30.0
@@ -113,6 +116,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Start the deadline for the first request."""
         super().connection_made(transport)
         self.flow = Flow(transport, self.pipeline)
+        if transport.get_extra_info("sslcontext"):
+            transport.set_write_buffer_limits(high=TLS_BUFFER_BYTES)
         connection = transport.get_extra_info("socket")
         if connection.family == socket.AF_UNIX:
             set_nodelay(connection)  # asyncio does that where the family is right
