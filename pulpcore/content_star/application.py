@@ -53,6 +53,7 @@ from pulpcore.content_star.resources import STATE_KEY, Resources
 from pulpcore.content_star.schema.endpoint import Schema
 from pulpcore.content_star.storage.disk import in_thread
 from pulpcore.content_star.storage.objects import ObjectClient
+from pulpcore.content_star.storage.whole_files import whole_files
 
 # Seconds that a database call of a plugin's route may take: its queries are its own.
 ROUTE_TIMEOUT = 60.0
@@ -118,7 +119,10 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
             serialized_schemas(),
             return_freed_memory(),
         ):
-            with tuned_garbage_collector(django_settings.CONTENT_STAR_GC_THRESHOLDS):
+            with (
+                whole_files(),
+                tuned_garbage_collector(django_settings.CONTENT_STAR_GC_THRESHOLDS),
+            ):
                 yield {STATE_KEY: resources}
         if metrics:
             await metrics.close()

@@ -199,3 +199,24 @@ def test_full_working_directory_stops_downloads_alone(instance, orm, remote_file
                 assert httpx.get(url + file.path, trust_env=False).content == file.data
                 assert file.artifact, "when the response ends"
             wait_until(lambda: not list(disk.path.glob("content-*")))
+
+
+def test_full_media_root_saves_no_part_of_a_file(instance, remote_file):
+    """Clients get files from remotes, which are saved once there is space."""
+    files = [remote_file(5000), remote_file(6_000_000)]
+    with (
+        small_disk(16 << 20) as disk,
+        serving(instance, PULP_MEDIA_ROOT=str(disk.path)) as server,
+    ):
+        disk.fill()
+        for file in files:
+            assert httpx.get(server.content_url + file.path, trust_env=False).content == file.data
+            assert file.artifact is None
+        assert server.said().count("could not be saved: No space left on device.") == len(files)
+        assert [each.name for each in disk.path.rglob("*") if each.is_file()] == ["filler"]
+        disk.clear()
+        for file in files:
+            assert httpx.get(server.content_url + file.path, trust_env=False).content == file.data
+            assert (disk.path / file.artifact.file.name).read_bytes() == file.data
+            saved = httpx.get(server.content_url + file.path, trust_env=False)
+            assert saved.content == file.data

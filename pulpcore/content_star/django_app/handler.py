@@ -8,11 +8,12 @@ the body while it arrives.
 
 import asyncio
 import contextvars
+import errno
 import logging
 import re
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,13 +23,14 @@ from django.conf import settings
 from django.core import signals
 from django.core.handlers.asgi import ASGIRequest, get_script_prefix
 from django.core.handlers.base import BaseHandler
-from django.db import close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections
 from django.http import FileResponse, HttpResponse, HttpResponseBadRequest, HttpResponseServerError
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.auth.password_checks import RETRY_AFTER, Failures, source_of
+from pulpcore.content_star.database.connection import ends_session
 from pulpcore.content_star.django_app.password_hashing import (
     HashingView,
     TooManyPasswords,
@@ -49,6 +51,9 @@ log = logging.getLogger(__name__)
 
 CHUNK_SIZE = 64 * 1024
 """Maximum bytes of a body message for files."""
+
+# Errors of a full disk, and of a quota.
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _HeaderList = list[tuple[bytes, bytes]]
 
@@ -170,9 +175,7 @@ class Api(BaseHandler):
         response = self.get_response(request)
         response._handler_class = self.__class__
         if body.error:
-            # Django would not delete temporary files before garbage collection.
-            for handler in request.upload_handlers:
-                handler.upload_interrupted()
+            _remove_uploads(request)
         if request.resolver_match:
             scope["endpoint"] = request.resolver_match.func  # as Starlette sets it
         return _ready(response)
@@ -184,12 +187,16 @@ class Api(BaseHandler):
         except TooManyPasswords as refusal:  # outside of REST framework's views
             headers = {"Retry-After": str(refusal.wait)}
             return HttpResponse(refusal.detail, "text/plain", refusal.status_code, headers=headers)
-        except Exception:
+        except Exception as failure:
+            _remove_uploads(request)
             error = request.received.error
-            if error is None:
+            if error is not None:
+                log.info("%s %r: %s", request.method, request.path, error.reason)
+                return HttpResponse(error.reason, "text/plain", error.status)
+            answer = _refusal_of(request, failure)
+            if answer is None:
                 raise
-            log.info("%s %r: %s", request.method, request.path, error.reason)
-            return HttpResponse(error.reason, "text/plain", error.status)
+            return answer
         return response
 
     async def _send_stream(
@@ -241,6 +248,35 @@ class Api(BaseHandler):
             yield
         finally:
             self._threads.submit(context.copy(), response.close)
+
+
+def _remove_uploads(request: Request) -> None:
+    """Remove the temporary files of an upload, which Django would keep until garbage collection."""
+    for handler in request.upload_handlers:
+        with suppress(OSError):  # from flushing a file to a full disk, which removes it
+            handler.upload_interrupted()
+
+
+def _refusal_of(request: Request, failure: Exception) -> HttpResponse | None:
+    """Return the response to a request that failed for lack of a database or of space, or None."""
+    if isinstance(failure, OperationalError | InterfaceError) and ends_session(failure):
+        # No traceback: an outage would have one for each request.
+        log.error("%s %r: %s", request.method, request.path, str(failure).strip())
+        return HttpResponse(
+            "The database is not available.",
+            "text/plain",
+            503,
+            headers={"Retry-After": str(RETRY_AFTER)},
+        )
+    if isinstance(failure, OSError) and failure.errno in _NO_SPACE:  # RFC 4918 section 11.5
+        log.error(
+            "%s %r: %s. Free space in WORKING_DIRECTORY, FILE_UPLOAD_TEMP_DIR and MEDIA_ROOT.",
+            request.method,
+            request.path,
+            failure,
+        )
+        return HttpResponse("No space is left on a disk of the server.", "text/plain", 507)
+    return None
 
 
 def _iterate(

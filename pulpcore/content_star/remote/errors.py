@@ -1,5 +1,7 @@
 """Exceptions of fetching a file. Their messages may be logged: they contain no secrets."""
 
+import os
+
 from pulpcore.content_star.remote.request import AlreadySaved, RemoteSource
 from pulpcore.content_star.responses.source import StoreReadError
 from pulpcore.plugin.exceptions import TimeoutException
@@ -48,12 +50,14 @@ def reason(error: Exception) -> str:
     """Describe `error` for the log without secrets.
 
     The message of a foreign exception may contain a URL with credentials, so only its type and HTTP
-    status are used.
+    status, or the error of the system, are used.
     """
     if isinstance(
         error,
         (Mismatch, CannotResume, CannotDecode, ContentRemoved, AlreadySaved, RemoteUnavailable),
     ):
         return str(error)
+    if isinstance(error, OSError) and error.errno and type(error).__module__ == "builtins":
+        return os.strerror(error.errno)
     status = getattr(error, "status", None)
     return f"{type(error).__name__} {status}" if status else type(error).__name__
