@@ -168,37 +168,69 @@ def test_stale_responses_only_behind_guards_that_need_no_database(instance, orm)
         assert get(f"{running.url(members)}/small", headers=right).content == b"small"
 
 
-def test_stale_listing_of_links_is_sent(instance, orm):
-    """Lists for programs, also behind a header guard; pages for people need the database."""
+FORMS = {
+    "list": ("", {}),
+    "page": ("", {"Accept": "text/html"}),
+    "filtered page": ("?q=b&sort=name&order=desc", {"Accept": "text/html"}),
+    "json": ("", {"Accept": "application/json"}),
+    "text": ("", {"Accept": "text/plain"}),
+    "gzip": ("", {"Accept": "text/html", "Accept-Encoding": "gzip"}),
+}
+
+
+def test_stale_listing_is_sent_in_each_form(instance, orm):
+    """Also behind a header guard. Facts and other hosts need the database."""
     header = orm.guard(HeaderContentGuard, header_name="X-Secret", header_value="right")
     publication = orm.publication({f"folder/{name}": b"content" for name in "abc"})
     public = orm.distribution(publication=publication)
     guarded = orm.distribution(publication=publication, content_guard=header)
-    right = {"X-Secret": base64.b64encode(b"right").decode()}
-    page = {"Accept": "text/html"}
+    right = {"X-Secret": base64.b64encode(b"right").decode(), "Accept-Encoding": "identity"}
+    before = {}
     with outage(instance) as running:
         for base in (public, guarded):
             url = running.url(f"{base}/folder/")
-            running.warm(url, headers=right)
-            before = get(url, headers=right)
-            assert before.status_code == 200 and "Cache-Status" not in before.headers
-            assert get(url, headers=right | page).status_code == 200
+            running.warm(f"{url}a", headers=right)
+            for form, (query, accept) in FORMS.items():
+                response = get(url + query, headers=right | accept)
+                assert response.status_code == 200 and "Cache-Status" not in response.headers
+                before[base, form] = response
+            assert get(f"{running.url(base)}/?use", headers=right).status_code == 200
+            assert get(f"{url}a?info", headers=right).status_code == 200
         running.begin("stop")
         for base in (public, guarded):
             url = running.url(f"{base}/folder/")
-            stale = running.stale(url, headers=right)
-            assert stale.content == before.content.replace(guarded.encode(), base.encode())
-            assert stale.headers["Cache-Status"].startswith("pulp; hit; ttl=-")
-            assert get(url, headers=right | page).status_code == 503
+            running.stale(url, headers=right)
+            for form, (query, accept) in FORMS.items():
+                stale = running.stale(url + query, headers=right | accept)
+                fresh = before[base, form]
+                assert stale.content == fresh.content
+                assert stale.headers["Cache-Status"].startswith("pulp; hit; ttl=-")
+                for name in ("ETag", "Vary", "Content-Type", "Content-Encoding"):
+                    assert stale.headers.get(name) == fresh.headers.get(name)
+                if "ETag" in fresh.headers:
+                    known = {"If-None-Match": fresh.headers["ETag"]}
+                    assert get(url + query, headers=right | accept | known).status_code == 304
+                    other = {"If-Match": '"other"'}
+                    assert get(url + query, headers=right | accept | other).status_code == 412
+            page = right | {"Accept": "text/html"}
+            assert get(f"{url}?q=c", headers=page).status_code == 503
             assert get(url, headers=right | {"Host": "other.example"}).status_code == 503
-        assert get(running.url(f"{guarded}/folder/")).status_code == 403
+            assert get(f"{running.url(base)}/?use", headers=right).status_code == 503
+            assert get(f"{url}a?info", headers=right).status_code == 503
+        for query, accept in FORMS.values():
+            accept = {"Accept-Encoding": "identity"} | accept
+            url = running.url(f"{guarded}/folder/{query}")
+            assert get(url, headers=accept).status_code == 403
         running.end("stop")
         Distribution.objects.filter(base_path=public).update(
             publication=orm.publication({"d": b""})
         )
-        assert get(running.url(f"{public}/folder/")).status_code == 404
+        for query, accept in FORMS.values():
+            assert get(running.url(f"{public}/folder/{query}"), headers=accept).status_code == 404
         running.begin("stop")
-        assert get(running.url(f"{public}/folder/")).status_code in (404, 503)
+        for query, accept in FORMS.values():
+            response = get(running.url(f"{public}/folder/{query}"), headers=accept)
+            assert response.status_code in (404, 503)
 
 
 def test_stale_responses_end_after_their_maximum_age(instance, orm):

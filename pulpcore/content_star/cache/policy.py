@@ -5,10 +5,11 @@ from functools import partial
 from typing import ClassVar, Protocol
 from weakref import ref
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse
-from starlette.types import ASGIApp
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.content_star.cache.entries import (
     CachedResult,
@@ -23,17 +24,18 @@ from pulpcore.content_star.cache.entries import (
 )
 from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.listings.negotiation import VaryOnAccept
-from pulpcore.content_star.listings.stream import ListingPage
+from pulpcore.content_star.listings.stream import ListingPage, NamesPage
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import ContentSource
 from pulpcore.content_star.resolve.distribution import ResolvedPath
 from pulpcore.content_star.resolve.paths import ContentPath
 from pulpcore.content_star.responses.artifact import ArtifactRedirect, ArtifactResponse
+from pulpcore.content_star.responses.conditional import Validators, evaluate
 from pulpcore.content_star.storage.disk import LocalSource
 from pulpcore.content_star.storage.memory import InMemoryFile
 from pulpcore.plugin.models import Distribution, Domain
 
-# Bytes of a compressed list of links that is kept: some 6,000 entries.
+# Bytes of a listing that is kept: some 6,000 entries of a list of links, which is compressed.
 MAX_LISTING = 128 * 1024
 
 
@@ -44,6 +46,7 @@ class ServingApp(Protocol):
     distribution: Distribution
     cacheable: ClassVar[bool]
     dependencies: Dependencies | None
+    is_listing: bool
 
     @property
     def asks_plugin(self) -> bool: ...
@@ -63,7 +66,7 @@ class CacheWrite:
         self.cache = cache
         self.key = key
         self.listing: CacheEntry | None = None
-        """Entry of a list of links, if `store` was called with one that needs no database."""
+        """Entry of a listing, if `store` was called with one that needs no database."""
 
     def resolve(self, content_path: ContentPath) -> ResolvedPath | None:
         """Start the write; return the resolved path if its distribution is cached."""
@@ -114,8 +117,9 @@ class CacheWrite:
             )
         if source and self.distribution_entry.source is None:
             return
-        if not isinstance(result, HTTPException) and _is_listing(app, result):
-            self.listing = self._entry(app, ResponseEntry(result), Dependencies())
+        listing = None if isinstance(result, HTTPException) else _listing(app, result)
+        if listing is not None:
+            self.listing = self._entry(app, ResponseEntry(listing), Dependencies())
         cached_result = _cached_result(result)
         if cached_result and app.cacheable and app.dependencies:
             request_info(app.request.scope).cache = "MISS"
@@ -190,17 +194,38 @@ def _can_cache_source(distribution: Distribution, source: ContentSource) -> bool
     return all(row is None or row.complete for row in (source.publication, source.version))
 
 
-def _is_listing(app: ServingApp, response: ASGIApp) -> bool:
-    """Return whether a response is a list of links of an immutable source, read completely."""
-    if not app.cacheable or app.overrides_find_content:
-        return False
-    hook = type(app.distribution).content_handler_list_directory
-    if hook is not Distribution.content_handler_list_directory:
-        return False
-    page = _unwrap(response)
-    if not isinstance(page, ListingPage):
-        return False
-    return page.rows.is_complete and page.rows.deflated <= MAX_LISTING
+def _listing(app: ServingApp, response: ASGIApp) -> ASGIApp | None:
+    """Return the response if it is a listing of an immutable source that was read completely."""
+    if not app.cacheable or app.overrides_find_content or not app.is_listing:
+        return None
+    listing = _unwrap(response)
+    match listing:
+        case ListingPage():
+            is_small = listing.rows.is_complete and listing.rows.deflated <= MAX_LISTING
+            return response if is_small else None
+        case NamesPage():
+            return response if listing.is_complete and listing.size <= MAX_LISTING else None
+        case Response() if listing.status_code == 200 and len(listing.body) <= MAX_LISTING:
+            return VaryOnAccept(ConditionalText(listing))
+    return None
+
+
+class ConditionalText:
+    """ASGI application that sends a rendered listing again: 200, 304 or 412."""
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response, headers = self.response, Headers(raw=self.response.raw_headers)
+        status = None
+        if etag := headers.get("ETag"):
+            status = evaluate(scope["method"], Headers(scope=scope), Validators(etag, None))
+        if status is not None:
+            omitted = ("content-length", "content-type", "content-encoding")
+            kept = {name: value for name, value in headers.items() if name not in omitted}
+            response = Response(None, status, kept)
+        await response(scope, receive, send)
 
 
 def _cached_result(result: ASGIApp | HTTPException) -> CachedResult | None:

@@ -15,6 +15,7 @@ from pulpcore.content_star.cache.entries import CacheEntry, CacheKey
 from pulpcore.content_star.cache.store import MAX_STALENESS, ResponseCache
 from pulpcore.content_star.database.availability import availability
 from pulpcore.content_star.listings.negotiation import preferred_form
+from pulpcore.content_star.responses.text import accepts_gzip
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,12 @@ MAX_GAP = 2 * MAX_STALENESS
 # Listings that are kept, of `policy.MAX_LISTING` bytes at most.
 MAX_LISTINGS = 128
 
-ListingKey = tuple[CacheKey, str, str, str]
-"""Key of the cache, and scheme, host and prefix, which links in a listing may have."""
+# Bytes of the longest query of a listing that is kept.
+MAX_QUERY = 1024
+
+ListingKey = tuple[CacheKey, str, str, str, str, bytes, bool]
+"""Key of the cache; scheme, host and prefix, which links in a listing may have; form and query;
+whether the client accepts gzip."""
 
 
 class StaleResponses:
@@ -64,8 +69,8 @@ class StaleResponses:
         return self._find(request, key) if self.allowed else None
 
     def keep_listing(self, request: Request, key: CacheKey, entry: CacheEntry) -> None:
-        """Keep a list of links, which the cache does not: its rows are cached by publication."""
-        if self.max_seconds > 0:
+        """Keep a listing, which the cache does not: its entries are cached by publication."""
+        if self.max_seconds > 0 and len(request.scope["query_string"]) <= MAX_QUERY:
             self._listings[_listing_key(request, key)] = entry
 
     def _find(self, request: Request, key: CacheKey) -> CacheEntry | None:
@@ -75,9 +80,7 @@ class StaleResponses:
         if not key.path.endswith("/"):
             return None
         entry = self._listings.get(_listing_key(request, key))
-        if entry is None or not entry.distribution_entry.is_cached:
-            return None
-        return entry if preferred_form(request) == "list" else None
+        return entry if entry is not None and entry.distribution_entry.is_cached else None
 
     def note(self) -> None:
         """Count a response, and log the first one of an outage."""
@@ -93,4 +96,12 @@ class StaleResponses:
 
 def _listing_key(request: Request, key: CacheKey) -> ListingKey:
     scope = request.scope
-    return key, scope["scheme"], request.headers.get("host", ""), scope.get("root_path", "")
+    return (
+        key,
+        scope["scheme"],
+        request.headers.get("host", ""),
+        scope.get("root_path", ""),
+        preferred_form(request),
+        scope["query_string"],
+        accepts_gzip(scope),
+    )

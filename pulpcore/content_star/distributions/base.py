@@ -67,6 +67,8 @@ class DistributionApp(ABC):
         self.known_source = resolved.source
         self.dependencies: Dependencies | None = None
         """Rows, beside `source`, whose change invalidates the response; None if not cacheable."""
+        self.is_listing = False
+        """Whether the response lists a directory of `source` alone, without names by a plugin."""
         self.entry: CacheEntry | None = None
         """Cache hit, to be used unless the plugin returns a response of its own."""
 

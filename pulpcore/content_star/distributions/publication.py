@@ -123,6 +123,7 @@ class PublicationApp(HookedApp):
         """Return the listing of the directory, with the names that the plugin adds, or None."""
         page = page_query(self.request)
         form = preferred_form(self.request)
+        self.is_listing = not self.plugin_adds_entries
         if form == "page":
             return self.page_for_people(source)
         if self.request.method == "HEAD":

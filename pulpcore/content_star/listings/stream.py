@@ -253,6 +253,16 @@ class NamesPage:
         self.first = first
         self.executor = current_executor()
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all names have been read."""
+        return self.first[1]
+
+    @property
+    def size(self) -> int:
+        """Characters of the names that have been read."""
+        return sum(len(entry.name) + 1 for entry in self.first[0])
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(SECURITY_HEADERS) | {"Content-Type": "text/plain; charset=utf-8"}
         start = {"type": "http.response.start", "status": 200, "headers": _raw(headers)}
