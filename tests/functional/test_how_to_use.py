@@ -1,6 +1,8 @@
 """How to use a distribution: the page of `?use`, its forms, guards, and facts about the source."""
 
 import hashlib
+import html
+from collections.abc import Iterator
 from urllib.parse import quote
 
 import httpx
@@ -19,6 +21,7 @@ from pulpcore.content_star.distributions import registry, use_page
 from pulpcore.content_star.plugin import PublicationApp
 from tests.functional.test_pages import BROWSER, PREFIX, page_of
 from tests.support.asgi import get
+from tests.support.server import Server, serving
 
 JSON = {"Accept": "application/json"}
 FORMS = [BROWSER, JSON, {"Accept": "text/plain"}, {"Accept": "*/*"}]
@@ -250,3 +253,60 @@ def test_index_links_to_use_and_container_rows_have_the_command(content, orm):
 def test_digest_of_index_html_is_of_the_file(content, own_root):
     line = content.get(f"{own_root}/index.html?checksum=sha256").text
     assert line.split() == [hashlib.sha256(INDEX).hexdigest(), "index.html"]
+
+
+HOSTILE_HOSTS = ["$(reboot)", "a;reboot", "a&reboot&", "a'b", "*(reboot)", "a!b=c"]
+
+
+@pytest.fixture(scope="module")
+def without_origin(instance) -> Iterator[Server]:
+    """A server whose external URLs are those of the request."""
+    with serving(instance, PULP_CONTENT_ORIGIN="@none") as server:
+        yield server
+
+
+@pytest.mark.parametrize("host", HOSTILE_HOSTS)
+def test_use_encodes_what_a_shell_interprets_in_the_host(without_origin, base, host):
+    for accept in FORMS:
+        headers = accept | {"Host": host}
+        answer = httpx.get(f"{without_origin.content_url}{base}/?use", headers=headers)
+        assert answer.status_code == 200
+        assert host not in answer.text and html.escape(host) not in answer.text
+        assert f"http://{quote(host)}/pulp/content/{base}/" in answer.text
+
+
+@pytest.mark.parametrize("host", ["a b", 'a"b', "a`b`", "a|b", "a>b", "a\\b", "a#b", "a{b}", "a@b"])
+def test_use_refuses_an_invalid_host(content, base, host):
+    assert content.get(f"{base}/?use", headers={"Host": host}).status_code == 400
+
+
+def test_use_ignores_hosts_that_a_client_claims_to_be_forwarded(without_origin, base):
+    headers = {"Forwarded": "host=evil.invalid;proto=https"}
+    for name in ("X-Forwarded-Host", "X-Forwarded-Server", "X-Host", "X-Original-Host"):
+        headers[name] = "evil.invalid"
+    answer = httpx.get(f"{without_origin.content_url}{base}/?use", headers=headers)
+    assert answer.status_code == 200 and "evil" not in answer.text
+
+
+@pytest.mark.parametrize("accept", FORMS, ids=lambda each: each["Accept"])
+def test_use_with_a_hostile_query_is_escaped_and_not_compressed(content, base, accept):
+    markup = '"><script>alert(1)</script>'
+    for query in (f"use&q={'q' * 7000}", f"use&{markup}", f"use&q=%00%0d%0aX-Evil:1{markup}"):
+        for method in ("GET", "HEAD"):
+            answer = content.request(method, f"{base}/?{query}", headers=accept)
+            assert answer.status_code == 200
+            assert "<script>alert" not in answer.text
+            assert "X-Evil" not in answer.headers
+            assert answer.headers.get("Content-Encoding") is None
+            assert bool(answer.text) == (method == "GET")
+
+
+def test_use_page_escapes_a_hostile_name(content, orm):
+    name = "<script>alert(1)</script>\u202e\x1b[2J\n[evil]\nbaseurl=http://evil.invalid/"
+    hostile = orm.distribution(publication=orm.publication({"a": b"a"}))
+    Distribution.objects.filter(base_path=hostile).update(name=name)
+    page = content.get(f"{hostile}/?use", headers=BROWSER).text
+    assert "<script>alert" not in page
+    text = content.get(f"{hostile}/?use").text
+    assert "\x1b" not in text and "evil" not in text
+    assert content.get(f"{hostile}/?use", headers=JSON).json()["name"] == name

@@ -1,6 +1,7 @@
 """Recipes of the panel "How to use"."""
 
 import shlex
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -37,12 +38,22 @@ def recipes_of(kind: str, url: str = URL, subtype: str = "", **fields: object) -
 
 @pytest.mark.parametrize("kind", ["file", *_RECIPES])
 @pytest.mark.parametrize(
-    "name", ["--exec=reboot", "x\n[evil]\nbaseurl=http://evil.invalid/", "$(a)"]
+    "name",
+    [
+        "--exec=reboot",
+        "x\n[evil]\nbaseurl=http://evil.invalid/",
+        "x\u2028[evil]\x85baseurl=http://evil.invalid/\r",
+        "$(a)",
+        "\x1b]0;title\x07\u202elmth.exe\u2066\x9b2J",
+        "</id><url>http://evil.invalid/</url>\"')}",
+    ],
 )
 def test_recipes_of_a_hostile_name_run_nothing_else(kind: str, name: str) -> None:
     recipes = recipes_of(kind, name=name, base_path="a;b $(reboot)`c`'d'/&e")
     for title, text in recipes.items():
+        assert all(line.isprintable() for line in text.split("\n"))
         assert "\n[evil]" not in text
+        assert not title.startswith("Maven") or text.count("<url>") == 1
         assert "\nbaseurl=http://evil" not in text
         if title not in TITLES_OF_COMMANDS:
             continue
@@ -50,6 +61,32 @@ def test_recipes_of_a_hostile_name_run_nothing_else(kind: str, name: str) -> Non
             words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
             assert "reboot" not in words
             assert not set("".join(words)) & set(";$`()&'")
+
+
+@pytest.mark.parametrize(
+    ("value", "check"),
+    [
+        (1, 1),
+        (True, 1),
+        ("1", 1),
+        (0, 0),
+        (None, 0),
+        ("0\nbaseurl=http://evil.invalid/", 0),
+        ([1], 0),
+    ],
+)
+def test_recipe_has_no_other_value_of_a_publication_than_a_switch(
+    value: object, check: int
+) -> None:
+    config = {"gpgcheck": value, "repo_gpgcheck": value, "baseurl": "http://evil.invalid/"}
+    publication = SimpleNamespace(repo_config=config, cast=lambda: publication)
+    distribution = Distribution(
+        pulp_type="rpm.rpm", pulp_domain_id=uuid4(), name="a", base_path="a"
+    )
+    recipes, _ = how_to_use(distribution, URL, publication)
+    repo = recipes[0].text
+    assert f"\ngpgcheck={check}\nrepo_gpgcheck={check}\n" in repo
+    assert "evil" not in repo
 
 
 def test_recipes_name_the_views_beside_the_content() -> None:

@@ -30,7 +30,7 @@ class Served(NamedTuple):
     """Values that recipes are formatted with; none has a character that a shell interprets."""
 
     name: str
-    """The name on one line, for configuration files."""
+    """The name on one line of printable characters, for configuration files."""
 
     url: str
     """External URL that clients are configured with, with a trailing slash."""
@@ -74,7 +74,7 @@ def how_to_use(
     kind = distribution.pulp_type.partition(".")[0]
     domain = f"{distribution.pulp_domain.name}/" if settings.DOMAIN_ENABLED else ""
     served = Served(
-        " ".join(distribution.name.split()),
+        _one_line(distribution.name),
         url,
         quote(domain + distribution.base_path),
         distribution,
@@ -82,6 +82,11 @@ def how_to_use(
     )
     recipes = [*_RECIPES.get(kind, _no_recipes)(served), *_file(served)]
     return recipes, list(_notes(distribution))
+
+
+def _one_line(text: str) -> str:
+    """Return text without line breaks, control characters and marks of direction."""
+    return "".join(each for each in " ".join(text.split()) if each.isprintable())
 
 
 def _notes(distribution: Distribution) -> Iterator[str]:
@@ -112,7 +117,8 @@ def _file(served: Served) -> Iterator[Recipe]:
 
 
 def _rpm(served: Served) -> Iterator[Recipe]:
-    checks = {"gpgcheck": 0, "repo_gpgcheck": 0} | getattr(served.publication, "repo_config", {})
+    config = getattr(served.publication, "repo_config", None) or {}
+    checks = {name: _flag(config.get(name)) for name in ("gpgcheck", "repo_gpgcheck")}
     repo = (
         f"[{served.slug}]\nname={served.name}\nbaseurl={served.url}\nenabled=1\n"
         f"gpgcheck={checks['gpgcheck']}\nrepo_gpgcheck={checks['repo_gpgcheck']}\n"
@@ -129,6 +135,11 @@ def _rpm(served: Served) -> Iterator[Recipe]:
         yield Recipe(
             "Ready-made configuration", f"dnf config-manager --add-repo {served.url}config.repo\n"
         )
+
+
+def _flag(value: object) -> int:
+    """Return a switch of a publication's configuration, which may be any JSON."""
+    return int(str(value).strip().lower() in ("1", "true", "yes"))
 
 
 def _deb(served: Served) -> Iterator[Recipe]:
@@ -168,7 +179,7 @@ def _suites(publication: Publication | None) -> dict[str, list[str]]:
         .values_list("relative_path", flat=True)[:_MAX_INDEXES]
     )
     suites: dict[str, list[str]] = {}
-    for path in paths:
+    for path in filter(str.isprintable, paths):
         suite, component, *_ = path.removeprefix("dists/").rsplit("/", 3)
         components = suites.setdefault(suite, [])
         if component not in components:

@@ -58,9 +58,13 @@ def page_headers() -> dict[str, str]:
 
 
 def origin(request: Request) -> str:
-    """Return the origin of external URLs: `CONTENT_ORIGIN`, or that of the request."""
+    """Return the origin of external URLs: `CONTENT_ORIGIN`, or that of the request.
+
+    `Host` may have characters that a shell interprets (RFC 3986 section 3.2.2): these are encoded,
+    since users copy commands with the origin, and a cache may have got it from another client.
+    """
     url = request.url
-    return (settings.CONTENT_ORIGIN or f"{url.scheme}://{url.netloc}").rstrip("/")
+    return (settings.CONTENT_ORIGIN or f"{url.scheme}://{quote(url.netloc, '[]:%')}").rstrip("/")
 
 
 def start_path(request: Request) -> str:
