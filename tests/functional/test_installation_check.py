@@ -167,12 +167,46 @@ def test_check_that_fails_is_a_fault_and_others_follow(instance: Instance) -> No
     assert lines[-1].check == "temporary files"
 
 
-@pytest.mark.parametrize("there", [90.0, 112.0])
-def test_check_of_a_clock_that_differs(there: float) -> None:
-    line = installation.skew(there, before=100.0, after=101.0)
-    assert line.level == "fault"
-    assert "synchronize both with NTP" in line.text
+@contextlib.contextmanager
+def another_clock(instance: Instance, seconds: int) -> Iterator[dict[str, str]]:
+    """Yield the environment of a process for which the clock of the database is another.
+
+    A function of the same name comes first on the search path of its connections.
+    """
+    function = f"""
+        CREATE SCHEMA another_clock;
+        CREATE FUNCTION another_clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+        AS $$ SELECT pg_catalog.clock_timestamp() + interval '{seconds} seconds' $$
+    """
+    databases = json.loads(instance.environ["PULP_DATABASES"].removeprefix("@json "))
+    path = "-c search_path=another_clock,pg_catalog,public"
+    databases["default"]["OPTIONS"] = {"options": path}
+    with connection.cursor() as cursor:
+        cursor.execute(function)
+        try:
+            yield {"PULP_DATABASES": f"@json {json.dumps(databases)}"}
+        finally:
+            cursor.execute("DROP SCHEMA another_clock CASCADE")
+
+
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+def test_check_of_a_clock_that_differs(instance: Instance, seconds: int) -> None:
+    """Behind that of the database, and ahead of it."""
+    with another_clock(instance, seconds) as environ:
+        code, found = run(instance, "--workers", "1", **environ)
+    assert code == 1
+    (fault,) = [line for line in found["lines"] if line["level"] == "fault"]
+    assert fault["check"] == "clock"
+    match = re.match(r"it differs from the database's by (\d+\.\d) s", fault["text"])
+    assert match
+    assert 3000 < float(match[1]) <= 3600
+    assert "synchronize both with NTP" in fault["text"]
+
+
+def test_check_of_a_clock_counts_no_time_of_the_query() -> None:
     assert installation.skew(100.5, before=100.0, after=101.0).level == "ok"
+    assert installation.skew(99.1, before=100.0, after=101.0).level == "ok"
+    assert installation.skew(102.1, before=100.0, after=101.0).level == "fault"
 
 
 def test_check_of_an_artifact_that_is_gone(instance: Instance, tmp_path: Path) -> None:
