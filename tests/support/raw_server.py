@@ -4,7 +4,7 @@ import json
 import socketserver
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 ROOT = "/pulp/content/"
 
@@ -22,13 +22,19 @@ def raw_json(value: object) -> bytes:
     return raw_response(json.dumps(value).encode(), content_type="application/json")
 
 
+class Endless(bytes):
+    """A response whose body goes on until the client disconnects."""
+
+
 LISTING = raw_response(b"<title>Index of /</title>", content_type="text/html")
 MISSING = raw_response(b"404", "404 Not Found", content_type="text/plain")
 
 
 @contextmanager
 def raw_server(responses: Mapping[str, bytes]) -> Iterator[str]:
-    """Send these responses by path, and a listing at the root of content; yield the origin."""
+    """Send these responses by path, by default a listing at the root; yield the origin."""
+
+    closing = threading.Event()
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -36,9 +42,14 @@ def raw_server(responses: Mapping[str, bytes]) -> Iterator[str]:
             while self.rfile.readline().strip():
                 pass
             path = line[1].decode().partition("?")[0]
-            found = LISTING if path == ROOT else responses.get(path, MISSING)
+            is_listing = path == ROOT and ROOT not in responses
+            found = LISTING if is_listing else responses.get(path, MISSING)
             is_head = line[0] == b"HEAD"
             self.wfile.write(found.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if is_head else found)
+            if isinstance(found, Endless) and not is_head:
+                with suppress(OSError):
+                    while not closing.wait(0.01):
+                        self.wfile.write(b"x" * 1000)
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
@@ -48,4 +59,5 @@ def raw_server(responses: Mapping[str, bytes]) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
+            closing.set()
             server.shutdown()

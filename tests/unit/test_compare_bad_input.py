@@ -1,5 +1,7 @@
 """`pulp-star compare` with servers, files and options that are no good."""
 
+import asyncio
+import gzip
 import json
 import os
 import signal
@@ -14,8 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pulpcore.content_star.cli.compare.command import command
+from pulpcore.content_star.cli.compare.sources import AccessLogs, Prefix
 from tests.support.instance import pulp_star, wait_until
-from tests.support.raw_server import raw_json, raw_response, raw_server
+from tests.support.raw_server import Endless, raw_json, raw_response, raw_server
 
 PATH = "/pulp/content/a"
 SECRET = "s3cret"
@@ -70,6 +73,9 @@ def one_error(result: Result) -> str:
         (("--json", "missing/report"), "missing/report cannot be written"),
         (("--junit", "missing/report"), "missing/report cannot be written"),
         (("--html", "missing/report"), "missing/report cannot be written"),
+        (("--api", "nonsense"), "'nonsense' is no URL"),
+        (("--api", "http://127.0.0.1:24817/pulp/api/v3/"), "give the origin of the API alone"),
+        (("--api", f"http://a:{SECRET}@127.0.0.1"), "credentials belong to --username"),
     ],
 )
 def test_compare_with_a_bad_option_is_one_line(compare, origins, arguments, message):
@@ -140,6 +146,74 @@ def test_compare_with_an_api_of_other_json_is_one_line(compare, origins, respons
         result = compare(origins(), "--api", api)
     error = one_error(result) if not result.stdout.startswith("old") else result.output
     assert "has other JSON than Pulp's" in error
+
+
+@pytest.mark.parametrize("at", ["status/", "distributions/"])
+def test_compare_with_an_api_of_large_json_is_one_line(compare, origins, at):
+    """It is not read to its end, which may be never."""
+    endless = Endless(raw_response(b"[", content_type="application/json", content_length="9" * 15))
+    large = Endless(endless + b" " * (33 << 20))
+    with raw_server({API + "status/": raw_json(STATUS), API + at: large}) as api:
+        result = compare(origins(), "--api", api)
+    assert one_error(result) == f"{api}{API}{at} has more than 32 MiB of JSON."
+
+
+def test_compare_sends_no_password_to_another_server(compare, origins):
+    """An API that links to one is not followed there."""
+    other = CountingResponses({})
+    with raw_server(other) as elsewhere:
+        distribution = {"base_path": "b", "repository_version": f"{elsewhere}/version/"}
+        listed = {"count": 1, "results": [distribution], "next": None}
+        responses = {API + "status/": raw_json(STATUS), API + "distributions/": raw_json(listed)}
+        with raw_server(responses) as api:
+            result = compare(origins(), "--api", api, "--username", "a", "--password", SECRET)
+    assert result.exit_code == 2
+    message = f"The REST API at {api} links to another server, {elsewhere}/version/."
+    assert message in result.output
+    assert other.count == 0
+
+
+ENDLESS = Endless(raw_response(content_length="9" * 15))
+
+
+def test_compare_ends_at_its_time_although_a_response_does_not(compare, origins):
+    """The response counts as not compared, and what was compared is kept."""
+    path = "/pulp/content/endless"
+    Path("urls").write_text("a\nendless\n")
+    with raw_server({PATH: raw_response(), path: ENDLESS}) as old, raw_server({}) as new:
+        limits = ("--time", "5", "--timeout", "1", "--concurrency", "1")
+        result = compare((old, new), "--urls", "urls", *limits, "--json", "report.json")
+    assert result.exit_code == 1, result.output
+    assert json.loads(Path("report.json").read_text())["requests"] == {"GET": 1, "HEAD": 1}
+
+
+def test_compare_with_an_endless_root_is_one_line(compare, origins):
+    with raw_server({"/pulp/content/": ENDLESS}) as new:
+        result = compare((origins()[0], new), "--urls", "urls", "--timeout", "1")
+    assert f"{new}/pulp/content/, does not end its response within 1 s" in one_error(result)
+
+
+@pytest.mark.parametrize("line", [b"x\n", b"x"], ids=["short lines", "one long line"])
+def test_log_of_other_lines_lets_requests_and_signals_have_their_turn(tmp_path, line):
+    log = tmp_path / "log.gz"
+    first = f"{LOG_LINE}\n".encode()
+    log.write_bytes(gzip.compress(first + line * (2_000_000 // len(line))))
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def read() -> None:
+        others = asyncio.create_task(take_turns())
+        logs = AccessLogs([log], Prefix("http://x/pulp/content/"), with_variants=False)
+        assert [item.request.target async for item in logs.items()] == ["a"]
+        others.cancel()
+
+    asyncio.run(read())
+    assert turns > 5
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from pulpcore.content_star.aiohttp_bridge import files
 from pulpcore.content_star.auth.authentication import authenticate
 from pulpcore.content_star.auth.basic_auth_cache import PasswordCache
 from pulpcore.content_star.auth.guards import HOST, GuardRequest
+from pulpcore.content_star.cli.compare.access_log import parse_line
+from pulpcore.content_star.cli.compare.listing import ListingParser
 from pulpcore.content_star.django_app.cookies import make_cookies_linear, unquote
 from pulpcore.content_star.middleware import access_log
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
@@ -77,6 +79,21 @@ def test_access_log_query():
     assert access_log._masked_query("token" * 1000) == "token" * 1000
     every(access_log._masked_query)
     every(access_log._masked)
+
+
+def test_compared_log_lines():
+    every(parse_line)
+
+
+def test_compared_listings():
+    def parse(line: str) -> None:
+        parser = ListingParser()
+        parser.feed(b"<title>Index of /</title>\n")
+        parser.feed(line.encode("utf-8", "replace") + b"\n")
+
+    every(parse)
+    for piece in ("<a ", '<a href="', '<a href="" ', 'href="" ', "<a href=x>", '<a href="">x</a> '):
+        parse("<a " + piece * (SIZE // len(piece)))
 
 
 def test_access_log_referer_and_user_agent():

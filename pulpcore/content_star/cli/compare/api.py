@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urljoin
 import aiohttp
 from yarl import URL
 
-from pulpcore.content_star.cli.compare.client import Access, Pace, Server
+from pulpcore.content_star.cli.compare.client import Access, Pace, Server, read_json
 from pulpcore.content_star.cli.compare.errors import CannotCompare
 from pulpcore.content_star.cli.compare.exchange import Request
 from pulpcore.content_star.cli.compare.sources import Item
@@ -44,6 +44,7 @@ class Api:
         self, url: str, session: aiohttp.ClientSession, pace: Pace, access: Access
     ) -> None:
         self.url = url.rstrip("/")
+        self._origin = URL(self.url).origin()
         self._session = session
         self._pace = pace
         self._headers = {}
@@ -54,6 +55,8 @@ class Api:
         """Return the JSON of a path, None for 404. Raises CannotCompare with the cause."""
         await self._pace.wait()
         url = URL(urljoin(f"{self.url}/", path), encoded=True)
+        if url.origin() != self._origin:  # it would get the password
+            raise CannotCompare(f"The REST API at {self.url} links to another server, {url}.")
         try:
             async with self._session.get(url, headers=self._headers) as response:
                 if response.status in (401, 403):
@@ -67,7 +70,7 @@ class Api:
                     raise CannotCompare(
                         f"{url} answers {response.status}: name the API with --api."
                     )
-                return await response.json()
+                return await read_json(response)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise CannotCompare(f"There is no REST API of Pulp at {self.url}: {error}") from error
 

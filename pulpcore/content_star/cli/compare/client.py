@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import aiohttp
 from yarl import URL
 
 from pulpcore.content_star import __version__
+from pulpcore.content_star.cli.compare.errors import CannotCompare
 from pulpcore.content_star.cli.compare.exchange import ETAG, Request, Response
 from pulpcore.content_star.cli.compare.listing import ListingParser
 
@@ -19,6 +21,9 @@ CHUNK_SIZE = 256 * 1024
 CONNECT_SECONDS = 30
 RETRY_SECONDS = (1.0, 2.0, 4.0)
 """Pauses before a server that refuses connections is given up."""
+
+MAX_JSON = 32 << 20
+"""Bytes of the longest JSON that is read, of the REST API and of listings."""
 
 _KINDS = {"application/json": "JSON", "text/html": "HTML", "text/plain": "text"}
 
@@ -113,7 +118,7 @@ class Server:
                 ):
                     user = {**request.headers, "Authorization": self.access.authorization}
                     return await self.json(Request(request.target, headers=user))
-                return await response.json() if response.status == 200 else None
+                return await read_json(response) if response.status == 200 else None
         except aiohttp.ClientConnectorError as error:
             raise self._unavailable(error) from error
         except (aiohttp.ClientError, TimeoutError, ValueError):
@@ -159,6 +164,22 @@ class Server:
     async def close(self) -> None:
         """Close the connections."""
         await self.session.close()
+
+
+async def read_json(response: aiohttp.ClientResponse) -> Any:
+    """Return a JSON body.
+
+    Raises ValueError if it is of another type or no JSON, and CannotCompare if it is too long.
+    """
+    if response.content_type != "application/json":
+        raise ValueError(f"a response of type {response.content_type} instead of JSON")
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(CHUNK_SIZE):
+        body += chunk
+        if len(body) > MAX_JSON:
+            url = response.url.with_query(None)
+            raise CannotCompare(f"{url} has more than {MAX_JSON >> 20} MiB of JSON.")
+    return json.loads(body)
 
 
 async def _read(response: aiohttp.ClientResponse, answer: Response) -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import click
 
@@ -42,17 +42,33 @@ class Finite(click.FloatRange):
 
 def _base_url(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Check a base URL, and complete it with the content prefix and the slash at its end."""
+    url = _url(value, f"http://127.0.0.1:24816{DEFAULT_PREFIX}")
+    path = url.path or DEFAULT_PREFIX
+    return f"{url.scheme}://{url.netloc}{path.rstrip('/')}/"
+
+
+def _origin(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Check an origin."""
+    if value is None:
+        return None
+    url = _url(value, "http://127.0.0.1:24817")
+    if url.path not in ("", "/"):
+        raise click.BadParameter(f"{value!r} has a path: give the origin of the API alone")
+    return f"{url.scheme}://{url.netloc}"
+
+
+def _url(value: str, example: str) -> SplitResult:
+    """Return the parts of an HTTP URL without query and credentials. Raises BadParameter."""
     try:
         url = urlsplit(value)
+        if url.username or url.password:
+            raise click.BadParameter("credentials belong to --username, and not into the URL")
         valid = url.scheme in ("http", "https") and url.hostname and url.port != 0
     except ValueError:
         valid = False
     if not valid or url.query or url.fragment:
-        raise click.BadParameter(f"{value!r} is no URL, as http://127.0.0.1:24816{DEFAULT_PREFIX}")
-    if url.username or url.password:
-        raise click.BadParameter("credentials belong to --username, and not into the URL")
-    path = url.path or DEFAULT_PREFIX
-    return f"{url.scheme}://{url.netloc}{path.rstrip('/')}/"
+        raise click.BadParameter(f"{value!r} is no URL, as {example}")
+    return url
 
 
 def _headers(
@@ -87,7 +103,12 @@ _FILE_OR_DASH = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
     "gunicorn's, or Pulp's own; .gz too, - for standard input.",
 )
 @click.option("--urls", type=_FILE_OR_DASH, help="Compare the paths or URLs in a file, one a line.")
-@click.option("--api", metavar="URL", help="Origin of the REST API.  [default: that of OLD]")
+@click.option(
+    "--api",
+    callback=_origin,
+    metavar="URL",
+    help="Origin of the REST API.  [default: that of OLD]",
+)
 @click.option("--all", "everything", is_flag=True, help="All files of all distributions.")
 @click.option(
     "--files",

@@ -79,14 +79,15 @@ class Invocation:
             timeout=options["timeout"],
         ) as servers:
             try:
-                await _check(servers.old, "OLD")
-                await _check(servers.new, "NEW")
+                await _check(servers.old, "OLD", options["timeout"])
+                await _check(servers.new, "NEW", options["timeout"])
                 source = self._source(servers)
                 self.skipped = source.skipped
                 with ProgressBar(source) as bar:
                     run_options = Options(
                         options["concurrency"],
                         options["seconds"],
+                        options["timeout"],
                         options["fetch"],
                         frozenset(map(str.lower, options["ignored"])),
                     )
@@ -210,12 +211,18 @@ def _pem(certificate: Path) -> bytes:
     return pem
 
 
-async def _check(server: Server, name: str) -> None:
+async def _check(server: Server, name: str, seconds: float) -> None:
     """Check that a URL is the root of a content app: a listing, or Pulp's 404 where domains are on.
 
     Raises CannotCompare and ServerUnavailable.
     """
-    response = await server.ask(Request(""))
+    try:
+        async with asyncio.timeout(seconds):
+            response = await server.ask(Request(""))
+    except TimeoutError:
+        raise CannotCompare(
+            f"{name}, {server.base_url}, does not end its response within {seconds:g} s."
+        ) from None
     is_error = response.status == 404 and response.body_kind in ("text", "JSON")
     if response.broken:
         raise CannotCompare(f"{name}, {server.base_url}, does not speak HTTP: {response.broken}")

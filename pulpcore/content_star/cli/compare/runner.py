@@ -34,6 +34,8 @@ class Options:
 
     concurrency: int
     seconds: float | None = None
+    grace: float = 120.0
+    """Seconds that requests under way have when the run is stopped."""
     fetch: bool = False
     ignored_headers: frozenset[str] = frozenset()
 
@@ -87,7 +89,7 @@ class Runner:
         timer = asyncio.get_running_loop().call_later(deadline, self.stop) if deadline else None
         workers = [asyncio.create_task(self._work()) for _ in range(self.options.concurrency)]
         try:
-            await asyncio.gather(*workers)
+            await self._wait(asyncio.gather(*workers))
             self.progress.complete = not self.stopped
         finally:
             if timer:
@@ -97,8 +99,16 @@ class Runner:
             await asyncio.gather(*workers, return_exceptions=True)
             self.progress.save()
 
+    async def _wait(self, working: "asyncio.Future[list[None]]") -> None:
+        """Wait for the workers; when the run is stopped, for `grace` seconds at most."""
+        either: set[asyncio.Future[Any]] = {working, self._stopping}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working}, timeout=self.options.grace)
+        if working.done():
+            working.result()
+
     def stop(self) -> None:
-        """Take no further item; requests under way are finished."""
+        """Take no further item; requests under way have `grace` seconds."""
         self.stopped = True
         if not self._stopping.done():
             self._stopping.set_result(None)

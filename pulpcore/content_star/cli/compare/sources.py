@@ -30,6 +30,9 @@ _TOO_LONG = f"lines of over {_MAX_LINE // 1024} KiB"
 _LINES_TO_RECOGNIZE = 1000
 """Lines after which a log without any request is one in another format."""
 
+_LINES_AT_ONCE = 1000
+"""Lines that are read before requests under way and signals have their turn."""
+
 _URL_SAFE = "%/:?#[]@!$&'()*+,;=~"
 
 
@@ -77,16 +80,24 @@ class _Lines:
 
     async def __aiter__(self) -> AsyncIterator[str]:
         for path in self.paths:
-            before = self.done
+            before, number = self.done, 0
             with _opened(path) as (lines, raw):
                 while line := await _readline(path, lines):
-                    if is_too_long := len(line) == _MAX_LINE and not line.endswith(b"\n"):
+                    if is_too_long := _is_cut(line):
                         self.too_long += 1
-                    while len(line) == _MAX_LINE and not line.endswith(b"\n"):
+                    while _is_cut(line):
+                        await asyncio.sleep(0)
                         line = await _readline(path, lines)
                     self.done = before + (raw.tell() if raw.seekable() else 0)
                     text = b"" if is_too_long else line
                     yield text.decode("utf-8", "surrogateescape").rstrip("\r\n")
+                    number += 1
+                    if not number % _LINES_AT_ONCE:
+                        await asyncio.sleep(0)
+
+
+def _is_cut(line: bytes) -> bool:
+    return len(line) == _MAX_LINE and not line.endswith(b"\n")
 
 
 def _size(path: Path) -> int:
