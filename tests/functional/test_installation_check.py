@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import httpx
@@ -47,7 +48,15 @@ def test_check_of_an_installation_in_order_exits_0(instance: Instance) -> None:
     assert (code, found["fault"]) == (0, 0), found
     checks = {line["check"] for line in found["lines"]}
     assert checks == {
-        *("pulpcore", "plugins", "migrations", "triggers", "notifications", "connections"),
+        *(
+            "system",
+            "pulpcore",
+            "plugins",
+            "migrations",
+            "triggers",
+            "notifications",
+            "connections",
+        ),
         *("clock", "storage", "settings", "temporary files"),
     }
 
@@ -156,6 +165,31 @@ def test_check_of_a_database_that_is_away(
         connection.close()
     assert set(faults) >= {"migrations", "triggers", "notifications", "connections", "clock"}
     assert "check DATABASES" in faults["clock"].text
+
+
+def test_check_of_a_database_that_does_not_answer(instance: Instance, silent: str) -> None:
+    """The command ends, and has a line for each check."""
+    databases = json.loads(instance.environ["PULP_DATABASES"].removeprefix("@json "))
+    url = urlsplit(silent)
+    databases["default"] |= {"HOST": url.hostname, "PORT": url.port}
+    code, found = run(instance, PULP_DATABASES=f"@json {json.dumps(databases)}")
+    assert code == 1
+    faults = {line["check"]: line["text"] for line in found["lines"] if line["level"] == "fault"}
+    assert set(faults) >= {"migrations", "triggers", "notifications", "connections", "clock"}
+    assert "timeout" in faults["clock"]
+
+
+def test_check_of_an_error_of_django(instance: Instance, tmp_path: Path) -> None:
+    """A folder that is missing is in the report, and does not keep the command from running."""
+    missing = str(tmp_path / "missing")
+    folders = {"PULP_WORKING_DIRECTORY": missing, "PULP_FILE_UPLOAD_TEMP_DIR": missing}
+    code, found = run(instance, "--workers", "1", **folders)
+    assert code == 1
+    faults = {line["check"]: line["text"] for line in found["lines"] if line["level"] == "fault"}
+    assert set(faults) == {"system", "temporary files"}
+    assert "nonexistent directory" in faults["system"]
+    assert "(files.E001)" in faults["system"]
+    assert f"WORKING_DIRECTORY {missing} cannot be written" in faults["temporary files"]
 
 
 def test_check_that_fails_is_a_fault_and_others_follow(instance: Instance) -> None:

@@ -14,6 +14,7 @@ from importlib import metadata
 from typing import Any
 
 from django.conf import settings
+from django.core import checks
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from packaging.requirements import Requirement
@@ -28,6 +29,7 @@ from pulpcore.content_star.cache.invalidation.listener import (
     check_notifications,
 )
 from pulpcore.content_star.cache.invalidation.triggers import COUNT_ENABLED, triggers
+from pulpcore.content_star.database.connection import set_connection_defaults
 from pulpcore.content_star.django_app.password_hashing import SLOTS
 from pulpcore.content_star.plugin_host import discovery
 
@@ -56,7 +58,9 @@ MIN_TTL = 10
 
 def check(workers: int) -> Iterator[Line]:
     """Yield the lines of all checks; one that fails itself is a fault."""
-    checks: dict[str, Callable[[], Iterator[Line]]] = {
+    set_connection_defaults()  # as the process does, so that a database that is silent is a fault
+    every: dict[str, Callable[[], Iterator[Line]]] = {
+        "system": system,
         "pulpcore": pulpcore_version,
         "plugins": plugins,
         "migrations": migrations,
@@ -68,7 +72,7 @@ def check(workers: int) -> Iterator[Line]:
         "settings": changed_settings,
         "temporary files": temporary_files,
     }
-    for name, lines in checks.items():
+    for name, lines in every.items():
         try:
             yield from lines()
         except (DatabaseError, PostgresError) as error:
@@ -80,6 +84,16 @@ def check(workers: int) -> Iterator[Line]:
 def _reason(error: Exception) -> str:
     """Return the first line of an error."""
     return str(error).strip().partition("\n")[0] or repr(error)
+
+
+def system() -> Iterator[Line]:
+    """Yield the errors of Django's system checks, which keep other commands from running."""
+    found = [each for each in checks.run_checks() if each.is_serious() and not each.is_silenced()]
+    for each in found:
+        message = " ".join(f"{each.msg} ({each.id})".split())
+        yield Line("fault", "system", f"{message}: {each.hint or 'correct the settings'}")
+    if not found:
+        yield Line("ok", "system", "Django's checks find no error")
 
 
 def pulpcore_version() -> Iterator[Line]:
