@@ -162,13 +162,13 @@ def test_compare_sends_no_password_to_another_server(compare, origins):
     """An API that links to one is not followed there."""
     other = CountingResponses({})
     with raw_server(other) as elsewhere:
-        distribution = {"base_path": "b", "repository_version": f"{elsewhere}/version/"}
+        distribution = {"base_path": "b", "repository_version": f"{elsewhere}/version/\x1b"}
         listed = {"count": 1, "results": [distribution], "next": None}
         responses = {API + "status/": raw_json(STATUS), API + "distributions/": raw_json(listed)}
         with raw_server(responses) as api:
             result = compare(origins(), "--api", api, "--username", "a", "--password", SECRET)
     assert result.exit_code == 2
-    message = f"The REST API at {api} links to another server, {elsewhere}/version/."
+    message = f"The REST API at {api} links to another server: '{elsewhere}/version/\\x1b'"
     assert message in result.output
     assert other.count == 0
 
@@ -300,6 +300,16 @@ def test_compare_ends_while_standard_input_is_silent(way):
             assert process.wait(60) == (0 if way == "time" else 2)
         finally:
             process.kill()
+
+
+def test_compare_with_closed_standard_input_is_one_line(origins):
+    completed = subprocess.run(
+        ["sh", "-c", '"$@" <&-', "sh", *pulp_star("compare"), *origins(), "--access-log", "-"],
+        capture_output=True,
+        text=True,
+    )
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert completed.stderr == "Error: Standard input cannot be read: it is closed.\n"
 
 
 class CountingResponses(dict[str, bytes]):

@@ -56,7 +56,9 @@ class Api:
         await self._pace.wait()
         url = URL(urljoin(f"{self.url}/", path), encoded=True)
         if url.origin() != self._origin:  # it would get the password
-            raise CannotCompare(f"The REST API at {self.url} links to another server, {url}.")
+            raise CannotCompare(
+                f"The REST API at {self.url} links to another server: {str(url)!r:.200}"
+            )
         try:
             async with self._session.get(url, headers=self._headers) as response:
                 if response.status in (401, 403):
@@ -68,7 +70,7 @@ class Api:
                     return None
                 if response.status != 200:
                     raise CannotCompare(
-                        f"{url} answers {response.status}: name the API with --api."
+                        f"{str(url)!r:.200} answers {response.status}: name the API with --api."
                     )
                 return await read_json(response)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:

@@ -111,6 +111,8 @@ def _size(path: Path) -> int:
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """Open a file; yield its lines, decompressed, and the file itself."""
     if path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise CannotCompare("Standard input cannot be read: it is closed.")
         # Not `sys.stdin`: Python aborts if a thread still waits for that at the end.
         standard_input = open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115
         yield standard_input, standard_input
