@@ -11,7 +11,7 @@ RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BENCH := $(VENV)/installed-bench
 
-.PHONY: help run check test coverage test-matrix test-upgrade test-oldest test-newest test-plugins test-upstream clients \
+.PHONY: help run check test coverage test-matrix test-upgrade test-oldest test-newest test-plugins test-image test-upstream clients \
     bench soak lint imports audit audit-oldest docs release
 .DEFAULT_GOAL := help
 # An environment that was made half is made again.
@@ -82,6 +82,10 @@ $(PLUGINS)/installed: pyproject.toml tests/plugins_real/requirements.txt | clien
 	$(PLUGINS)/clients/bin/python -m pip install --quiet --disable-pip-version-check uv twine
 	-npm --prefix $(PLUGINS) install --silent --no-audit --no-fund npm@10 npm-11@npm:npm@11
 	@touch $@
+
+# With podman; the image it is built on is made of Debian's packages (debootstrap, as root), or is BASE.
+test-image: $(DEV)  ## Build deploy/Containerfile, and run the containers of deploy/ (BASE=image)
+	BASE=$(BASE) $(PYTHON) -m pytest tests/image $(ARGS)
 
 # Upstream's own functional tests, from its wheels, against one process of ours, in an environment of
 # their own. KIND is core, domains or s3 (an object store, with domains).

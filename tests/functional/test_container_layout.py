@@ -1,6 +1,6 @@
 """The containers of deploy/ as processes: the image's command, and two replicas behind nginx.
 
-nginx has deploy/compose/nginx.conf. No container runtime is needed, and none is tested.
+nginx has deploy/compose/nginx.conf. No container runtime is needed: `make test-image` has one.
 """
 
 import os

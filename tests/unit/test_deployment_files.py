@@ -14,6 +14,7 @@ from tests.support.deployment import (
     DEPLOY,
     command,
     compose,
+    health_command,
     instructions,
     kustomization,
     manifests,
@@ -93,6 +94,15 @@ def test_compose_services_agree() -> None:
         assert f"server {name}:{PORT} " in configuration
         assert int(services[name]["stop_grace_period"].rstrip("s")) > DRAIN
     assert int(services["postgres"]["command"][-1].partition("=")[2]) == 200
+
+
+def test_compose_has_the_health_check_of_the_image() -> None:
+    """Images in podman's own format have none."""
+    options = dict(instructions())["HEALTHCHECK"].split(" CMD ")[0].split()
+    for name in ("pulp-1", "pulp-2"):
+        check = compose()["services"][name]["healthcheck"]
+        assert check.pop("test") == ["CMD", *health_command()]
+        assert [f"--{key.replace('_', '-')}={value}" for key, value in check.items()] == options
 
 
 def test_compose_has_no_password() -> None:
