@@ -39,6 +39,8 @@ def raw_server(responses: Mapping[str, bytes]) -> Iterator[str]:
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             line = self.rfile.readline().split()
+            if not line:  # it was only tried whether the server can be reached
+                return
             while self.rfile.readline().strip():
                 pass
             path = line[1].decode().partition("?")[0]

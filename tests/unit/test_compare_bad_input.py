@@ -302,6 +302,30 @@ def test_compare_ends_while_standard_input_is_silent(way):
             process.kill()
 
 
+def test_compare_that_is_killed_is_resumed_and_counts_each_url_once(tmp_path):
+    """With SIGKILL: the progress is saved every few seconds."""
+    names = [f"f{number}" for number in range(1000)]
+    plain = {f"/pulp/content/{name}": raw_response(connection="close") for name in names}
+    old, new = CountingResponses(plain), CountingResponses(plain)
+    new["/pulp/content/f0"] = new["/pulp/content/f999"] = raw_response(b"y", connection="close")
+    (tmp_path / "urls").write_text("\n".join(names))
+    arguments = ["--urls", "urls", "--resume", "state", "--json", "report.json", "--rate"]
+    with raw_server(old) as old_url, raw_server(new) as new_url:
+        command = [*pulp_star("compare"), old_url, new_url, *arguments]
+        with subprocess.Popen([*command, "40"], cwd=tmp_path) as process:
+            try:
+                wait_until(lambda: (tmp_path / "state").exists() or process.poll() is not None)
+            finally:
+                process.kill()
+        asked = old.count
+        assert process.wait() == -signal.SIGKILL
+        assert subprocess.run([*command, "0"], cwd=tmp_path).returncode == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["requests"] == {"GET": 1000, "HEAD": 1000, "range": 1000}
+    assert report["differences"]["body of 200 for GET"]["count"] == 2
+    assert old.count < asked + 3000, "nothing was resumed"
+
+
 def test_compare_with_closed_standard_input_is_one_line(origins):
     completed = subprocess.run(
         ["sh", "-c", '"$@" <&-', "sh", *pulp_star("compare"), *origins(), "--access-log", "-"],

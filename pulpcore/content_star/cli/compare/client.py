@@ -243,7 +243,8 @@ def session(concurrency: int, timeout: float) -> aiohttp.ClientSession:
     """Return a session that decodes nothing, keeps no cookie and uses no proxy."""
     return aiohttp.ClientSession(
         auto_decompress=False,
-        connector=aiohttp.TCPConnector(limit=concurrency),
+        # gunicorn closes idle connections after two seconds, and a request may cross that.
+        connector=aiohttp.TCPConnector(limit=concurrency, keepalive_timeout=1),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={
             "User-Agent": f"pulp-star-compare/{__version__}",
