@@ -26,6 +26,7 @@ from tests.support.instance import Instance
 from tests.support.orm import Site
 from tests.support.pgbouncer import pgbouncer
 from tests.support.server import free_port
+from tests.support.small_disk import small_disk
 from tests.support.stores import Store, azure, s3
 
 PLUGINS = Path(__file__).parents[2] / "docs" / "plugins.md"
@@ -80,15 +81,21 @@ def test_check_of_a_plugin_whose_routes_are_not_served(instance: Instance, tmp_p
     assert text.endswith("; routes at / overlap paths of Pulp: update the plugin")
 
 
-def test_check_of_a_pulpcore_that_is_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
-    version = metadata.version
-    monkeypatch.setattr(
-        metadata, "version", lambda name: "3.99.0" if name == "pulpcore" else version(name)
-    )
-    assert (
-        "3.99.0 is not supported: install pulpcore"
-        in only(installation.pulpcore_version(), "fault").text
-    )
+def test_check_of_a_pulpcore_that_is_not_supported(instance: Instance, tmp_path: Path) -> None:
+    """The metadata of another version comes first on the path of the interpreter."""
+    installed_one = metadata.distribution("pulpcore")
+    of_another = tmp_path / "pulpcore-3.99.0.dist-info"
+    of_another.mkdir()
+    for name in ("METADATA", "entry_points.txt"):
+        text = installed_one.read_text(name)
+        assert text
+        text = text.replace(f"\nVersion: {installed_one.version}\n", "\nVersion: 3.99.0\n")
+        (of_another / name).write_text(text)
+    code, found = run(instance, "--workers", "1", PYTHONPATH=str(tmp_path))
+    assert code == 1
+    (fault,) = [line for line in found["lines"] if line["level"] == "fault"]
+    assert fault["check"] == "pulpcore"
+    assert "3.99.0 is not supported: install pulpcore" in fault["text"]
 
 
 def test_check_of_a_missing_migration(instance: Instance) -> None:
@@ -414,10 +421,23 @@ def test_check_of_a_missing_content_origin() -> None:
         assert "CONTENT_ORIGIN is not set" in only(installation.changed_settings(), "note").text
 
 
-def test_check_of_temporary_space(tmp_path: Path) -> None:
+def test_check_of_temporary_space(instance: Instance, tmp_path: Path) -> None:
     with override_settings(WORKING_DIRECTORY=str(tmp_path / "nope")):
         assert "cannot be written" in only(installation.temporary_files(), "fault").text
-    assert "make room" in installation.space("/x", (1 << 30) - 1).text
+    with small_disk(16 << 20) as disk:
+        code, found = run(instance, "--workers", "1", PULP_WORKING_DIRECTORY=str(disk.path))
+        disk.fill()
+        with override_settings(WORKING_DIRECTORY=str(disk.path)):
+            assert "No space left" in only(installation.temporary_files(), "fault").text
+    assert code == 1
+    (fault,) = [line for line in found["lines"] if line["level"] == "fault"]
+    assert fault["check"] == "temporary files"
+    assert f"0.0 GiB are free in WORKING_DIRECTORY {disk.path}" in fault["text"]
+    assert "make room" in fault["text"]
+
+
+def test_check_of_temporary_space_needs_1_gib() -> None:
+    assert installation.space("/x", (1 << 30) - 1).level == "fault"
     assert installation.space("/x", 1 << 30).level == "ok"
 
 

@@ -181,7 +181,7 @@ def test_compare_ends_at_its_time_although_a_response_does_not(compare, origins)
     path = "/pulp/content/endless"
     Path("urls").write_text("a\nendless\n")
     with raw_server({PATH: raw_response(), path: ENDLESS}) as old, raw_server({}) as new:
-        limits = ("--time", "5", "--timeout", "1", "--concurrency", "1")
+        limits = ("--time", "10", "--timeout", "1", "--concurrency", "1")
         result = compare((old, new), "--urls", "urls", *limits, "--json", "report.json")
     assert result.exit_code == 1, result.output
     assert json.loads(Path("report.json").read_text())["requests"] == {"GET": 1, "HEAD": 1}
@@ -213,7 +213,7 @@ def test_log_of_other_lines_lets_requests_and_signals_have_their_turn(tmp_path, 
         others.cancel()
 
     asyncio.run(read())
-    assert turns > 5
+    assert turns > 3
 
 
 @pytest.mark.parametrize(
