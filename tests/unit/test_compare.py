@@ -141,6 +141,14 @@ def test_large_listings_are_compared_by_a_digest() -> None:
     assert one != listing([*lines[:-1], row("another")], 1 << 16)
 
 
+def test_listings_of_long_names_are_compared_by_a_digest() -> None:
+    lines = [row(f"{number}" + "x" * 10_000) for number in range(1000)]
+    one = listing(lines, 1 << 16)
+    assert one.count == 1000  # type: ignore[attr-defined]
+    assert one.entries is None  # type: ignore[attr-defined]
+    assert one == listing(lines[::-1], 1 << 16)
+
+
 def test_page_that_is_no_listing_has_no_entries() -> None:
     parser = ListingParser()
     parser.feed(b"<title>Welcome</title>" + b"x" * 100_000 + b"<title>Index of /</title>")

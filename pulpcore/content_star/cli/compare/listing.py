@@ -7,8 +7,9 @@ from html import unescape
 from typing import NamedTuple
 from urllib.parse import unquote
 
-NAMED_ENTRIES = 20_000
-"""Listings with more entries are compared by a digest alone, and differences cannot be named."""
+NAMED_ENTRIES, NAMED_CHARACTERS = 20_000, 8 << 20
+"""Listings with more entries, or longer ones, are compared by a digest alone: differences cannot be
+named."""
 
 _MAX_LINE = 64 * 1024
 """Bytes of one line that are kept: names are shorter than 4 kB, escaped and encoded."""
@@ -46,6 +47,7 @@ class Listing:
         """Sum of the entries' digests: it does not depend on their order."""
         self.entries: Counter[Entry] | None = Counter()
         """The entries with how often each occurs; None if there are too many."""
+        self._characters = 0
 
     def add(self, entry: Entry) -> None:
         """Add an entry."""
@@ -54,7 +56,8 @@ class Listing:
         self.digest = (self.digest + int.from_bytes(digest[:16])) % (1 << 128)
         if self.entries is not None:
             self.entries[entry] += 1
-            if self.count > NAMED_ENTRIES:
+            self._characters += sum(map(len, entry))
+            if self.count > NAMED_ENTRIES or self._characters > NAMED_CHARACTERS:
                 self.entries = None
 
     def __eq__(self, other: object) -> bool:
