@@ -23,7 +23,6 @@ from tests.support.server import Server, free_port, running, serving
 
 OURS = ("--http", "pulpcore.content_star.server:HttpProtocol")
 CHECKOUT = str(Path(__file__).parents[2])
-HEAD_TIMEOUT = 3
 GET = b"GET %b HTTP/1.1\r\nHost: example.org\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nHost: example.org\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -99,8 +98,6 @@ def serving_protocol_app(instance: Instance, *arguments: str, **environ: str) ->
     environ = {
         "PYTHONPATH": CHECKOUT,
         "DJANGO_SETTINGS_MODULE": "pulpcore.app.settings",
-        "PULP_CONTENT_STAR_HEAD_TIMEOUT": str(HEAD_TIMEOUT),
-        "PULP_CONTENT_STAR_BODY_TIMEOUT": str(HEAD_TIMEOUT),
         **environ,
     }
     with serving(instance, *arguments, app="tests.support.protocol_app:app", **environ) as server:
@@ -116,6 +113,19 @@ def loop(request: pytest.FixtureRequest) -> str:
 def server(instance: Instance, loop: str) -> Iterator[Server]:
     """Our protocol class on each event loop, with `tests.support.protocol_app`."""
     with serving_protocol_app(instance, *OURS, "--loop", loop) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def impatient(instance: Instance, loop: str) -> Iterator[Server]:
+    """As `server`, with timeouts of a second."""
+    environ = {
+        "PULP_CONTENT_STAR_HEAD_TIMEOUT": "1",
+        "PULP_CONTENT_STAR_BODY_TIMEOUT": "1",
+        "INTERVAL": "0.1",
+        "PROBE_SECONDS": "1",
+    }
+    with serving_protocol_app(instance, *OURS, "--loop", loop, **environ) as running:
         yield running
 
 
@@ -395,25 +405,25 @@ def test_chunks_of_one_byte_are_accepted(server):
 # Timeouts
 
 
-def test_timeout_of_a_silent_connection_closes_it(server):
-    assert send(server, b"") == b""
+def test_timeout_of_a_silent_connection_closes_it(impatient):
+    assert send(impatient, b"") == b""
 
 
 @pytest.mark.parametrize("start", [b"G", b"GET / HTTP/1.1\r\nHost: a\r\nX: "])
-def test_timeout_of_half_a_head_returns_408(server, start):
-    assert status_of(send(server, start)) == 408
-    with Client(server).send(GET % b"/plain") as client:
+def test_timeout_of_half_a_head_returns_408(impatient, start):
+    assert status_of(send(impatient, start)) == 408
+    with Client(impatient).send(GET % b"/plain") as client:
         assert client.response() == (200, b"plain")
         assert status_of(client.send(start).rest()) == 408
 
 
-def test_timeout_counts_from_the_first_byte_of_a_head(server):
+def test_timeout_counts_from_the_first_byte_of_a_head(impatient):
     """Bytes that keep arriving do not extend it."""
-    with Client(server).send(b"GET / HTTP/1.1\r\nX: ") as client:
+    with Client(impatient).send(b"GET / HTTP/1.1\r\nX: ") as client:
         while not select.select([client.socket], [], [], 0.2)[0]:
             client.send(b"a")
         assert status_of(client.rest()) == 408
-    with Client(server) as client:
+    with Client(impatient) as client:
         while not select.select([client.socket], [], [], 0.2)[0]:
             client.send(b"\r\n")
         assert client.rest()[:12] in (b"", b"HTTP/1.1 408")
@@ -422,26 +432,26 @@ def test_timeout_counts_from_the_first_byte_of_a_head(server):
 @pytest.mark.parametrize(
     "start", [POST + b"Content-Length: 9\r\n\r\n", POST + b"Content-Length: 9\r\n\r\nabc", CHUNKED]
 )
-def test_timeout_of_a_body_that_stalls_returns_408(server, start):
-    with Client(server).send(start.replace(b"/echo", b"/echo/stalled")) as client:
+def test_timeout_of_a_body_that_stalls_returns_408(impatient, start):
+    with Client(impatient).send(start.replace(b"/echo", b"/echo/stalled")) as client:
         assert status_of(client.rest()) == 408
-    assert "truncated: stalled" in events(server)
+    assert "truncated: stalled" in events(impatient)
 
 
-def test_timeout_of_a_body_does_not_run_while_the_application_is_busy(server, loop):
+def test_timeout_of_a_body_does_not_run_while_the_application_is_busy(impatient, loop):
     """The application waits for longer than the timeout, and reads no body."""
     name = f"busy-{loop}"
-    with Client(server).send(GET % f"/wait/{name}".encode()) as client:
-        assert send(server, b"") == b"", "the time of a deadline has passed"
-        assert send(server, b"") == b""
-        httpx.get(f"{server.url}/open/{name}", trust_env=False)
+    with Client(impatient).send(GET % f"/wait/{name}".encode()) as client:
+        assert send(impatient, b"") == b"", "the time of a deadline has passed"
+        assert send(impatient, b"") == b""
+        httpx.get(f"{impatient.url}/open/{name}", trust_env=False)
         assert client.response() == (200, f"waited for {name}".encode())
 
 
-def test_timeout_of_a_body_that_is_not_read_closes_the_connection(server):
+def test_timeout_of_a_body_that_is_not_read_closes_the_connection(impatient):
     """The response comes first; the rest of the body is discarded until the timeout."""
     post = POST.replace(b"/echo", b"/plain") + b"Content-Length: 1000000\r\n\r\n"
-    with Client(server).send(post) as client:
+    with Client(impatient).send(post) as client:
         assert client.response() == (200, b"plain")
         with pytest.raises(OSError):
             while not select.select([client.socket], [], [], 0.2)[0]:
@@ -450,9 +460,9 @@ def test_timeout_of_a_body_that_is_not_read_closes_the_connection(server):
             raise ConnectionError("closed")
 
 
-def test_timeout_starts_when_an_unread_body_is_complete(server):
+def test_timeout_starts_when_an_unread_body_is_complete(impatient):
     post = POST.replace(b"/echo", b"/plain") + b"Content-Length: 3\r\n\r\n"
-    with Client(server).send(post) as client:
+    with Client(impatient).send(post) as client:
         assert client.response() == (200, b"plain")
         assert client.send(b"abc" + GET % b"/plain").response() == (200, b"plain")
         client.send(post)
@@ -524,30 +534,32 @@ def test_half_closed_connection_receives_a_file(instance, orm):
         assert client.rest() == b""
 
 
-def test_half_closed_connection_that_is_reset_is_a_client_disconnect(server, loop):
+def test_half_closed_connection_that_is_reset_is_a_client_disconnect(impatient, loop):
     name = f"half-reset-{loop}"
-    with Client(server).send(GET % f"/wait/{name}".encode()) as client:
-        wait_until(lambda: f"waits: {name}" in events(server))
+    with Client(impatient).send(GET % f"/wait/{name}".encode()) as client:
+        wait_until(lambda: f"waits: {name}" in events(impatient))
         client.socket.shutdown(socket.SHUT_WR)
-        assert send(server, b"") == b"", "the time of a deadline has passed"
-        assert f"disconnect: {name}" not in events(server)
+        assert send(impatient, b"") == b"", "the time of a deadline has passed"
+        assert f"disconnect: {name}" not in events(impatient)
         client.reset()
-    wait_until(lambda: f"disconnect: {name}" in events(server))
+    wait_until(lambda: f"disconnect: {name}" in events(impatient))
 
 
-def test_half_closed_connection_whose_client_closed_it_is_a_client_disconnect(server, loop):
+def test_half_closed_connection_whose_client_closed_it_is_a_client_disconnect(impatient, loop):
     """Closing looks like half-closing to the server, which has to probe the client."""
     name = f"half-left-{loop}"
-    with Client(server).send(GET % f"/wait/{name}".encode()) as client:
-        wait_until(lambda: f"waits: {name}" in events(server))
+    with Client(impatient).send(GET % f"/wait/{name}".encode()) as client:
+        wait_until(lambda: f"waits: {name}" in events(impatient))
         client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)
-    wait_until(lambda: f"disconnect: {name}" in events(server))
+    wait_until(lambda: f"disconnect: {name}" in events(impatient))
 
 
 def test_half_closed_connection_that_stalls_disconnects(instance, loop):
     """Its client may have left; one that has yet to read what was sent has not."""
     with (
-        serving_protocol_app(instance, *OURS, "--loop", loop, HALF_CLOSED_TIMEOUT="2") as server,
+        serving_protocol_app(
+            instance, *OURS, "--loop", loop, HALF_CLOSED_TIMEOUT="1", INTERVAL="0.1"
+        ) as server,
         Client(server).send(GET % b"/large") as slow,
     ):
         slow.socket.shutdown(socket.SHUT_WR)

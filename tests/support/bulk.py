@@ -1,8 +1,11 @@
 """Large repositories and publications, made in SQL within seconds: one artifact, many paths."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from django.db import connection
+from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
 
 from tests.support.orm import Orm, artifact
 from tests.support.pulp import unique
@@ -79,7 +82,7 @@ class Bulk:
             "repository": empty.repository_id,
             "version": self.version.pk,
         }
-        with connection.cursor() as cursor:
+        with _without_triggers() as cursor:
             cursor.execute(_CONTENT, parameters)
             cursor.execute(
                 "ANALYZE core_content, core_contentartifact, core_repositorycontent, core_artifact"
@@ -102,5 +105,13 @@ class Bulk:
 
     def remove(self) -> None:
         """Remove the content; the repository goes with the `orm` that made it."""
-        with connection.cursor() as cursor:
+        with _without_triggers() as cursor:
             cursor.execute(_REMOVE, {"version": self.version.pk})
+
+
+@contextmanager
+def _without_triggers() -> Iterator[CursorWrapper]:
+    """Open a transaction that checks no foreign keys, which takes longer than the rows do."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        yield cursor

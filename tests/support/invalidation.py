@@ -85,12 +85,14 @@ def _sync(own: psycopg.Connection) -> None:
 
 
 def _watch(connection: Any, **kwargs: Any) -> None:
-    connection.execute_wrappers.append(_settling)
+    """Add the wrapper once: Django's connection stays the same object when it connects again."""
+    if _settling not in connection.execute_wrappers:
+        connection.execute_wrappers.append(_settling)
 
 
 def _settling(execute: Any, sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
     result = execute(sql, params, many, context)
-    if str(sql).lstrip().upper().startswith(_WRITES):
+    if str(sql).lstrip()[:10].upper().startswith(_WRITES):
         connection = context["connection"]
         # Once per transaction.
         if all(hook is not settle for _, hook, *_ in connection.run_on_commit):

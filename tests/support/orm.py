@@ -120,6 +120,13 @@ class Orm:
 
     def content(self, files: dict[str, bytes]) -> Any:
         """Create a content unit for each file, with any path, and return a query of them."""
+        from django.db import transaction
+
+        with transaction.atomic():  # a commit for each row would take longer than the rows
+            return self._content(files)
+
+    @staticmethod
+    def _content(files: dict[str, bytes]) -> Any:
         from pulp_file.app.models import FileContent
 
         from pulpcore.app.models import Content, ContentArtifact

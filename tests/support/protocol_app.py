@@ -11,10 +11,16 @@ from contextlib import suppress
 from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star.middleware.conformance import Conformance
-from pulpcore.content_star.server import protocol
+from pulpcore.content_star.server import connections, protocol, sockets
 
-if "HALF_CLOSED_TIMEOUT" in os.environ:
-    protocol.HALF_CLOSED_TIMEOUT = float(os.environ["HALF_CLOSED_TIMEOUT"])
+# Constants that tests shorten.
+for module, name in (
+    (protocol, "HALF_CLOSED_TIMEOUT"),
+    (connections, "INTERVAL"),
+    (sockets, "PROBE_SECONDS"),
+):
+    if name in os.environ:
+        setattr(module, name, type(getattr(module, name))(os.environ[name]))
 
 LARGE = "large " * 4_000_000
 EVENTS: list[str] = []
