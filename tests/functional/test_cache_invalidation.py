@@ -30,7 +30,7 @@ from pulpcore.content_star.cache.invalidation.signals import signal_invalidation
 from pulpcore.content_star.cache.invalidation.triggers import CHANNEL
 from pulpcore.content_star.cache.policy import CacheWrite
 from pulpcore.content_star.cache.store import ResponseCache
-from pulpcore.content_star.content import MAX_BATCH, Content, respond
+from pulpcore.content_star.content import MAX_BATCH, Content
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.distributions.publication import PublicationApp
 from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
@@ -38,6 +38,7 @@ from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.middleware.normalize_path import NormalizePath
 from pulpcore.content_star.resolve.paths import ContentPath
 from pulpcore.content_star.storage.memory import MAX_CACHED_SIZE
+from pulpcore.content_star.views import respond
 from tests.support.asgi import get, get_raw
 from tests.support.instance import Instance, wait_until
 from tests.support.pgbouncer import pgbouncer
@@ -386,7 +387,7 @@ def test_cache_has_entries_only_for_plugin_apps_that_are_cacheable(
 
     base = orm.distribution(publication=orm.publication({"a": b"a"}))
     for app, entry in ((Default, False), (Cacheable, True)):
-        monkeypatch.setattr("pulpcore.content_star.content.app_for", lambda _, app=app: app)
+        monkeypatch.setattr("pulpcore.content_star.views.app_for", lambda _, app=app: app)
         assert get(cached_app, f"/pulp/content/{base}/a").content == b"a"
         assert (cache.get(CacheKey(f"{base}/a", "GET", json=False)) is not None) == entry
 

@@ -20,7 +20,7 @@ from pulp_file.app.models import FileDistribution
 from starlette.requests import Request
 
 from pulpcore.app.models import ContentArtifact, Distribution, PublishedArtifact
-from pulpcore.content_star import content as content_module
+from pulpcore.content_star import views
 from pulpcore.content_star.listings import directory, pagination, stream
 from pulpcore.content_star.listings.pagination import make_cursor
 from pulpcore.content_star.resolve.paths import ContentPath
@@ -291,7 +291,7 @@ def rows_of_request(
         "headers": [(b"accept", accept.encode())],
     }
     with rows_read() as rows:
-        content_module.respond(Request(scope), ContentPath("default", path))
+        views.respond(Request(scope), ContentPath("default", path))
     return rows
 
 

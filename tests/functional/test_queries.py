@@ -15,12 +15,12 @@ from starlette.requests import Request
 
 from pulpcore.app.models import Distribution, Publication, Repository, RepositoryVersion
 from pulpcore.content_star.cli.state import DATABASE
-from pulpcore.content_star.content import respond
 from pulpcore.content_star.database import queries
 from pulpcore.content_star.database.prepared import Query
 from pulpcore.content_star.resolve.content import ContentSource, files
 from pulpcore.content_star.resolve.distribution import find_distribution
 from pulpcore.content_star.resolve.paths import ContentPath
+from pulpcore.content_star.views import respond
 from tests.support.bulk import Bulk
 from tests.support.instance import wait_until
 from tests.support.pgbouncer import pgbouncer

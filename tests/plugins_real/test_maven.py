@@ -31,8 +31,8 @@ from tests.support.orm import Orm
 
 PLUGIN = Plugin(
     "pulp-maven",
-    client="mvn and Gradle: a parent POM and a JAR, from content, by the deploy API, whose redirects are"
-    " served in place, and through to a remote",
+    client="mvn and Gradle: a parent POM and a JAR, from content, by the deploy API, whose"
+    " redirects are served in place, and through to a remote",
     note="The plugin keeps one file of a name in a domain, whichever remote or repository it is of,"
     " as with `pulpcore-content`",
 )

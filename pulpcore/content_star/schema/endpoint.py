@@ -13,11 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.content_star.content import READ_METHODS
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.redirect import redirect_with_slash
 from pulpcore.content_star.schema.document import encoded, openapi_document
 from pulpcore.content_star.schema.pages import docs_page, docs_response, document_response
+from pulpcore.content_star.views import READ_METHODS
 
 
 class Schema:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from django.conf import settings
 
-from pulpcore.content_star.content import READ_METHODS
 from pulpcore.content_star.distributions.file_page import ALGORITHMS
 from pulpcore.content_star.listings import distributions, page, pagination
 from pulpcore.content_star.listings.facts_query import CHECKSUM, INFO, USE
@@ -12,6 +11,7 @@ from pulpcore.content_star.responses.artifact import RANGE_OR_CONDITION
 from pulpcore.content_star.schema.responses import reference
 from pulpcore.content_star.schema.security import requirements, security_schemes
 from pulpcore.content_star.schema.types import JSON
+from pulpcore.content_star.views import READ_METHODS
 
 # Statuses of any request to content: of guards, of the database, and of what is not there.
 ERRORS = (400, 401, 403, 404, 414, 429, 500, 501, 502, 503, 504)

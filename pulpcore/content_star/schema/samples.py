@@ -17,7 +17,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.cache.cdn_headers import CACHE_CONTROL
-from pulpcore.content_star.content import options_response
 from pulpcore.content_star.listings.entries import DirectoryEntry
 from pulpcore.content_star.listings.negotiation import VaryOnAccept, preferred_form
 from pulpcore.content_star.listings.page import page_response
@@ -42,6 +41,7 @@ from pulpcore.content_star.responses.source import InMemory, Readable
 from pulpcore.content_star.responses.text import MIN_COMPRESSED_SIZE, compress
 from pulpcore.content_star.schema.pages import document_response
 from pulpcore.content_star.storage.memory import BytesReader
+from pulpcore.content_star.views import options_response
 
 DATA = b"content"
 
