@@ -55,26 +55,27 @@ class WholeFiles:
             return self._storage.save(name, content, max_length=max_length)
         size = content.size
         _remove_part(path, size, ABANDONED)
+        # A file that exists is another's, who may be about to lock it.
+        seconds = ABANDONED if path.exists() else 0.0
         try:
             saved = self._storage.save(name, content, max_length=max_length)
         except OSError:
-            _remove_part(path, size)
+            _remove_part(path, size, seconds)
             raise
-        if not path.exists() or _remove_part(path, size):  # `os.write` may write less
+        if not path.exists() or _remove_part(path, size, seconds):  # `os.write` may write less
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return saved
 
     def _path(self, name: str) -> Path | None:
         """Return the path of a file whose name the storage does not change, or None."""
-        if self._storage.get_available_name(name) != name:
-            return None
         try:
-            return Path(self._storage.path(name))
+            path = Path(self._storage.path(name))
         except NotImplementedError:  # an object store, which has no parts of files
             return None
+        return path if self._storage.get_available_name(name) == name else None
 
 
-def _remove_part(path: Path, size: int, seconds: float = 0.0) -> bool:
+def _remove_part(path: Path, size: int, seconds: float) -> bool:
     """Remove a file of another size than `size`; return whether there was one.
 
     Not if it is being written, for which Django locks it, or was in the last `seconds`.
