@@ -8,10 +8,8 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -23,53 +21,18 @@ from django.test import override_settings
 from pulpcore.app.models import AppStatus
 from pulpcore.content_star.database.availability import availability
 from pulpcore.content_star.database.executor import ConnectionLost, DatabaseExecutor
+from tests.support.database import (
+    WAYS,
+    backend_pid,
+    count_waiting,
+    opened_executor,
+    run_by_orm,
+    terminate,
+)
 from tests.support.instance import wait_until
 from tests.support.server import serving
 
 pytestmark = pytest.mark.usefixtures("orm")
-
-
-@contextlib.contextmanager
-def opened_executor(threads: int = 2, timeout: float | None = None):
-    """An executor with an event loop of its own; yields it and the loop's `run`."""
-    with asyncio.Runner() as runner:
-        executor = DatabaseExecutor(threads, timeout=timeout)
-        try:
-            yield executor, runner.run
-        finally:
-            runner.run(executor.close())
-
-
-def backend_pid() -> int:
-    """Return the pid of PostgreSQL's process for this thread's connection."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_backend_pid()")
-        return cursor.fetchone()[0]
-
-
-async def run_by_orm(executor: DatabaseExecutor, work: Callable[..., Any], *args: object) -> Any:
-    """Call `work` with asgiref's defaults, as asynchronous queries do, in the executor."""
-    with executor.asynchronous_orm():
-        return await sync_to_async(work)(*args)
-
-
-WAYS = {
-    "run": DatabaseExecutor.run,
-    "run_once": DatabaseExecutor.run_once,
-    "run_directly": DatabaseExecutor.run_directly,
-    "asynchronous_orm": run_by_orm,
-}
-
-
-def terminate(condition: str, *parameters: object) -> int:
-    """Terminate other connections that match a condition on `pg_stat_activity`; return how many."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity"
-            f" WHERE pid <> pg_backend_pid() AND {condition}",
-            parameters,
-        )
-        return cursor.fetchone()[0]
 
 
 def test_executor_thread_keeps_its_connection_between_runs():
@@ -289,17 +252,6 @@ def test_hanging_query_does_not_delay_shutdown(instance):
             server.process.wait(300)
         assert answer.exception(60) or answer.result().status_code in (500, 503)
     AppStatus.objects.filter(name__startswith=f"{server.process.pid}@").delete()
-
-
-def count_waiting(application: str) -> int:
-    """Count the connections of an application that wait for a lock."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE application_name = %s AND wait_event_type = 'Lock'",
-            [application],
-        )
-        return cursor.fetchone()[0]
 
 
 def test_database_connections_terminated_under_load_fail_no_download(instance, orm):

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import httpx
@@ -21,7 +22,7 @@ from pulpcore.content_star.database.connection import is_waiting
 from pulpcore.content_star.database.deadline import INTERVAL, DatabaseTimeout
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.database.threads import CHECKS, LISTING_TIMEOUT, Call, extend_deadline
-from tests.functional.test_database import WAYS, backend_pid, opened_executor
+from tests.support.database import WAYS, backend_pid, count_waiting, opened_executor
 from tests.support.database_proxy import DatabaseProxy, database_proxy, databases_through
 from tests.support.instance import wait_until
 from tests.support.pgbouncer import pgbouncer
@@ -210,18 +211,8 @@ def test_locked_table_answers_503_at_the_deadline(instance, orm):
             cursor.execute("LOCK TABLE core_distribution IN ACCESS EXCLUSIVE MODE")
             assert get().status_code == 503
             # PostgreSQL has been asked to cancel the queries: none is left in the lock's queue.
-            wait_until(lambda: not count_waiting(cursor, "locked out"))
+            wait_until(lambda: not count_waiting("locked out"))
         assert get().content == b"a"
-
-
-def count_waiting(cursor, application: str) -> int:
-    cursor.execute("SELECT pg_stat_clear_snapshot()")
-    cursor.execute(
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE application_name = %s AND wait_event_type = 'Lock'",
-        [application],
-    )
-    return cursor.fetchone()[0]
 
 
 @pytest.fixture
@@ -386,8 +377,10 @@ def test_outage_answers_503_before_deadlines_and_ends_with_the_fault(instance, o
                 fail()
                 wait_until(lambda said=said: server.said().count(OUTAGE) > said)
                 wait_until(lambda: get().status_code == 503)
-                for _ in range(10):
-                    response = get()
+                # At once: one in a while tries, and waits for a connection.
+                with ThreadPoolExecutor(10) as clients:
+                    responses = list(clients.map(lambda _: get(), range(10)))
+                for response in responses:
                     assert response.status_code == 503 and response.headers["Retry-After"]
                 tried = proxy.accepted
                 wait_until(lambda tried=tried: proxy.accepted >= tried + 4, CLIENT_TIMEOUT)

@@ -15,16 +15,14 @@ import psycopg
 import pytest
 from django.db import connection
 
-from tests.functional.test_database import terminate
-from tests.functional.test_database_faults import count_waiting
-from tests.functional.test_remote_leftovers import spooled
 from tests.functional.test_remote_saved import saving_blocked
 from tests.support.cluster import Cluster, cluster
+from tests.support.database import count_waiting, terminate
 from tests.support.database_proxy import database_proxy, databases_through
 from tests.support.instance import wait_until
 from tests.support.namespace import network_namespace
 from tests.support.pgbouncer import pgbouncer
-from tests.support.remote_files import RemoteFile
+from tests.support.remote_files import RemoteFile, spooled
 from tests.support.remote_server import PausedResponse
 from tests.support.server import Server, free_port, running, serving
 from tests.support.small_disk import small_disk
@@ -170,10 +168,9 @@ def test_save_is_repeated_after_a_terminated_connection(instance, remote_file):
     with serving(instance, PGAPPNAME="saving") as server, ThreadPoolExecutor(1) as clients:
         with saving_blocked(file):
             response = clients.submit(get, server.content_url + file.path)
-            with connection.cursor() as cursor:
-                wait_until(lambda: count_waiting(cursor, "saving"))
-                assert terminate("application_name = 'saving'")
-                wait_until(lambda: count_waiting(cursor, "saving"))
+            wait_until(lambda: count_waiting("saving"))
+            assert terminate("application_name = 'saving'")
+            wait_until(lambda: count_waiting("saving"))
         assert response.result().content == file.data
         file.wait_until_saved()
         wait_until(lambda: spooled(instance) == [])

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 from pulpcore.content_star.database.availability import DatabaseOverloaded
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.responses.disconnect import Abandonment
-from tests.functional.test_database import backend_pid, count_waiting, opened_executor
+from tests.support.database import backend_pid, count_waiting, opened_executor
 from tests.support.instance import wait_until
 from tests.support.server import serving
 

@@ -77,8 +77,14 @@ def final_state(client: httpx.Client, response: httpx.Response) -> str:
     """Wait for the task of a response, and return its final state."""
     assert response.status_code == 202, response.text
     href = response.json()["task"]
-    wait_until(lambda: client.get(href).json()["state"] in FINAL_STATES)
-    return client.get(href).json()["state"]
+    states: list[str] = []
+
+    def has_ended() -> bool:
+        states.append(client.get(href).json()["state"])
+        return states[-1] in FINAL_STATES
+
+    wait_until(has_ended)
+    return states[-1]
 
 
 def patch_remote(client: httpx.Client, number: int, times: int = 10) -> list[int]:

@@ -21,6 +21,7 @@ from pulpcore.content_star.responses.source import CHUNK_SIZE
 from tests.support import remote_server
 from tests.support.instance import wait_until
 from tests.support.pulp import API, Pulp, unique
+from tests.support.remote_files import spooled
 from tests.support.remote_server import PausedResponse, Upstream
 from tests.support.resources import get_with_resources
 from tests.support.server import Server, serving
@@ -144,11 +145,6 @@ def saved(mirror: Mirror) -> bool:
     return ContentArtifact.objects.filter(
         remoteartifact__in=remote_artifacts(mirror), artifact__isnull=False
     ).exists()
-
-
-def spooled(instance) -> list[str]:
-    """Return the names of the temporary files of downloads."""
-    return [path.name for path in Path(instance.state.working_directory).glob("content-*")]
 
 
 def read_cut_response(content: httpx.Client, path: str) -> bytes:

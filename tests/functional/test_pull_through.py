@@ -19,6 +19,7 @@ from tests.support import remote_server
 from tests.support.instance import wait_until
 from tests.support.invalidation import settle
 from tests.support.pulp import unique
+from tests.support.remote_files import spooled
 from tests.support.remote_server import PausedResponse, Upstream
 from tests.support.server import Server, serving
 
@@ -122,10 +123,6 @@ def mirror(orm, server: Upstream) -> Callable[..., Mirror]:
 
 def etag(data: bytes) -> str:
     return f'"{hashlib.sha256(data).hexdigest()}"'
-
-
-def spooled(instance) -> list[str]:
-    return [path.name for path in Path(instance.state.working_directory).glob("content-*")]
 
 
 async def gather(url: str, count: int, begun: Callable[[], None] = bool) -> list[bytes]:

@@ -8,7 +8,6 @@ import ssl
 import threading
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import httpx
 import pytest
@@ -20,15 +19,12 @@ from tests.support.certificates import Authority
 from tests.support.instance import in_venv, wait_until
 from tests.support.orm import Site
 from tests.support.proxy import PASSWORD, USER, Proxy, serving_proxy
+from tests.support.remote_files import spooled
 from tests.support.remote_server import PausedResponse, Upstream, serving_upstream
 from tests.support.server import Server, free_port, running, serving
 from tests.support.stores import STORES
 
 BIG = 3_000_000
-
-
-def spooled(instance) -> list[str]:
-    return [path.name for path in Path(instance.state.working_directory).glob("content-*")]
 
 
 @pytest.fixture(scope="module")

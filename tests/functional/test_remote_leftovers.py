@@ -17,6 +17,7 @@ from tests.support import remote_server
 from tests.support.instance import wait_until
 from tests.support.orm import artifact
 from tests.support.pulp import unique
+from tests.support.remote_files import spooled
 from tests.support.remote_server import PausedResponse, Upstream
 from tests.support.server import Server, serving
 
@@ -26,10 +27,6 @@ BIG = 3_000_000
 # of the cache listener and the fetch locks have other application names.
 DATABASE_CONNECTIONS = 7
 ROOT = Path(__file__).parents[2]
-
-
-def spooled(instance) -> list[str]:
-    return sorted(path.name for path in Path(instance.state.working_directory).glob("content-*"))
 
 
 def connections(application_name: str) -> int:

@@ -14,8 +14,8 @@ from aiohttp import web
 from pulpcore.content_star.remote import spool
 from pulpcore.content_star.remote.decoding import RATIO_FREE
 from tests.functional.test_pull_through import client, folder, mirror, own  # noqa: F401
-from tests.functional.test_remote_faults import spooled
 from tests.support.instance import wait_until
+from tests.support.remote_files import spooled
 from tests.support.remote_server import Behaviour, PausedResponse, chunked
 from tests.support.server import Server, serving
 from tests.support.small_disk import small_disk

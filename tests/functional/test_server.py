@@ -19,7 +19,7 @@ from tests.support.bulk import Bulk
 from tests.support.instance import Instance, in_venv, wait_until
 from tests.support.orm import Orm
 from tests.support.protocol_app import LARGE
-from tests.support.server import Server, free_port, running, serving
+from tests.support.server import Server, free_port, memory, running, serving
 
 OURS = ("--http", "pulpcore.content_star.server:HttpProtocol")
 CHECKOUT = str(Path(__file__).parents[2])
@@ -84,12 +84,6 @@ def status_of(response: bytes) -> int:
 
 def events(server: Server) -> list[str]:
     return httpx.get(f"{server.url}/events", trust_env=False).json()
-
-
-def memory(server: Server) -> int:
-    """Return the resident memory of the server's process in bytes."""
-    pages = Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]
-    return int(pages) * resource.getpagesize()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import pytest
 from tests.support.certificates import Authority
 from tests.support.instance import Instance, stop, wait_until
 from tests.support.raw_client import Raw
-from tests.support.server import Server, free_port, running
+from tests.support.server import Server, free_port, memory, running
 
 OURS = "pulpcore.content_star.server:HttpProtocol"
 APP = "tests.support.zero_copy_app:app"
@@ -427,11 +426,6 @@ def test_concurrency_limit_does_not_end_a_large_file(start):
             third.head("GET", "/file/small")
             assert third.response().status == 503
         assert digest_of(slow.response()) == DIGEST
-
-
-def memory(server: Server) -> int:
-    pages = Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]
-    return int(pages) * resource.getpagesize()
 
 
 @pytest.mark.parametrize("http", ["httptools", OURS])

@@ -9,7 +9,7 @@ from typing import Any
 from django.db import transaction
 
 from tests.support import remote_server
-from tests.support.instance import wait_until
+from tests.support.instance import Instance, wait_until
 from tests.support.orm import Orm
 from tests.support.pulp import unique
 from tests.support.remote_server import Upstream
@@ -131,3 +131,8 @@ class RemoteFiles:
 
 
 MakeRemoteFile = Callable[..., RemoteFile]
+
+
+def spooled(instance: Instance) -> list[str]:
+    """Return the names of the temporary files of downloads."""
+    return sorted(path.name for path in instance.state.working_directory.glob("content-*"))

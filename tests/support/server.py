@@ -1,6 +1,7 @@
 """Servers for tests that stop, break or configure one: uvicorn, or upstream's content app."""
 
 import contextlib
+import resource
 import socket
 import subprocess
 import tempfile
@@ -71,6 +72,12 @@ def running(
             yield server
         finally:
             stop(process)
+
+
+def memory(server: Server) -> int:
+    """Return the resident memory of the server's process in bytes."""
+    pages = Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
 
 
 def free_port() -> int:
