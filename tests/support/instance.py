@@ -38,8 +38,6 @@ class Instance:
         self.arguments = list(arguments)
         self.process: subprocess.Popen[bytes] | None = None
         self.spawned: list[subprocess.Popen[bytes]] = []
-        self._cookies: dict[str, dict[str, str]] = {}
-        """Of sessions, by origin."""
         self.output = home.with_name(home.name + ".out")
 
     @classmethod
@@ -115,11 +113,12 @@ class Instance:
     def client(self, url: str | None = None) -> httpx.Client:
         """Return an HTTP client that is logged in as admin, for paths below the origin or `url`.
 
-        All clients of an origin have the same session, because checking a password takes Pulp a
-        quarter of a second.
+        It has a session, because checking a password takes Pulp a quarter of a second.
         """
         url = url or self.url
-        cookies = self._cookies.get(url) or self._cookies.setdefault(url, self._log_in(url))
+        login, auth = url + self.login, (self.username, self.password)
+        answer = httpx.post(login, auth=auth, trust_env=False, timeout=300)
+        cookies = answer.raise_for_status().cookies
         return httpx.Client(
             base_url=url,
             cookies=cookies,
@@ -127,12 +126,6 @@ class Instance:
             trust_env=False,
             timeout=300,
         )
-
-    def _log_in(self, url: str) -> dict[str, str]:
-        """Return the cookies of a new session of admin."""
-        auth = (self.username, self.password)
-        answer = httpx.post(url + self.login, auth=auth, trust_env=False, timeout=300)
-        return dict(answer.raise_for_status().cookies)
 
     def run(
         self, command: Iterable[str], check: bool = True, **environ: str
