@@ -184,8 +184,8 @@ def test_full_working_directory_stops_downloads_alone(instance, orm, remote_file
                 paused.release()
                 with pytest.raises(httpx.RemoteProtocolError):
                     list(chunks)
-            wait_until(lambda: not list(disk.path.glob("content-*")))
-            disk.fill()  # what the temporary file took
+            wait_until(disk.free)  # the temporary file is removed, and closed
+            disk.fill()
             refused = httpx.get(url + whole.path, trust_env=False)
             assert refused.status_code == 503 and refused.headers["Retry-After"]
             assert "WORKING_DIRECTORY" in server.said()
