@@ -92,6 +92,7 @@ def _instance(settings: dict[str, Any]) -> Iterator[Instance]:
             file.writelines(f"{name} = {value!r}\n" for name, value in settings.items())
         instance.state.done.joinpath("admin").unlink()  # the password is hashed again
         instance.start()
+        instance.star("remove", "hello", "--yes")  # a test counts all repositories
         for _ in range(WORKERS):
             instance.spawn(["pulpcore-worker"])
         yield instance
