@@ -69,6 +69,8 @@ def test_exception_becomes_an_error_response(error, status, says, accept):
     assert says in response.text
     assert SECRET not in response.text
     assert len(response.headers["Correlation-ID"]) == 32
+    names = list(map(str.lower, dict(response.headers)))
+    assert [name for name in names if len(response.headers.get_list(name)) > 1] == []
     if accept == "application/json":
         assert response.json().keys() == {"detail"}
 

@@ -136,7 +136,7 @@ def as_http(error: Exception) -> HTTPException:
 
 def render(request: Request, error: HTTPException) -> Response:
     """Return the error response as text or JSON, as the request prefers."""
-    headers = {**(error.headers or {}), "X-Content-Type-Options": "nosniff", "Vary": "Accept"}
+    headers = {**(error.headers or {}), "x-content-type-options": "nosniff", "Vary": "Accept"}
     if error.status_code == 503 and "retry-after" not in map(str.lower, headers):
         headers["Retry-After"] = str(RETRY_AFTER)
     if request_info(request.scope).is_plugin_route:
