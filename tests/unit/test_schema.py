@@ -51,6 +51,11 @@ def test_openapi_document_has_the_origin_and_root_path_as_its_server():
         assert openapi_document()["servers"] == [{"url": "https://pulp.example"}]
 
 
+def test_openapi_document_has_options_of_each_path_that_answers_it():
+    paths = openapi_document()["paths"]
+    assert [path for path in paths if "options" not in paths[path]] == []
+
+
 def test_json_schema_of_typed_dict_has_null_and_choices():
     class Example(TypedDict):
         size: int | None

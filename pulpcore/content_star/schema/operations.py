@@ -158,16 +158,21 @@ def _content(
             "parameters": list(map(_parameter, queries)),
             "security": requirements(security_schemes()),
         }
-    allowed = {"200": reference("Options")} | {str(each): reference(each) for each in (400, 414)}
-    item["options"] = operation(name, "options", "List the methods", TAG, allowed)
+    item["options"] = _options(name, TAG)
     return item
 
 
+def _options(name: str, tag: str) -> JSON:
+    responses = {"200": reference("Options")} | {str(each): reference(each) for each in (400, 414)}
+    return operation(name, "options", "List the methods", tag, responses)
+
+
 def _probe(name: str, summary: str, responses: JSON) -> JSON:
-    return {
+    item = {
         method.lower(): operation(name, method, summary, "Probes", responses)
         for method in READ_METHODS
     }
+    return item | {"options": _options(name, "Probes")}
 
 
 def _document(name: str, response: str) -> JSON:
@@ -175,10 +180,11 @@ def _document(name: str, response: str) -> JSON:
     statuses = (301, 304, 412, *ERRORS)
     responses = {"200": reference(response)}
     responses |= {str(status): reference(status) for status in statuses}
-    return {
+    item = {
         method.lower(): operation(name, method, _SUMMARIES[response], "Schema", responses)
         for method in READ_METHODS
     }
+    return item | {"options": _options(name, "Schema")}
 
 
 def _status(response: str | int) -> str:
