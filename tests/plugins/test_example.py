@@ -106,6 +106,8 @@ def test_example_plugin_routes_are_in_the_openapi_document(plugged, content, bas
     assert notes["put"]["requestBody"]["content"].keys() == {"text/plain"}
     assert "/pulp/content/{file_file_base_path}/api/endpoint" in document["paths"], "of pulp_probe"
     assert "/pulp/probe/api/blobs/{digest}" in document["paths"], "mounted by pulp_probe"
+    handler = "/pulp/content/{example_example_base_path}/{path}"
+    assert handler not in document["paths"], "find_content replaces content_handler"
 
 
 def test_schema_of_a_process_without_content_has_routes_of_plugins(plugged):

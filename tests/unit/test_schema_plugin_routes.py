@@ -4,6 +4,7 @@ import json
 import logging
 import uuid
 from collections.abc import Iterator
+from functools import partial, partialmethod
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -65,6 +66,8 @@ circular.__wrapped__ = circular  # type: ignore[attr-defined]
 
 QUERY = {"in": "query", "name": "number", "schema": {"type": "integer"}}
 PATH = {"in": "path", "required": True}
+RESPONSE = {"$ref": "#/components/responses/File"}
+PARAMETER = {"$ref": "#/components/parameters/path"}
 WRONG_DEFAULT = {"type": "integer", "default": "x"}
 
 
@@ -160,6 +163,65 @@ def test_openapi_has_content_handler_of_a_model_at_any_path(monkeypatch):
     validate(openapi_document())
 
 
+def test_openapi_has_no_content_handler_that_find_content_replaces(monkeypatch):
+    class App(PublicationApp):
+        def find_content(self, path: str) -> None:
+            return None
+
+    monkeypatch.setattr(FileDistribution, "content_handler", lambda self, path: None)
+    assert [path for path in paths() if "{file_" in path]
+    serves(FileDistribution)(App)
+    assert not [path for path in paths() if "{file_" in path]
+
+
+class Raising:
+    """A descriptor that cannot be read from the class."""
+
+    def __get__(self, instance: object, owner: type) -> object:
+        raise AttributeError("no content_handler of a class")
+
+
+class Unreadable:
+    """A callable without a name."""
+
+    def __call__(self, path: str) -> None: ...
+
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError(f"no {name}")
+
+
+@pytest.mark.parametrize("make", [Raising, Unreadable])
+def test_content_handler_that_cannot_be_read_removes_routes_of_its_plugin_alone(make, caplog):
+    register(Route("/a", text))
+    register(Route("/b", text), model=ArtifactDistribution, module="pulp_file.app.star")
+    # Not by monkeypatch, which would read it.
+    FileDistribution.content_handler = make()
+    try:
+        found = paths()
+    finally:
+        del FileDistribution.content_handler
+    assert f"{ROOT}/a" in found
+    assert not [path for path in found if "{file_" in path or path.endswith("/b")]
+    assert "no routes of plugin 'file': no " in caplog.text
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        property(lambda self: None),
+        partial(lambda self, path: None),
+        partialmethod(lambda self, path: None),
+        classmethod(lambda cls, path: None),
+        text,
+        type("Callable", (), {"__call__": lambda self, path: None})(),
+    ],
+)
+def test_content_handler_may_be_of_any_kind(handler, monkeypatch, caplog):
+    monkeypatch.setattr(FileDistribution, "content_handler", handler)
+    assert "/pulp/content/{file_file_base_path}/{path}" in paths()
+    assert not caplog.records
+
+
 def test_openapi_has_no_content_handler_of_models_of_pulpcore():
     assert not [path for path in paths() if "{core_" in path]
 
@@ -219,6 +281,12 @@ def test_openapi_has_mounted_routes_without_guards(domains):
             "the default 'x'",
         ),
         (Route("/bad", circular), "wrapper loop"),
+        (Route("/bad", text, openapi={"parameters": [RESPONSE]}), "is none of the parameters"),
+        (Route("/bad", text, openapi={"responses": {"200": PARAMETER}}), "is none of the respo"),
+        (
+            Route("/bad", text, openapi={"parameters": [QUERY | {"schema": RESPONSE}]}),
+            "is none of the schemas",
+        ),
     ],
 )
 def test_fault_in_openapi_of_a_plugin_removes_its_routes_alone(route, reason, caplog):
@@ -231,6 +299,20 @@ def test_fault_in_openapi_of_a_plugin_removes_its_routes_alone(route, reason, ca
     (record,) = (each for each in caplog.records if "OpenAPI" in each.message)
     assert "plugin 'tests'" in record.message
     assert reason in record.message
+
+
+def test_openapi_properties_and_links_may_have_names_of_fields():
+    types = {name: {"type": "string"} for name in ("parameters", "security", "schema", "responses")}
+    link = {"operationId": "get_file", "parameters": {"path": "$response.body#/path"}}
+    response = {
+        "description": "Any names.",
+        "content": {"application/json": {"schema": {"type": "object", "properties": types}}},
+        "links": {"file": link},
+    }
+    register(Route("/a", text, openapi={"responses": {"200": response}}))
+    document = openapi_document()
+    validate(document)
+    assert f"{ROOT}/a" in document["paths"]
 
 
 def test_openapi_example_may_have_any_names():

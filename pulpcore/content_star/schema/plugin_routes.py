@@ -21,7 +21,9 @@ from starlette.convertors import Convertor, FloatConvertor, IntegerConvertor, UU
 from starlette.routing import BaseRoute, Mount, Route, compile_path
 
 from pulpcore.content_star.aiohttp_bridge.routes import BridgedRoute, bridged_routes
-from pulpcore.content_star.distributions.registry import registered
+from pulpcore.content_star.distributions.base import DistributionApp
+from pulpcore.content_star.distributions.plugin_hooks import HookedApp
+from pulpcore.content_star.distributions.registry import app_of, registered
 from pulpcore.content_star.plugin_host.context import MountedRoutes
 from pulpcore.content_star.plugin_host.mounts import all_mounted
 from pulpcore.content_star.schema.operations import content_root, domain_parameters
@@ -41,6 +43,9 @@ METHODS = ("get", "post", "put", "patch", "delete", "options")  # HEAD is a part
 
 # Levels of the values in `openapi`: YAML is written and read by recursion.
 MAX_DEPTH = 100
+
+# Fields of which the names are chosen by the plugin.
+NAMED = ("properties", "patternProperties", "$defs", "dependentSchemas", "headers", "responses")
 
 _INFO = {"title": "routes", "version": "1"}  # of a document with the routes of one plugin
 
@@ -76,28 +81,37 @@ def plugin_paths(components: JSON) -> dict[str, JSON]:
     left out.
     """
     sources: dict[str, list[Source]] = defaultdict(list)
-    for source in (*_of_classes(), *_of_content_handlers(), *_mounted()):
+    failures: dict[str, Exception] = {}
+    for source in (*_of_classes(), *_of_content_handlers(failures), *_mounted()):
         sources[source.plugin].append(source)
     bridged: dict[str, list[BridgedRoute]] = defaultdict(list)
     for route in bridged_routes():
         bridged[route.plugin].append(route)
     paths: dict[str, JSON] = {}
-    for plugin in sorted({*sources, *bridged}):
+    for plugin in sorted({*sources, *bridged} - failures.keys()):
         try:
             items = _checked(_path_items(sources[plugin], bridged[plugin]), components)
         except Exception as error:
-            # Of a validation the first line: the others quote the document.
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            log.error(
-                "The OpenAPI document has no routes of plugin '%s': %s. Correct `openapi` or the "
-                "annotations of its routes.",
-                plugin,
-                reason,
-            )
+            failures[plugin] = error
             continue
         for path, item in items.items():
             paths[path] = item | paths.get(path, {})
+    for plugin, failure in failures.items():
+        log.error(
+            "The OpenAPI document has no routes of plugin '%s': %s. Correct `openapi` or the "
+            "annotations of its routes.",
+            plugin,
+            _reason(failure),
+        )
     return paths
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of the message of an error: the others quote the document."""
+    try:
+        return str(error).partition("\n")[0] or type(error).__name__
+    except Exception:  # an exception class of a plugin
+        return type(error).__name__
 
 
 def _of_classes() -> Iterator[Source]:
@@ -107,18 +121,30 @@ def _of_classes() -> Iterator[Source]:
             yield _of_distributions(_label(app.__module__), model, app.routes)
 
 
-def _of_content_handlers() -> Iterator[Source]:
+def _of_content_handlers(failures: dict[str, Exception]) -> Iterator[Source]:
     """Yield a route for each type of distribution with a `content_handler` of its own.
 
-    It may answer any path of the distribution, with any response.
+    It may answer any path of the distribution, with any response. An error is added to `failures`,
+    by plugin: the attribute may be anything, such as a descriptor that raises.
     """
     for model in apps.get_models():
         if not issubclass(model, Distribution) or model._meta.app_label == "core":
             continue  # pulpcore's own have files, as all content
-        handler = model.content_handler
-        if handler is not Distribution.content_handler:
+        try:
+            handler = model.content_handler
+            if handler is Distribution.content_handler or not _calls_hook(app_of(model)):
+                continue
             route = Route("/{path:path}", handler, methods=["GET"])
-            yield _of_distributions(model._meta.app_label, model, [route])
+            source = _of_distributions(model._meta.app_label, model, [route])
+        except Exception as error:
+            failures[model._meta.app_label] = error
+            continue
+        yield source
+
+
+def _calls_hook(app: type[DistributionApp]) -> bool:
+    """Return whether a class calls the model's `content_handler`, which `find_content` replaces."""
+    return issubclass(app, HookedApp) and app.find_content is DistributionApp.find_content
 
 
 def _of_distributions(
@@ -266,6 +292,7 @@ def _checked(items: dict[str, JSON], components: JSON) -> dict[str, JSON]:
         _check_default(schema)
     for path, item in document["paths"].items():
         _check_parameters(path, item)
+    _check_kinds(document)
     for requirement in _values(document, "security"):
         for name in (name for each in requirement for name in each):
             if name not in components["securitySchemes"]:
@@ -303,6 +330,8 @@ def _check_parameters(path: str, item: JSON) -> None:
     if set("{}") & set(re.sub(r"{\w+}", "", path)):
         raise ValueError(f"{path!r} has a brace that belongs to no parameter")
     for parameters in (item["parameters"], *_values(list(item.values()), "parameters")):
+        if not isinstance(parameters, list):
+            continue  # of a link
         found = [(each["in"], each["name"]) for each in parameters if "$ref" not in each]
         if len(found) != len(set(found)):
             raise ValueError(f"{path!r} has a parameter twice")
@@ -311,11 +340,36 @@ def _check_parameters(path: str, item: JSON) -> None:
             raise ValueError(f"{path!r} has no parameter {', '.join(sorted(unknown))}")
 
 
+def _check_kinds(document: JSON) -> None:
+    """Raise ValueError for a reference to a component of another kind than its place has."""
+    for key in ("parameters", "responses", "headers"):
+        for found in _values(document, key):
+            for each in found if isinstance(found, list) else found.values():
+                _check_kind(each, key)
+    for schema in _values(document, "schema"):
+        _check_kind(schema, "schemas")
+
+
+def _check_kind(value: Any, kind: str) -> None:
+    target = value.get("$ref") if isinstance(value, dict) else None
+    if target is not None and not target.startswith(f"#/components/{kind}/"):
+        raise ValueError(f"{target!r} is none of the {kind}")
+
+
 def _values(document: Any, key: str) -> Iterator[Any]:
-    """Yield the values of `key` in all objects of `document`, but not in examples."""
+    """Yield the values of `key` in all objects of `document`, but not in examples.
+
+    Names of properties and the like are no keys, but readers take any `$ref` for a reference.
+    """
     if isinstance(document, dict):
         if key in document:
             yield document[key]
-        document = [document[name] for name in document if name not in ("example", "examples")]
+        below: list[Any] = []
+        for name, value in document.items():
+            if name in NAMED and isinstance(value, dict) and key != "$ref":
+                below.extend(value.values())
+            elif name not in ("example", "examples"):
+                below.append(value)
+        document = below
     for each in document if isinstance(document, list) else ():
         yield from _values(each, key)
