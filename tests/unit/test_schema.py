@@ -49,6 +49,7 @@ def test_openapi_document_has_the_origin_and_root_path_as_its_server():
         assert openapi_document("/behind")["servers"] == [{"url": "/behind"}]
     with override_settings(CONTENT_ORIGIN="https://pulp.example/"):
         assert openapi_document()["servers"] == [{"url": "https://pulp.example"}]
+        assert openapi_document("/behind")["servers"] == [{"url": "https://pulp.example/behind"}]
 
 
 def test_openapi_document_has_options_of_each_path_that_answers_it():

@@ -25,6 +25,7 @@ def openapi_document(root_path: str = "") -> JSON:
     paths = content_paths() | other_paths()
     paths |= {path: item for path, item in plugin_paths(shared).items() if path not in paths}
     _make_ids_unique(paths)
+    origin = (settings.CONTENT_ORIGIN or "").rstrip("/")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -33,7 +34,7 @@ def openapi_document(root_path: str = "") -> JSON:
             "description": DESCRIPTION,
             "x-pulp-app-versions": {app.label: app.version for app in pulp_plugin_configs()},
         },
-        "servers": [{"url": f"{settings.CONTENT_ORIGIN or ''}{root_path}".rstrip("/") or "/"}],
+        "servers": [{"url": f"{origin}{root_path}".rstrip("/") or "/"}],
         "paths": paths,
         "components": shared,
     }
