@@ -23,7 +23,7 @@ from tests.support.orm import Orm
 
 PLUGIN = Plugin(
     "pulp-rpm",
-    client="dnf: repoquery and download, also by the `config.repo` that the plugin"
+    client="dnf: reposync, repoquery and download, also by the `config.repo` that the plugin"
     " makes, and on demand",
 )
 SPEC = """\
@@ -111,6 +111,15 @@ def test_dnf_downloads(instance, content, home):
     assert "star-1-0:1.1-1.noarch" in dnf(home, *path, "repoquery", "star-1")
     dnf(home, *path, "--nogpgcheck", "download", "star-0", f"--destdir={home}")
     assert verified(home, home / "star-0-1.0-1.noarch.rpm") == "star-0"
+
+
+def test_dnf_reposync_mirrors_packages_and_metadata(instance, content, home):
+    path = ("--repofrompath", f"star,{instance.content_url}{content.base_path}/", "--repo=star")
+    dnf(home, *path, "reposync", "--download-metadata", f"--download-path={home}/mirror")
+    mirror = home / "mirror/star"
+    assert {verified(home, file) for file in mirror.rglob("*.rpm")} == {"star-0", "star-1"}
+    repomd = get(f"{instance.content_url}{content.base_path}/repodata/repomd.xml")
+    assert (mirror / "repodata/repomd.xml").read_bytes() == repomd.content
 
 
 def test_dnf_configured_by_pulp(instance, content, home):
