@@ -1,12 +1,18 @@
 """The OpenAPI document of the content app."""
 
+import asyncio
 from typing import Literal, TypedDict
 
+import httpx
 import pytest
 from django.test import override_settings
 from openapi_spec_validator import validate
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
+from pulpcore.content_star.schema import endpoint
 from pulpcore.content_star.schema.document import openapi_document
+from pulpcore.content_star.schema.endpoint import Schema
 from pulpcore.content_star.schema.types import json_schema
 
 
@@ -68,3 +74,26 @@ def test_json_schema_of_typed_dict_has_null_and_choices():
     }
     with pytest.raises(TypeError, match="has no JSON Schema"):
         json_schema(object())
+
+
+def test_openapi_document_is_built_once_for_concurrent_and_later_requests(monkeypatch):
+    built: list[str] = []
+
+    def build(root_path: str) -> dict[str, object]:
+        built.append(root_path)
+        return {"openapi": "3.1.0"}
+
+    async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+        raise HTTPException(404)
+
+    async def request() -> list[str]:
+        transport = httpx.ASGITransport(Schema(not_found, "/pulp/content/"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://pulp") as client:
+            urls = [f"/pulp/content/openapi.{form}" for form in ("json", "yaml")] * 3
+            responses = await asyncio.gather(*map(client.get, urls))
+            return [response.text for response in (*responses, await client.get(urls[0]))]
+
+    monkeypatch.setattr(endpoint, "openapi_document", build)
+    texts = asyncio.run(request())
+    assert set(texts) == {'{"openapi":"3.1.0"}', "openapi: 3.1.0\n"}
+    assert built == [""]

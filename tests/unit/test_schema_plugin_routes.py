@@ -226,6 +226,23 @@ def test_openapi_has_no_content_handler_of_models_of_pulpcore():
     assert not [path for path in paths() if "{core_" in path]
 
 
+def test_openapi_with_a_value_on_two_branches_of_each_level_is_left_out(caplog):
+    value: dict[str, Any] = {}
+    for _ in range(25):
+        value = {"a": value, "b": value}
+    register(Route("/many", text, openapi={"x-many": value}))
+    with caplog.at_level(logging.ERROR):
+        assert f"{ROOT}/many" not in paths()
+    assert "over 100000 objects" in caplog.text
+
+
+def test_openapi_default_is_not_matched_with_its_pattern():
+    schema = {"type": "string", "pattern": "^(a+)+$", "default": "a" * 40 + "!"}
+    parameter = {"in": "query", "name": "q", "schema": schema}
+    register(Route("/slow", text, openapi={"parameters": [parameter]}))
+    assert f"{ROOT}/slow" in paths()
+
+
 def test_openapi_has_unique_operation_ids():
     claim = {"operationId": "get_file"}
     register(Route("/a-b", text), Route("/a_b", text), Route("/c", text, openapi=claim))

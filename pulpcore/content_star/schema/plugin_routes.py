@@ -44,6 +44,9 @@ METHODS = ("get", "post", "put", "patch", "delete", "options")  # HEAD is a part
 # Levels of the values in `openapi`: YAML is written and read by recursion.
 MAX_DEPTH = 100
 
+# Objects and arrays in what a plugin's `openapi` has, of all its routes.
+MAX_VALUES = 100_000
+
 # Fields of which the names are chosen by the plugin.
 NAMED = ("properties", "patternProperties", "$defs", "dependentSchemas", "headers", "responses")
 
@@ -306,13 +309,20 @@ def _checked(items: dict[str, JSON], components: JSON) -> dict[str, JSON]:
 
 
 def _check_depth(items: dict[str, JSON]) -> None:
-    """Raise ValueError for values that are nested so deep that writing or reading them fails."""
+    """Raise ValueError for values that are nested so deep that writing or reading them fails.
+
+    Also for too many: an object that occurs twice on each level is written twice as often on each.
+    """
     level: list[Any] = list(items.values())
+    count = 0
     for _ in range(MAX_DEPTH):
         below = [each.values() if isinstance(each, dict) else each for each in level]
         level = [each for values in below for each in values if isinstance(each, dict | list)]
         if not level:
             return
+        count += len(level)
+        if count > MAX_VALUES:
+            raise ValueError(f"it has over {MAX_VALUES} objects and arrays")
     raise ValueError(f"it is nested over {MAX_DEPTH} levels deep")
 
 
@@ -320,6 +330,8 @@ def _check_default(schema: Any) -> None:
     """Raise ValueError for a default that is not a value of its own schema."""
     if not isinstance(schema, dict) or "default" not in schema or list(_values(schema, "$ref")):
         return
+    if any(True for key in ("pattern", "patternProperties") for _ in _values(schema, key)):
+        return  # matching a pattern may take for ever
     if not jsonschema.Draft202012Validator(schema).is_valid(schema["default"]):
         raise ValueError(f"the default {schema['default']!r} is not of the type of its schema")
 
