@@ -95,7 +95,7 @@ class Load:
 
 @pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS)
 def test_api_returns_503_while_the_database_is_away_and_recovers(instance, database, options):
-    """What was answered with 201 exists; before and after, no request fails."""
+    """Objects whose creation returned 201 exist; before and after, no request fails."""
     with api(instance, database, options) as client, ThreadPoolExecutor(THREADS) as threads:
         load = Load(client)
         jobs = [threads.submit(load.run) for _ in range(THREADS)]
