@@ -17,6 +17,7 @@ from tests.support.orm import configure, connect, disconnect
 from tests.support.server import Server, free_port, running, serving, serving_theirs
 
 QUIET = ("--no-access-log", "--log-level", "warning")
+OURS_HTTP = ("--http", "pulpcore.content_star.server:HttpProtocol")
 CHECKOUT = Path(__file__).parent.parent
 
 
@@ -64,7 +65,7 @@ def pulp() -> Iterator[Instance]:
 
 def ours(instance: Instance) -> AbstractContextManager[Server]:
     """The API and content in one process."""
-    return serving(instance, *QUIET)
+    return serving(instance, *QUIET, *OURS_HTTP)
 
 
 @contextmanager
@@ -154,7 +155,7 @@ def with_workers(count: int) -> tuple[Contestant, Contestant]:
     """Return ours and upstream's with several worker processes."""
 
     def start_ours(instance: Instance) -> AbstractContextManager[Server]:
-        return serving(instance, *QUIET, "--workers", str(count))
+        return serving(instance, *QUIET, *OURS_HTTP, "--workers", str(count))
 
     def start_theirs(instance: Instance) -> AbstractContextManager[Server]:
         return serving_theirs(instance, workers=count)
@@ -169,7 +170,7 @@ def other(checkout: Path) -> Contestant:
     """Ours as it is in another checkout, to measure what a change has changed."""
 
     def start(instance: Instance) -> AbstractContextManager[Server]:
-        return serving(instance, *QUIET, PYTHONPATH=str(checkout))
+        return serving(instance, *QUIET, *OURS_HTTP, PYTHONPATH=str(checkout))
 
     return Contestant(f"ours in {checkout.name}", start, loop_path=LIVEZ)
 

@@ -27,6 +27,7 @@ from pulpcore.content_star.middleware.errors import render  # noqa: E402
 from pulpcore.content_star.middleware.internal_redirect import InternalRedirect  # noqa: E402
 from pulpcore.content_star.middleware.normalize_path import refuse_dot_segments  # noqa: E402
 from pulpcore.content_star.plugin_host.mounts import mounted  # noqa: E402
+from pulpcore.content_star.responses.immediate import ImmediateResponse, immediate_response  # noqa: E402
 from pulpcore.content_star.responses.websockets import refuse  # noqa: E402
 
 # A star.
@@ -58,6 +59,10 @@ class Router:
             InternalRedirect(django, content, self.is_content) if internal_redirect else django
         )
         self.prefix = content_prefix
+
+    def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
+        """As `immediate_response`; only content is in memory."""
+        return immediate_response(self.content, scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route a request; the content app also handles the lifespan, of all resources."""

@@ -13,6 +13,8 @@ from typing import Literal, Protocol
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pulpcore.content_star.responses.immediate import ImmediateResponse, immediate_response
+
 BodySource = Literal["local", "redirect", "proxied", "remote"]
 """Where the bytes of a file come from: the file system, an object storage that the client is
 redirected to, an object storage through this process, or a remote."""
@@ -97,6 +99,21 @@ class Telemetry:
         """`observers` is read on each request: its owner may change it."""
         self.app = app
         self.observers = observers
+
+    def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
+        """As `immediate_response`."""
+        if not self.observers:
+            return immediate_response(self.app, scope)
+        info = request_info(scope)
+        started_at = time.perf_counter()
+        response = immediate_response(self.app, scope)
+        if response is not None:
+            info.status = response.head.status
+            info.bytes_sent = len(response.body)
+            info.seconds = info.seconds_to_start = time.perf_counter() - started_at
+            for observer in self.observers:
+                observer.record(scope, info)
+        return response
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Not a coroutine function: without observers, that would add one to every request.

@@ -37,7 +37,8 @@ def collector() -> Iterator[Collector]:
 def server(instance, collector) -> Iterator[Server]:
     """A server with access log, metrics and domains."""
     options = {"PULP_LOGGING": f"@json {LOG_ON}", "PULP_DOMAIN_ENABLED": "true"}
-    with serving(instance, "--no-access-log", **collector.environ, **options) as running:
+    http = ("--http", "pulpcore.content_star.server:HttpProtocol")
+    with serving(instance, *http, "--no-access-log", **collector.environ, **options) as running:
         yield running
 
 
@@ -112,6 +113,38 @@ def test_access_log_and_metrics_count_the_bytes_sent(
     assert {name: after[name] - before[name] for name in counters} == dict.fromkeys(counters, size)
     line = logged(server, base)
     assert (line["status"], line["bytes"]) == (str(status), str(size))
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status", "size"),
+    [("GET", {}, 200, 10), ("HEAD", {}, 200, 0), ("GET", {"If-None-Match": "{etag}"}, 304, 0)],
+)
+def test_access_log_and_metrics_count_responses_from_memory(
+    server, collector, orm, method, headers, status, size
+):
+    """Which the server sends without a call of the application."""
+    base = orm.distribution(publication=orm.publication({"a.txt": b"0123456789"}))
+    path = f"default/{base}/a.txt"
+    for _ in range(3):
+        etag = ask(server, path, method).headers["ETag"]
+    counters = {
+        "artifacts.size.counter": {"domain_name": "default"},
+        "content.sent": {"pulp_type": "file.file", "source": "local"},
+    }
+    collector.refresh()
+    before = {name: collector.total(name, **of) for name, of in counters.items()}
+    given = uuid.uuid4().hex
+    headers = {name: value.format(etag=etag) for name, value in headers.items()}
+    headers |= {"X-Forwarded-For": "203.0.113.7", "Correlation-ID": given}
+    response = ask(server, f"{path}?mark-{given}", method, **headers)
+    assert response.status_code == status
+    collector.refresh()
+    after = {name: collector.total(name, **of) for name, of in counters.items()}
+    assert {name: after[name] - before[name] for name in counters} == dict.fromkeys(counters, size)
+    line = logged(server, f"mark-{given}")
+    assert (line["status"], line["bytes"], line["source"]) == (str(status), str(size), "local")
+    assert line["client"] == "203.0.113.7"
+    assert line["id"] == response.headers["Correlation-ID"] == given
 
 
 def test_access_log_of_head_of_an_error_has_0_bytes(server, orm):

@@ -17,6 +17,7 @@ from pulpcore.content_star.resolve.content import ContentSource
 from pulpcore.content_star.resolve.distribution import ResolvedPath
 from pulpcore.content_star.resolve.redirect import redirect_with_slash
 from pulpcore.content_star.responses.artifact import ArtifactResponse
+from pulpcore.content_star.responses.immediate import ResponseHead
 from pulpcore.plugin.models import Distribution
 
 
@@ -156,8 +157,8 @@ class CacheEntry:
     file: str | None = None
     """SHA-256 of the in-memory file that the response sends, if it has one."""
 
-    headers: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
-    """Complete response headers by status, filled in by `FastPath`."""
+    heads: dict[int, ResponseHead] = field(default_factory=dict)
+    """Complete headers of responses by status, filled in by `FastPath`."""
 
     last_moved: float = float("-inf")
     """When the entry was last moved to the end of the LRU order, as `expires`."""

@@ -15,6 +15,9 @@ from pulpcore.content_star.listings.facts_query import facts_query
 from pulpcore.content_star.listings.negotiation import is_json_preferred
 from pulpcore.content_star.request_info import RequestInfo, has_request_info, request_info
 from pulpcore.content_star.resolve.paths import decoded_path
+from pulpcore.content_star.responses.immediate import ImmediateResponse, ResponseHead
+
+_MISSED = "content_star.fast_path_missed"
 
 
 class FastPath:
@@ -27,21 +30,32 @@ class FastPath:
         self.prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        entry = self._entry_for(scope) if scope["type"] == "http" else None
+        is_http = scope["type"] == "http" and _MISSED not in scope
+        response = self.immediate_response(scope) if is_http else None
+        if response is None:
+            return await self.app(scope, receive, send)
+        head, _, body = response
+        headers = head.headers.copy()
+        await send({"type": "http.response.start", "status": head.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
+        """As `immediate_response`; a call for the same request does not look it up again."""
+        entry = self._entry_for(scope)
         response = (
             entry.public_file.immediate_response(scope) if entry and entry.public_file else None
         )
         if entry is None or response is None:
-            return await self.app(scope, receive, send)
+            scope[_MISSED] = True
+            return None
         status, plain, body = response
-        headers = entry.headers.get(status)
-        if headers is None or has_request_info(scope):
+        head = entry.heads.get(status)
+        if head is None or has_request_info(scope):
             info = _fill(entry, scope)
-            if headers is None:
+            if head is None:
                 headers = add_cdn_headers(plain, info) + cache_header(info, status)
-                entry.headers[status] = headers
-        await send({"type": "http.response.start", "status": status, "headers": headers.copy()})
-        await send({"type": "http.response.body", "body": body})
+                head = entry.heads[status] = ResponseHead(status, headers)
+        return ImmediateResponse(head, [], body)
 
     def _entry_for(self, scope: Scope) -> CacheEntry | None:
         if scope["method"] not in ("GET", "HEAD"):

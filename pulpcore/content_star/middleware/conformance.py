@@ -7,6 +7,8 @@ from typing import Any
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pulpcore.content_star.responses.immediate import ImmediateResponse, immediate_response
+
 logger = logging.getLogger(__name__)
 
 try:
@@ -41,6 +43,12 @@ class Conformance:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+
+    def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
+        """As `immediate_response`."""
+        if _problem(scope["http_version"], scope["headers"]) is not None:
+            return None
+        return immediate_response(self.app, scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

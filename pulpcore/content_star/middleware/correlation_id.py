@@ -11,6 +11,8 @@ from django_guid.context import guid
 from django_guid.utils import generate_guid, validate_guid
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pulpcore.content_star.responses.immediate import ImmediateResponse, immediate_response
+
 # Maximum characters of an id from a client: `urn:uuid:{...}` has 47.
 MAX_LENGTH = 64
 
@@ -26,6 +28,18 @@ class CorrelationId:
         self._header = settings.guid_header_name.lower().encode("latin-1")
         usual = settings.uuid_format == "hex" and settings.uuid_length == 32
         self._generate = _generate if usual else generate_guid
+
+    def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
+        """As `immediate_response`."""
+        correlation_id = self._given(scope) or self._generate()
+        token = guid.set(correlation_id)  # for the access log
+        try:
+            response = immediate_response(self.app, scope)
+        finally:
+            guid.reset(token)
+        if response is not None:
+            response.request_headers.append((self._header, correlation_id.encode("latin-1")))
+        return response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

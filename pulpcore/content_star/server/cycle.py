@@ -8,7 +8,7 @@ from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
-from pulpcore.content_star.server.header_case import header_prefix
+from pulpcore.content_star.server.header_case import header_prefix, join_lines
 from pulpcore.content_star.server.internals import require
 from pulpcore.content_star.server.zero_copy import ZERO_COPY, send_file
 
@@ -16,7 +16,6 @@ _CONTENT_LENGTH, _TRANSFER_ENCODING, _CONNECTION = (
     header_prefix(name) for name in (b"content-length", b"transfer-encoding", b"connection")
 )
 _FRAMING = frozenset({_CONTENT_LENGTH, _TRANSFER_ENCODING, _CONNECTION})
-_CONTROLS = bytes([*range(9), *range(10, 32), 127])  # all but the tabulator
 
 _NEEDED = {
     "access_log", "access_logger", "body", "chunked_encoding", "default_headers", "disconnected",
@@ -93,11 +92,8 @@ class Cycle(RequestResponseCycle):
         if self.chunked_encoding is None and not self._has_no_body(status):
             self.chunked_encoding = True
             lines.append(_TRANSFER_ENCODING + b"chunked")
-        lines += (b"", b"")
-        head = b"\r\n".join(lines)
-        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * (len(lines) - 1):
-            raise RuntimeError("Invalid HTTP header value.")
-        return head
+        lines.append(b"")
+        return join_lines(lines)
 
     def _has_no_body(self, status: int) -> bool:
         return self.scope["method"] == "HEAD" or status in (204, 304)

@@ -1,7 +1,10 @@
-"""Title case of header names in HTTP/1.1 responses; ASGI has them in lower case."""
+"""Heads of HTTP/1.1 responses: header names in title case, which ASGI has in lower case."""
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
+
+_CONTROLS = bytes([*range(9), *range(10, 32), 127])  # all but the tabulator
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 
@@ -40,3 +43,20 @@ def header_prefix(name: bytes) -> bytes:
     if name != lower and lower not in _FRAMING:
         return name + b": "
     return _SPECIAL.get(lower, lower.title()) + b": "
+
+
+def serialize_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the lines of headers, each with its end. Raises RuntimeError for an invalid one."""
+    return join_lines([header_prefix(name) + value for name, value in headers])
+
+
+def join_lines(lines: list[bytes]) -> bytes:
+    """Join the lines of a head, each with its end.
+
+    Raises RuntimeError for a line with control characters (response splitting).
+    """
+    lines.append(b"")
+    head = b"\r\n".join(lines)
+    if len(head.translate(None, _CONTROLS)) != len(head) - 2 * (len(lines) - 1):
+        raise RuntimeError("Invalid HTTP header value.")
+    return head

@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 from pulpcore.content_star.server.connections import RETRY_AFTER, TOO_MANY, Connections
 from pulpcore.content_star.server.cycle import Cycle
 from pulpcore.content_star.server.header_case import header_prefix
+from pulpcore.content_star.server.immediate import ImmediateResponses
 from pulpcore.content_star.server.internals import require
 from pulpcore.content_star.server.sockets import idle_seconds, probe, set_nodelay
 
@@ -50,8 +51,8 @@ require(
         "send_400_response", "shutdown", "_should_upgrade", "_unset_keepalive_if_required",
     },
     {
-        "app", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope", "server_state",
-        "transport",
+        "access_log", "app", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope",
+        "server_state", "timeout_keep_alive", "transport",
     },
 )  # fmt: skip
 
@@ -109,6 +110,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.half_closed = False
         self.stopping = False
         self.refusal: bytes | None = None
+        self.immediate_responses = ImmediateResponses.of(config)
 
     # asyncio
 
@@ -242,6 +244,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.overhead = 0
         self.in_body = True
         if self.serving is None:
+            if self._respond_immediately():
+                return
             self._begin()
         _start_request(self)
         self.headers = []  # trailers are no headers (RFC 9110 section 6.5.1)
@@ -250,6 +254,29 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
         if self.serving is None:
             self.serving = cycle
+
+    def _respond_immediately(self) -> bool:
+        """Send the response if it is in memory, and return whether it is.
+
+        Not while a client does not read, nor to pipelined requests, of which one read may have
+        thousands: a task lets others have their turn.
+        """
+        if self.flow.write_paused or self.unparsed or self.stopping or self.access_log:
+            return False
+        if self.open_connections.full or not self.parser.should_keep_alive():
+            return False
+        if self.parser.get_http_version() != "1.1":
+            return False
+        response = self.immediate_responses.bytes_for(
+            self.scope, self.parser.get_method(), self.url, self.server_state.default_headers
+        )
+        if response is None:
+            return False
+        self.transport.write(response)
+        self.server_state.total_requests += 1
+        self.open_connections.set_busy(self)
+        self.open_connections.set_idle(self)  # as the newest
+        return True
 
     def _begin(self) -> None:
         if self.open_connections.full:
@@ -276,9 +303,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self.refusal is not None or self.parser.should_upgrade():
             return
         self.in_body = False
-        HttpToolsProtocol.on_message_complete(self)
         if self.serving is None:  # after the response, when uvicorn has no keep-alive timer
-            self.open_connections.set_deadline(self, self.open_connections.head_timeout)
+            self.open_connections.set_deadline(self, self.timeout_keep_alive)
+        else:
+            HttpToolsProtocol.on_message_complete(self)
 
     # The application
 

@@ -1,0 +1,84 @@
+"""Responses from memory, written as soon as a request is parsed, without a task for it.
+
+Half of the time of such a response was the task, its request/response cycle and the messages. So
+the application is asked for the response first (`responses/immediate.py`). It is called for all
+other requests, for those with a body or an expectation, and where a middleware of the operator is
+around it.
+"""
+
+from contextlib import suppress
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from pulpcore.content_star.responses.immediate import immediate_response
+from pulpcore.content_star.server.header_case import serialize_headers
+
+_BODY_OR_EXPECTATION = frozenset({b"content-length", b"transfer-encoding", b"expect"})
+_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
+
+
+class ImmediateResponses:
+    """The responses of a server's application that need no task."""
+
+    _of: ClassVar[WeakKeyDictionary[Config, "ImmediateResponses"]] = WeakKeyDictionary()
+
+    def __init__(self, config: Config) -> None:
+        app = config.loaded_app
+        self._set_client: Any = None
+        if type(app) is ProxyHeadersMiddleware:
+            self._set_client = ProxyHeadersMiddleware(_end, config.forwarded_allow_ips)
+            app = app.app
+        self._app = app
+        self._enabled = not config.root_path and config.limit_concurrency is None
+
+    @classmethod
+    def of(cls, config: Config) -> "ImmediateResponses":
+        """Return those of the server that has this configuration."""
+        found = cls._of.get(config)
+        if found is None:
+            found = cls._of[config] = cls(config)
+        return found
+
+    def bytes_for(
+        self, scope: Any, method: bytes, url: bytes, default_headers: list[tuple[bytes, bytes]]
+    ) -> bytes | None:
+        """Return the complete response to a request, whose `scope` has no URL yet, or None."""
+        names = {name for name, _ in scope["headers"]}
+        if not self._enabled or not names.isdisjoint(_BODY_OR_EXPECTATION):
+            return None
+        try:
+            target = httptools.parse_url(url)
+        except httptools.HttpParserInvalidURLError:
+            return None
+        scope["method"] = method.decode("ascii")
+        scope["raw_path"] = target.path
+        scope["path"] = target.path.decode("ascii")  # uvicorn decodes it for a call
+        scope["query_string"] = target.query or b""
+        if self._set_client and not names.isdisjoint(_FORWARDED):
+            with suppress(StopIteration):  # uvicorn's middleware awaits nothing of its own
+                self._set_client(scope, None, None).send(None)
+        response = immediate_response(self._app, scope)
+        if response is None:
+            return None
+        head = response.head
+        if not head.serialized:
+            head.serialized = serialize_headers(head.headers)
+        return b"".join(
+            (
+                STATUS_LINE[head.status],
+                serialize_headers(default_headers),
+                head.serialized,
+                serialize_headers(response.request_headers),
+                b"\r\n",
+                response.body,
+            )
+        )
+
+
+async def _end(*args: Any) -> None:
+    """End where the application would be called."""

@@ -1,0 +1,219 @@
+"""Responses from memory that uvicorn's protocol sends without a call of the application."""
+
+import socket
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.instance import Instance
+from tests.support.raw_client import Raw
+from tests.support.server import Server, memory, serving
+
+OURS = ("--http", "pulpcore.content_star.server:HttpProtocol", "--no-access-log")
+CHECKOUT = str(Path(__file__).parents[2])
+DATA = b"0123456789" * 400
+LARGEST = bytes(64 * 1024)
+OF_REQUEST = {"date", "correlation-id"}
+
+
+@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
+def server(instance: Instance, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Our protocol class on each event loop, with an application that counts its calls."""
+    options = (*OURS, "--loop", request.param, "--timeout-keep-alive", "2")
+    app = "tests.support.called_app:app"
+    with serving(instance, *options, app=app, PYTHONPATH=CHECKOUT) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def path(module_orm) -> str:
+    """Path of a public file."""
+    files = {"a b.bin": DATA, "big.bin": LARGEST}
+    return f"{module_orm.distribution(publication=module_orm.publication(files))}/a b.bin"
+
+
+@pytest.fixture
+def client(server: Server, path: str) -> Iterator[httpx.Client]:
+    """A client of the server, which has the files in memory."""
+    with httpx.Client(base_url=server.content_url, trust_env=False, timeout=300) as client:
+        for _ in range(3):
+            for method in ("GET", "HEAD"):
+                assert client.request(method, path).status_code == 200
+            client.get(path.replace("a b", "big"))
+        yield client
+
+
+def calls(server: Server) -> int:
+    return int(httpx.get(f"{server.url}/calls", trust_env=False, timeout=300).text)
+
+
+def parts_of(response: httpx.Response) -> tuple:
+    headers = [item for item in response.headers.raw if item[0].lower().decode() not in OF_REQUEST]
+    return response.status_code, headers, response.content
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Accept": "text/html"},
+        {"If-None-Match": "{etag}"},
+        {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"},
+        {"Correlation-ID": "0123456789abcdef0123456789abcdef"},
+        {"Connection": "Upgrade", "Upgrade": "h2c"},
+    ],
+    ids=lambda headers: " ".join(headers) or "none",
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("query", ["", "?a=b"])
+def test_immediate_response_equals_that_of_a_call(server, client, path, method, query, headers):
+    """A request with a body, if an empty one, calls the application."""
+    etag = client.get(path).headers["ETag"]
+    headers = {name: value.format(etag=etag) for name, value in headers.items()}
+    before = calls(server)
+    immediate = client.request(method, path + query, headers=headers)
+    assert calls(server) == before
+    called = client.request(method, path + query, headers={**headers, "Content-Length": "0"})
+    assert calls(server) == before + 1
+    assert parts_of(immediate) == parts_of(called)
+    for response in (immediate, called):
+        assert response.headers["Date"]
+        given = headers.get("Correlation-ID")
+        assert response.headers["Correlation-ID"] == given or given is None
+        assert len(response.headers["Correlation-ID"]) == 32
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Range": "bytes=0-3"},
+        {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"},
+        {"If-None-Match": '"other"'},
+        {"Expect": "100-continue"},
+        {"Connection": "close"},
+    ],
+    ids=lambda headers: next(iter(headers)),
+)
+def test_request_with_a_condition_or_expectation_calls(server, client, path, headers):
+    before = calls(server)
+    response = client.get(path, headers=headers)
+    assert response.status_code in (200, 206, 304)
+    assert calls(server) == before + 1
+    assert client.get(path).content == DATA
+
+
+def test_request_with_a_body_calls_and_the_body_is_no_request(server, client, path):
+    before = calls(server)
+    for body in (b"GET / HTTP/1.1\r\n\r\n", iter([b"GET / ", b"HTTP/1.1\r\n\r\n"])):
+        assert client.request("GET", path, content=body).content == DATA
+    assert calls(server) == before + 2
+    assert client.get(path).content == DATA
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET %b HTTP/1.1\r\n\r\n", 400),
+        (b"GET %b HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET %b HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", 200),
+        (b"GET http://a%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 200),
+        (b"GET %b%%00 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 400),
+        (b"GET %b%%ff HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 400),
+        (b"POST %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 405),
+    ],
+)
+def test_unusual_request_calls(server, client, path, request_, status):
+    before = calls(server)
+    with Raw(server.url) as connection:
+        connection.send(request_ % target(server, path))
+        response = connection.response()
+        assert response.status == status
+        if status == 200:
+            assert response.read() == DATA
+    assert calls(server) == before + 1
+
+
+def test_response_after_the_client_has_half_closed(server, client, path):
+    with Raw(server.url) as connection:
+        connection.send(get_request(server, path))
+        connection.socket.shutdown(socket.SHUT_WR)
+        assert connection.read_to_end().endswith(b"\r\n\r\n" + DATA)
+
+
+def test_idle_connection_is_closed_after_an_immediate_response(server, client, path):
+    """After `--timeout-keep-alive`."""
+    with Raw(server.url) as connection:
+        connection.send(get_request(server, path))
+        assert connection.read_to_end().endswith(b"\r\n\r\n" + DATA)
+
+
+def test_pipelined_requests_get_their_responses_in_order(server, client, path):
+    """Immediate ones and others, in one read."""
+    requests = get_request(server, path) + get_request(server, path.replace("a b", "none"))
+    with Raw(server.url) as connection:
+        for _ in range(5):
+            connection.send(requests * 20)
+            for _ in range(20):
+                found = connection.response()
+                assert (found.status, found.read()) == (200, DATA)
+                absent = connection.response()
+                assert absent.status == 404
+                assert absent.read()
+
+
+def test_client_that_does_not_read_costs_bounded_memory(server, client, path):
+    """It sends thousands of requests for 64 KiB, in reads of one request and of many."""
+    request = get_request(server, path.replace("a b", "big"))
+    before = memory(server)
+    with Raw(server.url) as connection, Raw(server.url) as pipelining:
+        sent = sum(connection.send_until_blocked(request) for _ in range(200))
+        sent += pipelining.send_until_blocked(request * 5000)
+        assert sent > 100 * len(request)
+        assert client.get(path).content == DATA
+        assert memory(server) - before < 16 * 2**20
+
+
+def test_guarded_file_calls(server, client, orm):
+    from pulpcore.app.models import HeaderContentGuard
+
+    guard = orm.guard(HeaderContentGuard, header_name="x-key", header_value="open")
+    base = orm.distribution(publication=orm.publication({"a.bin": DATA}), content_guard=guard)
+    key = {"X-Key": b64encode(b"open").decode()}
+    for _ in range(3):
+        before = calls(server)
+        assert client.get(f"{base}/a.bin", headers=key).content == DATA
+        assert client.get(f"{base}/a.bin").status_code == 403
+        assert calls(server) == before + 2
+
+
+def test_middleware_around_the_application_sees_every_request(instance, path):
+    app = "tests.support.called_app:closed"
+    with serving(instance, *OURS, app=app, PYTHONPATH=CHECKOUT) as server:
+        url = server.content_url + path
+        for _ in range(3):
+            assert httpx.get(url, headers={"X-Key": "open"}, trust_env=False).content == DATA
+            assert httpx.get(url, trust_env=False).status_code == 403
+
+
+def test_change_of_the_content_is_seen(server, client, orm):
+    from pulp_file.app.models import FileDistribution
+
+    base = orm.distribution(publication=orm.publication({"a.bin": DATA}))
+    for _ in range(3):
+        assert client.get(f"{base}/a.bin").content == DATA
+    before = calls(server)
+    assert client.get(f"{base}/a.bin").content == DATA
+    assert calls(server) == before
+    FileDistribution.objects.get(base_path=base).delete()
+    assert client.get(f"{base}/a.bin").status_code == 404
+
+
+def target(server: Server, path: str) -> bytes:
+    return httpx.URL(f"{server.content_url}{path}").raw_path
+
+
+def get_request(server: Server, path: str) -> bytes:
+    return b"GET %b HTTP/1.1\r\nHost: example.org\r\n\r\n" % target(server, path)
