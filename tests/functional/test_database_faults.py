@@ -350,6 +350,26 @@ def test_deadline_of_a_call_does_not_interrupt_the_next_call_of_its_thread():
     assert len(pids) == 1, "not repeated"
 
 
+def test_call_that_tries_during_an_outage_has_an_earlier_deadline(proxied, monkeypatch):
+    """The work that follows has its own."""
+    monkeypatch.setattr("pulpcore.content_star.database.executor.TRY_TIMEOUT", 0.5)
+    monkeypatch.setattr("pulpcore.content_star.database.availability.TRY_INTERVAL", 0)
+
+    async def main(executor: DatabaseExecutor) -> None:
+        await executor.run(backend_pid)
+        proxied.stop()
+        availability.last_answer = float("-inf")
+        availability.failed("no reply", hung=True)
+        with pytest.raises(DatabaseTimeout, match=r"within 0\.5 s"):
+            await executor.run(backend_pid)
+        proxied.resume()
+        await executor.run(partial(time.sleep, 2))
+
+    with opened_executor(1, timeout=300) as (executor, run):
+        run(main(executor))
+    assert availability.down_since is None
+
+
 def test_outage_is_over_with_the_first_answer(caplog):
     state = Availability()
     state.failed("refused")

@@ -30,7 +30,12 @@ from pulpcore.content_star.database.availability import (
 )
 from pulpcore.content_star.database.connection import ends_session
 from pulpcore.content_star.database.deadline import DatabaseTimeout
-from pulpcore.content_star.database.threads import DatabaseThreads, current_call, current_thread
+from pulpcore.content_star.database.threads import (
+    DatabaseThreads,
+    current_call,
+    current_thread,
+    earlier_deadline,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +48,10 @@ RETRY_PAUSE, RETRY_TIMEOUT = 0.1, 2.0
 
 # Seconds that `close` waits for running calls: a query may hang.
 CLOSE_TIMEOUT = 2.0
+
+# Seconds that a call which tries the database during an outage waits for its answer: a client that
+# asks for one file after the other would be the one that tries each time.
+TRY_TIMEOUT = 1.0
 
 
 _current: contextvars.ContextVar["DatabaseExecutor"] = contextvars.ContextVar(
@@ -244,7 +253,7 @@ def _check_connection() -> None:
         thread.hangs = availability.hangs
         connection.close()
     if availability.down_since is not None:
-        with connection.cursor() as cursor:
+        with earlier_deadline(TRY_TIMEOUT), connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         availability.answered()
 

@@ -7,9 +7,9 @@ a connection after the deadline, but the caller must not.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, InvalidStateError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
@@ -187,8 +187,8 @@ class DatabaseThreads(Executor):
         else:
             call.checks = 0
         if call.is_expired:
-            seconds = self.timeout
-            call.fail(DatabaseTimeout(f"The database did not answer within {seconds:g} s."))
+            seconds = call.expires - min(call.started_at, call.submitted_at)
+            call.fail(DatabaseTimeout(f"The database did not answer within {seconds:.1f} s."))
 
     def close(self, timeout: float) -> None:
         """Close the connections and stop the threads, once their calls have ended. Blocks.
@@ -292,6 +292,21 @@ def extend_deadline(seconds: float) -> None:
     """Move the deadline of the current call to `seconds` from now, if it is earlier."""
     if call := current_call():
         call.expires = max(call.expires, time.monotonic() + seconds)
+
+
+@contextmanager
+def earlier_deadline(seconds: float) -> Iterator[None]:
+    """Move the deadline of the current call to `seconds` from now during the block, if later."""
+    call = current_call()
+    if call is None:
+        yield
+        return
+    expires = call.expires
+    call.expires = min(expires, time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        call.expires = expires
 
 
 def _limit_statements(**_: object) -> None:
