@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import psycopg
-from django.db import connection, models
+from django.db import DEFAULT_DB_ALIAS, connection, connections, models
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import (
     DuplicatePreparedStatement,
@@ -63,14 +63,16 @@ class Row:
 
     def instance(self, model: type[models.Model]) -> Any:
         """Return an instance of `model` from the next columns; None as `columns_of`."""
-        columns = self.columns_of(model)
-        return None if columns is None else make(model, columns)
+        columns = self.columns_of(model)  # in the order of the fields, as `from_db` needs them
+        return columns and model.from_db(DEFAULT_DB_ALIAS, columns, list(columns.values()))
 
 
 def make(model: type[models.Model], columns: Mapping[str, Any]) -> Any:
     """Return a saved instance of `model`; fields that are not in `columns` are deferred."""
-    loaded = [field.attname for field in model._meta.concrete_fields if field.attname in columns]
-    return model.from_db(connection.alias, loaded, [columns[name] for name in loaded])
+    names = [field.attname for field in model._meta.concrete_fields]
+    return model.from_db(
+        DEFAULT_DB_ALIAS, columns, [columns[name] for name in names if name in columns]
+    )
 
 
 class Query:
@@ -128,16 +130,16 @@ class Query:
         """Execute the query; return all rows."""
         # In a transaction a failed statement would abort it, and psycopg has to begin it. Django
         # logs only the queries of its own cursors.
-        if not connection.get_autocommit() or connection.queries_logged:
-            with connection.cursor() as cursor:
+        database = connections[DEFAULT_DB_ALIAS]  # `connection` looks it up for each attribute
+        if not database.get_autocommit() or database.queries_logged:
+            with database.cursor() as cursor:
                 cursor.execute(self.text, parameters)
                 return [Row(values) for values in cursor.fetchall()]
-        connection.close_if_health_check_failed()
-        connection.ensure_connection()
-        with connection.wrap_database_errors:
-            rows = self._fetch(
-                connection.connection, [parameters[name] for name in self.parameters]
-            )
+        database.close_if_health_check_failed()
+        database.ensure_connection()
+        values = [parameters[name] for name in self.parameters]
+        with database.wrap_database_errors:
+            rows = self._fetch(database.connection, values)
         availability.answered()
         return [Row(values) for values in rows]
 
