@@ -12,14 +12,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from pulpcore.content_star.middleware.conformance import Conformance
 from pulpcore.content_star.responses.artifact import ArtifactResponse
-from pulpcore.content_star.server import zero_copy
+from pulpcore.content_star.server import file_range, tls, zero_copy
 from pulpcore.content_star.storage.disk import LocalSource
 
 FOLDER = Path(os.environ.get("ZERO_COPY_FOLDER", "."))
 PAGE = 4096
 SEEN: Counter[str] = Counter()
 
-_sendfile, _read_ahead = os.sendfile, zero_copy._read_ahead
+_sendfile, _read_ahead = os.sendfile, file_range._read_ahead
 
 
 def sendfile(socket: int, fd: int, offset: int, count: int) -> int:
@@ -47,7 +47,7 @@ def read_ahead(fd: int, offset: int, length: int) -> None:
     _read_ahead(fd, offset, length)
 
 
-os.sendfile, zero_copy._read_ahead = sendfile, read_ahead
+os.sendfile, file_range._read_ahead = sendfile, read_ahead
 
 
 async def seen(scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,7 +111,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def on_old_kernel(scope: Scope, receive: Receive, send: Send) -> None:
     """As `app`, on a kernel without the option for the state of a socket."""
-    zero_copy._SO_MEMINFO = 12345
+    tls._SO_MEMINFO = 12345
     await app(scope, receive, send)
 
 

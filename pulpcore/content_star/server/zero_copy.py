@@ -5,76 +5,27 @@ transport (https://asgi.readthedocs.io/en/latest/extensions.html#zero-copy-send)
 uvicorn that this needs are named here; if one is missing, the extension is not offered, and
 applications read their files.
 
-With TLS, the file is read and encrypted, no more at a time than the socket has room for.
+Over TLS, the file is read and written to the transport (`tls`).
 """
 
-import asyncio
-import errno
 import logging
 import os
-import select
-import socket
-import struct
-import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import anyio.to_thread
 import h11
-from anyio.lowlevel import RunVar
 from starlette.types import Message, Scope, Send
 
+from pulpcore.content_star.server.file_range import FileRange, check_connected, flush
 from pulpcore.content_star.server.internals import missing
+from pulpcore.content_star.server.tls import EncryptedRange
 
 logger = logging.getLogger(__name__)
 
 ZERO_COPY = "http.response.zerocopysend"
 
-CALL_BYTES = 1 << 20
-"""Maximum bytes of a call of `sendfile`. After each, other connections have their turn."""
-PROBE_BYTES = 128 * 1024
-"""Interval at which the page cache is probed: how far Linux reads ahead by default."""
-THREADS = 40
-"""Threads that wait for disks."""
-
-ENCRYPTED_BYTES, FAST_ENCRYPTED_BYTES = 64 * 1024, 256 * 1024
-"""Maximum bytes that are read and encrypted before other connections have their turn. What the
-socket does not take of them stays in memory until a slow client has read it."""
-WRITE_BYTES, FAST_WRITE_BYTES = 16 * 1024, 64 * 1024
-"""Bytes of a call of `write` with TLS: a record, and four of them. OpenSSL keeps a buffer of that
-size for each connection; four records take a third less CPU time."""
-FAST_BYTES, FAST_RATE = 4 << 20, 1 << 20
-"""Bytes of a response, and per second, from which on a client is a fast one: the socket takes up to
-4 MiB at once, whatever the client reads."""
-
 _IS_LINUX = hasattr(os, "sendfile") and hasattr(os, "RWF_NOWAIT")
-_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})  # by the file system
-_DISCONNECTS = frozenset(
-    {
-        errno.EPIPE,
-        errno.ECONNRESET,
-        errno.ECONNABORTED,
-        errno.ENOTCONN,
-        errno.ESHUTDOWN,
-        errno.ETIMEDOUT,
-        errno.EHOSTUNREACH,
-        errno.ENETUNREACH,
-        errno.ENETDOWN,
-    }
-)
-
-# Of each response over TLS, the time of its start, and the bytes of files that were written.
-_encrypted: WeakKeyDictionary[Any, list[float]] = WeakKeyDictionary()
-
-_byte = [bytearray(1)]  # for the result of a probe, which is not used
-_limiter: RunVar[anyio.CapacityLimiter] = RunVar("content_star_zero_copy_threads")
-
-# Linux' socket option, 4.12 or later, and its array: the send buffer's size is the fourth member,
-# the bytes in it are the third for Unix sockets, and the sixth for TCP.
-_SO_MEMINFO = 55
-_MEMINFO = struct.Struct("9I")
 
 Frame = Callable[[Any, int], tuple[bytes, bytes]]
 
@@ -194,7 +145,7 @@ async def send_file(cycle: Any, message: Message) -> None:
 
 async def _send_framed(cycle: Any, message: Message, offset: int, count: int) -> None:
     transport = cycle.transport
-    _check_connected(cycle)
+    check_connected(cycle)
     frame = _frame_of(cycle)
     assert frame is not None
     before, after = frame(cycle, count)
@@ -202,8 +153,8 @@ async def _send_framed(cycle: Any, message: Message, offset: int, count: int) ->
         transport.write(before)
     is_encrypted = transport.get_extra_info("sslcontext") is not None
     if not is_encrypted:
-        await _flush(cycle)
-    range_class = _EncryptedRange if is_encrypted else _FileRange
+        await flush(cycle)
+    range_class = EncryptedRange if is_encrypted else FileRange
     # A duplicate, since event loops watch no descriptor that belongs to a transport.
     descriptor = os.dup(transport.get_extra_info("socket").fileno())
     try:
@@ -212,194 +163,3 @@ async def _send_framed(cycle: Any, message: Message, offset: int, count: int) ->
         os.close(descriptor)
     if after:
         transport.write(after)
-
-
-async def _flush(cycle: Any) -> None:
-    """Wait until the transport has sent its buffer, which the file must not overtake."""
-    transport = cycle.transport
-    if transport.get_write_buffer_size():
-        transport.set_write_buffer_limits(high=0)
-        await cycle.flow.drain()
-        _check_connected(cycle)
-        transport.set_write_buffer_limits()
-
-
-class _FileRange:
-    """A range of a file that is being sent; neither a slow client nor a disk blocks the loop."""
-
-    call_bytes = CALL_BYTES
-
-    def __init__(
-        self, cycle: Any, descriptor: int, message: Message, start: int, stop: int
-    ) -> None:
-        """`descriptor` is of the socket."""
-        self._cycle = cycle
-        self._socket = descriptor
-        self._message = message
-        self._fd: int = message["file"].fileno()
-        self._offset = start
-        self._stop = stop
-
-    @property
-    def _length(self) -> int:
-        """Bytes that are sent next, at most."""
-        return min(self._stop - self._offset, self.call_bytes)
-
-    async def send(self) -> None:
-        """Send all of it. Raises as `send_file`."""
-        while self._offset < self._stop:
-            if not self._is_cached():
-                await _in_thread(_read_ahead, self._fd, self._offset, self._length)
-            try:
-                self._send_once()
-                if self._offset < self._stop:
-                    await self._send_cached()
-            except OSError as error:
-                if error.errno not in _UNSUPPORTED:
-                    raise
-                await self._copy()
-
-    async def _send_cached(self) -> None:
-        """Send while the page cache has the next bytes, whenever the socket takes more.
-
-        In a callback, since a task that waits costs as much as the copying that is saved: 45 us.
-        """
-        loop = asyncio.get_running_loop()
-        end: asyncio.Future[None] = loop.create_future()
-
-        def send_more() -> None:
-            if end.done():
-                return
-            try:
-                if self._is_cached():
-                    self._send_once()
-                    if self._offset < self._stop:
-                        return
-            except Exception as error:
-                end.set_exception(error)
-            else:
-                end.set_result(None)
-
-        loop.add_writer(self._socket, send_more)
-        try:
-            await end
-        finally:
-            loop.remove_writer(self._socket)
-
-    def _send_once(self) -> None:
-        """Call `sendfile` once. It sends nothing if the socket is not writable."""
-        _check_connected(self._cycle)
-        try:
-            self._advance(os.sendfile(self._socket, self._fd, self._offset, self._length))
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno in _DISCONNECTS:
-                self._cycle.transport.abort()
-                _check_connected(self._cycle)
-            raise
-
-    async def _copy(self) -> None:
-        """Read and send bytes of a file that `sendfile` does not support."""
-        length = min(self._length, PROBE_BYTES)
-        data: bytes = await _in_thread(os.pread, self._fd, length, self._offset)
-        _check_connected(self._cycle)
-        self._cycle.transport.write(data)
-        await _flush(self._cycle)
-        self._advance(len(data))
-
-    def _advance(self, sent: int) -> None:
-        if not sent:
-            raise OSError(errno.ENODATA, f"The file has become shorter than {self._stop} bytes")
-        self._offset += sent
-        self._message["count"] += sent
-
-    def _is_cached(self) -> bool:
-        """Return whether the page cache has the next bytes, by samples; False if unknown."""
-        stop = self._offset + self._length
-        try:
-            for position in range(self._offset, stop, PROBE_BYTES):
-                os.preadv(self._fd, _byte, position, os.RWF_NOWAIT)
-            os.preadv(self._fd, _byte, stop - 1, os.RWF_NOWAIT)
-        except OSError:
-            return False
-        return True
-
-
-class _EncryptedRange(_FileRange):
-    """A range of a file that is read, encrypted and sent over TLS.
-
-    Only as much as the socket has room for: the transport would buffer more than a megabyte for
-    each slow client.
-    """
-
-    call_bytes = FAST_ENCRYPTED_BYTES
-
-    def _send_once(self) -> None:
-        """Write as much as the socket has room for; nothing while the transport has a buffer."""
-        _check_connected(self._cycle)
-        transport = self._cycle.transport
-        if transport.get_write_buffer_size():
-            return
-        at_most, step = (
-            (FAST_ENCRYPTED_BYTES, FAST_WRITE_BYTES)
-            if self._is_fast()
-            else (ENCRYPTED_BYTES, WRITE_BYTES)
-        )
-        end = min(self._offset + min(self._room(), at_most), self._stop)
-        while self._offset < end:
-            data = os.pread(self._fd, min(step, end - self._offset), self._offset)
-            transport.write(data)
-            self._advance(len(data))
-            _encrypted[self._cycle][1] += len(data)
-
-    def _is_fast(self) -> bool:
-        """Return whether the client has read much of the response, and quickly."""
-        started, sent = _encrypted.setdefault(self._cycle, [time.monotonic(), 0])
-        return sent >= max(FAST_BYTES, FAST_RATE * (time.monotonic() - started))
-
-    def _room(self) -> int:
-        """Return how many bytes the socket takes now, about: half of the free memory."""
-        connection = self._cycle.transport.get_extra_info("socket")
-        try:
-            data = connection.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
-            _, _, unix_queued, size, _, queued, *_ = _MEMINFO.unpack(data)
-        except (OSError, struct.error):  # an older or another kernel
-            poll = select.poll()
-            poll.register(self._socket, select.POLLOUT)
-            return WRITE_BYTES if poll.poll(0) else 0
-        return max(size - max(unix_queued, queued), 0) // 2
-
-
-def _check_connected(cycle: Any) -> None:
-    """Raise ConnectionResetError if the client has disconnected.
-
-    uvicorn notes that for the newest of pipelined requests only, and would take this one's end for
-    an error of the application.
-    """
-    if cycle.disconnected or cycle.transport.is_closing():
-        cycle.disconnected = True
-        cycle.message_event.set()
-        raise ConnectionResetError(errno.ECONNRESET, "The client has disconnected")
-
-
-def _read_ahead(fd: int, offset: int, length: int) -> None:
-    """Read bytes into the page cache, and have the kernel begin with as many after them."""
-    os.posix_fadvise(fd, offset, 2 * length, os.POSIX_FADV_WILLNEED)
-    for position in range(offset, offset + length, PROBE_BYTES):
-        os.pread(fd, min(PROBE_BYTES, offset + length - position), position)
-
-
-async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call `function` in a thread, which a cancelled request does not wait for.
-
-    It may then read from a descriptor that is closed and reused: its result is dropped.
-    """
-    try:
-        limiter = _limiter.get()
-    except LookupError:
-        limiter = anyio.CapacityLimiter(THREADS)
-        _limiter.set(limiter)
-    return await anyio.to_thread.run_sync(
-        function, *arguments, abandon_on_cancel=True, limiter=limiter
-    )
