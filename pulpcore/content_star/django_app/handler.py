@@ -8,13 +8,10 @@ the body while it arrives.
 
 import asyncio
 import contextvars
-import errno
 import logging
-import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 
 import django
@@ -23,25 +20,21 @@ from django.conf import settings
 from django.core import signals
 from django.core.handlers.asgi import ASGIRequest, get_script_prefix
 from django.core.handlers.base import BaseHandler
-from django.db import InterfaceError, OperationalError, close_old_connections
-from django.http import FileResponse, HttpResponse, HttpResponseBadRequest, HttpResponseServerError
+from django.http import FileResponse, HttpResponseBadRequest
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.auth.password_checks import RETRY_AFTER, Failures, source_of
-from pulpcore.content_star.database.connection import ends_session
-from pulpcore.content_star.django_app.password_hashing import (
-    HashingView,
-    TooManyPasswords,
-    current_view,
-)
+from pulpcore.content_star.django_app.errors import error_response
+from pulpcore.content_star.django_app.password_hashing import HashingView, current_view
 from pulpcore.content_star.django_app.request_body import (
     STALL_TIMEOUT,
     ReadBody,
     RequestBody,
     request_body,
 )
+from pulpcore.content_star.django_app.response import ViewResponse, plain_response, view_response
 from pulpcore.content_star.django_app.switch_interval import SwitchInterval
 from pulpcore.content_star.django_app.threads import UploadThreads, ViewThreads
 from pulpcore.content_star.responses.disconnect import until_disconnect
@@ -51,28 +44,6 @@ log = logging.getLogger(__name__)
 
 CHUNK_SIZE = 64 * 1024
 """Maximum bytes of a body message for files."""
-
-# Errors of a full disk, and of a quota.
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-_HeaderList = list[tuple[bytes, bytes]]
-
-# Invalid in a field value (RFC 9110 section 5.5). Django refuses newlines only, and uvicorn fails
-# on the others after the start of the response.
-_INVALID_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
-# RFC 9110 section 7.6.1: set by the server; PEP 3333 forbids them in WSGI applications.
-_HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
 
 
 class Request(ASGIRequest):
@@ -85,17 +56,6 @@ class Request(ASGIRequest):
         # Django reads from the same file object, as under WSGI.
         self.META["wsgi.input"] = file
         self.received = body
-
-
-@dataclass(frozen=True)
-class _Response:
-    """Response of a view, ready to be sent."""
-
-    status: int
-    headers: _HeaderList
-    content: bytes
-    stream: HttpResponseBase | None = None
-    """A streaming response, which still has to be iterated and closed."""
 
 
 class Api(BaseHandler):
@@ -128,9 +88,9 @@ class Api(BaseHandler):
         view = HashingView(source_of(scope))
         context.run(current_view.set, view)
         if body.error:
-            response_data = _error_response(body.error.status, body.error.reason)
+            response_data = plain_response(body.error.status, body.error.reason)
         elif isinstance(body, ReadBody) and self._is_full(scope):
-            response_data = _error_response(503, "Too many requests to the API are waiting.")
+            response_data = plain_response(503, "Too many requests to the API are waiting.")
             response_data.headers.append((b"Retry-After", b"%d" % RETRY_AFTER))
         elif isinstance(body, ReadBody):
             response_data = await self._threads.run(context, self._run_django, scope, body)
@@ -163,7 +123,7 @@ class Api(BaseHandler):
         """Return whether as many requests wait as may. The liveness probe may in any case."""
         return self._threads.waiting >= self._max_waiting and not scope["path"].endswith("/livez/")
 
-    def _run_django(self, scope: Scope, body: RequestBody) -> _Response:
+    def _run_django(self, scope: Scope, body: RequestBody) -> ViewResponse:
         """Run Django for a request, as its `WSGIHandler` does. Blocks."""
         set_script_prefix(get_script_prefix(scope))
         signals.request_started.send(sender=self.__class__, scope=scope)
@@ -171,29 +131,22 @@ class Api(BaseHandler):
             request = Request(scope, body)
         except UnicodeDecodeError:  # the query string
             log.warning("%s %r: the query is not UTF-8.", scope["method"], scope["path"])
-            return _ready(HttpResponseBadRequest())
+            return view_response(HttpResponseBadRequest())
         response = self.get_response(request)
         response._handler_class = self.__class__
         if body.error:
             _remove_uploads(request)
         if request.resolver_match:
             scope["endpoint"] = request.resolver_match.func  # as Starlette sets it
-        return _ready(response)
+        return view_response(response)
 
     def _get_response(self, request: Request) -> HttpResponseBase:
-        """Run the view; respond with the error of the body if the view failed because of it."""
+        """Run the view; respond to failures of which Django does not know the status."""
         try:
             response: HttpResponseBase = super()._get_response(request)
-        except TooManyPasswords as refusal:  # outside of REST framework's views
-            headers = {"Retry-After": str(refusal.wait)}
-            return HttpResponse(refusal.detail, "text/plain", refusal.status_code, headers=headers)
         except Exception as failure:
             _remove_uploads(request)
-            error = request.received.error
-            if error is not None:
-                log.info("%s %r: %s", request.method, request.path, error.reason)
-                return HttpResponse(error.reason, "text/plain", error.status)
-            answer = _refusal_of(request, failure)
+            answer = error_response(request, failure, request.received.error)
             if answer is None:
                 raise
             return answer
@@ -257,28 +210,6 @@ def _remove_uploads(request: Request) -> None:
             handler.upload_interrupted()
 
 
-def _refusal_of(request: Request, failure: Exception) -> HttpResponse | None:
-    """Return the response to a request that failed for lack of a database or of space, or None."""
-    if isinstance(failure, OperationalError | InterfaceError) and ends_session(failure):
-        # No traceback: an outage would have one for each request.
-        log.error("%s %r: %s", request.method, request.path, str(failure).strip())
-        return HttpResponse(
-            "The database is not available.",
-            "text/plain",
-            503,
-            headers={"Retry-After": str(RETRY_AFTER)},
-        )
-    if isinstance(failure, OSError) and failure.errno in _NO_SPACE:  # RFC 4918 section 11.5
-        log.error(
-            "%s %r: %s. Free space in WORKING_DIRECTORY, FILE_UPLOAD_TEMP_DIR and MEDIA_ROOT.",
-            request.method,
-            request.path,
-            failure,
-        )
-        return HttpResponse("No space is left on a disk of the server.", "text/plain", 507)
-    return None
-
-
 def _iterate(
     response: HttpResponseBase, loop: asyncio.AbstractEventLoop, send: Send, end: threading.Event
 ) -> None:
@@ -309,40 +240,6 @@ async def _send_in_time(send: Send, part: bytes) -> None:
 
 async def _send_part(send: Send, part: bytes) -> None:
     await send({"type": "http.response.body", "body": part, "more_body": True})
-
-
-def _ready(response: HttpResponseBase) -> _Response:
-    """Return a response ready to be sent; release the database connection of this thread."""
-    headers = _headers(response)
-    if headers is None:
-        response.close()
-        return _ready(HttpResponseServerError())
-    if response.streaming:
-        close_old_connections()
-        return _Response(response.status_code, headers, b"", response)
-    response_data = _Response(response.status_code, headers, response.content)
-    response.close()
-    return response_data
-
-
-def _headers(response: HttpResponseBase) -> _HeaderList | None:
-    """Return the headers of a response for ASGI, None if one is invalid."""
-    pairs = [(name, value) for name, value in response.items() if name.lower() not in _HOP_BY_HOP]
-    pairs += [
-        ("Set-Cookie", cookie.output(header="").strip()) for cookie in response.cookies.values()
-    ]
-    for name, value in pairs:
-        if _INVALID_CHARACTER.search(value):
-            log.error("Responding 500: header %r of the view has a control character.", name)
-            return None
-    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in pairs]
-
-
-def _error_response(status: int, reason: str) -> _Response:
-    """Return the error response to a request that Django does not see."""
-    content = reason.encode()
-    headers = [(b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(content))]
-    return _Response(status, headers, content)
 
 
 def _closing(body: RequestBody, send: Send) -> Send:
