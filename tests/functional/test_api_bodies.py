@@ -67,14 +67,14 @@ def test_upload_with_credentials_that_expects_100_continue_gets_it(server, insta
 def test_incomplete_bodies_keep_memory_bounded_and_block_no_other_request(server):
     process = psutil.Process(server.process.pid)
     form = {"Content_Type": "application/x-www-form-urlencoded"}
-    httpx.get(f"{server.url}/auth/login/", trust_env=False)
+    httpx.get(f"{server.url}/auth/login/")
     before = process.memory_info().rss
     with ExitStack() as stack:
         for _ in range(100):
             client = stack.enter_context(Raw(server.url))
             client.head("POST", "/auth/login/", Content_Length=2_400_000, **form)
             client.send_until_blocked(bytes(2_399_999))
-        status = httpx.get(f"{server.url}/pulp/api/v3/status/", trust_env=False, timeout=300)
+        status = httpx.get(f"{server.url}/pulp/api/v3/status/")
         assert status.status_code == 200
         assert process.memory_info().rss - before < 150e6
 
@@ -165,24 +165,24 @@ def chunked(count: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("count", [0, 1, 65_536, 65_537, 3_000_000])
 def test_body_with_content_length_reaches_the_view(url, count):
     data = bytes(range(256)) * (count // 256 + 1)
-    response = httpx.put(f"{url}/echo", content=data[:count], trust_env=False)
+    response = httpx.put(f"{url}/echo", content=data[:count])
     assert response.content == data[:count]
 
 
 def test_chunked_body_reaches_the_view(url):
-    response = httpx.put(f"{url}/size", content=chunked(3_000_000), trust_env=False)
+    response = httpx.put(f"{url}/size", content=chunked(3_000_000))
     assert response.text == "3000000"
 
 
 @pytest.mark.parametrize("view", ["body", "asynchronous"])
 @pytest.mark.parametrize("count", [10_000, 2_000_000])
 def test_request_body_is_read_by_sync_and_async_views(url, view, count):
-    response = httpx.put(f"{url}/{view}", content=chunked(count), trust_env=False)
+    response = httpx.put(f"{url}/{view}", content=chunked(count))
     assert response.text == str(count)
 
 
 def test_request_body_over_django_limit_returns_400(url):
-    response = httpx.put(f"{url}/body", content=chunked(10_000_000), trust_env=False)
+    response = httpx.put(f"{url}/body", content=chunked(10_000_000))
     assert response.status_code == 400
 
 
@@ -197,7 +197,7 @@ def test_connection_with_an_unread_body_is_closed_after_the_response(url):
 
 
 def test_connection_with_a_small_unread_body_is_kept_alive(url):
-    with httpx.Client(base_url=url, trust_env=False) as client:
+    with httpx.Client(base_url=url) as client:
         for _ in range(2):
             response = client.put("/unread", content=bytes(1000))
             assert "connection" not in response.headers
@@ -210,8 +210,8 @@ def test_body_over_the_limit_returns_413_before_it_is_read(limited):
 
 
 def test_chunked_body_over_the_limit_returns_413(limited):
-    assert httpx.put(f"{limited}/size", content=chunked(LIMIT), trust_env=False).text == "200000"
-    response = httpx.put(f"{limited}/size", content=chunked(LIMIT + 10_000), trust_env=False)
+    assert httpx.put(f"{limited}/size", content=chunked(LIMIT)).text == "200000"
+    response = httpx.put(f"{limited}/size", content=chunked(LIMIT + 10_000))
     assert (response.status_code, response.headers["connection"]) == (413, "close")
 
 
@@ -250,7 +250,7 @@ def test_client_disconnect_within_a_small_body_calls_no_view(url):
     with Raw(url) as client:
         client.head("PUT", "/recorded", Content_Length=100)
         client.send(b"0123456789")
-    assert httpx.put(f"{url}/recorded", content=b"whole", trust_env=False).status_code == 200
+    assert httpx.put(f"{url}/recorded", content=b"whole").status_code == 200
     assert read == [b"whole"]
 
 
@@ -272,7 +272,7 @@ def test_uploads_of_one_client_address_leave_half_of_the_threads_to_others(insta
             client = stack.enter_context(Raw(url))
             client.head("PUT", "/counted", Content_Length=100_000)
         wait_until(lambda: len(begun) == 2)
-        other = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), timeout=300)
+        other = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"))
         response = stack.enter_context(other).put(f"{url}/counted", content=bytes(100_000))
         assert response.text == "100000"
         assert begun == ["127.0.0.1", "127.0.0.1", "127.0.0.2"]
@@ -284,4 +284,4 @@ def test_body_read_on_the_event_loop_fails_and_stops_no_other_request(url):
         client.head("PUT", "/read_late", Content_Length=100_000)
         wait_until(lambda: len(read) == 2)
         assert isinstance(read[1], RuntimeError)
-        assert httpx.get(f"{url}/unread", trust_env=False, timeout=300).text == "done"
+        assert httpx.get(f"{url}/unread").text == "done"

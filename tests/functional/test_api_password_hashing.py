@@ -39,7 +39,7 @@ class Site:
 
     def client(self, source: str) -> httpx.Client:
         headers = {"X-Forwarded-For": source}
-        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=300)
+        return httpx.Client(base_url=self.url, headers=headers)
 
     def ask(self, hashing: "Hashing", password: str, source: str) -> Future[httpx.Response]:
         return self.pool.submit(self._ask, hashing, password, source)

@@ -212,7 +212,7 @@ def test_header_with_a_control_character_returns_500(url, caplog):
 
 
 def test_headers_beyond_ascii_and_cookies_are_encoded_as_by_django(url):
-    response = httpx.get(f"{url}/headers", trust_env=False)
+    response = httpx.get(f"{url}/headers")
     raw = dict(response.headers.raw)
     assert raw[b"x-name"] == "café".encode("latin-1")
     assert raw[b"x-far"] == b"=?utf-8?b?5ZCN?="
@@ -223,12 +223,12 @@ def test_headers_beyond_ascii_and_cookies_are_encoded_as_by_django(url):
 
 
 def test_file_response_is_sent_whole(url):
-    response = httpx.get(f"{url}/file", trust_env=False)
+    response = httpx.get(f"{url}/file")
     assert response.content == bytes(range(256)) * 4096
 
 
 def test_stream_is_iterated_and_closed_in_one_thread(url):
-    assert httpx.get(f"{url}/stream", trust_env=False).text == "part part part 1"
+    assert httpx.get(f"{url}/stream").text == "part part part 1"
     wait_until(closed.is_set)
 
 
@@ -241,4 +241,4 @@ def test_stream_is_closed_after_client_disconnect(url, path):
 
 
 def test_async_view_and_its_async_stream_are_sent(url):
-    assert httpx.get(f"{url}/asynchronous", trust_env=False).text == "012"
+    assert httpx.get(f"{url}/asynchronous").text == "012"

@@ -151,8 +151,6 @@ def test_large_upload_is_written_to_the_working_directory_by_threads(instance, s
             "Content-Length": str(len(BEGIN) + SIZE + len(END)),
         },
         auth=(instance.username, instance.password),
-        trust_env=False,
-        timeout=300,
     )
     assert response.status_code == 201, response.text
     assert response.json()["sha256"] == digest.hexdigest()
@@ -180,14 +178,13 @@ def test_client_disconnect_during_an_upload_leaves_no_temporary_file(instance, s
                 "Content-Length": str(SIZE),
             },
             auth=(instance.username, instance.password),
-            trust_env=False,
         )
     wait_until(lambda: not spooled(folder))
 
 
 @pytest.mark.parametrize(("name", "length"), [("Content-Type", 1024), ("Accept", 4096)])
 def test_header_that_is_slow_to_parse_returns_431_when_too_long(instance, name, length):
-    with httpx.Client(base_url=instance.url, trust_env=False) as client:
+    with httpx.Client(base_url=instance.url) as client:
         for size, status in ((length, 200), (length + 1, 431), (1_000_000, 431)):
             value = ("text/html," * size)[:size] if name == "Accept" else ";" * size
             response = client.get("/pulp/api/v3/status/", headers={name: value})
@@ -201,7 +198,7 @@ def test_parallel_openapi_schemas_equal_sequential_ones(instance):
     def schema(query: str) -> dict[str, object]:
         # Pulp caches a document by its URL for 100 days.
         url = f"{server.url}/pulp/api/v3/docs/api.json?{query}&fresh={uuid4()}"
-        return httpx.get(url, trust_env=False, timeout=600).raise_for_status().json()["paths"]
+        return httpx.get(url, timeout=600).raise_for_status().json()["paths"]
 
     with serving(instance) as server, ThreadPoolExecutor(len(queries)) as threads:
         sequential = list(map(schema, queries))

@@ -62,7 +62,7 @@ def get(content, guard):
 @pytest.fixture
 def browser(instance, user) -> Iterator[httpx.Client]:
     """A client with a session: the user has logged in at the API's login page."""
-    with httpx.Client(base_url=instance.url, trust_env=False) as client:
+    with httpx.Client(base_url=instance.url) as client:
         log_in(client, user, "first")
         yield client
 
@@ -295,6 +295,6 @@ def test_authentication_classes_of_the_rest_framework_setting_are_used(instance,
 
 
 def log_in_at(url: str, user: Any) -> httpx.Cookies:
-    with httpx.Client(base_url=url, trust_env=False) as client:
+    with httpx.Client(base_url=url) as client:
         log_in(client, user, "first")
         return client.cookies

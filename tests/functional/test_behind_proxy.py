@@ -309,7 +309,7 @@ def test_inherited_unix_socket_trusts_forwarded_headers_with_option(
         server = Server("http://pulp", process, Path(folder, "log"))
         try:
             transport = httpx.HTTPTransport(uds=path)
-            with httpx.Client(transport=transport, timeout=300) as client:
+            with httpx.Client(transport=transport) as client:
                 mark, headers = unique("mark"), {"X-Forwarded-For": "203.0.113.7"}
                 url = f"{server.content_url}{base}/a.txt?{mark}"
                 assert client.get(url, headers=headers).content == FILES["a.txt"]

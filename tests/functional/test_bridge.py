@@ -10,7 +10,6 @@ import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -49,7 +48,7 @@ def server(instance: Instance, notes: Path):
 def plugin(server: Server):
     """The plugin's own prefix, as an anonymous client."""
     url = f"{server.url}/pulp/bridged/"
-    with httpx.Client(base_url=url, trust_env=False, timeout=300) as client:
+    with httpx.Client(base_url=url) as client:
         yield client
 
 
@@ -256,16 +255,16 @@ def test_database_connection_that_is_lost_is_replaced(plugin):
 
 
 def test_aiohttp_sub_applications_have_their_own_prefix_and_middlewares(server):
-    response = httpx.get(f"{server.url}/pulp/bridged-part/x", trust_env=False)
+    response = httpx.get(f"{server.url}/pulp/bridged-part/x")
     assert response.text == "part x"
     assert (response.headers["X-Part"], response.headers["X-Middleware"]) == ("yes", "200")
-    response = httpx.get(f"{server.url}/pulp/bridged-particle/x", trust_env=False)
+    response = httpx.get(f"{server.url}/pulp/bridged-particle/x")
     assert "X-Middleware" not in response.headers
 
 
 def test_routes_below_the_content_prefix_hide_no_distributions(server, orm):
     base = orm.distribution("bridged-api/deep/er", publication=orm.publication({"a.txt": b"a"}))
-    with httpx.Client(base_url=server.content_url, trust_env=False) as content:
+    with httpx.Client(base_url=server.content_url) as content:
         assert content.get("bridged-api/x").json()["name"] == "x"
         assert content.get(f"{base}/a.txt").content == b"a"
         assert content.get("bridged-api/").status_code == 200
@@ -278,7 +277,7 @@ def test_routes_that_overlap_pulp_are_refused_and_reported(server):
     reported = status(server)["bridged"]
     assert (reported["served"], reported["problem"]) == ("bridged", problem)
     assert "/pulp/bridged/files/" in reported["prefixes"]
-    response = httpx.get(f"{server.url}/pulp/v2/", trust_env=False)
+    response = httpx.get(f"{server.url}/pulp/v2/")
     assert "X-Why" not in response.headers
 
 
@@ -295,7 +294,7 @@ def test_bridged_plugin_is_deprecated_with_the_release_that_ends_it(server):
 def status(server: Server) -> dict[str, dict]:
     """Return the server's report about its plugins, by label."""
     as_json = {"Accept": "application/json"}
-    reported = httpx.get(f"{server.content_url}readyz", headers=as_json, trust_env=False).json()
+    reported = httpx.get(f"{server.content_url}readyz", headers=as_json).json()
     return {each["label"]: each for each in reported["plugins"]}
 
 
@@ -373,7 +372,7 @@ def test_cache_decorator_of_pulpcore_does_not_use_redis(instance, tmp_path):
         try:
             with serving(instance, **installed(tmp_path, **cache)) as server:
                 url = f"{server.url}/pulp/bridged/counted"
-                counts = [httpx.get(url, trust_env=False).text for _ in range(3)]
+                counts = [httpx.get(url).text for _ in range(3)]
         finally:
             process.terminate()
     assert counts == ["1", "2", "3"]
@@ -441,7 +440,7 @@ def test_pull_through_by_a_handler_fetches_once_for_all_clients(plugin, server, 
         FileDistribution.objects.filter(base_path=base).update(remote=remote)
         url = str(plugin.base_url.join(f"files/{base}/new.txt"))
         with ThreadPoolExecutor(10) as clients:
-            for got in clients.map(partial(httpx.get, trust_env=False, timeout=300), [url] * 10):
+            for got in clients.map(httpx.get, [url] * 10):
                 assert got.content == upstream.files["new.txt"], server.said()[-6000:]
         assert plugin.get(f"files/{base}/old.txt").status_code == 404
         assert upstream.gets["new.txt"] == 1
@@ -459,8 +458,8 @@ def test_aiohttp_application_that_fails_to_start_leaves_content_served(instance,
     base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
     with serving(instance, **installed(tmp_path / "no such folder")) as server:
         assert "The aiohttp application of the plugins cannot be started" in server.said()
-        assert httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False).content == b"a"
-        response = httpx.get(f"{server.url}/pulp/bridged/hello/x", trust_env=False)
+        assert httpx.get(f"{server.content_url}{base}/a.txt").content == b"a"
+        response = httpx.get(f"{server.url}/pulp/bridged/hello/x")
         assert response.status_code == 404
         reported = status(server)["bridged"]
         assert reported["prefixes"] == []
@@ -490,8 +489,8 @@ def test_plugin_that_fails_to_import_leaves_content_and_other_plugins_served(
     base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
     with serving(instance, **environ) as server:
         assert "The plugin pulp_broken.app is not served in full" in server.said()
-        assert httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False).content == b"a"
-        response = httpx.get(f"{server.url}/pulp/bridged/hello/x", trust_env=False)
+        assert httpx.get(f"{server.content_url}{base}/a.txt").content == b"a"
+        response = httpx.get(f"{server.url}/pulp/bridged/hello/x")
         assert response.json()["name"] == "x"
         problem = status(server)["broken"]["problem"]
         assert problem.startswith("pulp_broken.app.content cannot be imported")
@@ -502,7 +501,7 @@ def test_plugin_that_fails_to_import_leaves_content_and_other_plugins_served(
 
 
 def test_bridged_routes_are_in_the_openapi_document(server):
-    document = httpx.get(f"{server.content_url}openapi.json", trust_env=False).json()
+    document = httpx.get(f"{server.content_url}openapi.json").json()
     validate(document)
     paths = document["paths"]
     assert {"get", "put", "delete"} < paths["/pulp/bridged/hello/{name}"].keys()

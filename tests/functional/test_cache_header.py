@@ -25,7 +25,7 @@ def caching(instance) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def cached(caching: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=caching.content_url, trust_env=False) as client:
+    with httpx.Client(base_url=caching.content_url) as client:
         yield client
 
 

@@ -416,7 +416,7 @@ def test_cache_hit_is_never_older_than_the_last_commit(orm, content):
     requested: list[int] = []
 
     def read() -> None:
-        with httpx.Client(base_url=content.base_url, trust_env=False) as client:
+        with httpx.Client(base_url=content.base_url) as client:
             while not done.is_set():
                 at_least = committed[0]
                 answer = client.get(f"{base}/a")

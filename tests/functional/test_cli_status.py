@@ -27,7 +27,7 @@ def stopped(instance: Instance, tmp_path: Path) -> State:
 
 def login(instance: Instance, password: str) -> int:
     url = f"{instance.url}/pulp/api/v3/users/"
-    return httpx.get(url, auth=("admin", password), trust_env=False).status_code
+    return httpx.get(url, auth=("admin", password)).status_code
 
 
 def test_status_of_a_running_pulp(instance: Instance) -> None:

@@ -90,7 +90,7 @@ def test_up_prints_urls_and_the_user(instance: Instance) -> None:
         assert line in said.splitlines()
     for path in ("", "docs/", "status/"):
         url = f"{instance.url}/pulp/api/v3/{path}"
-        assert httpx.get(url, trust_env=False).status_code == 200
+        assert httpx.get(url).status_code == 200
 
 
 def start_on_a_terminal(own: Instance) -> str:
@@ -178,7 +178,7 @@ def test_state_directory_of_another_user_is_refused_by_every_command(
 def test_admin_password_is_accepted_by_the_api(instance: Instance) -> None:
     url = f"{instance.url}/pulp/api/v3/users/"
     for password, status in ((instance.password, 200), ("wrong", 401)):
-        response = httpx.get(url, auth=("admin", password), trust_env=False)
+        response = httpx.get(url, auth=("admin", password))
         assert response.status_code == status
 
 

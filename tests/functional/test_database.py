@@ -265,7 +265,7 @@ def test_database_connections_terminated_under_load_fail_no_download(instance, o
     failures: list[str] = []
 
     def download(url: str, path: str, expected: bytes) -> None:
-        with httpx.Client(base_url=url, timeout=300) as client:
+        with httpx.Client(base_url=url) as client:
             while not done.is_set():
                 response = client.get(f"{base}/{path}")
                 answers.append(response.status_code)
@@ -307,7 +307,7 @@ def test_slow_clients_hold_no_database_connection(instance, orm):
     options = {"PULP_CONTENT_STAR_DATABASE_THREADS": "1"}
     with serving(instance, **options) as server, contextlib.ExitStack() as streams:
         url = f"{server.content_url}{base}/big.bin"
-        slow = [streams.enter_context(httpx.stream("GET", url, timeout=300)) for _ in range(10)]
+        slow = [streams.enter_context(httpx.stream("GET", url)) for _ in range(10)]
         assert httpx.get(url, headers={"Range": "bytes=0-9"}).content == data[:10]
         for response in slow[:2]:
             digest = hashlib.sha256()
@@ -361,7 +361,7 @@ def test_terminated_connections_fail_no_request_with_settings_of_django(
     done, failures, counts = threading.Event(), [], itertools.count()
 
     def request(url: str) -> None:
-        with httpx.Client(base_url=url, timeout=300) as client:
+        with httpx.Client(base_url=url) as client:
             while not done.is_set():
                 cached, missing = client.get("a"), client.get(f"no-{next(counts)}")
                 if (cached.content, missing.status_code) != (b"a" * 1000, 404):
@@ -390,7 +390,7 @@ def test_unavailable_database_returns_503_with_retry_after(instance):
     unavailable = '@json {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "pulp",'
     unavailable += ' "USER": "pulp", "HOST": "/nonexistent"}}'
     with serving(instance, PULP_DATABASES=unavailable) as server:
-        response = httpx.get(f"{server.content_url}x/y", timeout=300)
+        response = httpx.get(f"{server.content_url}x/y")
         assert response.status_code == 503
         assert int(response.headers["Retry-After"]) > 0
         assert "nonexistent" not in response.text

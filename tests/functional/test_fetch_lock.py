@@ -70,7 +70,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         try:
-            with httpx.stream("GET", self.url, trust_env=False, timeout=300) as response:
+            with httpx.stream("GET", self.url) as response:
                 self.status = response.status_code
                 for chunk in response.iter_raw():
                     self.body += chunk
@@ -91,7 +91,7 @@ def test_fetch_lock_makes_a_second_process_wait_for_the_fetch(instance, other, r
     wait_until(lambda: first.body)
     assert is_locked(key_for(file))
     second = Client(other.content_url + file.path)
-    third = httpx.Client(trust_env=False)
+    third = httpx.Client()
     with pytest.raises(httpx.ReadTimeout):
         third.get(other.content_url + file.path, timeout=1)
     assert second.status == 0
@@ -110,7 +110,7 @@ def test_client_disconnect_while_waiting_for_fetch_lock_causes_no_fetch(
     first = Client(instance.content_url + file.path)
     wait_until(lambda: first.body)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.get(other.content_url + file.path, trust_env=False, timeout=0.5)
+        httpx.get(other.content_url + file.path, timeout=0.5)
     paused.release()
     assert first.result() == file.data
     file.wait_until_saved()
@@ -212,7 +212,7 @@ def test_hundred_clients_of_four_workers_cause_one_fetch(instance, orm, server, 
     async def get_all(root: str) -> list[tuple[str, bytes]]:
         limits = httpx.Limits(max_connections=None)
         paths = [*wanted] * 100
-        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=300) as client:
+        async with httpx.AsyncClient(limits=limits) as client:
             answers = await asyncio.gather(*(client.get(root + path) for path in paths))
         return [(path, each.content) for path, each in zip(paths, answers, strict=True)]
 

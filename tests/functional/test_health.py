@@ -53,11 +53,11 @@ def test_readyz_with_unavailable_database_returns_503(instance, tmp_path):
     with serving(instance, app=app, PULP_DATABASES=databases) as server:
         # Content has no connection yet: an open one would survive without the link.
         link.unlink()
-        response = httpx.get(f"{server.content_url}readyz", timeout=300)
+        response = httpx.get(f"{server.content_url}readyz")
         assert (response.status_code, response.text) == (503, "The database is not available.\n")
         assert httpx.get(f"{server.content_url}livez").status_code == 200
         link.symlink_to(instance.address.socket_dir)
-        wait_until(lambda: httpx.get(f"{server.content_url}readyz", timeout=300).status_code == 200)
+        wait_until(lambda: httpx.get(f"{server.content_url}readyz").status_code == 200)
 
 
 def test_readyz_with_database_timeout_returns_503(instance, tmp_path):

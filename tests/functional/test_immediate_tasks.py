@@ -175,7 +175,7 @@ def test_relative_files_of_parallel_tasks_are_separate(instance, server):
 
 def test_directories_of_tasks_are_removed(instance, options):
     with launched(instance, *options) as server:
-        client = httpx.Client(base_url=server.url, trust_env=False)
+        client = httpx.Client(base_url=server.url)
         directory = Path(run_task(client, "write", text="x")["result"]["directory"])
         # Without unshare(2), all threads share a current directory, and it is removed later.
         assert directory.exists() == bool(options)
@@ -203,16 +203,16 @@ def test_tasks_run_concurrently_where_threads_have_directories(instance, tmp_pat
 def test_task_that_blocks_does_not_block_other_clients(server, tmp_path):
     begun, end = tmp_path / "begun", tmp_path / "end"
     answers: list[dict[str, Any]] = []
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=300) as client:
+    with httpx.Client(base_url=server.url) as client:
         thread = Thread(
             target=lambda: answers.append(run_task(client, "block", begun=begun, end=end))
         )
         thread.start()
         try:
             wait_until(begun.exists, explain=server.said)
-            response = httpx.get(f"{server.content_url}readyz", trust_env=False, timeout=300)
+            response = httpx.get(f"{server.content_url}readyz")
             assert response.text == "ok\n"
-            assert httpx.get(f"{server.url}{API}livez/", trust_env=False).is_success
+            assert httpx.get(f"{server.url}{API}livez/").is_success
         finally:
             end.touch()
             thread.join()
@@ -230,7 +230,7 @@ def test_client_disconnect_does_not_cancel_a_task(instance, server, tmp_path):
         connection.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         wait_until(begun.exists, explain=server.said)
     # By the response to another request, the server has noticed the disconnect.
-    assert httpx.get(f"{server.url}{API}livez/", trust_env=False).is_success
+    assert httpx.get(f"{server.url}{API}livez/").is_success
     end.touch()
     task = Task.objects.filter(name="pulp_tasking.app.tasks.wait").latest("pulp_created")
 
@@ -246,7 +246,7 @@ def test_umask_of_a_view_is_that_of_its_thread(instance):
     with launched(instance) as server:
         status = Path(f"/proc/{server.process.pid}/status")
         assert "Umask:\t0022\n" in status.read_text()
-        assert httpx.get(f"{server.url}/pulp/tasking/umask", trust_env=False).is_success
+        assert httpx.get(f"{server.url}/pulp/tasking/umask").is_success
         assert "Umask:\t0022\n" in status.read_text()
 
 
@@ -256,8 +256,8 @@ def test_working_directory_is_not_on_the_import_path(instance, tmp_path, options
     try:
         with launched(instance, "--cwd", str(tmp_path), *options) as server:
             url = f"{server.url}/pulp/tasking/importable"
-            assert httpx.get(f"{url}/pathlib", trust_env=False).json() == {"result": True}
-            assert httpx.get(f"{url}/{module.stem}", trust_env=False).json() == {"result": False}
+            assert httpx.get(f"{url}/pathlib").json() == {"result": True}
+            assert httpx.get(f"{url}/{module.stem}").json() == {"result": False}
     finally:
         module.unlink()
 
@@ -281,12 +281,12 @@ def test_readyz_without_working_directory_returns_503(instance, options, tmp_pat
     directory.mkdir()
     with launched(instance, *options, PULP_WORKING_DIRECTORY=str(directory)) as server:
         url = f"{server.content_url}readyz"
-        assert httpx.get(url, trust_env=False).text == "ok\n"
+        assert httpx.get(url).text == "ok\n"
         directory.rmdir()
-        response = httpx.get(url, trust_env=False)
+        response = httpx.get(url)
         assert response.status_code == 503
         assert response.text.startswith("WORKING_DIRECTORY is missing")
         directory.mkdir()
-        assert httpx.get(url, trust_env=False).text == "ok\n"
+        assert httpx.get(url).text == "ok\n"
         with logged_in(instance, server) as client:
             assert set(patch_remote(client, 0, 2)) == {202}

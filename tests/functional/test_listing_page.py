@@ -171,7 +171,7 @@ def test_stalled_clients_of_large_listings_do_not_block_others(instance, base, c
                 stalled(server.url, f"/pulp/content/{crowded}/many/?{number}", header)
             )
         wait_until(lambda: not _busy())
-        answer = httpx.get(f"{server.content_url}{base}/p/", headers=TEXT, timeout=300)
+        answer = httpx.get(f"{server.content_url}{base}/p/", headers=TEXT)
         assert len(parse_listing(answer.text)) == COUNT + 100
         wait_until(lambda: not _busy())
 
@@ -247,7 +247,7 @@ def test_large_listing_keeps_memory_bounded(instance, base, crowded):
         def read(path: str, **headers: str) -> int:
             """GET the page in chunks, and return its length."""
             url = f"{server.content_url}{path}"
-            with httpx.stream("GET", url, headers=PLAIN | headers, timeout=300) as response:
+            with httpx.stream("GET", url, headers=PLAIN | headers) as response:
                 assert response.status_code == 200
                 return sum(map(len, response.iter_raw()))
 

@@ -193,7 +193,7 @@ def test_hundred_clients_of_one_file_cause_one_fetch(instance, mirror):
 
     async def get_all() -> list[bytes]:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=300) as client:
+        async with httpx.AsyncClient(limits=limits) as client:
             url = instance.content_url + m.path
             started = 0
 
@@ -217,7 +217,7 @@ def test_small_file_requested_by_hundred_clients_is_fetched_once(instance, mirro
 
     async def get_all() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=300) as client:
+        async with httpx.AsyncClient(limits=limits) as client:
             url = instance.content_url + m.path
             return await asyncio.gather(*(client.get(url) for _ in range(100)))
 
@@ -387,7 +387,7 @@ def test_failure_of_all_remotes_returns_502_without_secrets(own, mirror):
     m = mirror(5000)
     m.set_behaviour(remote_server.status(500))
     remote_artifacts(m).update(url=f"{m.upstream.url}{m.source}?signature=s3cr3t")
-    response = httpx.get(own.content_url + m.path, trust_env=False, timeout=300)
+    response = httpx.get(own.content_url + m.path)
     assert response.status_code == 502
     assert "s3cr3t" not in own.said() + response.text
     assert "500" in own.said()
@@ -403,7 +403,7 @@ def test_remote_credentials_that_are_refused_are_not_logged(own, mirror, code):
     remote.username, remote.password = "some-user", "some-password"
     remote.headers = [{"X-Key": "some-key"}]
     remote.save()
-    response = httpx.get(own.content_url + m.path, trust_env=False, timeout=300)
+    response = httpx.get(own.content_url + m.path)
     assert response.status_code == 502
     assert m.upstream.seen[-1].headers["X-Key"] == "some-key"
     basic = httpx.BasicAuth("some-user", "some-password")._auth_header.split()[1]
@@ -486,7 +486,7 @@ def test_file_url_of_remote_is_read_and_saved(own, mirror, folder):
     m = mirror(5000)
     file = set_file_url(m, folder, m.data)
     part = {"Range": "bytes=1000-1999"}
-    get = partial(httpx.get, own.content_url + m.path, trust_env=False)
+    get = partial(httpx.get, own.content_url + m.path)
     assert get(headers=part).content == m.data[1000:2000]
     wait_until(lambda: saved(m))
     file.unlink()
@@ -496,7 +496,7 @@ def test_file_url_of_remote_is_read_and_saved(own, mirror, folder):
 def test_file_url_of_remote_with_digest_mismatch_returns_502(own, mirror, folder):
     m = mirror(5000)
     set_file_url(m, folder, random.randbytes(5000))
-    assert httpx.get(own.content_url + m.path, trust_env=False).status_code == 502
+    assert httpx.get(own.content_url + m.path).status_code == 502
     assert remote_artifacts(m).get().failed_at
     assert not saved(m)
 
@@ -524,7 +524,7 @@ def test_on_demand_file_of_a_domain_is_saved_in_its_storage(domains, server, orm
             version.add_content(Content.objects.filter(pk=unit.pk))
         base = orm.distribution(from_publication=False, repository_version=version)
         address = f"{domains.content_url}{domain.name}/{base}/file"
-        assert httpx.get(address, trust_env=False).content == data
+        assert httpx.get(address).content == data
         wait_until(lambda: ContentArtifact.objects.get(pk=known.pk).artifact)
         stored = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
         assert stored == [data]
@@ -651,7 +651,7 @@ def test_shutdown_during_a_fetch_leaves_no_temporary_file(instance, mirror, poli
     m = mirror(BIG, policy=policy)
     m.set_behaviour(PausedResponse(1_000_000))
     with serving(instance, "--timeout-graceful-shutdown", "1") as own:
-        with httpx.stream("GET", own.content_url + m.path, trust_env=False) as response:
+        with httpx.stream("GET", own.content_url + m.path) as response:
             next(response.iter_raw(1))
             own.process.terminate()
             own.process.wait(300)

@@ -43,7 +43,7 @@ def test_status_lists_the_process_as_api_and_as_content_app(instance):
     ],
 )
 def test_api_docs_login_and_assets_are_served(instance, path, expected_text):
-    response = httpx.get(instance.url + path, timeout=300)
+    response = httpx.get(instance.url + path)
     assert response.status_code == 200
     assert expected_text in response.text
     assert response.headers["Correlation-ID"]
@@ -173,7 +173,7 @@ def test_shutdown_waits_for_a_running_download(instance, orm, app):
     base = orm.distribution(publication=publication)
     options = ("--timeout-graceful-shutdown", "60")
     with serving(instance, *options, app=f"pulpcore.routing:{app}") as server:
-        with httpx.stream("GET", f"{server.content_url}{base}/big.bin", timeout=300) as response:
+        with httpx.stream("GET", f"{server.content_url}{base}/big.bin") as response:
             chunks = response.iter_raw(65536)
             digest = hashlib.sha256(next(chunks))
             server.process.terminate()

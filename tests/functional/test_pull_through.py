@@ -52,7 +52,7 @@ def other(instance) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def client(own: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=own.content_url, trust_env=False, timeout=300) as client:
+    with httpx.Client(base_url=own.content_url) as client:
         yield client
 
 
@@ -138,7 +138,7 @@ async def gather(url: str, count: int, begun: Callable[[], None] = bool) -> list
             return await response.aread()
 
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=300) as client:
+    async with httpx.AsyncClient(limits=limits) as client:
         return await asyncio.gather(*(get(client) for _ in range(count)))
 
 
@@ -269,7 +269,7 @@ def test_repository_gets_one_task_for_concurrent_clients(own, mirror, orm, is_kn
     path = m.add("a.bin", 5000)
     if is_known:  # through another distribution, which has no repository
         first = orm.distribution(from_publication=False, remote=m.remote)
-        assert httpx.get(f"{own.content_url}{first}/a.bin", trust_env=False).status_code == 200
+        assert httpx.get(f"{own.content_url}{first}/a.bin").status_code == 200
         wait_until(lambda: m.saved("a.bin"))
     assert set(asyncio.run(gather(own.content_url + path, 100))) == {m.data("a.bin")}
     wait_until(lambda: m.repository.latest_version().number == 1)
@@ -381,7 +381,7 @@ def test_fetch_lock_lets_two_processes_fetch_each_file_once(own, other, mirror):
     urls = [root + path for path in paths for root in (own.content_url, other.content_url)]
 
     async def get_all() -> list[httpx.Response]:
-        async with httpx.AsyncClient(trust_env=False, timeout=300) as client:
+        async with httpx.AsyncClient() as client:
             return await asyncio.gather(*(client.get(url) for url in urls))
 
     for response, url in zip(asyncio.run(get_all()), urls, strict=True):
@@ -402,13 +402,13 @@ def test_fetch_lock_makes_a_second_process_wait_for_the_fetch(own, other, mirror
     path = m.add("a.bin", BIG, paused)
     with (
         ThreadPoolExecutor(2) as clients,
-        httpx.stream("GET", own.content_url + path, trust_env=False, timeout=300) as first,
+        httpx.stream("GET", own.content_url + path) as first,
     ):
         chunks = first.iter_raw()
         start = next(chunks)
         with pytest.raises(httpx.ReadTimeout):
-            httpx.get(other.content_url + path, trust_env=False, timeout=1)
-        waiting = clients.submit(httpx.get, other.content_url + path, trust_env=False, timeout=300)
+            httpx.get(other.content_url + path, timeout=1)
+        waiting = clients.submit(httpx.get, other.content_url + path)
         paused.release()
         assert start + b"".join(chunks) == m.data("a.bin")
         response = waiting.result()
@@ -424,13 +424,13 @@ def test_fetch_lock_is_taken_over_from_a_killed_process(own, mirror, instance):
         instance, app="tests.support.pull_through_app:application", PYTHONPATH=str(ROOT)
     ) as other:
         url = other.content_url + path
-        with httpx.stream("GET", url, trust_env=False, timeout=300) as first:
+        with httpx.stream("GET", url) as first:
             next(first.iter_raw())
             with pytest.raises(httpx.ReadTimeout):
-                httpx.get(own.content_url + path, trust_env=False, timeout=1)
+                httpx.get(own.content_url + path, timeout=1)
             m.set_behaviour("a.bin", remote_server.plain)
             other.process.kill()
-            response = httpx.get(own.content_url + path, trust_env=False, timeout=300)
+            response = httpx.get(own.content_url + path)
             assert response.content == m.data("a.bin")
     assert m.gets("a.bin") == 2
     wait_until(lambda: m.saved("a.bin"))
@@ -455,11 +455,11 @@ def test_pull_through_in_a_domain_is_saved_in_its_storage(instance, server, orm,
         saved = Artifact.objects.filter(pulp_domain=domain)
         with serving(instance, app="tests.support.pull_through_app:application", **environ) as own:
             address = f"{own.content_url}{domain.name}/{base}/a.bin"
-            assert httpx.get(address, trust_env=False).content == data
+            assert httpx.get(address).content == data
             wait_until(saved.exists)
             wait_until(lambda: repository.latest_version().number == 1)
             settle()
-            assert httpx.get(address, trust_env=False).headers["Last-Modified"]
+            assert httpx.get(address).headers["Last-Modified"]
         [file] = ContentArtifact.objects.filter(remoteartifact__remote=remote)
         assert file.content.pulp_domain == domain
         stored = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
@@ -631,7 +631,7 @@ def test_stalled_remote_ends_at_a_timeout_for_all_clients(
 
     def get() -> int:
         try:
-            return httpx.get(own.content_url + path, trust_env=False, timeout=300).status_code
+            return httpx.get(own.content_url + path).status_code
         except httpx.RemoteProtocolError:
             return 0
 
@@ -1006,7 +1006,7 @@ def test_metadata_cache_with_ttl_0_revalidates_each_time(instance, mirror):
     path = m.add("index.html", 100, with_etag())
     with serving(instance, PULP_CONTENT_STAR_METADATA_TTL="0") as strict:
         for _ in range(3):
-            answer = httpx.get(strict.content_url + path, trust_env=False)
+            answer = httpx.get(strict.content_url + path)
             assert answer.content == m.data("index.html")
     asked = [each.headers.get("If-None-Match") for each in m.seen("index.html")]
     assert asked == [None, '"1"', '"1"']
@@ -1115,7 +1115,7 @@ def test_metadata_cache_size_is_bounded(instance, mirror):
     large = m.add("large.html", 113, with_etag())  # over a quarter of the cache size
     with serving(instance, PULP_CONTENT_STAR_METADATA_SIZE="450") as limited:
         for path in [*paths, paths[5], paths[0], large, large]:
-            assert httpx.get(limited.content_url + path, trust_env=False).status_code == 200
+            assert httpx.get(limited.content_url + path).status_code == 200
     assert m.gets("5.html") == 1
     assert m.gets("0.html") == 2, "evicted"
     assert m.gets("large.html") == 2

@@ -85,7 +85,7 @@ def upload(pulp: Pulp, repository: str, origin: str, base_path: str, name: str) 
     """Upload a file, and request it as often as each server is certain to be asked."""
     pulp.upload(repository, name, name.encode())
     for _ in range(4):
-        response = httpx.get(f"{origin}{CONTENT}{base_path}/{name}", trust_env=False)
+        response = httpx.get(f"{origin}{CONTENT}{base_path}/{name}")
         assert (response.status_code, response.content) == (200, name.encode())
 
 

@@ -149,7 +149,7 @@ def _walk(node: dict, found: list[tuple[str, float]]) -> None:
         _walk(child, found)
 
 
-def ask(path: str):
+def respond_to(path: str):
     """Return the response to GET, made in this thread as the executor's threads do."""
     scope = {"type": "http", "method": "GET", "path": f"/pulp/content/{path}"}
     request = Request({**scope, "headers": [], "query_string": b""})
@@ -186,7 +186,7 @@ def test_queries_of_a_file_are_three_at_most(sample, kind, name):
     if name == "meta" and kind.startswith("plain"):
         pytest.skip("not published")
     with CaptureQueriesContext(connection) as captured:
-        response = ask(f"{sample[kind]}/{name}")
+        response = respond_to(f"{sample[kind]}/{name}")
     assert response.source.name.startswith("/")
     sql = [query["sql"] for query in captured]
     assert len(sql) == KINDS[kind], sql
@@ -204,19 +204,19 @@ def unprepared(monkeypatch) -> Iterator[None]:
 
 def test_prepared_statement_lost_by_a_pooler_turns_preparing_off(sample, unprepared):
     path = f"{sample['publication']}/a"
-    ask(path)
+    respond_to(path)
     with connection.cursor() as cursor:
         cursor.execute("DEALLOCATE ALL")
-    assert ask(path).source.name.startswith("/")
+    assert respond_to(path).source.name.startswith("/")
     assert not Query.prepares
-    assert ask(path).source.name.startswith("/")
+    assert respond_to(path).source.name.startswith("/")
 
 
 def test_prepared_statement_of_a_pooled_session_is_reused(sample, unprepared):
     path = f"{sample['publication']}/a"
-    ask(path)
+    respond_to(path)
     Query._prepared.clear()  # as a new connection to the same session of the pooler
-    assert ask(path).source.name.startswith("/")
+    assert respond_to(path).source.name.startswith("/")
     assert Query.prepares
 
 
@@ -247,13 +247,13 @@ def test_prepared_statements_behind_a_pooler_of_two_sessions(instance, orm, tmp_
 def test_prepared_statement_is_prepared_again_after_a_column_changed_its_type(sample, unprepared):
     """PostgreSQL: "cached plan must not change result type", as after a migration."""
     path = f"{sample['publication']}/a"
-    ask(path)
+    respond_to(path)
     names = {name for prepared in Query._prepared.values() for name in prepared}
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE core_distribution ALTER name TYPE varchar(300)")
         try:
-            assert ask(path).source.name.startswith("/"), "executed unprepared"
-            assert ask(path).source.name.startswith("/")
+            assert respond_to(path).source.name.startswith("/"), "executed unprepared"
+            assert respond_to(path).source.name.startswith("/")
             cursor.execute("SELECT name FROM pg_prepared_statements")
             prepared = {name.encode() for (name,) in cursor.fetchall()}
         finally:
@@ -271,7 +271,7 @@ def test_deferred_fields_are_named_to_from_db(sample, monkeypatch):
         return super(RepositoryVersion, cls).from_db(db, field_names, values)
 
     monkeypatch.setattr(RepositoryVersion, "from_db", classmethod(from_db), raising=False)
-    ask(f"{sample['version']}/a")
+    respond_to(f"{sample['version']}/a")
     assert seen
     for names, count in seen:
         assert "content_ids" not in names
@@ -328,14 +328,14 @@ def test_deep_path_sends_a_prepared_statement_little(instance, unprepared, path)
 
 def test_prepared_statements_are_not_used_in_a_transaction(sample, unprepared):
     with transaction.atomic():
-        assert ask(f"{sample['publication']}/a").source.name.startswith("/")
+        assert respond_to(f"{sample['publication']}/a").source.name.startswith("/")
     assert not Query._prepared
 
 
 def test_prepared_statements_are_disabled_by_prepare_threshold(sample, unprepared, monkeypatch):
     options = {**connection.settings_dict["OPTIONS"], "prepare_threshold": None}
     monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
-    assert ask(f"{sample['publication']}/a").source.name.startswith("/")
+    assert respond_to(f"{sample['publication']}/a").source.name.startswith("/")
     assert not Query._prepared
 
 

@@ -76,7 +76,7 @@ def test_slow_client_of_a_huge_file_keeps_memory_and_disk_bounded(
     file = remote_file(BIG, policy=policy)
     url = own.content_url + file.path
     warm = remote_file(BIG, policy=policy)
-    httpx.get(own.content_url + warm.path, trust_env=False, timeout=300).raise_for_status()
+    httpx.get(own.content_url + warm.path).raise_for_status()
     digest = huge_digest()
     file.set_behaviour(huge)
     file.set(sha256=digest, size=HUGE)
@@ -95,7 +95,7 @@ def test_slow_client_of_a_huge_file_keeps_memory_and_disk_bounded(
         return most >= HUGE
 
     received = hashlib.sha256()
-    with httpx.stream("GET", url, trust_env=False, timeout=300) as slow:
+    with httpx.stream("GET", url) as slow:
         chunks = slow.iter_raw()
         received.update(next(chunks))
         wait_until(is_on_disk)

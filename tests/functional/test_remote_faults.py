@@ -123,7 +123,7 @@ def test_proxy_of_https_remote_is_used_with_connect(content, remote_file, secure
 
 def test_proxy_that_refuses_credentials_returns_502_without_secrets(own, remote_file, proxy):
     file = remote_file(**behind(proxy, "another-secret"))
-    answer = httpx.get(own.content_url + file.path, trust_env=False, timeout=300)
+    answer = httpx.get(own.content_url + file.path)
     assert answer.status_code == 502
     assert "407" in own.said()
     assert "another-secret" not in own.said() + answer.text
@@ -410,7 +410,7 @@ def test_content_removed_during_the_fetch_is_served_and_not_saved(own, instance,
     paused = PausedResponse(1_000_000)
     file.set_behaviour(paused)
     url = own.content_url + file.path
-    with httpx.stream("GET", url, trust_env=False, timeout=300) as response:
+    with httpx.stream("GET", url) as response:
         chunks = response.iter_raw()
         got = next(chunks)
         unit = file.content_artifact.content
@@ -469,9 +469,9 @@ def test_full_disk_cuts_the_response_and_blames_no_remote(instance, remote_file)
     command = ["prlimit", "--fsize=1000000", *server]
     with running(instance, command, f"http://127.0.0.1:{port}") as own:
         with pytest.raises(httpx.RemoteProtocolError):
-            httpx.get(own.content_url + big.path, trust_env=False, timeout=300)
+            httpx.get(own.content_url + big.path)
         assert "WORKING_DIRECTORY failed" in own.said()
-        answer = httpx.get(own.content_url + small.path, trust_env=False, timeout=300)
+        answer = httpx.get(own.content_url + small.path)
         assert answer.content == small.data
     assert big.remote_artifacts[0].failed_at is None, "not the remote's fault"
     assert big.artifact is None
@@ -485,10 +485,10 @@ def test_on_demand_file_is_saved_in_object_storage(instance, domains, remote_fil
         try:
             file = remote_file(BIG, domain=site.domain)
             url = f"{domains.content_url}{site.domain.name}/{file.path}"
-            assert httpx.get(url, trust_env=False, timeout=300).content == file.data
+            assert httpx.get(url).content == file.data
             file.wait_until_saved()
             store.relay.reset()
-            assert httpx.get(url, trust_env=False, timeout=300).content == file.data
+            assert httpx.get(url).content == file.data
             wait_until(lambda: sum(store.relay.passed) > BIG)  # read from the object store
             assert file.gets == [1]
             wait_until(lambda: spooled(instance) == [])

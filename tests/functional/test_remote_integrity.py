@@ -68,7 +68,9 @@ class Received:
     body: bytes
 
 
-async def ask(client: httpx.AsyncClient, url: str, requested: str, method: str) -> Received | None:
+async def receive(
+    client: httpx.AsyncClient, url: str, requested: str, method: str
+) -> Received | None:
     headers = {"Range": requested} if requested else {}
     try:
         answer = await client.request(method, url, headers=headers)
@@ -115,9 +117,12 @@ def test_digest_mismatch_is_never_served_by_any_mix_of_remotes(
             (file, chance.choice(RANGES), chance.choice(["GET", "GET", "GET", "HEAD"]))
             for file in [*files] * 10
         ]
-        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=300) as client:
+        async with httpx.AsyncClient(limits=limits) as client:
             answers = await asyncio.gather(
-                *(ask(client, instance.content_url + file.path, *how) for file, *how in requested)
+                *(
+                    receive(client, instance.content_url + file.path, *how)
+                    for file, *how in requested
+                )
             )
         return [(file, got) for (file, *_), got in zip(requested, answers, strict=True)]
 
@@ -160,7 +165,7 @@ def test_range_with_the_last_byte_waits_for_the_end_of_the_remote(instance, remo
     paused = PausedResponse(SIZE, with_length=False)
     file.set_behaviour(paused)
     folder = Path(instance.state.working_directory)
-    get = partial(httpx.get, instance.content_url + file.path, trust_env=False, timeout=300)
+    get = partial(httpx.get, instance.content_url + file.path)
     with ThreadPoolExecutor(1) as clients:
         asking = clients.submit(get, headers={"Range": "bytes=-1"})
         wait_until(lambda: SIZE in [path.stat().st_size for path in folder.glob("content-*")])
@@ -174,9 +179,7 @@ def test_range_is_cut_when_the_whole_file_fails_verification(instance, remote_fi
     file = remote_file(30_000_000)
     file.set_behaviour(remote_server.wrong_bytes)
     headers = {"Range": "bytes=0-28999999"}
-    with httpx.stream(
-        "GET", instance.content_url + file.path, headers=headers, trust_env=False, timeout=300
-    ) as answer:
+    with httpx.stream("GET", instance.content_url + file.path, headers=headers) as answer:
         assert answer.status_code == 206
         chunks = answer.iter_raw()
         next(chunks)

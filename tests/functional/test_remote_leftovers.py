@@ -48,7 +48,7 @@ def descriptors(server: Server) -> list[str]:
 
 
 def left_in_memory(server: Server) -> dict[str, int]:
-    left: dict[str, int] = httpx.get(f"{server.url}/left-in-memory", trust_env=False).json()
+    left: dict[str, int] = httpx.get(f"{server.url}/left-in-memory").json()
     return left
 
 
@@ -140,7 +140,7 @@ def test_downloads_of_all_kinds_leak_no_resources(instance, remote_file, server,
 
         async def visit_all(count: int) -> None:
             limits = httpx.Limits(max_connections=50)
-            async with httpx.AsyncClient(trust_env=False, limits=limits) as client:
+            async with httpx.AsyncClient(limits=limits) as client:
                 await asyncio.gather(*(visit(client) for _ in range(count)))
 
         def wait_until_idle() -> None:
@@ -182,8 +182,8 @@ def test_temporary_files_of_a_killed_process_are_removed_by_the_next_start(insta
         file.set_behaviour(paused)
     with (
         serving(instance) as killed,
-        httpx.stream("GET", killed.content_url + files[0].path, trust_env=False) as first,
-        httpx.stream("GET", instance.content_url + files[1].path, trust_env=False) as second,
+        httpx.stream("GET", killed.content_url + files[0].path) as first,
+        httpx.stream("GET", instance.content_url + files[1].path) as second,
     ):
         chunks = second.iter_raw()
         got = next(chunks)
@@ -231,7 +231,7 @@ def test_shutdown_waits_until_a_fetched_file_is_saved(instance, remote_file, way
     holding.start()
     locked.wait(300)
     with serving(instance) as own:
-        answer = httpx.get(own.content_url + file.path, trust_env=False, timeout=300)
+        answer = httpx.get(own.content_url + file.path)
         assert answer.content == file.data
         assert spooled(instance)
         own.process.send_signal(getattr(signal, way))

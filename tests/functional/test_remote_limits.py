@@ -38,7 +38,7 @@ def limited(instance) -> Iterator[Server]:
 
 def read(url: str, **headers: str) -> tuple[int, int, bool]:
     """GET `url`; return the status, the bytes received, and whether the response was complete."""
-    with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=300) as response:
+    with httpx.stream("GET", url, headers=headers) as response:
         length = 0
         try:
             for chunk in response.iter_raw():
@@ -151,7 +151,7 @@ def test_file_of_maximum_size_is_fetched_and_no_larger_one(limited, mirror, is_c
 def test_known_size_replaces_the_maximum_size(limited, remote_file):
     file = remote_file(3 * MAX_SIZE)
     url = limited.content_url + file.path
-    assert httpx.get(url, trust_env=False, timeout=300).content == file.data
+    assert httpx.get(url).content == file.data
 
 
 def test_disk_reserve_refuses_downloads_with_503(get_in_process, remote_file, monkeypatch):
@@ -177,7 +177,7 @@ def test_full_working_directory_stops_downloads_alone(instance, orm, remote_file
             instance, PULP_WORKING_DIRECTORY=directory, PULP_FILE_UPLOAD_TEMP_DIR=directory
         ) as server:
             url = server.content_url
-            with httpx.stream("GET", url + cut.path, trust_env=False) as response:
+            with httpx.stream("GET", url + cut.path) as response:
                 chunks = response.iter_raw()
                 next(chunks)
                 disk.fill()
@@ -186,7 +186,7 @@ def test_full_working_directory_stops_downloads_alone(instance, orm, remote_file
                     list(chunks)
             wait_until(disk.free)  # the temporary file is removed, and closed
             disk.fill()
-            refused = httpx.get(url + whole.path, trust_env=False)
+            refused = httpx.get(url + whole.path)
             assert refused.status_code == 503 and refused.headers["Retry-After"]
             assert "WORKING_DIRECTORY" in server.said()
             assert httpx.get(f"{url}{base}/small").content == b"small"
@@ -196,7 +196,7 @@ def test_full_working_directory_stops_downloads_alone(instance, orm, remote_file
             wait_until(lambda: not list(disk.path.glob("content-*")))
             disk.clear()
             for file in (cut, whole):
-                assert httpx.get(url + file.path, trust_env=False).content == file.data
+                assert httpx.get(url + file.path).content == file.data
                 assert file.artifact, "when the response ends"
             wait_until(lambda: not list(disk.path.glob("content-*")))
 
@@ -210,13 +210,13 @@ def test_full_media_root_saves_no_part_of_a_file(instance, remote_file):
     ):
         disk.fill()
         for file in files:
-            assert httpx.get(server.content_url + file.path, trust_env=False).content == file.data
+            assert httpx.get(server.content_url + file.path).content == file.data
             assert file.artifact is None
         assert server.said().count("could not be saved: No space left on device.") == len(files)
         assert [each.name for each in disk.path.rglob("*") if each.is_file()] == ["filler"]
         disk.clear()
         for file in files:
-            assert httpx.get(server.content_url + file.path, trust_env=False).content == file.data
+            assert httpx.get(server.content_url + file.path).content == file.data
             assert (disk.path / file.artifact.file.name).read_bytes() == file.data
-            saved = httpx.get(server.content_url + file.path, trust_env=False)
+            saved = httpx.get(server.content_url + file.path)
             assert saved.content == file.data

@@ -32,9 +32,7 @@ def wait_for_save() -> None:
 
 
 def getting(clients: ThreadPoolExecutor, url: str, method: str = "GET", **headers: str) -> Future:
-    return clients.submit(
-        partial(httpx.request, method, url, headers=headers, trust_env=False, timeout=300)
-    )
+    return clients.submit(partial(httpx.request, method, url, headers=headers))
 
 
 @pytest.mark.parametrize("unknown", [[], ["size"], ["size", "sha256"]], ids=str)
@@ -78,7 +76,7 @@ def test_save_timeout_ends_the_response_and_is_logged(own, remote_file):  # noqa
     """After some seconds the response ends without the save, and the log names the cause."""
     file = remote_file(5000)
     with saving_blocked(file):
-        answer = httpx.get(own.content_url + file.path, trust_env=False, timeout=300)
+        answer = httpx.get(own.content_url + file.path)
         assert answer.content == file.data
         assert f"Saving the content artifact {file.content_artifact.pk} takes more" in own.said()
     file.wait_until_saved()
@@ -87,7 +85,7 @@ def test_save_timeout_ends_the_response_and_is_logged(own, remote_file):  # noqa
 def test_streamed_response_does_not_wait_for_a_save(own, remote_file):  # noqa: F811
     file = remote_file(5000, policy="streamed")
     with saving_blocked(file):
-        answer = httpx.get(own.content_url + file.path, trust_env=False, timeout=300)
+        answer = httpx.get(own.content_url + file.path)
         assert answer.content == file.data
     assert f"Saving the content artifact {file.content_artifact.pk}" not in own.said()
     assert file.artifact is None

@@ -90,7 +90,7 @@ FILE = "/pulp/content/{base_path}/{path}"
 
 
 def fetched(url: str) -> dict[str, Any]:
-    return httpx.get(url, trust_env=False).raise_for_status().json()
+    return httpx.get(url).raise_for_status().json()
 
 
 def references(node: Any) -> Iterator[str]:

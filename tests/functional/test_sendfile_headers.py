@@ -103,9 +103,9 @@ def proxied(instance: Instance, base: str, tmp_path_factory) -> Iterator[Proxied
         try:
             wait_until(lambda: _answers(url), explain=lambda: (folder / "error.log").read_text())
             with (
-                httpx.Client(base_url=url, trust_env=False) as through,
-                httpx.Client(base_url=instance.content_url, trust_env=False) as direct,
-                httpx.Client(base_url=server.content_url, trust_env=False) as behind,
+                httpx.Client(base_url=url) as through,
+                httpx.Client(base_url=instance.content_url) as direct,
+                httpx.Client(base_url=server.content_url) as behind,
             ):
                 yield ProxiedContent(through, direct, behind, base)
         finally:
@@ -114,7 +114,7 @@ def proxied(instance: Instance, base: str, tmp_path_factory) -> Iterator[Proxied
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.options(url, trust_env=False).status_code == 200
+        return httpx.options(url).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -201,7 +201,7 @@ def test_x_sendfile_has_the_path_of_the_file(instance, base, tmp_path):
     environ = installed(tmp_path, PULP_CONTENT_STAR_SENDFILE="X-Sendfile")
     with (
         serving(instance, **environ) as server,
-        httpx.Client(base_url=server.content_url, trust_env=False) as client,
+        httpx.Client(base_url=server.content_url) as client,
     ):
         for url in (f"{base}/a.txt", f"/pulp/bridged/files/{base}/a.txt"):
             handed_over = client.get(client.base_url.join(url))
@@ -239,7 +239,7 @@ def granian(instance: Instance) -> Iterator[Server]:
 )
 def test_pathsend_response_equals_that_of_uvicorn(granian, instance, base, name, headers):
     def get(root: str) -> httpx.Response:
-        return httpx.get(root + quote(f"{base}/{name}"), headers=headers, trust_env=False)
+        return httpx.get(root + quote(f"{base}/{name}"), headers=headers)
 
     ours, theirs = get(instance.content_url), get(granian.content_url)
     assert theirs.status_code == ours.status_code
@@ -251,7 +251,7 @@ def test_pathsend_response_equals_that_of_uvicorn(granian, instance, base, name,
 
 
 def test_access_log_has_the_bytes_of_pathsend(granian, base):
-    httpx.get(f"{granian.content_url}{base}/big?counted", trust_env=False)
+    httpx.get(f"{granian.content_url}{base}/big?counted")
     wait_until(lambda: "big?counted" in granian.said(), explain=granian.said)
     (line,) = [line for line in granian.said().splitlines() if "big?counted" in line]
     assert f" 200 {len(BIG)} " in line

@@ -83,7 +83,7 @@ def status_of(response: bytes) -> int:
 
 
 def events(server: Server) -> list[str]:
-    return httpx.get(f"{server.url}/events", trust_env=False).json()
+    return httpx.get(f"{server.url}/events").json()
 
 
 @contextmanager
@@ -194,7 +194,7 @@ def test_http_1_0_receives_a_large_listing_without_chunks(any_server, large):
     path = f"/pulp/content/{large}/many/".encode()
     head, _, body = send(any_server, b"GET " + path + b" HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n")
     assert b"transfer-encoding" not in head.lower()
-    assert body == httpx.get(any_server.url + path.decode(), trust_env=False).content
+    assert body == httpx.get(any_server.url + path.decode()).content
 
 
 def test_http_1_0_body_without_length_ends_with_the_connection(server):
@@ -328,7 +328,7 @@ def test_head_that_is_invalid_after_a_pipelined_request_returns_400_after_its_re
     name = f"broken-{loop}".encode()
     with Client(server).send(GET % (b"/wait/" + name) + b"nonsense\r\n\r\n") as client:
         wait_until(lambda: f"waits: {name.decode()}" in events(server))
-        httpx.get(f"{server.url}/open/{name.decode()}", trust_env=False)
+        httpx.get(f"{server.url}/open/{name.decode()}")
         assert client.response() == (200, b"waited for " + name)
         assert client.response()[0] == 400
         assert client.rest() == b""
@@ -438,7 +438,7 @@ def test_timeout_of_a_body_does_not_run_while_the_application_is_busy(impatient,
     with Client(impatient).send(GET % f"/wait/{name}".encode()) as client:
         assert send(impatient, b"") == b"", "the time of a deadline has passed"
         assert send(impatient, b"") == b""
-        httpx.get(f"{impatient.url}/open/{name}", trust_env=False)
+        httpx.get(f"{impatient.url}/open/{name}")
         assert client.response() == (200, f"waited for {name}".encode())
 
 
@@ -492,7 +492,7 @@ def test_pipelined_requests_keep_memory_bounded(server, loop):
                 sent += client.socket.send(data[sent % len(GET % b"/plain") :])
         client.socket.settimeout(300)
         assert memory(server) - before < 16 << 20
-        httpx.get(f"{server.url}/open/{name}", trust_env=False)
+        httpx.get(f"{server.url}/open/{name}")
         assert client.response() == (200, f"waited for {name}".encode())
         assert client.response() == (200, b"plain")
 
@@ -513,7 +513,7 @@ def test_half_closed_connection_receives_its_responses(server, loop):
     with Client(server).send(GET % f"/wait/{name}".encode() + GET % b"/plain" * 40) as client:
         wait_until(lambda: f"waits: {name}" in events(server))
         client.socket.shutdown(socket.SHUT_WR)
-        httpx.get(f"{server.url}/open/{name}", trust_env=False)
+        httpx.get(f"{server.url}/open/{name}")
         received = client.rest()
     assert f"waited for {name}".encode() in received
     assert received.count(b"HTTP/1.1 200") == 41
@@ -652,12 +652,12 @@ def test_connection_limit_is_not_exhausted_by_silent_or_slow_clients(
             clients.enter_context(Client(server))
         for _ in range(20):
             url = f"{server.content_url}{base}/a.txt"
-            assert httpx.get(url, trust_env=False).content == b"a"
+            assert httpx.get(url).content == b"a"
         slow = [clients.enter_context(Client(server)) for _ in range(1000)]
         for byte in b"GET":
             for client in slow:
                 send_if_open(client, bytes([byte]))
-            assert httpx.get(url, trust_env=False).content == b"a"
+            assert httpx.get(url).content == b"a"
 
 
 def send_if_open(client: Client, data: bytes) -> None:

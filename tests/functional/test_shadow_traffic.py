@@ -66,12 +66,12 @@ class Shadow:
     def ask(self) -> list[httpx.Response]:
         """Send the requests to nginx, one after the other on one connection."""
         limits = httpx.Limits(max_connections=1)
-        with httpx.Client(trust_env=False, timeout=300, limits=limits) as client:
+        with httpx.Client(limits=limits) as client:
             return [self.get(client, self.nginx.url, number) for number in range(len(REQUESTS))]
 
     def expect_answers_of_old(self, responses: list[httpx.Response]) -> None:
         """Compare responses with those that upstream's app gives without nginx."""
-        with httpx.Client(trust_env=False, timeout=300) as client:
+        with httpx.Client() as client:
             for number, response in enumerate(responses):
                 direct = self.get(client, self.old.url, number)
                 assert comparable(response) == comparable(direct), REQUESTS[number]
@@ -243,7 +243,7 @@ def test_mirrored_response_is_closed_after_its_headers(shadowing: Shadowing, bas
     thread.start()
     try:
         with shadowing(f"http://127.0.0.1:{server.server_port}") as shadow:
-            response = httpx.get(f"{shadow.nginx.url}{CONTENT}{base}/a.txt", trust_env=False)
+            response = httpx.get(f"{shadow.nginx.url}{CONTENT}{base}/a.txt")
             assert response.content == FILES["a.txt"]
             assert closed.wait(300), shadow.nginx.errors()
             wait_until(shadow.mirrored)

@@ -25,7 +25,7 @@ def resident(server: Server) -> int:
     return int(pages) * 4096
 
 
-def request(
+def start_response(
     server: Server, path: str, context: ssl.SSLContext | None = None, head: str = ""
 ) -> socket.socket:
     """Send a GET over a new connection with a small receive buffer, and read nine bytes."""
@@ -78,11 +78,11 @@ def memory_of_each(server: Server, path: str, context: ssl.SSLContext | None = N
     """Return the bytes that each of many clients costs that read a file slowly."""
     with contextlib.ExitStack() as warming:  # threads, buffers and caches
         for _ in range(20):
-            warming.enter_context(request(server, path, context))
+            warming.enter_context(start_response(server, path, context))
     before = resident(server)
     with contextlib.ExitStack() as clients:
         for _ in range(CLIENTS):
-            clients.enter_context(request(server, path, context))
+            clients.enter_context(start_response(server, path, context))
         return (resident(server) - before) / CLIENTS
 
 
@@ -105,7 +105,8 @@ def test_slow_readers_over_tls_take_little_memory_and_get_the_file(instance, orm
         each = memory_of_each(server, f"{base}/large", context)
         with contextlib.ExitStack() as clients:
             slow = [
-                clients.enter_context(request(server, f"{base}/large", context)) for _ in range(3)
+                clients.enter_context(start_response(server, f"{base}/large", context))
+                for _ in range(3)
             ]
             for client in slow:
                 assert digest_of_body(client) == sha256(data).digest()
@@ -122,7 +123,7 @@ def test_memory_of_slow_readers_is_given_back_when_they_leave(instance, orm, tls
         with contextlib.ExitStack() as clients:
             for _ in range(CLIENTS // 4):
                 head = f"Range: bytes={ranges}\r\n"
-                clients.enter_context(request(server, f"{base}/large", context, head))
+                clients.enter_context(start_response(server, f"{base}/large", context, head))
             taken = resident(server) - before
         assert taken > CLIENTS // 4 * 256 * KIB
         wait_until(

@@ -78,24 +78,24 @@ def check_log_for_secrets(request: pytest.FixtureRequest, domains: Server) -> It
         assert not [secret for secret in request.getfixturevalue("store").secrets if secret in said]
 
 
-def ask(
+def request_file(
     server: Server, site: Site, path: str, method: str = "GET", **headers: str
 ) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     url = f"{server.content_url}{site.domain.name}/{site.base_path}/{quote(path)}"
-    return httpx.request(method, url, headers=named, trust_env=False, timeout=300)
+    return httpx.request(method, url, headers=named)
 
 
 def follow(redirect: httpx.Response, method: str = "GET") -> httpx.Response:
     assert redirect.status_code == 302, redirect.text
-    return httpx.request(method, redirect.headers["location"], trust_env=False, timeout=300)
+    return httpx.request(method, redirect.headers["location"])
 
 
 # Redirects
 
 
 def test_redirect_to_object_store_has_etag_and_no_store(domains, redirected):
-    answer = ask(domains, redirected, "a.txt")
+    answer = request_file(domains, redirected, "a.txt")
     assert (answer.status_code, answer.content) == (302, b"")
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-pulp-artifact-size"] == str(len(SMALL))
@@ -103,7 +103,7 @@ def test_redirect_to_object_store_has_etag_and_no_store(domains, redirected):
 
 
 def test_redirect_to_object_store_returns_the_bytes_with_disposition(domains, store, redirected):
-    answer = follow(ask(domains, redirected, NAME))
+    answer = follow(request_file(domains, redirected, NAME))
     assert (answer.status_code, answer.content) == (200, b"other")
     disposition = "attachment; filename=\"per%cent _+&.tar.gz\"; filename*=UTF-8''"
     assert answer.headers["content-disposition"].startswith(disposition)
@@ -112,13 +112,13 @@ def test_redirect_to_object_store_returns_the_bytes_with_disposition(domains, st
 
 
 def test_redirect_to_object_store_has_the_content_type_in_the_query(domains, redirected):
-    location = ask(domains, redirected, NAME).headers["location"]
+    location = request_file(domains, redirected, NAME).headers["location"]
     values = [value for values in parse_qs(urlsplit(location).query).values() for value in values]
     assert "application/gzip" in values
 
 
 def test_redirect_of_head_to_object_store_returns_200(domains, store, redirected):
-    redirect = ask(domains, redirected, "a.txt", "HEAD")
+    redirect = request_file(domains, redirected, "a.txt", "HEAD")
     if store.name == "google":  # the emulator does not support HEAD
         assert redirect.status_code == 302
         return
@@ -134,7 +134,7 @@ def test_redirect_to_object_store_is_signed_for_the_method(domains, store, redir
     def signature(method: str) -> tuple[list[str], str]:
         """Return the signed time and the signature."""
         query = parse_qs(
-            urlsplit(ask(domains, redirected, "a.txt", method).headers["location"]).query
+            urlsplit(request_file(domains, redirected, "a.txt", method).headers["location"]).query
         )
         time = [value for name, value in query.items() if name.endswith("-Date")]
         return time[0], query[next(name for name in query if name.endswith("-Signature"))][0]
@@ -151,21 +151,21 @@ def test_redirect_to_object_store_is_signed_for_the_method(domains, store, redir
 
 def test_preconditions_precede_the_redirect_to_object_store(domains, store, redirected):
     etag = f'"{hashlib.sha256(SMALL).hexdigest()}"'
-    same = ask(domains, redirected, "a.txt", If_None_Match=f"W/{etag}")
+    same = request_file(domains, redirected, "a.txt", If_None_Match=f"W/{etag}")
     assert (same.status_code, same.headers["etag"]) == (304, etag)
     assert "location" not in same.headers
-    assert ask(domains, redirected, "a.txt", If_Match='"other"').status_code == 412
-    assert ask(domains, redirected, "a.txt", If_None_Match='"other"').status_code == 302
+    assert request_file(domains, redirected, "a.txt", If_Match='"other"').status_code == 412
+    assert request_file(domains, redirected, "a.txt", If_None_Match='"other"').status_code == 302
     assert store.relay.passed == []
 
 
 def test_redirect_min_size_of_the_domain_streams_small_files(domains, redirected):
     redirected.set(pulp_labels={"content_star_redirect_min_size": str(len(SMALL))})
-    assert ask(domains, redirected, "a.txt").status_code == 302
-    inline = ask(domains, redirected, NAME)
+    assert request_file(domains, redirected, "a.txt").status_code == 302
+    inline = request_file(domains, redirected, NAME)
     assert (inline.status_code, inline.content) == (200, b"other")
     redirected.set(pulp_labels={"content_star_redirect_min_size": "much"})
-    assert ask(domains, redirected, NAME).status_code == 302
+    assert request_file(domains, redirected, NAME).status_code == 302
 
 
 # Streaming from the store
@@ -199,7 +199,7 @@ def test_object_store_response_equals_that_of_the_local_disk(
     domains, proxied, local, path, headers, method
 ):
     def comparable(site: Site) -> tuple[int, dict[str, str], bytes]:
-        answer = ask(domains, site, path, method, **headers)
+        answer = request_file(domains, site, path, method, **headers)
         kind = answer.headers.get("content-type", "")
         boundary = kind.partition("boundary=")[2] or "no boundary"
         compared = {
@@ -219,10 +219,10 @@ def peak_memory(server: Server) -> int:
 
 
 def test_object_store_stream_keeps_memory_bounded(domains, proxied):
-    assert ask(domains, proxied, "a.txt").status_code == 200  # all modules are imported
+    assert request_file(domains, proxied, "a.txt").status_code == 200  # all modules are imported
     Path(f"/proc/{domains.process.pid}/clear_refs").write_text("5")
     before = peak_memory(domains)
-    answer = ask(domains, proxied, "big")
+    answer = request_file(domains, proxied, "big")
     assert hashlib.sha256(answer.content).digest() == hashlib.sha256(BIG).digest()
     assert peak_memory(domains) - before < 16 * MIB
 
@@ -230,13 +230,13 @@ def test_object_store_stream_keeps_memory_bounded(domains, proxied):
 def test_range_and_multiple_ranges_from_object_store(domains, proxied):
     cuts = [(5, MIB + 5), (40 * MIB, 43 * MIB), (1, 2)]
     ranges = ",".join(f"{start}-{end - 1}" for start, end in cuts)
-    answer = ask(domains, proxied, "big", Range=f"bytes={ranges}")
+    answer = request_file(domains, proxied, "big", Range=f"bytes={ranges}")
     assert answer.status_code == 206
     assert int(answer.headers["content-length"]) == len(answer.content)
     position = 0
     for start, end in cuts:
         position = answer.content.index(BIG[start:end], position) + end - start
-    one = ask(domains, proxied, "big", Range=f"bytes={MIB}-{9 * MIB}")
+    one = request_file(domains, proxied, "big", Range=f"bytes={MIB}-{9 * MIB}")
     assert one.content == BIG[MIB : 9 * MIB + 1]
 
 
@@ -252,7 +252,7 @@ def test_slow_client_pauses_the_store_and_client_disconnect_closes_its_connectio
         slow.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert slow.recv(4096).startswith(b"HTTP/1.1 200")
         # While another client receives the whole file, this one's connection fills its buffers.
-        assert ask(domains, proxied, "big").content == BIG
+        assert request_file(domains, proxied, "big").content == BIG
         wait_until(lambda: max(relay.passed) >= len(BIG))
         number = relay.passed.index(min(relay.passed))
         assert relay.passed[number] < len(BIG) // 2
@@ -275,7 +275,7 @@ def test_client_disconnect_closes_the_connection_to_the_store(domains, store, pr
 @pytest.mark.parametrize("store", ["s3"], indirect=True)
 def test_shutdown_closes_connections_to_the_store(instance, store, proxied, with_domains):
     with serving(instance, **with_domains) as server:
-        assert ask(server, proxied, "big").content == BIG
+        assert request_file(server, proxied, "big").content == BIG
         stop(server.process)
         wait_until(lambda: not store.relay.open)
         assert "Application shutdown complete" in server.said()
@@ -289,7 +289,7 @@ def test_shutdown_closes_connections_to_the_store(instance, store, proxied, with
 def test_missing_object_returns_404(domains, broken, method):
     artifact = broken.artifact("a.txt")
     broken.domain.get_storage().delete(artifact.file.name)
-    answer = ask(domains, broken, "a.txt", method)
+    answer = request_file(domains, broken, "a.txt", method)
     assert answer.status_code == 404
     if method == "GET":
         assert answer.text == "404: The file is missing from the storage."
@@ -303,8 +303,8 @@ def test_object_of_another_size_returns_404(domains, broken, other):
     storage.delete(artifact.file.name)
     storage.save(artifact.file.name, ContentFile(other))
     for headers in ({}, {"Range": "bytes=0-1"}, {"Range": "bytes=100-200,300-310"}):
-        assert ask(domains, broken, "a.txt", **headers).status_code == 404
-    assert ask(domains, broken, "a.txt", "HEAD").status_code == 404
+        assert request_file(domains, broken, "a.txt", **headers).status_code == 404
+    assert request_file(domains, broken, "a.txt", "HEAD").status_code == 404
 
 
 def unavailable(answer: httpx.Response) -> bool:
@@ -318,7 +318,7 @@ def unavailable(answer: httpx.Response) -> bool:
 @pytest.mark.parametrize("status", ["403 Forbidden", "503 Slow Down", "302 Found"])
 def test_object_store_error_returns_503(domains, store, broken, status):
     store.relay.reply = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
-    assert unavailable(ask(domains, broken, "a.txt"))
+    assert unavailable(request_file(domains, broken, "a.txt"))
     assert f"{broken.artifact('a.txt').file.name} failed: status {status[:3]}" in domains.said()
 
 
@@ -332,10 +332,10 @@ def test_unreachable_object_store_returns_503(domains, store, broken):
     domain = Domain.objects.get(pk=broken.domain.pk)
     domain.storage_settings = settings
     domain.save()
-    assert unavailable(ask(domains, broken, "a.txt"))
+    assert unavailable(request_file(domains, broken, "a.txt"))
     domain.storage_settings = store.settings
     domain.save()
-    assert ask(domains, broken, "a.txt").content == SMALL
+    assert request_file(domains, broken, "a.txt").content == SMALL
 
 
 @pytest.mark.parametrize("store", ["azure"], indirect=True)
@@ -344,7 +344,7 @@ def test_object_store_with_wrong_credentials_returns_503(domains, store, broken)
     domain = Domain.objects.get(pk=broken.domain.pk)
     domain.storage_settings = azure_settings(store.relay.url, "d3Jvbmcga2V5IQ==")
     domain.save()
-    assert unavailable(ask(domains, broken, "a.txt"))
+    assert unavailable(request_file(domains, broken, "a.txt"))
 
 
 @pytest.mark.parametrize("store", ["s3", "azure"], indirect=True)
@@ -357,16 +357,16 @@ def test_invalid_storage_settings_return_503_without_secrets(domains, store, bro
     if store.name == "azure":
         domain.storage_settings = azure_settings(store.relay.url, "a secret which is not base64")
     domain.save()
-    assert unavailable(ask(domains, broken, "a.txt"))
+    assert unavailable(request_file(domains, broken, "a.txt"))
     assert "not base64" not in domains.said()
 
 
 def test_object_store_that_stops_midway_cuts_the_response(domains, store, proxied):
     store.relay.cut_after = MIB
     with pytest.raises(httpx.RemoteProtocolError):
-        ask(domains, proxied, "big")
+        request_file(domains, proxied, "big")
     wait_until(
         lambda: f"{proxied.artifact('big').file.name} stopped at" in domains.said(),
     )
     store.relay.reset()
-    assert ask(domains, proxied, "big").content == BIG
+    assert request_file(domains, proxied, "big").content == BIG

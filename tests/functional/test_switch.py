@@ -117,7 +117,7 @@ class Site:
     def expect_uploaded(self, origin: str, name: str) -> None:
         """Request an uploaded file as often as each server is certain to be asked."""
         for _ in range(4):
-            response = httpx.get(f"{origin}{CONTENT}{self.uploaded}/{name}", trust_env=False)
+            response = httpx.get(f"{origin}{CONTENT}{self.uploaded}/{name}")
             assert (response.status_code, response.content) == (200, name.encode() * 50_000)
 
 

@@ -57,4 +57,4 @@ def test_systemd_service_command_serves_on_its_socket_and_reloads(instance):
             os.kill(server.process.pid, signal.SIGHUP)
             wait_until(lambda: len(workers(server) - old) == 2, explain=server.said)
             wait_until(lambda: not workers(server) & old, explain=server.said)
-            assert httpx.get(f"{server.content_url}livez", trust_env=False).status_code == 200
+            assert httpx.get(f"{server.content_url}livez").status_code == 200

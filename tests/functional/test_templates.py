@@ -56,7 +56,7 @@ def client(instance, tmp_path_factory) -> Iterator[httpx.Client]:
     content = "pulpcore.routing:content_application"
     with (
         serving(instance, app=content, PULP_SETTINGS=str(settings)) as server,
-        httpx.Client(base_url=server.content_url, trust_env=False, timeout=300) as client,
+        httpx.Client(base_url=server.content_url) as client,
     ):
         yield client
 

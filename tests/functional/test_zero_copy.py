@@ -78,12 +78,8 @@ def plain(start: Start) -> Iterator[Server]:
         yield server
 
 
-def get(server: Server, path: str, **headers: str) -> httpx.Response:
-    return httpx.get(server.url + path, headers=headers, trust_env=False, timeout=300)
-
-
 def seen(server: Server) -> dict[str, int]:
-    return {"bytes": 0, "cold calls": 0, "read ahead": 0, **get(server, "/seen").json()}
+    return {"bytes": 0, "cold calls": 0, "read ahead": 0, **httpx.get(f"{server.url}/seen").json()}
 
 
 def sent_without_copying(server: Server, request: Callable[[], object]) -> int:
@@ -110,14 +106,14 @@ SHARE_DIGEST = hashlib.sha256(LARGE[:SHARE]).hexdigest()
 
 def test_whole_file_is_sent_without_copying(server):
     def request() -> None:
-        assert get(server, "/file/large").content == LARGE
+        assert httpx.get(f"{server.url}/file/large").content == LARGE
 
     assert sent_without_copying(server, request) == SIZE
 
 
 def test_single_range_is_sent_without_copying(server):
     def request() -> None:
-        response = get(server, "/file/large", Range="bytes=5000-5000000")
+        response = httpx.get(f"{server.url}/file/large", headers={"Range": "bytes=5000-5000000"})
         assert response.status_code == 206
         assert response.content == LARGE[5000:5000001]
 
@@ -126,7 +122,8 @@ def test_single_range_is_sent_without_copying(server):
 
 def test_large_parts_of_multiple_ranges_are_sent_without_copying(server):
     def request() -> None:
-        response = get(server, "/file/large", Range="bytes=0-9,5000-5000000,9000000-9000009")
+        headers = {"Range": "bytes=0-9,5000-5000000,9000000-9000009"}
+        response = httpx.get(f"{server.url}/file/large", headers=headers)
         assert response.status_code == 206
         assert len(response.content) == int(response.headers["Content-Length"])
         boundary = response.headers["Content-Type"].partition("boundary=")[2].encode()
@@ -149,7 +146,7 @@ def test_large_parts_of_multiple_ranges_are_sent_without_copying(server):
 )
 def test_responses_without_a_large_body_are_sent_as_before(server, method, path, headers, status):
     def request() -> None:
-        with httpx.Client(base_url=server.url, trust_env=False) as client:
+        with httpx.Client(base_url=server.url) as client:
             for _ in range(2):  # the connection remains in order
                 response = client.request(method, path, headers=headers)
                 assert response.status_code == status
@@ -166,16 +163,16 @@ def test_large_body_of_head_is_dropped_by_the_server(server):
 
 
 def test_body_without_length_is_chunked(server, folder):
-    response = get(server, f"/raw?path={folder}/large")
+    response = httpx.get(f"{server.url}/raw?path={folder}/large")
     assert response.headers["Transfer-Encoding"] == "chunked"
     assert response.content == LARGE
-    response = get(server, f"/raw?path={folder}/large&offset=10&count=20")
+    response = httpx.get(f"{server.url}/raw?path={folder}/large&offset=10&count=20")
     assert response.content == LARGE[10:30]
 
 
 def test_body_longer_than_its_length_is_refused(server, folder):
     with pytest.raises(httpx.RemoteProtocolError):
-        get(server, f"/raw?path={folder}/large&length=10&offset=0&count=20")
+        httpx.get(f"{server.url}/raw?path={folder}/large&length=10&offset=0&count=20")
 
 
 # Connections
@@ -246,7 +243,7 @@ def test_client_that_stops_reading_does_not_stop_others(server):
         slow.head("GET", "/file/large")
         assert slow.has_response(60)
         for _ in range(3):
-            assert get(server, "/file/large").content == LARGE
+            assert httpx.get(f"{server.url}/file/large").content == LARGE
         assert digest_of(slow.response()) == DIGEST
 
 
@@ -265,30 +262,30 @@ def test_file_truncated_while_it_is_sent_cuts_the_connection(server, folder):
         assert len(client.read_to_end()) < SIZE
     wait_until(lambda: f"'{path}'" in server.said(), explain=server.said)
     assert "has become shorter" in server.said()
-    assert get(server, "/file/large").content == LARGE
+    assert httpx.get(f"{server.url}/file/large").content == LARGE
 
 
 def test_file_that_sendfile_does_not_support_is_read(server):
     """`sendfile` fails with EINVAL for files of /proc that the kernel makes on reading."""
     path = "/raw?path=/proc/self/environ&offset=0&count=10"
-    assert get(server, path).text.isprintable()
-    assert len(get(server, f"{path}&length=10").content) == 10
+    assert httpx.get(server.url + path).text.isprintable()
+    assert len(httpx.get(f"{server.url}{path}&length=10").content) == 10
 
 
 def test_file_that_cannot_be_read_cuts_the_connection_and_is_logged(server):
     """The first page of a process's memory is never mapped: reading it fails with EIO."""
     with pytest.raises(httpx.RemoteProtocolError):
-        get(server, "/raw?path=/proc/self/mem&length=10&offset=0&count=10")
+        httpx.get(f"{server.url}/raw?path=/proc/self/mem&length=10&offset=0&count=10")
     wait_until(lambda: "Input/output error: '/proc/self/mem'" in server.said(), 60, server.said)
-    assert get(server, "/file/small").content == SMALL
+    assert httpx.get(f"{server.url}/file/small").content == SMALL
 
 
 def test_cold_file_is_read_in_threads(server, folder):
     path = folder / "cold"
     path.write_bytes(LARGE)
-    get(server, "/drop/cold")
+    httpx.get(f"{server.url}/drop/cold")
     before = seen(server)
-    assert get(server, "/file/cold").content == LARGE
+    assert httpx.get(f"{server.url}/file/cold").content == LARGE
     after = seen(server)
     assert after["read ahead"] > before["read ahead"]
     assert after["cold calls"] == before["cold calls"]
@@ -302,7 +299,7 @@ def test_file_that_goes_cold_while_a_client_waits_is_read_in_threads(server, fol
     with Raw(server.url) as slow:
         slow.head("GET", "/file/cooling")
         assert slow.has_response(60)
-        get(server, "/drop/cooling")
+        httpx.get(f"{server.url}/drop/cooling")
         assert digest_of(slow.response()) == DIGEST
     after = seen(server)
     assert after["read ahead"] > before["read ahead"]
@@ -331,7 +328,7 @@ def test_tls_encrypts_files_and_ranges(start, folder, tls_options, http, loop):
     cut.write_bytes(LARGE)
     with (
         start(*tls_options, "--http", http, "--loop", loop, scheme="https") as server,
-        httpx.Client(base_url=server.url, verify=False, trust_env=False, timeout=300) as client,
+        httpx.Client(base_url=server.url, verify=False) as client,
     ):
         assert client.get("/file/large").content == LARGE
         part = client.get("/file/large", headers={"Range": "bytes=5000-5000000"})
@@ -354,14 +351,14 @@ def test_tls_encrypts_files_and_ranges(start, folder, tls_options, http, loop):
 def test_tls_on_a_kernel_that_does_not_know_the_room_of_a_socket(start, tls_options):
     with (
         start(*tls_options, app=f"{APP[:-3]}on_old_kernel", scheme="https") as server,
-        httpx.Client(base_url=server.url, verify=False, trust_env=False, timeout=300) as client,
+        httpx.Client(base_url=server.url, verify=False) as client,
     ):
         assert client.get("/file/large").content == LARGE
 
 
 def test_middleware_around_the_application_gets_bodies(start):
     with start(app=f"{APP[:-3]}compressed") as server:
-        response = get(server, "/file/large")
+        response = httpx.get(f"{server.url}/file/large")
         assert response.headers["Content-Encoding"] == "gzip"
         assert response.content == LARGE
         assert seen(server)["bytes"] == 0
@@ -369,7 +366,8 @@ def test_middleware_around_the_application_gets_bodies(start):
 
 def test_forwarded_https_over_plain_tcp_is_sent_without_copying(plain):
     def request() -> None:
-        assert get(plain, "/file/large", **{"X-Forwarded-Proto": "https"}).content == LARGE
+        headers = {"X-Forwarded-Proto": "https"}
+        assert httpx.get(f"{plain.url}/file/large", headers=headers).content == LARGE
 
     assert sent_without_copying(plain, request) == SIZE
 
@@ -391,7 +389,7 @@ def test_unix_socket_is_sent_without_copying(instance, environ, tmp_path, http):
 
 def test_log_of_all_messages_gets_bodies(start):
     with start("--log-level", "trace") as server:
-        assert get(server, "/file/large").content == LARGE
+        assert httpx.get(f"{server.url}/file/large").content == LARGE
         assert seen(server)["bytes"] == 0
 
 
@@ -432,7 +430,7 @@ def test_concurrency_limit_does_not_end_a_large_file(start):
 def test_500_slow_readers_take_no_memory(start, http):
     """Each reads a little, and waits for all others."""
     with start("--http", http) as server:
-        get(server, "/file/large")
+        httpx.get(f"{server.url}/file/large")
         before = memory(server)
         clients = [Raw(server.url) for _ in range(500)]
         try:
@@ -443,7 +441,7 @@ def test_500_slow_readers_take_no_memory(start, http):
             for response, digest in zip(responses, digests, strict=True):
                 digest.update(response.read(1000))
             assert memory(server) - before < 64 << 20
-            assert get(server, "/file/small").content == SMALL
+            assert httpx.get(f"{server.url}/file/small").content == SMALL
 
             def finish(number: int) -> str:
                 while data := responses[number].read(1 << 20):

@@ -174,7 +174,7 @@ def serving(site: Site) -> Iterator[Container]:
 def distribute(files: dict[str, bytes]) -> str:
     """Upload files through the API of the containers, and return the base path that has them."""
     credentials = ("admin", PASSWORD)
-    with httpx.Client(base_url=URL, auth=credentials, trust_env=False, timeout=300) as client:
+    with httpx.Client(base_url=URL, auth=credentials) as client:
         pulp = Pulp(client, httpx.BasicAuth(*credentials))
         publication = pulp.publish(pulp.repository(files))
         return pulp.distribute(publication=publication)

@@ -109,7 +109,7 @@ def values(instance: Instance, mirror: str, upstream: str) -> Iterator[dict[str,
         "far": "7619ee8cea49187f309616e30ecf54be072259b43760f1f550a644945d5572f2",
         "superseded": superseded,
         "published": base,
-        "old_tag": httpx.head(f"{upstream}{base}/a.txt", trust_env=False).headers["etag"],
+        "old_tag": httpx.head(f"{upstream}{base}/a.txt").headers["etag"],
         "through": orm.distribution(
             f"{top}/through", publication=orm.publication({"meta/data": b"m"}, version)
         ),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pulpcore.content_star.differences import DIFFERENCES
-from tests.parity.test_parity import Row, ask
+from tests.parity.test_parity import Row, send_row
 from tests.support.instance import Instance
 from tests.support.orm import Orm
 from tests.support.server import free_port, serving, serving_theirs
@@ -81,5 +81,5 @@ def test_cache_header_parity(caching, fresh, row):
 
 
 def cache_header(root: str, row: Row, values: dict[str, str]) -> tuple[int, str | None]:
-    answer = ask(root, row, values)
+    answer = send_row(root, row, values)
     return answer.status_code, answer.headers.get("X-PULP-CACHE")

@@ -35,7 +35,7 @@ def ours(instance: Instance, theirs: Server, notes: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def plugin(ours: Server) -> Iterator[httpx.Client]:
     url = f"{ours.url}/pulp/bridged/"
-    with httpx.Client(base_url=url, trust_env=False, timeout=300) as client:
+    with httpx.Client(base_url=url) as client:
         yield client
 
 
@@ -63,7 +63,7 @@ def base(instance: Instance) -> Iterator[str]:
 def report_of(server: Server) -> dict[str, dict]:
     """Return the server's report about its plugins, by label."""
     as_json = {"Accept": "application/json"}
-    status = httpx.get(f"{server.content_url}readyz", headers=as_json, trust_env=False).json()
+    status = httpx.get(f"{server.content_url}readyz", headers=as_json).json()
     return {each["label"]: each for each in status["plugins"]}
 
 
@@ -129,14 +129,14 @@ def test_proxy_mode_streams_request_and_response_bodies_concurrently(ours):
 
 
 def test_proxy_mode_serves_routes_below_the_content_prefix(ours):
-    with httpx.Client(base_url=ours.content_url, trust_env=False) as content:
+    with httpx.Client(base_url=ours.content_url) as content:
         assert content.get("bridged-api/x").json()["app"] == "started"
         assert content.post("bridged-api/x").status_code == 405
         assert content.get("bridged-api/x/y").status_code == 404
 
 
 def test_proxy_mode_asks_the_guard_before_forwarding(ours, base):
-    with httpx.Client(base_url=f"{ours.content_url}{base}/", trust_env=False) as content:
+    with httpx.Client(base_url=f"{ours.content_url}{base}/") as content:
         assert content.get("json").status_code == 403
         assert content.get("json", headers=KEY).json() == {"name": "x", "numbers": [1, 2]}
         assert "a.txt" in content.get("", headers=KEY).text
@@ -163,12 +163,12 @@ def test_proxy_mode_of_a_plugin_that_fails_to_import_forwards_distributions_only
     environ = installed(tmp_path, **proxy) | {"PYTHONPATH": str(tmp_path / "site")}
     with serving(instance, **environ) as server:
         url = f"{server.content_url}{base}/json"
-        assert httpx.get(url, headers=KEY, trust_env=False).json() == {
+        assert httpx.get(url, headers=KEY).json() == {
             "name": "x",
             "numbers": [1, 2],
         }
         url = f"{server.url}/pulp/bridged/hello/x"
-        assert httpx.get(url, trust_env=False).status_code == 404
+        assert httpx.get(url).status_code == 404
         unknown = "its routes are unknown, and none is served or proxied"
         assert unknown in server.said()
         assert unknown in report_of(server)["bridged"]["problem"]
@@ -184,14 +184,14 @@ def test_refuse_mode_returns_501_after_the_guard(instance, tmp_path, base):
         assert modes_of(server)["bridged"] == "refused"
         for method in ("GET", "POST", "OPTIONS"):
             url = f"{server.url}/pulp/bridged/hello/x"
-            refused = httpx.request(method, url, trust_env=False)
+            refused = httpx.request(method, url)
             assert refused.status_code == 501, method
         assert "CONTENT_STAR_LEGACY_PLUGINS is 'refuse'" in refused.text
         url = f"{server.content_url}bridged-api/x"
-        assert httpx.get(url, trust_env=False).status_code == 501
+        assert httpx.get(url).status_code == 501
         url = f"{server.content_url}{base}/json"
-        assert httpx.get(url, trust_env=False).status_code == 403, "by the guard"
-        assert httpx.get(url, headers=KEY, trust_env=False).status_code == 501
+        assert httpx.get(url).status_code == 403, "by the guard"
+        assert httpx.get(url, headers=KEY).status_code == 501
         assert list(tmp_path.iterdir()) == [], "the plugin is not started"
 
 

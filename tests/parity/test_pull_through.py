@@ -9,10 +9,10 @@ import pytest
 from tests.parity.test_parity import (
     FILE,
     Row,
-    ask,
     check_differences,
     compare,
     differing_facets,
+    send_row,
 )
 from tests.support import remote_server
 from tests.support.instance import wait_until
@@ -119,7 +119,7 @@ def test_pull_through_parity_of_saved_files(ours, theirs, values):
 
     row = Row("{saving}/{name}", PULL_THROUGH)
     answers = {
-        name: ask(root, row, {**values, "name": f"{name}.bin"})
+        name: send_row(root, row, {**values, "name": f"{name}.bin"})
         for name, root in (("ours", ours), ("them", theirs))
     }
     check_differences(

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from tests.parity.test_parity import Row, ask, check_differences, differing_facets
+from tests.parity.test_parity import Row, check_differences, differing_facets, send_row
 from tests.support.orm import Site
 from tests.support.server import Server, serving_theirs
 from tests.support.stores import Store
@@ -84,8 +84,8 @@ def both(
     domains: Server, upstream: str, site: Site, row: Row
 ) -> tuple[httpx.Response, httpx.Response]:
     below = f"{site.domain.name}/{site.base_path}/"
-    theirs = ask(upstream + below, row, {"sha256": SHA256})
-    return theirs, ask(domains.content_url + below, row, {"sha256": SHA256})
+    theirs = send_row(upstream + below, row, {"sha256": SHA256})
+    return theirs, send_row(domains.content_url + below, row, {"sha256": SHA256})
 
 
 def check(row: Row, theirs: httpx.Response, ours: httpx.Response) -> None:

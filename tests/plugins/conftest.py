@@ -94,7 +94,7 @@ def module_pulp(plugged: PluggedInstance, admin: httpx.Client) -> Iterator[Pulp]
 @pytest.fixture(scope="package")
 def content(plugged: PluggedInstance) -> Iterator[httpx.Client]:
     """An anonymous client of the content app of the instance with plugins."""
-    with httpx.Client(base_url=plugged.content_url, trust_env=False, timeout=300) as client:
+    with httpx.Client(base_url=plugged.content_url) as client:
         yield client
 
 

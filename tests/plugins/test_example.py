@@ -138,8 +138,8 @@ def test_fault_in_openapi_of_a_plugin_is_logged_and_removes_its_routes_alone(
 ):
     environ = variant("content_star.py", '"required": True', '"required": "yes"')
     with serving(plugged, **environ) as server:
-        document = httpx.get(f"{server.content_url}openapi.json", trust_env=False).json()
-        served = httpx.get(f"{server.content_url}{base}/api/files", trust_env=False)
+        document = httpx.get(f"{server.content_url}openapi.json").json()
+        served = httpx.get(f"{server.content_url}{base}/api/files")
         said = server.said()
     validate(document)
     assert not any(path.startswith(API) for path in document["paths"])

@@ -78,22 +78,22 @@ def test_plugin_that_fails_to_import_is_refused_without_affecting_others(
 ):
     variant("__init__.py", '{"aiohttp", "star"}', '{"star"}')
     with serving(plugged, **variant(*BROKEN)) as server:
-        refused = httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False)
+        refused = httpx.get(f"{server.content_url}{base}/a.txt")
         assert refused.status_code == 501
         assert "pulp_example.app.content_star fails to import (RuntimeError" in refused.text
         assert "secret words" not in refused.text
-        assert httpx.get(f"{server.content_url}{plain}/a.txt", trust_env=False).text == "plain"
+        assert httpx.get(f"{server.content_url}{plain}/a.txt").text == "plain"
         root = f"{server.url}/pulp/probe/api/endpoint"
-        assert httpx.get(root, trust_env=False).text == "endpoint", "the other plugin's prefix"
+        assert httpx.get(root).text == "endpoint", "the other plugin's prefix"
         root = f"{server.content_url}{plain}/api/endpoint"
-        assert httpx.get(root, trust_env=False).text == "endpoint"
+        assert httpx.get(root).text == "endpoint"
         assert server.said().count("secret words") == 2, "in one log line and its traceback"
 
 
 def test_plugin_that_fails_to_import_is_bridged_if_it_has_aiohttp_code(plugged, base, variant):
     environ = variant(*BROKEN)
     with serving(plugged, **environ) as server:
-        served = httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False)
+        served = httpx.get(f"{server.content_url}{base}/a.txt")
         assert served.text == "first"
         assert served.headers["X-Example"] == base, "by content_headers_for"
         said = [line for line in server.said().splitlines() if "pulpcore.deprecation" in line]
@@ -109,11 +109,11 @@ def test_legacy_plugin_is_refused_by_setting(plugged, base, plain, variant):
     )
     variant("__init__.py", '{"aiohttp", "star"}', '{"aiohttp"}')
     with serving(plugged, PULP_CONTENT_STAR_LEGACY_PLUGINS="refuse", **serving_mode) as server:
-        refused = httpx.get(f"{server.content_url}{base}/a.txt", trust_env=False)
+        refused = httpx.get(f"{server.content_url}{base}/a.txt")
         assert refused.status_code == 501
         assert "it reports aiohttp, and has ExampleDistribution.content_handler" in refused.text
         assert "CONTENT_STAR_LEGACY_PLUGINS is 'refuse'" in refused.text
-        assert httpx.get(f"{server.content_url}{plain}/a.txt", trust_env=False).text == "plain"
+        assert httpx.get(f"{server.content_url}{plain}/a.txt").text == "plain"
 
 
 def test_start_fails_if_two_classes_serve_one_model(plugged, variant):

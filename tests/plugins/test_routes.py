@@ -40,7 +40,7 @@ def routes(request, plugged, open_base) -> Iterator[httpx.Client]:
     """A client of the same routes, below a base path and below a prefix of the plugin."""
     roots = {"distribution": f"/pulp/content/{open_base}/api/", "prefix": f"{PREFIX}api/"}
     url = plugged.url + roots[request.param]
-    with httpx.Client(base_url=url, trust_env=False, timeout=300) as client:
+    with httpx.Client(base_url=url) as client:
         yield client
 
 
@@ -224,7 +224,7 @@ def test_require_user_returns_401_without_credentials(routes, pulp):
 
 def test_user_of_needs_a_csrf_token_for_sessions_and_unsafe_methods(routes, admin):
     cookies, token = dict(admin.cookies), admin.cookies["csrftoken"]
-    with httpx.Client(base_url=routes.base_url, cookies=cookies, trust_env=False) as browser:
+    with httpx.Client(base_url=routes.base_url, cookies=cookies) as browser:
         assert browser.get("who").json()["user"] == "admin"
         refused = browser.post("who", data={"csrfmiddlewaretoken": token})
         assert refused.status_code == 403
@@ -331,14 +331,14 @@ def test_websocket_connections_are_refused(plugged, open_base):
 
 def test_prefix_is_the_root_with_or_without_its_slash(plugged):
     for root in (PREFIX, PREFIX.rstrip("/")):
-        result = httpx.get(plugged.url + root, trust_env=False).json()
+        result = httpx.get(plugged.url + root).json()
         assert result["root"] == PREFIX.rstrip("/")
-    assert httpx.get(f"{plugged.url}{PREFIX}/", trust_env=False).status_code == 404
+    assert httpx.get(f"{plugged.url}{PREFIX}/").status_code == 404
 
 
 def test_prefix_returns_404_and_405_for_its_paths(plugged):
-    assert httpx.get(f"{plugged.url}{PREFIX}api/nothing", trust_env=False).status_code == 404
-    assert httpx.post(f"{plugged.url}{PREFIX}api/endpoint", trust_env=False).status_code == 405
+    assert httpx.get(f"{plugged.url}{PREFIX}api/nothing").status_code == 404
+    assert httpx.post(f"{plugged.url}{PREFIX}api/endpoint").status_code == 405
 
 
 @pytest.fixture(scope="module")
@@ -350,14 +350,14 @@ def domains(plugged) -> Iterator[Server]:
 
 def test_domain_is_part_of_the_root_path(domains, open_base):
     for root in (f"/pulp/content/default/{open_base}", f"{PREFIX}default"):
-        result = httpx.get(f"{domains.url}{root}/api/where/x", trust_env=False).json()
+        result = httpx.get(f"{domains.url}{root}/api/where/x").json()
         assert result["rest"] == "x"
         assert result["root"] == f"{root}/api"
         assert result["url"] == f"{domains.url}{root}/api/where/x/y"
         assert result["domain"] == result["current_domain"] == "default"
     for path in (PREFIX, PREFIX.rstrip("/"), f"{PREFIX}/x"):
-        unnamed = httpx.get(domains.url + path, trust_env=False)
+        unnamed = httpx.get(domains.url + path)
         assert (unnamed.status_code, "There is no domain ''" in unnamed.text) == (404, True)
-    missing = httpx.get(f"{domains.url}{PREFIX}nowhere/api/where/x", trust_env=False)
+    missing = httpx.get(f"{domains.url}{PREFIX}nowhere/api/where/x")
     assert missing.status_code == 404
     assert "There is no domain" in missing.text

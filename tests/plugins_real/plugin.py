@@ -18,7 +18,7 @@ from aiohttp import web
 
 from pulpcore.content_star.differences import DIFFERENCES
 from pulpcore.content_star.responses.headers import SECURITY_HEADERS
-from tests.parity.test_parity import Row, ask, check_differences, describe, differing_facets
+from tests.parity.test_parity import Row, check_differences, describe, differing_facets, send_row
 from tests.plugins_real.differences import OF_PLUGINS
 from tests.support.instance import wait_until
 from tests.support.pulp import Pulp, unique
@@ -54,14 +54,14 @@ class Content:
         """Check that a server and one that proxies to it send the same responses."""
         values = {"base": self.base_path, **self.values}
         for row in rows:
-            theirs, ours = ask(there, row, values), ask(here, row, values)
+            theirs, ours = send_row(there, row, values), send_row(here, row, values)
             different = differing_facets(theirs, ours) - (ADDED - theirs.headers.keys())
             assert not different, f"{row}: {describe(different, theirs, ours)}"
 
     def compare(self, instance: Any, upstream: str, row: Row) -> None:
         """Compare the responses to a request, whose path starts at the root, of both servers."""
         values = {"base": self.base_path, **self.values}
-        theirs, ours = ask(upstream, row, values), ask(instance.url, row, values)
+        theirs, ours = send_row(upstream, row, values), send_row(instance.url, row, values)
         check_differences(
             row, differing_facets(theirs, ours), theirs, ours, {**DIFFERENCES, **OF_PLUGINS}
         )
@@ -204,8 +204,8 @@ def with_content_type(content_type: str) -> Behaviour:
 
 
 def get(url: str, **arguments: Any) -> httpx.Response:
-    """GET without the environment's proxies, and follow redirects."""
-    return httpx.get(url, trust_env=False, timeout=300, follow_redirects=True, **arguments)
+    """GET, and follow redirects."""
+    return httpx.get(url, follow_redirects=True, **arguments)
 
 
 def check_internal_redirect(path: str, here: httpx.Client, there: httpx.Client) -> bytes:
@@ -230,7 +230,7 @@ def check_internal_redirect(path: str, here: httpx.Client, there: httpx.Client) 
 
 def client_of(origin: str, **arguments: Any) -> httpx.Client:
     """Return a client of a server that follows no redirects."""
-    return httpx.Client(base_url=origin, trust_env=False, timeout=300, **arguments)
+    return httpx.Client(base_url=origin, **arguments)
 
 
 def serving_mode(chosen: str, legacy_url: str = "") -> dict[str, str]:

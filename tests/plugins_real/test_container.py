@@ -110,7 +110,6 @@ def content(instance, redirecting, api, image: Path, workshop: Path) -> Iterator
     signed = httpx.get(
         f"{redirecting.url}/v2/{name}/blobs/{digest}",
         headers=bearer(redirecting.url, instance, name),
-        trust_env=False,
     )
     assert signed.status_code == 302, signed.text
     url = urlsplit(signed.headers["location"])

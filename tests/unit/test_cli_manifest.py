@@ -47,12 +47,8 @@ def url(folder: Folder) -> Iterator[str]:
         yield url
 
 
-def get(url: str) -> httpx.Response:
-    return httpx.get(url, trust_env=False)
-
-
 def test_manifest_is_read_by_upstream(folder: Folder, url: str) -> None:
-    entries = {entry.relative_path: entry for entry in Manifest.parse(get(url).text)}
+    entries = {entry.relative_path: entry for entry in Manifest.parse(httpx.get(url).text)}
 
     assert set(entries) == {*NAMES, "empty"}
     for path, file in folder.files.items():
@@ -69,7 +65,7 @@ def test_manifest_preserves_every_usable_name(name: str) -> None:
 
 def test_manifest_server_serves_files_at_upstreams_urls(folder: Folder, url: str) -> None:
     for name, file in folder.files.items():
-        assert get(urljoin(url, quote(name, safe=""))).content == file.path.read_bytes()
+        assert httpx.get(urljoin(url, quote(name, safe=""))).content == file.path.read_bytes()
 
 
 def test_manifest_server_returns_404_for_other_paths(
@@ -78,13 +74,13 @@ def test_manifest_server_returns_404_for_other_paths(
     (tmp_path / "later").write_text("not listed")
     origin = url.split("/", 3)
     for other in ("later", "../etc/passwd", "%2e%2e/x", "/", "/plain"):
-        assert get(urljoin(url, other)).status_code == 404
-    assert get("/".join(origin[:3]) + "/wrong-token/plain").status_code == 404
+        assert httpx.get(urljoin(url, other)).status_code == 404
+    assert httpx.get("/".join(origin[:3]) + "/wrong-token/plain").status_code == 404
 
 
 def test_manifest_server_returns_an_error_for_a_deleted_file(folder: Folder, url: str) -> None:
     folder.files["plain"].path.unlink()
-    assert get(urljoin(url, "plain")).status_code == 410
+    assert httpx.get(urljoin(url, "plain")).status_code == 410
 
 
 def test_manifest_server_closes_the_connection_for_a_truncated_file(
@@ -92,4 +88,4 @@ def test_manifest_server_closes_the_connection_for_a_truncated_file(
 ) -> None:
     folder.files["plain"].path.write_text("")
     with pytest.raises(httpx.RemoteProtocolError):
-        get(urljoin(url, "plain"))
+        httpx.get(urljoin(url, "plain"))

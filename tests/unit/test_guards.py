@@ -10,7 +10,7 @@ from starlette.requests import Request
 from pulpcore.content_star.auth.guards import GuardRequest, authorize
 
 
-def request(**changes) -> Request:
+def make_request(**changes) -> Request:
     scope = {
         "type": "http",
         "method": "HEAD",
@@ -33,7 +33,7 @@ def guarded(permit) -> SimpleNamespace:
 
 
 def test_guard_request_has_the_attributes_of_an_aiohttp_request():
-    seen = GuardRequest(request(), guarded(None), "a b/x")
+    seen = GuardRequest(make_request(), guarded(None), "a b/x")
     assert seen.method == "HEAD"
     assert seen.remote == "192.0.2.7"
     assert seen.path == "/pulp/content/dom/a b/x"
@@ -51,12 +51,12 @@ def test_guard_request_has_the_attributes_of_an_aiohttp_request():
 
 
 def test_distribution_without_a_guard_is_permitted():
-    authorize(request(), SimpleNamespace(content_guard=None), "")
+    authorize(make_request(), SimpleNamespace(content_guard=None), "")
 
 
 def test_guard_that_permits_returns():
     asked = []
-    authorize(request(), guarded(asked.append), "path")
+    authorize(make_request(), guarded(asked.append), "path")
     assert [type(each) for each in asked] == [GuardRequest]
 
 
@@ -65,7 +65,7 @@ def test_guard_denial_returns_403_with_its_reason():
         raise PermissionError("Not on Sundays.")
 
     with pytest.raises(HTTPException) as denied:
-        authorize(request(), guarded(permit), "path")
+        authorize(make_request(), guarded(permit), "path")
     assert (denied.value.status_code, denied.value.detail) == (403, "Not on Sundays.")
 
 
@@ -74,7 +74,7 @@ def test_guard_exception_propagates():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        authorize(request(), guarded(permit), "path")
+        authorize(make_request(), guarded(permit), "path")
 
 
 @pytest.mark.parametrize("error", [ValueError, StopIteration, AssertionError])
@@ -85,10 +85,10 @@ def test_guard_of_a_plugin_that_raises_value_error_is_no_denial(error):
         raise error
 
     with pytest.raises(error):
-        authorize(request(), guarded(permit), "path")
+        authorize(make_request(), guarded(permit), "path")
     header = HeaderContentGuard(header_name="x-one", header_value="1", pulp_domain_id=uuid4())
     with pytest.raises(HTTPException) as denied:
-        authorize(request(headers=[(b"x-one", b"\xe9")]), guarded(header.permit), "path")
+        authorize(make_request(headers=[(b"x-one", b"\xe9")]), guarded(header.permit), "path")
     assert denied.value.status_code == 403
 
 
@@ -108,24 +108,26 @@ def test_guard_of_a_plugin_that_extends_one_of_pulpcore_denies_malformed_headers
 
     raised = HTTPException if comes_with_pulpcore else ValueError
     with pytest.raises(raised):
-        authorize(request(headers=[(b"x-one", b"\xe9")]), guarded(permit), "path")
+        authorize(make_request(headers=[(b"x-one", b"\xe9")]), guarded(permit), "path")
 
 
 def test_guard_request_headers_are_decoded_as_utf_8():
-    seen = GuardRequest(request(headers=[(b"x", "é".encode()), (b"y", b"\xe9")]), guarded(None), "")
+    seen = GuardRequest(
+        make_request(headers=[(b"x", "é".encode()), (b"y", b"\xe9")]), guarded(None), ""
+    )
     assert seen.headers["X"] == "é"
     assert seen.headers["Y"].encode("utf-8", "surrogateescape") == b"\xe9"
 
 
 @pytest.mark.parametrize("host", [b"", b"a_b:80", b"[::1]:80", b"pulp.example"])
 def test_guard_request_url_has_the_host(host):
-    seen = GuardRequest(request(headers=[(b"host", host)]), guarded(None), "")
+    seen = GuardRequest(make_request(headers=[(b"host", host)]), guarded(None), "")
     assert str(seen.url).startswith(f"https://{host.decode() or 'localhost'}/pulp/content/dom/")
 
 
 @pytest.mark.parametrize("host", [b"a/b", b"a?b", b"a#b", b"a@b", b"a\\b", b"\xe9", b"a:b", b"["])
 def test_guard_request_url_of_an_invalid_host_returns_400(host):
-    seen = GuardRequest(request(headers=[(b"host", host)]), guarded(None), "")
+    seen = GuardRequest(make_request(headers=[(b"host", host)]), guarded(None), "")
     assert seen.path == "/pulp/content/dom/a b/x"
     assert seen.query["expires"] == "1"
     with pytest.raises(HTTPException) as refused:
@@ -138,7 +140,7 @@ def test_guard_request_authenticates_on_first_access(monkeypatch):
 
     asked = []
     monkeypatch.setattr(APIView, "perform_authentication", lambda self, r: asked.append(r))
-    seen = GuardRequest(request(), guarded(None), "a")
+    seen = GuardRequest(make_request(), guarded(None), "a")
     assert (seen.headers, seen.url, asked) == (seen.headers, seen.url, [])
     assert seen.get("drf_request") is asked[0]
     assert seen["drf_request"].pulp_domain.name == "dom"

@@ -170,7 +170,7 @@ def gateway(url: str, **options):
 @pytest.fixture(scope="module")
 def client(backend) -> Iterator[httpx.Client]:
     url, start = gateway(backend.url)
-    with in_thread(start), httpx.Client(base_url=url, trust_env=False) as client:
+    with in_thread(start), httpx.Client(base_url=url) as client:
         yield client
 
 
@@ -349,7 +349,7 @@ def test_proxy_aborts_a_truncated_upload(client, backend):
 def test_proxy_returns_502_for_an_unreachable_server(backend):
     url, start = gateway(f"http://127.0.0.1:{free_port()}")
     with in_thread(start):
-        response = httpx.get(url, trust_env=False)
+        response = httpx.get(url)
     assert response.status_code == 502
     assert "127.0.0.1" not in response.text
 
@@ -365,7 +365,7 @@ def test_proxy_removes_the_root_path(backend):
     """It has been stripped by the proxy in front, which the server behind has the same of."""
     url, start = gateway(backend.url, root_path="/below")
     with in_thread(start):
-        assert httpx.get(f"{url}/a%2Fb?c", trust_env=False).json()["target"] == "/a%2Fb?c"
+        assert httpx.get(f"{url}/a%2Fb?c").json()["target"] == "/a%2Fb?c"
 
 
 @pytest.mark.parametrize(
