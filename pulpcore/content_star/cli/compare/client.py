@@ -1,6 +1,7 @@
 """HTTP client for both servers: paced, streamed, and without an opinion about URLs."""
 
 import asyncio
+import base64
 import hashlib
 import json
 import time
@@ -64,7 +65,8 @@ class Access:
         """Value of the Authorization header, empty without a user."""
         if not self.username:
             return ""
-        return aiohttp.BasicAuth(self.username, self.password, "utf-8").encode()
+        credentials = f"{self.username}:{self.password}".encode()
+        return f"Basic {base64.b64encode(credentials).decode()}"
 
 
 class Server:
