@@ -20,8 +20,10 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import pytest
+from click.testing import CliRunner
 
 from pulpcore.content_star.cli.compare.access_log import parse_line
+from pulpcore.content_star.cli.compare.command import command as compare_command
 from tests.support.certificates import Authority
 from tests.support.instance import Instance, pulp_star, wait_until
 from tests.support.orm import Orm
@@ -57,17 +59,16 @@ class Run:
 def compare(instance: Instance, tmp_path: Path) -> Callable[..., Run]:
     """Run `pulp-star compare` with this instance as the old server, or with another one."""
 
-    def run(new: str, *arguments: str, old: str = "", **options: Any) -> Run:
+    def run(new: str, *arguments: str, old: str = "") -> Run:
         report = tmp_path / "report.json"
         report.unlink(missing_ok=True)
-        completed = instance.star(
-            *("compare", old or instance.url, new, "--rate", "0", "--json", str(report)),
-            *arguments,
-            check=False,
-            **options,
-        )
+        servers = (old or instance.url, new)
+        options = ("--rate", "0", "--json", str(report))
+        result = CliRunner().invoke(compare_command, [*servers, *options, *arguments])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
         found = json.loads(report.read_text()) if report.exists() else {}
-        return Run(completed.returncode, completed.stdout + completed.stderr, found)
+        return Run(result.exit_code, result.output, found)
 
     return run
 

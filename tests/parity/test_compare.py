@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from pulpcore.content_star.cli.compare.client import Access, Servers
+from pulpcore.content_star.cli.compare.command import command
 from pulpcore.content_star.cli.compare.conditions import CONDITIONS
 from pulpcore.content_star.cli.compare.exchange import Request
 from pulpcore.content_star.cli.compare.results import Progress, Results
@@ -113,13 +115,13 @@ def compare(instance: Instance, upstream: str, tmp_path: Path) -> Run:
 
     def run(*arguments: str, new: str = "") -> tuple[int, str, dict[str, Any]]:
         report = tmp_path / "report.json"
-        completed = instance.star(
-            *("compare", upstream, new or instance.content_url, "--rate", "0"),
-            *("--json", str(report), *arguments),
-            check=False,
-        )
+        servers = (upstream, new or instance.content_url)
+        options = ("--rate", "0", "--json", str(report))
+        result = CliRunner().invoke(command, [*servers, *options, *arguments])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
         found = json.loads(report.read_text()) if report.exists() else {}
-        return completed.returncode, completed.stdout + completed.stderr, found
+        return result.exit_code, result.output, found
 
     return run
 
