@@ -2,10 +2,12 @@
 
 import base64
 import contextlib
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from urllib.parse import urlsplit
 import boto3
 import httpx
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.db.migrations.recorder import MigrationRecorder
 from django.test import override_settings
@@ -42,6 +45,17 @@ def run(instance: Instance, *arguments: str, **environ: str) -> tuple[int, dict[
     command = ["pulpcore-manager", "content-star-check", "--json", *arguments]
     completed = instance.run(command, check=False, **environ)
     return completed.returncode, json.loads(completed.stdout)
+
+
+def run_in_process(*arguments: str) -> tuple[int, dict[str, Any]]:
+    """As `run`, with the settings of the tests."""
+    printed = io.StringIO()
+    try:
+        call_command("content-star-check", "--json", *arguments, stdout=printed)
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    return code, json.loads(printed.getvalue())
 
 
 def test_check_of_an_installation_in_order_exits_0(instance: Instance) -> None:
@@ -146,7 +160,7 @@ def test_check_of_connections_for_a_number_of_workers(instance: Instance) -> Non
     """Three times the workers are three times the connections, and too many are a fault."""
 
     def needed(workers: int) -> tuple[int, str, int]:
-        code, found = run(instance, "--workers", str(workers))
+        code, found = run_in_process("--workers", str(workers))
         (line,) = [line for line in found["lines"] if line["check"] == "connections"]
         match = re.match(rf"{workers} x \(.*\) = (\d+) at most", line["text"])
         assert match, line
@@ -155,10 +169,8 @@ def test_check_of_connections_for_a_number_of_workers(instance: Instance) -> Non
     _, _, one = needed(1)
     code, level, many = needed(300)
     assert (code, level, many) == (1, "fault", 300 * one)
-    command = ["pulpcore-manager", "content-star-check", "--workers", "0"]
-    completed = instance.run(command, check=False)
-    assert completed.returncode == 1
-    assert "--workers must be at least 1" in completed.stderr
+    with pytest.raises(CommandError, match="--workers must be at least 1"):
+        call_command("content-star-check", "--workers", "0")
 
 
 def test_check_of_a_database_that_is_away(
@@ -298,6 +310,16 @@ def s3_with_keys() -> Iterator[Store]:
         yield store
 
 
+Start = Callable[[], AbstractContextManager[Store]]
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Callable[[Start], Store]]:
+    """Return a function that starts a store once for the module."""
+    with contextlib.ExitStack() as stack:
+        yield cache(lambda start: stack.enter_context(start()))
+
+
 OTHER_KEY = base64.b64encode(b"another key").decode()
 FAULTS = {
     "s3 secret": (s3_with_keys, {"secret_key": "another-secret"}, "403"),
@@ -323,28 +345,29 @@ def set_settings(site: Site, settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("start", "change", "answer"), FAULTS.values(), ids=FAULTS)
 def test_check_of_a_wrong_key_or_bucket(
     instance: Instance,
-    start: Callable[[], AbstractContextManager[Store]],
+    started: Callable[[Start], Store],
+    start: Start,
     change: dict[str, str],
     answer: str,
     files: dict[str, bytes],
 ) -> None:
     """With an artifact that cannot be read, and without any."""
-    with start() as store:
-        site = Site(store.storage_class, store.settings, files)
-        try:
-            # With authentication, moto accepts no signed URLs.
-            site.set(redirect_to_object_storage=start is not s3_with_keys)
-            assert line_of(site).level != "fault", line_of(site).text
-            changed = {**store.settings, **change}
-            if "account_key" in change:
-                changed["connection_string"] = store.settings["connection_string"].replace(
-                    store.settings["account_key"], OTHER_KEY
-                )
-            set_settings(site, changed)
-            line = line_of(site)
-        finally:
-            set_settings(site, store.settings)
-            site.remove()
+    store = started(start)
+    site = Site(store.storage_class, store.settings, files)
+    try:
+        # With authentication, moto accepts no signed URLs.
+        site.set(redirect_to_object_storage=start is not s3_with_keys)
+        assert line_of(site).level != "fault", line_of(site).text
+        changed = {**store.settings, **change}
+        if "account_key" in change:
+            changed["connection_string"] = store.settings["connection_string"].replace(
+                store.settings["account_key"], OTHER_KEY
+            )
+        set_settings(site, changed)
+        line = line_of(site)
+    finally:
+        set_settings(site, store.settings)
+        site.remove()
     assert line.level == "fault", line.text
     assert answer in line.text
     assert "check its settings" in line.text
@@ -361,32 +384,34 @@ def test_check_of_a_wrong_key_or_bucket(
     ],
 )
 def test_check_of_what_an_empty_store_answers(
-    instance: Instance, code: str, level: str, text: str
+    instance: Instance, started: Callable[[Start], Store], code: str, level: str, text: str
 ) -> None:
     """S3's error bodies; a key that may not list the bucket gets 403 for an unknown object."""
     body = f"<Error><Code>{code}</Code><Message>secret-of-the-message</Message></Error>".encode()
     head = f"HTTP/1.1 403 Forbidden\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    with s3() as store:
-        site = Site(store.storage_class, store.settings, {})
-        try:
-            assert line_of(site).level == "ok", line_of(site).text
-            store.relay.reply = head.encode() + body
-            line = line_of(site)
-        finally:
-            store.relay.reply = None
-            site.remove()
+    store = started(s3)
+    site = Site(store.storage_class, store.settings, {})
+    try:
+        assert line_of(site).level == "ok", line_of(site).text
+        store.relay.reply = head.encode() + body
+        line = line_of(site)
+    finally:
+        store.relay.reply = None
+        site.remove()
     assert (line.level, text in line.text) == (level, True), line.text
     assert "secret-of-the-message" not in line.text
 
 
-def test_check_of_a_store_that_is_not_there(instance: Instance) -> None:
-    with s3() as store:
-        url = f"http://127.0.0.1:{free_port()}"
-        site = Site(store.storage_class, {**store.settings, "endpoint_url": url}, {})
-        try:
-            line = line_of(site)
-        finally:
-            site.remove()
+def test_check_of_a_store_that_is_not_there(
+    instance: Instance, started: Callable[[Start], Store]
+) -> None:
+    store = started(s3)
+    url = f"http://127.0.0.1:{free_port()}"
+    site = Site(store.storage_class, {**store.settings, "endpoint_url": url}, {})
+    try:
+        line = line_of(site)
+    finally:
+        site.remove()
     assert (line.level, "Connection refused" in line.text) == ("fault", True)
 
 
