@@ -17,6 +17,7 @@ from tests.support.orm import Orm, configure, connect, disconnect
 from tests.support.pulp import Pulp
 from tests.support.server import Server, serving
 from tests.support.stores import STORES, Store, google_credentials
+from tests.support.template import make_template
 
 # Before any test module is imported: most of them import models, which need Django's settings.
 STATE = configure()
@@ -86,6 +87,7 @@ def instance() -> Iterator[Instance]:
     pulp = Instance(STATE.home)
     try:
         connect(start_or_exit(pulp).address)
+        make_template(pulp)
         yield pulp
         disconnect()
         assert pulp.stop() == 0, pulp.said()

@@ -9,6 +9,7 @@ import pytest
 from tests.support.instance import Instance
 from tests.support.pulp import Pulp, unique
 from tests.support.stores import Store, azure, s3
+from tests.support.template import copy_template
 
 FILES = {"own.txt": b"of this domain", "dir/b.txt": b"b" * 5000}
 FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
@@ -27,6 +28,7 @@ class DomainInstance(Instance):
 @pytest.fixture(scope="module")
 def domains() -> Iterator[DomainInstance]:
     pulp = DomainInstance.temporary()
+    copy_template(pulp.home)
     try:
         yield pulp.start()
         assert pulp.stop() == 0, pulp.said()

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.instance import Instance
 from tests.support.pulp import Pulp
+from tests.support.template import copy_template
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "plugin_example"
 PROBE = Path(__file__).parent / "probe"
@@ -60,6 +61,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plugged(example: Path, probe: Path) -> Iterator[PluggedInstance]:
     """A Pulp with both plugins."""
     pulp = PluggedInstance.temporary()
+    copy_template(pulp.home)
     pulp.plugins = (example, probe)
     try:
         yield pulp.start()

@@ -6,7 +6,6 @@ rows), and lets tests inspect queries.
 
 import hashlib
 import os
-import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from pulpcore.content_star.cli.state import Instance as CliInstance
 from pulpcore.content_star.cli.state import State
 from tests.support.pulp import unique
+from tests.support.template import copy_template
 
 
 def configure() -> State:
@@ -34,23 +34,6 @@ def configure() -> State:
     internals.install()  # as the application does; many tests use parts of it
     watch()
     return state
-
-
-def copy_template(home: Path) -> bool:
-    """Copy the state directory named by `PULP_STAR_TEST_TEMPLATE`, and return whether there is one.
-
-    The template is a stopped Pulp that `pulp-star up` has made; without migrations, a start takes
-    five seconds. Owners are kept, since PostgreSQL's files do not belong to root.
-    """
-    name = os.environ.get("PULP_STAR_TEST_TEMPLATE")
-    if not name:
-        return False
-    template = Path(name)
-    shutil.copytree(template, home, symlinks=True)
-    for path in (template, *template.rglob("*")):
-        status = path.lstat()
-        os.chown(home / path.relative_to(template), status.st_uid, status.st_gid)
-    return True
 
 
 def connect(address: CliInstance) -> None:
