@@ -131,9 +131,8 @@ def test_migrations_are_counted_while_they_are_applied(own: Instance) -> None:
     assert preparation.migrations_done() == f"{applied} of {applied}"
 
 
-def test_postgresql_has_no_capabilities_to_write_other_files(own: Instance) -> None:
-    own.start()
-    status = Path(f"/proc/{child(own, 'postgres')}/status").read_text()
+def test_postgresql_has_no_capabilities_to_write_other_files(instance: Instance) -> None:
+    status = Path(f"/proc/{child(instance, 'postgres')}/status").read_text()
     capabilities = dict(re.findall(r"^Cap(Inh|Prm|Eff|Amb):\s*(\w+)$", status, re.MULTILINE))
     dac_read_search = 1 << 2
     allowed = dac_read_search if os.geteuid() == 0 else 0
