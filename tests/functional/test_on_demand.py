@@ -315,14 +315,19 @@ def test_digest_mismatch_cuts_the_response_and_saves_nothing(
     assert m.gets == 1
 
 
-def test_truncated_download_is_resumed_by_a_retry(content, mirror):
-    m = mirror(BIG)
+def truncate_once(m, behaviour):
+    """Truncate the remote's next response, and set its behaviour for those after it."""
 
     async def once(request, data):
-        m.set_behaviour(remote_server.plain)
+        m.set_behaviour(behaviour)
         return await remote_server.truncated(1_000_000)(request, data)
 
     m.set_behaviour(once)
+
+
+def test_truncated_download_is_resumed_by_a_retry(content, mirror):
+    m = mirror(BIG)
+    truncate_once(m, remote_server.plain)
     assert content.get(m.path).content == m.data
     assert m.gets == 2
     wait_until(lambda: saved(m))
@@ -340,12 +345,7 @@ def test_truncated_download_is_resumed_from_another_remote(content, mirror):
 
 def test_resumed_download_requests_a_range_from_the_remote(content, mirror):
     m = mirror(BIG)
-
-    async def once(request, data):
-        m.set_behaviour(remote_server.ranges)
-        return await remote_server.truncated(1_000_000)(request, data)
-
-    m.set_behaviour(once)
+    truncate_once(m, remote_server.ranges)
     assert content.get(m.path).content == m.data
     start = int(m.upstream.seen[-1].headers["Range"].removeprefix("bytes=").removesuffix("-"))
     assert 0 < start <= 1_000_000
