@@ -16,7 +16,7 @@ def anyio_backend() -> str:
 
 
 class Work:
-    """Does what it is told to do when the test lets it."""
+    """Divides 100 by each item of a group, when the test releases `may_end`."""
 
     def __init__(self) -> None:
         self.groups: list[tuple[str, list[int]]] = []
@@ -32,8 +32,8 @@ class Work:
         return [100 // item for item in items]
 
 
-def asking(together: Batcher, items: list[int], key: str = "key") -> list[asyncio.Task[int]]:
-    return [asyncio.create_task(together.submit(key, item)) for item in items]
+def asking(batcher: Batcher, items: list[int], key: str = "key") -> list[asyncio.Task[int]]:
+    return [asyncio.create_task(batcher.submit(key, item)) for item in items]
 
 
 async def results(tasks: list[asyncio.Task[int]]) -> list[object]:
@@ -42,10 +42,10 @@ async def results(tasks: list[asyncio.Task[int]]) -> list[object]:
 
 async def under_way(work: Work, most: int = 10) -> tuple[Batcher, list[asyncio.Task[int]]]:
     """One that has come first and is not back."""
-    together = Batcher(work, most)
-    first = asking(together, [1])
+    batcher = Batcher(work, most)
+    first = asking(batcher, [1])
     await work.started.acquire()
-    return together, first
+    return batcher, first
 
 
 def release(work: Work, times: int = 10) -> None:
@@ -55,8 +55,8 @@ def release(work: Work, times: int = 10) -> None:
 
 async def test_calls_during_a_batch_make_up_the_next_batch():
     work = Work()
-    together, first = await under_way(work)
-    others = asking(together, [2, 4, 5])
+    batcher, first = await under_way(work)
+    others = asking(batcher, [2, 4, 5])
     await asyncio.sleep(0)
     release(work)
     assert await results(first + others) == [100, 50, 25, 20]
@@ -65,8 +65,8 @@ async def test_calls_during_a_batch_make_up_the_next_batch():
 
 async def test_batch_has_a_maximum_size():
     work = Work()
-    together, first = await under_way(work, most=2)
-    others = asking(together, [2, 4, 5])
+    batcher, first = await under_way(work, most=2)
+    others = asking(batcher, [2, 4, 5])
     await asyncio.sleep(0)
     release(work)
     assert await results(first + others) == [100, 50, 25, 20]
@@ -75,8 +75,8 @@ async def test_batch_has_a_maximum_size():
 
 async def test_batches_of_different_keys_run_concurrently():
     work = Work()
-    together, first = await under_way(work)
-    other = asking(together, [2], "other")
+    batcher, first = await under_way(work)
+    other = asking(batcher, [2], "other")
     await work.started.acquire()
     assert work.groups == [("key", [1]), ("other", [2])]
     release(work)
@@ -85,8 +85,8 @@ async def test_batches_of_different_keys_run_concurrently():
 
 async def test_batch_error_is_raised_by_its_calls_only():
     work = Work()
-    together, first = await under_way(work, most=2)
-    others = asking(together, [0, 2, 4])
+    batcher, first = await under_way(work, most=2)
+    others = asking(batcher, [0, 2, 4])
     await asyncio.sleep(0)
     release(work)
     one, *two, three = await results(first + others)
@@ -96,9 +96,9 @@ async def test_batch_error_is_raised_by_its_calls_only():
 
 async def test_cancelled_call_does_not_cancel_its_batch():
     work = Work()
-    together, first = await under_way(work)
+    batcher, first = await under_way(work)
     first[0].cancel()
-    others = asking(together, [2, 4])
+    others = asking(batcher, [2, 4])
     await asyncio.sleep(0)
     others[0].cancel()
     release(work)
@@ -110,19 +110,19 @@ async def test_cancelled_call_does_not_cancel_its_batch():
 
 async def test_finished_batches_leave_no_state():
     work = Work()
-    together, first = await under_way(work)
+    batcher, first = await under_way(work)
     release(work)
     await results(first)
-    again = asking(together, [2])
+    again = asking(batcher, [2])
     assert await results(again) == [50]
-    assert not together._waiting
-    assert not together._tasks
+    assert not batcher._waiting
+    assert not batcher._tasks
 
 
 async def test_cancelled_calls_are_not_part_of_the_next_batch():
     work = Work()
-    together, first = await under_way(work)
-    others = asking(together, [2, 4])
+    batcher, first = await under_way(work)
+    others = asking(batcher, [2, 4])
     await asyncio.sleep(0)
     others[0].cancel()
     release(work)
@@ -132,12 +132,12 @@ async def test_cancelled_calls_are_not_part_of_the_next_batch():
 
 async def test_calls_are_refused_while_one_has_waited_too_long():
     work = Work()
-    together = Batcher(work, 10, max_wait=0)
-    first = asking(together, [1])
+    batcher = Batcher(work, 10, max_wait=0)
+    first = asking(batcher, [1])
     await work.started.acquire()
-    second = asking(together, [2])
+    second = asking(batcher, [2])
     await asyncio.sleep(0)
-    refused = await results(asking(together, [4]))
+    refused = await results(asking(batcher, [4]))
     assert [type(error) for error in refused] == [DatabaseOverloaded]
     release(work)
     assert await results(first + second) == [100, 50]
@@ -145,13 +145,13 @@ async def test_calls_are_refused_while_one_has_waited_too_long():
 
 async def test_cancelled_calls_do_not_refuse_others():
     work = Work()
-    together = Batcher(work, 10, max_wait=0)
-    first = asking(together, [1])
+    batcher = Batcher(work, 10, max_wait=0)
+    first = asking(batcher, [1])
     await work.started.acquire()
-    left = asking(together, [2])
+    left = asking(batcher, [2])
     await asyncio.sleep(0)
     left[0].cancel()
-    second = asking(together, [4])
+    second = asking(batcher, [4])
     await asyncio.sleep(0)
     release(work)
     assert await results(first + second) == [100, 25]

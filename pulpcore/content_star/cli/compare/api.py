@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urljoin
 import aiohttp
 from yarl import URL
 
-from pulpcore.content_star.cli.compare.client import Access, Pace, Server, read_json
+from pulpcore.content_star.cli.compare.client import Access, RateLimiter, Server, read_json
 from pulpcore.content_star.cli.compare.errors import CannotCompare
 from pulpcore.content_star.cli.compare.exchange import Request
 from pulpcore.content_star.cli.compare.sources import Item
@@ -41,19 +41,19 @@ class Api:
     """Pulp's REST API, read with GET alone."""
 
     def __init__(
-        self, url: str, session: aiohttp.ClientSession, pace: Pace, access: Access
+        self, url: str, session: aiohttp.ClientSession, limiter: RateLimiter, access: Access
     ) -> None:
         self.url = url.rstrip("/")
         self._origin = URL(self.url).origin()
         self._session = session
-        self._pace = pace
+        self._limiter = limiter
         self._headers = {}
         if access.username:
             self._headers["Authorization"] = access.authorization
 
     async def get(self, path: str) -> Any:
         """Return the JSON of a path, None for 404. Raises CannotCompare with the cause."""
-        await self._pace.wait()
+        await self._limiter.wait()
         url = URL(urljoin(f"{self.url}/", path), encoded=True)
         if url.origin() != self._origin:  # it would get the password
             raise CannotCompare(

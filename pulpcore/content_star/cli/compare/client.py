@@ -33,8 +33,8 @@ class ServerUnavailable(Exception):
     """A server does not accept connections, or cannot be found."""
 
 
-class Pace:
-    """Spaces requests to a server, so that they exceed no rate."""
+class RateLimiter:
+    """Delays requests to a server, so that they exceed no rate."""
 
     def __init__(self, rate: float) -> None:
         """Allow `rate` requests a second, or any number for 0."""
@@ -73,12 +73,12 @@ class Server:
     """One of the two content apps."""
 
     def __init__(
-        self, base_url: str, session: aiohttp.ClientSession, pace: Pace, access: Access
+        self, base_url: str, session: aiohttp.ClientSession, limiter: RateLimiter, access: Access
     ) -> None:
         self.base_url = base_url
         self.access = access
         self.session = session
-        self._pace = pace
+        self._limiter = limiter
 
     def url(self, target: str) -> URL:
         """Return the URL of a path below the base, as it stands: nothing is encoded or resolved."""
@@ -94,7 +94,7 @@ class Server:
         if as_user and self.access.username:
             headers["Authorization"] = self.access.authorization
         for pause in (*RETRY_SECONDS, None):
-            await self._pace.wait()
+            await self._limiter.wait()
             try:
                 return await self._exchange(request, headers)
             except aiohttp.ClientConnectorError as error:
@@ -107,7 +107,7 @@ class Server:
 
     async def json(self, request: Request) -> Any:
         """Return a JSON body, None for a response that is none. Raises ServerUnavailable."""
-        await self._pace.wait()
+        await self._limiter.wait()
         headers = {**self.access.headers, **request.headers}
         try:
             async with self.session.get(
@@ -237,7 +237,10 @@ class Servers:
 
     def _server(self, base_url: str) -> Server:
         return Server(
-            base_url, session(self._concurrency, self._timeout), Pace(self._rate), self._access
+            base_url,
+            session(self._concurrency, self._timeout),
+            RateLimiter(self._rate),
+            self._access,
         )
 
 

@@ -17,7 +17,7 @@ from pulpcore.content_star.cli.compare import DEFAULT_PREFIX
 from pulpcore.content_star.cli.compare.api import Api, ApiSource, Sample
 from pulpcore.content_star.cli.compare.client import (
     Access,
-    Pace,
+    RateLimiter,
     Server,
     Servers,
     ServerUnavailable,
@@ -148,7 +148,7 @@ class Invocation:
         if options["logs"]:
             return AccessLogs(options["logs"], prefix, options["variants"])
         url = options["api"] or "{0.scheme}://{0.netloc}".format(urlsplit(self.old))
-        api = Api(url, servers.old.session, Pace(options["rate"]), self.access)
+        api = Api(url, servers.old.session, RateLimiter(options["rate"]), self.access)
         sample = Sample(options["seed"], options["files"], options["everything"])
         return ApiSource(api, servers.new, sample)
 
