@@ -268,7 +268,7 @@ def test_content_that_changes_is_not_a_fault(
         tampering(instance.url, changing("new")) as new,
     ):
         run = compare(new.url, "--urls", urls("a.txt"), old=old.url)
-    assert run.report["changed_meanwhile"] == 1, run.out
+    assert run.report["changed"] == 1, run.out
     assert "body of 200 for GET" not in run.titles
 
 

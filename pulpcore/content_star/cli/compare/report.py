@@ -65,7 +65,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             "requests": dict(results.requests),
             "identical": results.alike,
-            "changed_meanwhile": results.changed,
+            "changed": results.changed,
             "refused_by_both": results.refused,
             "bytes": results.bytes,
             "differences": {title: _group(group) for title, group in results.faults.items()},
