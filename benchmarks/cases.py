@@ -105,7 +105,7 @@ def unchanged(target: Target, seconds: float) -> Sample:
 
 
 def distinct(repository: Repository, target: Target, seconds: float) -> Sample:
-    """Ask for one file after the other, so that nobody has it at hand.
+    """Ask for one file after the other, so that no cache holds it.
 
     For a while, since upstream answers many at once, and then none for up to some seconds.
     """

@@ -95,7 +95,7 @@ PACKAGES_200K = Repository("packages200000", "most-*.bin", 200_000)
 
 
 def tree_of(instance: Instance) -> Path:
-    """The directory with the same files at the same URLs, for servers of plain files."""
+    """Return the directory with the same files at the same URLs, for servers of plain files."""
     return instance.home / "tree"
 
 

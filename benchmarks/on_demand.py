@@ -107,8 +107,8 @@ def _pieces(data: bytes) -> Sequence[bytes]:
 
 def download(urls: Sequence[str], size: int) -> list[Transfer]:
     """Download all at once, each on a connection of its own."""
-    told = "%{http_code} %{size_download} %{time_starttransfer} %{time_total}\n"
-    command = ["curl", "-s", "-Z", "--parallel-immediate", "--parallel-max", "300", "-w", told]
+    written = "%{http_code} %{size_download} %{time_starttransfer} %{time_total}\n"
+    command = ["curl", "-s", "-Z", "--parallel-immediate", "--parallel-max", "300", "-w", written]
     for url in urls:
         command += ["-o", os.devnull, url]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()

@@ -72,7 +72,7 @@ def _short(value: float) -> str:
 
 
 def _ratio(servers: Mapping[Contestant, Sequence[Measured]], contestant: Contestant) -> str:
-    """How many times as fast ours is, in the same rounds."""
+    """Return how many times as fast ours is, in the same rounds."""
     if contestant == OURS or OURS not in servers:
         return ""
     pairs = zip(servers[OURS], servers[contestant], strict=True)
@@ -101,7 +101,7 @@ def _processor() -> str:
 
 
 def _said(*command: str) -> str:
-    """The name and version of a program."""
+    """Return the name and version of a program."""
     if not installed(command[0]):
         return ""
     answer = subprocess.run(command, capture_output=True, text=True)

@@ -64,7 +64,7 @@ def pulp() -> Iterator[Instance]:
 
 
 def ours(instance: Instance) -> AbstractContextManager[Server]:
-    """The API and content in one process."""
+    """Run the API and content in one process."""
     return serving(instance, *QUIET, *OURS_HTTP)
 
 
@@ -176,5 +176,5 @@ def other(checkout: Path) -> Contestant:
 
 
 def installed(program: str | None) -> bool:
-    """Whether this machine has a program that is not ours to bring along."""
+    """Return whether this machine has a program that is not ours to bring along."""
     return program is None or shutil.which(program) is not None

@@ -24,7 +24,7 @@ SIZES = (1000, 100_000, DISK - 4_000_000)
 def on_small_disk(
     instance: Instance, orm, setting: str
 ) -> Iterator[tuple[Server, SmallDisk, httpx.Client]]:
-    """A server with a directory on a disk of its own, and a client of it that is logged in."""
+    """Run a server with a directory on a disk of its own, and a client of it that is logged in."""
     with small_disk(DISK) as disk:
         environ = {f"PULP_{name}": str(disk.path) for name in setting.split()}
         with serving(instance, **environ) as server, instance.client(server.url) as client:

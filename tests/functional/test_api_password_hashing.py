@@ -34,7 +34,7 @@ class Site:
         (self.folder / "hold").unlink(missing_ok=True)
 
     def hashed(self) -> list[str]:
-        """The passwords that are being hashed."""
+        """Return the passwords that are being hashed."""
         return [mark.name.split("-", 2)[2] for mark in self.folder.glob("hash-*")]
 
     def client(self, source: str) -> httpx.Client:

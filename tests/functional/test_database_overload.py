@@ -56,7 +56,7 @@ def test_executor_bounds_the_number_of_waiting_calls(monkeypatch):
 
 
 def waiting_request(left: asyncio.Event) -> Request:
-    """A GET whose client disconnects when `left` is set."""
+    """Send a GET whose client disconnects when `left` is set."""
     messages = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive():

@@ -266,7 +266,7 @@ def without_origin(instance) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("host", HOSTILE_HOSTS)
-def test_use_encodes_what_a_shell_interprets_in_the_host(without_origin, base, host):
+def test_use_percent_encodes_a_host_with_characters_of_shells(without_origin, base, host):
     for accept in FORMS:
         headers = accept | {"Host": host}
         answer = httpx.get(f"{without_origin.content_url}{base}/?use", headers=headers)

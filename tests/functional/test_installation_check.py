@@ -383,7 +383,7 @@ def test_check_of_a_wrong_key_or_bucket(
         ("AccessDenied", "note", "the store hides which objects it has"),
     ],
 )
-def test_check_of_what_an_empty_store_answers(
+def test_check_of_errors_of_an_empty_store(
     instance: Instance, started: Callable[[Start], Store], code: str, level: str, text: str
 ) -> None:
     """S3's error bodies; a key that may not list the bucket gets 403 for an unknown object."""

@@ -115,7 +115,7 @@ def test_head_of_large_listing_has_no_content_length(content, base):
 
 @contextmanager
 def stalled(url: str, path: str, *headers: str) -> Iterator[socket.socket]:
-    """A client with a small receive buffer that reads only the status line."""
+    """Start a client with a small receive buffer that reads only the status line."""
     address = httpx.URL(url)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

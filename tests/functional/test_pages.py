@@ -320,7 +320,7 @@ def test_file_checksum_is_read_by_sha256sum(content, base, tmp_path, times):
         ("sub/?info", 400),
     ],
 )
-def test_facts_of_what_is_no_file_return_4xx(content, base, path, status):
+def test_facts_of_a_path_without_a_file_return_4xx(content, base, path, status):
     for headers in (BROWSER, {}, {"Accept": "application/json"}):
         assert content.get(f"{base}/{path}", headers=headers).status_code == status
 
@@ -375,7 +375,7 @@ def test_errors_are_pages_for_browsers_and_text_for_programs(content, base):
     assert "detail" in as_json.json()
 
 
-def test_distributions_page_shows_what_each_serves(content, orm):
+def test_distributions_page_shows_the_content_of_each(content, orm):
     version = orm.version({"a": b"1"})
     prefix = orm.unique()
     orm.distribution(

@@ -301,7 +301,7 @@ def test_parameters_are_not_part_of_the_sql(instance, unprepared, monkeypatch, n
 
 
 def messages(work: Callable[[], object]) -> list[str]:
-    """The messages of PostgreSQL's protocol that `work` sends, as libpq's trace has them."""
+    """Return the messages of PostgreSQL's protocol that `work` sends, as libpq's trace has them."""
     connection.ensure_connection()
     pgconn = connection.connection.pgconn
     with tempfile.TemporaryFile() as file:

@@ -67,7 +67,7 @@ class Outage:
 
 @contextlib.contextmanager
 def outage(instance, **options: str) -> Iterator[Outage]:
-    """A server whose database can fail."""
+    """Run a server whose database can fail."""
     with database_proxy() as proxy:
         databases = databases_through(instance, proxy)
         options |= {"PULP_DATABASES": databases, "PULP_CACHE_ENABLED": "true"}
@@ -269,7 +269,7 @@ def test_stale_response_is_never_from_before_a_change_that_was_received(instance
         Distribution.objects.filter(base_path=base).update(publication=new)
         running.begin("refuse")  # nothing has requested the new file
         assert get(url).status_code == 503
-        # While the process hears nothing, it may send what was valid; then, nothing older.
+        # While the process receives no notifications, it sends the entry that was valid last.
         running.end("refuse")
         assert running.warm(url) == b"new"
         running.begin("refuse")

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the programs and libraries of Debian's that `make test-plugins` lacks. Who may not do that
-# is told what to install; tests whose client is missing are skipped. Takes the Python to build with.
+# is told which packages to install; tests whose client is missing are skipped. Takes the Python to build with.
 set -eu
 missing=
 

@@ -15,7 +15,7 @@ from pulpcore.content_star.database.executor import DatabaseExecutor
 def opened_executor(
     threads: int = 2, timeout: float | None = None
 ) -> Iterator[tuple[DatabaseExecutor, Callable[..., Any]]]:
-    """An executor with an event loop of its own; yields it and the loop's `run`."""
+    """Yield an executor with an event loop of its own, and the loop's `run`."""
     with asyncio.Runner() as runner:
         executor = DatabaseExecutor(threads, timeout=timeout)
         try:

@@ -83,7 +83,7 @@ class Nginx:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A directory in which nginx's workers can write."""
+    """Create a directory in which nginx's workers can write."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o777)
         yield Path(name)

@@ -58,7 +58,7 @@ def big(tmp_path: Path) -> tuple[str, bytes]:
 
 
 def hole(path: Path, size: int) -> str:
-    """A file of zeros that takes no room on the disk."""
+    """Return a file of zeros that takes no room on the disk."""
     path.touch()
     os.truncate(path, size)
     return str(path)

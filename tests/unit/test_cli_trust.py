@@ -143,7 +143,7 @@ def test_new_state_directory_is_not_made_where_others_can_replace_it(tmp_path: P
 
 @as_root
 @pytest.mark.parametrize("name", ["..", ".", *(name for name in TRUSTED if name != "database")])
-def test_what_belongs_to_another_user_is_refused(state: State, name: str) -> None:
+def test_files_of_another_user_are_refused(state: State, name: str) -> None:
     path = state.home.parent if name == ".." else state.home / name
     os.chown(path, OTHER_USER, -1)
     refused(state, path, "belongs to ")
@@ -198,7 +198,7 @@ def test_secret_that_others_could_read_is_made_private(
     assert secret(state).stat().st_mode & 0o777 == 0o600
 
 
-def test_no_umask_opens_what_is_created(tmp_path: Path) -> None:
+def test_created_files_are_private_with_any_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         state = State(tmp_path / "home")

@@ -41,13 +41,13 @@ def test_containerfile_passes_hadolint(tmp_path: Path) -> None:
     assert "DL3007" in lint(tmp_path / "Containerfile")
 
 
-def test_containerfile_runs_as_a_user_by_number_who_is_not_root() -> None:
+def test_containerfile_runs_as_a_numeric_user_other_than_root() -> None:
     """Kubernetes can check only a number for `runAsNonRoot`."""
     users = [value for name, value in instructions() if name == "USER"]
     assert users[-1] == "700:0"
 
 
-def test_containerfile_copies_what_the_package_is_built_from() -> None:
+def test_containerfile_copies_the_sources_of_the_package() -> None:
     (sources,) = [
         value.split()[:-1]
         for name, value in instructions()

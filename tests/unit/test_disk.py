@@ -69,7 +69,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Threads:
 
 
 def descriptors(path: str) -> int:
-    """How many descriptors of this process are open on `path`."""
+    """Return the number of descriptors of this process that are open on `path`."""
     count = 0
     for fd in os.listdir("/proc/self/fd"):
         try:

@@ -18,7 +18,7 @@ from pulpcore.content_star.responses.headers import (
 
 
 def plain_and_extended(value: str) -> tuple[str | None, str | None]:
-    """The two forms of the name, each read alone by the standard library."""
+    """Return the two forms of the name, each read alone by the standard library."""
     plain, _, extended = value.partition("; filename*=")
     message = Message()
     message["Content-Disposition"] = plain

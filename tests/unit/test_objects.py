@@ -53,7 +53,7 @@ class Store:
             self.idle.set()
 
     def asked_for(self, name: str) -> list[str | None]:
-        """The values of a header, request by request."""
+        """Return the values of a header, request by request."""
         found = []
         for request in self.requests:
             headers = dict(line.split(": ", 1) for line in request.split("\r\n")[1:] if line)

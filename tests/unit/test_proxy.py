@@ -53,7 +53,7 @@ class Backend:
         )
 
     async def echo(self, request: web.Request) -> web.StreamResponse:
-        """The body, piece by piece as it comes."""
+        """Send the body back, piece by piece as it comes."""
         response = web.StreamResponse(status=201)
         await response.prepare(request)
         async for piece in request.content.iter_any():
@@ -138,7 +138,7 @@ def backend() -> Iterator[Backend]:
 
 
 def gateway(url: str, **options):
-    """A uvicorn with a proxy of `url`, at its own URL."""
+    """Run a uvicorn with a proxy of `url`, at its own URL."""
     port = free_port()
 
     @asynccontextmanager
@@ -269,7 +269,7 @@ def test_proxy_forwards_the_correlation_id(client):
 
 
 def test_proxy_streams_both_bodies(client):
-    """Each piece comes back before the next is sent: nobody waits for the whole."""
+    """Each piece comes back before the next is sent: the whole is not awaited."""
     with socket.create_connection((client.base_url.host, client.base_url.port), 30) as connection:
         connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         with connection.makefile("rb") as answer:
@@ -330,7 +330,7 @@ def test_proxy_closes_the_connection_for_a_truncated_response(client):
 
 def test_proxy_disconnects_from_the_server_on_a_client_disconnect(client, backend):
     with client.stream("GET", "/hang") as response:
-        pieces = response.iter_raw()  # which ends the connection when nobody has it any more
+        pieces = response.iter_raw()  # closes the connection when it is collected
         next(pieces)
         assert backend.running
     wait_until(lambda: not backend.running)

@@ -134,7 +134,7 @@ def test_storage_errors_hide_the_settings():
 
 
 def other(domain_storage: object) -> Domain:
-    """The default domain, with a storage that only Django knows."""
+    """Return the default domain, with a storage that only Django knows."""
     domain = Domain(
         name="other", storage_class="other.Storage", pulp_last_updated=datetime.now(UTC)
     )

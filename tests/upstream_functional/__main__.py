@@ -2,7 +2,7 @@
 
     python -m tests.upstream_functional [core|domains|s3] [arguments of pytest]
 
-Passwords are hashed with MD5: upstream's tests log in anew with each request, and PBKDF2 would take
+Passwords are hashed with MD5: upstream's tests log in with each request, and PBKDF2 would take
 most of their time.
 """
 

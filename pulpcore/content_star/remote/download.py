@@ -116,7 +116,7 @@ class Download:
             self._cancel()
 
     def _is_for_clients_only(self) -> bool:
-        """Whether the current source is streamed: its file is for clients only, not saved."""
+        """Return whether the file of the current source is for clients only, and not saved."""
         return self._source is not None and not self._source.saves
 
     async def wait_for_start(self) -> None:

@@ -51,7 +51,7 @@ class Downloads:
         return download
 
     def has(self, request: FetchRequest) -> bool:
-        """Whether a download for `request` can be joined."""
+        """Return whether a download for `request` can be joined."""
         return request in self._downloads
 
     def run_in_background(self, work: Callable[[], None]) -> asyncio.Task[None]:

@@ -100,7 +100,7 @@ class OnDemandResponse(RemoteResponse):
             download.release()
 
     def _has_precondition(self, scope: Scope, sha256: str) -> bool:
-        """Whether a precondition alone decides the status (304 or 412), whatever the size."""
+        """Return whether a precondition decides the status (304 or 412), whatever the size."""
         validators = Validators(f'"{sha256}"', self.last_modified)
         return evaluate(scope["method"], Headers(scope=scope), validators) is not None
 

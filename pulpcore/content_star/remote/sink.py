@@ -53,7 +53,7 @@ class VerifyingSink:
         self._pending_encoding = ""  # Content-Encoding that may have to be decoded at the end
 
     def cannot_resume(self) -> bool:
-        """Whether no other source can continue the file."""
+        """Return whether no other source can continue the file."""
         return bool(self.available) and (self.is_wrong or not self._expected_digests())
 
     async def restart(self) -> int:

@@ -51,7 +51,7 @@ def drop(apps: Any, schema_editor: Any) -> None:
 
 
 def _is_invalid(cursor: Any, name: str) -> bool:
-    """Whether an attempt to make the index failed half-way, which leaves one that is of no use."""
+    """Return whether an attempt to make the index failed, which leaves one that is of no use."""
     cursor.execute(
         "SELECT FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid", [name]
     )
@@ -59,7 +59,7 @@ def _is_invalid(cursor: Any, name: str) -> bool:
 
 
 def _finds_prefixes(connection: Any, table: str) -> bool:
-    """Whether the planner has an index to find paths by how they begin; an operator's, say."""
+    """Return whether the planner has an index to find paths by their beginning, of any name."""
     query = f"SELECT FROM {table} WHERE relative_path LIKE 'a%'"
     with transaction.atomic(connection.alias), connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")

@@ -18,12 +18,12 @@ _FILE_NAME = re.compile(r"filename\*?=", re.IGNORECASE)
 
 
 def _added(exchange: Exchange, facet: str) -> bool:
-    """Whether the header is there, and the old server has none."""
+    """Return whether the header is there, and the old server has none."""
     return not exchange.old.header(facet) and bool(exchange.new.header(facet))
 
 
 def _validators(exchange: Exchange, facet: str) -> bool:
-    """Whether the entity tag is the sha256 of the old server's bytes."""
+    """Return whether the entity tag is the sha256 of the old server's bytes."""
     new = exchange.new
     if exchange.old.status not in (200, 206) or new.listing is not None:
         return False
@@ -43,7 +43,7 @@ def _security_headers(exchange: Exchange, facet: str) -> bool:
 
 
 def _error_text(exchange: Exchange, facet: str) -> bool:
-    """Whether the error is text or JSON; an HTML page is a web server's in front."""
+    """Return whether the error is text or JSON; an HTML page is a web server's in front."""
     if not exchange.old.is_error or exchange.old.status != exchange.new.status:
         return False
     if facet == "content-type":
@@ -129,7 +129,7 @@ def _tags(value: str) -> set[str]:
 
 
 def _names_new_tag(exchange: Exchange, header: str) -> bool:
-    """Whether a header of the request has the entity tag of the new server."""
+    """Return whether a header of the request has the entity tag of the new server."""
     tag = exchange.new_etag or exchange.new.header("etag") or f'"{exchange.sha256}"'
     return tag.removeprefix("W/") in _tags(exchange.request.header(header))
 
@@ -139,7 +139,7 @@ def _weak_comparison(exchange: Exchange, facet: str) -> bool:
 
 
 def _kept_validators(exchange: Exchange, facet: str) -> bool:
-    """Whether a client sends a validator that it has got from the old server."""
+    """Return whether a client sends a validator that it has got from the old server."""
     request = exchange.request
     if {exchange.old.status, exchange.new.status} != {200, 304}:
         return False

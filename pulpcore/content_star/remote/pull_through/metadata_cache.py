@@ -228,7 +228,7 @@ async def _read_to_end(download: Download, max_size: int) -> None:
 
 
 def is_cacheable(headers: Mapping[str, str]) -> bool:
-    """Whether a response has a validator and may be stored in a shared cache."""
+    """Return whether a response has a validator and may be stored in a shared cache."""
     headers = CIMultiDict(headers)
     if "ETag" not in headers and "Last-Modified" not in headers:
         return False
@@ -238,7 +238,7 @@ def is_cacheable(headers: Mapping[str, str]) -> bool:
 
 
 def forbids_storing(headers: Mapping[str, str]) -> bool:
-    """Whether the headers forbid storing in shared caches (RFC 9111 section 5.2.2)."""
+    """Return whether the headers forbid storing in shared caches (RFC 9111 section 5.2.2)."""
     return not directives(headers).keys().isdisjoint({"no-store", "private"})
 
 

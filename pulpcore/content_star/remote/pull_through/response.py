@@ -204,7 +204,7 @@ def _forwarded(remote_headers: CIMultiDict[str]) -> dict[str, str]:
 
 
 def _is_final(error: RemoteUnavailable) -> bool:
-    """Whether a repeated request would get the same refusal: not for 408, 429 and server errors."""
+    """Return whether a repeated request would be refused too: not for 408, 429 and 5XX."""
     status = error.status if isinstance(error, RemoteRefused) else 502
     return 400 <= status < 500 and status not in (408, 429)
 

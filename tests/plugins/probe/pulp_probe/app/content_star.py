@@ -104,7 +104,7 @@ def backend(request: Request) -> Response:
 
 
 async def count(request: Request) -> Response:
-    """The asynchronous ORM, and the threads that `sync_to_async` uses."""
+    """Respond with a count of the asynchronous ORM, and the thread of `sync_to_async`."""
     count = await Distribution.objects.filter(name="").acount()
     thread = await sync_to_async(threading.current_thread)()
     return JSONResponse({"count": count, "thread": thread.name.rpartition("_")[0]})
