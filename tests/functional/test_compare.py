@@ -13,18 +13,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import pytest
-from click.testing import CliRunner
 
 from pulpcore.content_star.cli.compare.access_log import parse_line
-from pulpcore.content_star.cli.compare.command import command as compare_command
 from tests.support.certificates import Authority
+from tests.support.compare import Run, run_compare
 from tests.support.instance import Instance, pulp_star, wait_until
 from tests.support.orm import Orm
 from tests.support.server import free_port
@@ -42,33 +40,12 @@ def base(instance: Instance) -> Iterator[str]:
     orm.cleanup()
 
 
-@dataclass
-class Run:
-    """One run of the command."""
-
-    code: int
-    out: str
-    report: dict[str, Any]
-
-    @property
-    def titles(self) -> list[str]:
-        return list(self.report.get("differences", ()))
-
-
 @pytest.fixture
 def compare(instance: Instance, tmp_path: Path) -> Callable[..., Run]:
     """Run `pulp-star compare` with this instance as the old server, or with another one."""
 
     def run(new: str, *arguments: str, old: str = "") -> Run:
-        report = tmp_path / "report.json"
-        report.unlink(missing_ok=True)
-        servers = (old or instance.url, new)
-        options = ("--rate", "0", "--json", str(report))
-        result = CliRunner().invoke(compare_command, [*servers, *options, *arguments])
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        found = json.loads(report.read_text()) if report.exists() else {}
-        return Run(result.exit_code, result.output, found)
+        return run_compare(tmp_path / "report.json", old or instance.url, new, *arguments)
 
     return run
 

@@ -1,17 +1,13 @@
 """`pulp-star compare` of upstream's content app and ours, on one database."""
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from pulpcore.content_star.cli.compare.client import Access, Servers
-from pulpcore.content_star.cli.compare.command import command
 from pulpcore.content_star.cli.compare.conditions import CONDITIONS
 from pulpcore.content_star.cli.compare.exchange import Request
 from pulpcore.content_star.cli.compare.results import Progress, Results
@@ -21,6 +17,7 @@ from pulpcore.content_star.differences import DIFFERENCES
 from tests.parity.test_bridge import ROWS as BRIDGED
 from tests.parity.test_parity import DOMAIN_ROWS, ROWS, Row
 from tests.support.bridged import installed
+from tests.support.compare import Run, run_compare
 from tests.support.instance import Instance
 from tests.support.orm import Orm
 from tests.support.pulp import Pulp
@@ -106,28 +103,19 @@ def test_compare_explains_plugins(
     assert faults(results) == {}
 
 
-Run = Callable[..., tuple[int, str, dict[str, Any]]]
-
-
 @pytest.fixture
-def compare(instance: Instance, upstream: str, tmp_path: Path) -> Run:
-    """Run the command with upstream's app as the old server; return code, output and report."""
+def compare(instance: Instance, upstream: str, tmp_path: Path) -> Callable[..., Run]:
+    """Run the command with upstream's app as the old server."""
 
-    def run(*arguments: str, new: str = "") -> tuple[int, str, dict[str, Any]]:
-        report = tmp_path / "report.json"
-        servers = (upstream, new or instance.content_url)
-        options = ("--rate", "0", "--json", str(report))
-        result = CliRunner().invoke(command, [*servers, *options, *arguments])
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        found = json.loads(report.read_text()) if report.exists() else {}
-        return result.exit_code, result.output, found
+    def run(*arguments: str, new: str = "") -> Run:
+        new = new or instance.content_url
+        return run_compare(tmp_path / "report.json", upstream, new, *arguments)
 
     return run
 
 
 def test_compare_finds_distributions_in_the_api(
-    compare: Run, instance: Instance, pulp: Pulp, orm: Orm
+    compare: Callable[..., Run], instance: Instance, pulp: Pulp, orm: Orm
 ) -> None:
     """Root, listings, metadata and files of each distribution, guarded ones too."""
     guard = pulp.create("contentguards/core/rbac/", name=orm.unique())
@@ -146,7 +134,7 @@ def test_compare_finds_distributions_in_the_api(
 
 
 def test_compare_finds_a_wrong_byte_behind_intended_differences(
-    compare: Run, instance: Instance, orm: Orm, tmp_path: Path
+    compare: Callable[..., Run], instance: Instance, orm: Orm, tmp_path: Path
 ) -> None:
     """Headers differ on purpose; an entity tag that is not the file's, or a byte, do not."""
     base = orm.distribution(publication=orm.publication({"a.txt": b"0123456789"}))
@@ -187,7 +175,7 @@ def on_demand(pulp: Pulp) -> Iterator[tuple[Upstream, str]]:
 
 
 def test_compare_fetches_on_demand_content_only_if_asked_to(
-    compare: Run, on_demand: tuple[Upstream, str], tmp_path: Path
+    compare: Callable[..., Run], on_demand: tuple[Upstream, str], tmp_path: Path
 ) -> None:
     server, base = on_demand
     (tmp_path / "urls").write_text(f"{base}/{FAR}\n{base}/PULP_MANIFEST\n")
