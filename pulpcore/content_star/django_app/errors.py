@@ -30,6 +30,7 @@ def error_response(
         log.info("%s %r: %s", request.method, request.path, body_error.reason)
         return _plain(body_error.status, body_error.reason)
     if isinstance(failure, OperationalError | InterfaceError) and ends_session(failure):
+        # No traceback: an outage would have one for each request.
         log.error("%s %r: %s", request.method, request.path, str(failure).strip())
         return _plain(503, "The database is not available.", retry_after=RETRY_AFTER)
     if isinstance(failure, OSError) and failure.errno in _NO_SPACE:  # RFC 4918 section 11.5
