@@ -38,7 +38,7 @@ def path(module_orm) -> str:
 @pytest.fixture
 def client(server: Server, path: str) -> Iterator[httpx.Client]:
     """A client of the server, which has the files in memory."""
-    with httpx.Client(base_url=server.content_url, trust_env=False, timeout=300) as client:
+    with httpx.Client(base_url=server.content_url, timeout=300) as client:
         for _ in range(3):
             for method in ("GET", "HEAD"):
                 assert client.request(method, path).status_code == 200
@@ -47,7 +47,7 @@ def client(server: Server, path: str) -> Iterator[httpx.Client]:
 
 
 def calls(server: Server) -> int:
-    return int(httpx.get(f"{server.url}/calls", trust_env=False, timeout=300).text)
+    return int(httpx.get(f"{server.url}/calls").text)
 
 
 def parts_of(response: httpx.Response) -> tuple:
@@ -194,8 +194,8 @@ def test_middleware_around_the_application_sees_every_request(instance, path):
     with serving(instance, *OURS, app=app, PYTHONPATH=CHECKOUT) as server:
         url = server.content_url + path
         for _ in range(3):
-            assert httpx.get(url, headers={"X-Key": "open"}, trust_env=False).content == DATA
-            assert httpx.get(url, trust_env=False).status_code == 403
+            assert httpx.get(url, headers={"X-Key": "open"}).content == DATA
+            assert httpx.get(url).status_code == 403
 
 
 def test_change_of_the_content_is_seen(server, client, orm):
