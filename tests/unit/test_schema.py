@@ -63,6 +63,26 @@ def test_openapi_document_has_options_of_each_path_that_answers_it():
     assert [path for path in paths if "options" not in paths[path]] == []
 
 
+def test_openapi_document_has_no_content_of_successful_head():
+    document = openapi_document()
+    named = document["components"]["responses"]
+    for item in document["paths"].values():
+        reference = item["head"]["responses"]["200"]["$ref"]
+        assert "content" not in named[reference.rpartition("/")[2]]
+
+
+def test_openapi_document_prefers_json_and_names_its_schemas():
+    """Generators of clients return the type of the first media type, and name what has no name."""
+    responses = openapi_document()["components"]["responses"].values()
+    contents = [
+        each["content"] for each in responses if "application/json" in each.get("content", {})
+    ]
+    assert contents
+    for content in contents:
+        assert next(iter(content)) in ("application/json", "*/*")
+        assert content["application/json"]["schema"].keys() in ({"$ref"}, {"type"})
+
+
 def test_json_schema_of_typed_dict_has_null_and_choices():
     class Example(TypedDict):
         size: int | None

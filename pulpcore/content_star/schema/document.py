@@ -1,6 +1,7 @@
 """The OpenAPI document of the content app."""
 
 import json
+from collections.abc import Iterator
 
 import yaml
 from django.conf import settings
@@ -24,7 +25,7 @@ def openapi_document(root_path: str = "") -> JSON:
     shared = components() | {"parameters": parameters(), "securitySchemes": security_schemes()}
     paths = content_paths() | other_paths()
     paths |= {path: item for path, item in plugin_paths(shared).items() if path not in paths}
-    _make_ids_unique(paths)
+    make_ids_unique(paths, taken={})
     origin = (settings.CONTENT_ORIGIN or "").rstrip("/")
     return {
         "openapi": "3.1.0",
@@ -40,14 +41,21 @@ def openapi_document(root_path: str = "") -> JSON:
     }
 
 
-def _make_ids_unique(paths: dict[str, JSON]) -> None:
-    """Append an underscore to each id of an operation that is taken, as by `openapi` of a route."""
-    known: set[str] = set()
+def make_ids_unique(paths: dict[str, JSON], taken: dict[str, JSON]) -> None:
+    """Append an underscore to each id of an operation that another has, also of the paths `taken`.
+
+    As by `openapi` of a route.
+    """
+    known = {operation["operationId"] for operation in _operations(taken)}
+    for operation in _operations(paths):
+        while operation["operationId"] in known:
+            operation["operationId"] += "_"
+        known.add(operation["operationId"])
+
+
+def _operations(paths: dict[str, JSON]) -> Iterator[JSON]:
     for item in paths.values():
-        for operation in (item[each] for each in (*METHODS, "head") if each in item):
-            while operation["operationId"] in known:
-                operation["operationId"] += "_"
-            known.add(operation["operationId"])
+        yield from (item[method] for method in (*METHODS, "head") if method in item)
 
 
 def encoded(document: JSON) -> dict[str, bytes]:

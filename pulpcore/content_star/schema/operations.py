@@ -1,6 +1,6 @@
 """Operations of the content app: files, directories, the index, probes, and the document."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from django.conf import settings
 
@@ -121,10 +121,11 @@ def content_paths() -> dict[str, JSON]:
 def other_paths() -> dict[str, JSON]:
     """Return the path items of the probes and of the document."""
     prefix = settings.CONTENT_PATH_PREFIX
-    ready = {"200": reference("Ready"), "503": reference("NotReady")}
     return {
-        f"{prefix}livez": _probe("liveness", "Liveness probe", {"200": reference("Live")}),
-        f"{prefix}readyz": _probe("readiness", "Readiness probe, and status as JSON", ready),
+        f"{prefix}livez": _probe("liveness", "Liveness probe", {200: "Live"}),
+        f"{prefix}readyz": _probe(
+            "readiness", "Readiness probe, and status as JSON", {200: "Ready", 503: "NotReady"}
+        ),
         f"{prefix}openapi.json": _document("schema", "Document"),
         f"{prefix}openapi.yaml": _document("schema_yaml", "DocumentYAML"),
         f"{prefix}docs/": _document("docs", "Page"),
@@ -134,6 +135,19 @@ def other_paths() -> dict[str, JSON]:
 def domain_parameters() -> list[JSON]:
     """Return the parameter of `content_root`, if domains are enabled."""
     return [_parameter("pulp_domain")] if settings.DOMAIN_ENABLED else []
+
+
+def parameter_key(parameter: JSON, parameters: JSON) -> tuple[str, str]:
+    """Return place and name of a parameter, or of the one of `parameters` that it refers to."""
+    reference: str | None = parameter.get("$ref")
+    found = parameters[reference.rpartition("/")[2]] if reference else parameter
+    return found["in"], found["name"]
+
+
+def overridden(shared: Sequence[JSON], own: Sequence[JSON], parameters: JSON) -> list[JSON]:
+    """Return the parameters of an operation, which override those that its path item shares."""
+    keys = {parameter_key(each, parameters) for each in own}
+    return [*(each for each in shared if parameter_key(each, parameters) not in keys), *own]
 
 
 def operation(name: str, method: str, summary: str, tag: str, responses: JSON) -> JSON:
@@ -152,7 +166,7 @@ def _content(
     """Return the path item of content: its methods read it, or list themselves."""
     item: JSON = {"parameters": [*domain_parameters(), *map(_parameter, path)]}
     for method in READ_METHODS:
-        found = {_status(each): reference(each) for each in responses}
+        found = {_status(each): reference(each, method) for each in responses}
         found |= {} if responses is INDEX else REMOTE
         item[method.lower()] = operation(name, method, summary, TAG, found) | {
             "parameters": list(map(_parameter, queries)),
@@ -167,24 +181,23 @@ def _options(name: str, tag: str) -> JSON:
     return operation(name, "options", "List the methods", tag, responses)
 
 
-def _probe(name: str, summary: str, responses: JSON) -> JSON:
-    item = {
-        method.lower(): operation(name, method, summary, "Probes", responses)
-        for method in READ_METHODS
-    }
-    return item | {"options": _options(name, "Probes")}
+def _probe(name: str, summary: str, responses: Mapping[int, str]) -> JSON:
+    return _item(name, summary, "Probes", responses)
 
 
 def _document(name: str, response: str) -> JSON:
     # Content of that name has precedence, and redirects or asks its guard.
-    statuses = (301, 304, 412, *ERRORS)
-    responses = {"200": reference(response)}
-    responses |= {str(status): reference(status) for status in statuses}
-    item = {
-        method.lower(): operation(name, method, _SUMMARIES[response], "Schema", responses)
-        for method in READ_METHODS
-    }
-    return item | {"options": _options(name, "Schema")}
+    others = {status: status for status in (301, 304, 412, *ERRORS)}
+    return _item(name, _SUMMARIES[response], "Schema", {200: response, **others})
+
+
+def _item(name: str, summary: str, tag: str, responses: Mapping[int, str | int]) -> JSON:
+    """Return the path item of what has no parameters."""
+    item: JSON = {"options": _options(name, tag)}
+    for method in READ_METHODS:
+        found = {str(status): reference(responses[status], method) for status in responses}
+        item[method.lower()] = operation(name, method, summary, tag, found)
+    return item
 
 
 def _status(response: str | int) -> str:

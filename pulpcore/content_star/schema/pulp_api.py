@@ -6,6 +6,10 @@ from django.conf import settings
 
 from pulpcore.content_star.schema.types import JSON
 
+# Before the tags of content: the REST API has `Content` and more of its own, and generators make a
+# class for each tag.
+TAG = "Content app"
+
 
 def add_content_paths(result: JSON, generator: Any, request: Any, public: bool) -> JSON:
     """Add the paths and components of the content app, if CONTENT_STAR_IN_API_SCHEMA is set.
@@ -17,17 +21,22 @@ def add_content_paths(result: JSON, generator: Any, request: Any, public: bool) 
         return result
     # These import the content app.
     from pulpcore.content_star.plugin_host.discovery import plugins
-    from pulpcore.content_star.schema.document import openapi_document
+    from pulpcore.content_star.schema.document import make_ids_unique, openapi_document
+    from pulpcore.content_star.schema.operations import overridden
 
     plugins()  # registers their routes, which a process of the API alone has not done yet
     document = openapi_document()
-    for path, item in document["paths"].items():
+    found = {path: item for path, item in document["paths"].items() if path not in result["paths"]}
+    make_ids_unique(found, taken=result["paths"])
+    for item in found.values():
         shared = item.pop("parameters", [])
         for operation in item.values():
-            operation["parameters"] = [*shared, *operation.get("parameters", [])]
+            own = operation.get("parameters", [])
+            operation["parameters"] = overridden(shared, own, document["components"]["parameters"])
+            operation["tags"] = [f"{TAG}: {tag}" for tag in operation["tags"]] or [TAG]
             if request.bindings:  # where pulpcore looks for the id of each operation
                 operation["x-copy-operationId"] = operation["operationId"]
-        result["paths"].setdefault(path, item)
+    result["paths"] |= found
     for kind, components in document["components"].items():
         result["components"][kind] = {**components, **result["components"].get(kind, {})}
     return result

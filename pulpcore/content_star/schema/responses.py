@@ -75,19 +75,21 @@ DESCRIPTIONS = {
     416: "The range is beyond the end of the file.",
 }
 
-ANY_OF_FILE: JSON = {
-    "anyOf": [
-        {"$ref": "#/components/schemas/ContentFileInfo"},
-        {"$ref": "#/components/schemas/ContentChecksum"},
-        {"description": "The file, if it is JSON."},
-    ]
-}
-
-ANY_OF_ROOT: JSON = {
-    "anyOf": [
-        {"$ref": "#/components/schemas/ContentListing"},
-        {"$ref": "#/components/schemas/ContentHowToUse"},
-    ]
+# Named, as generators of clients name a schema inside of a response `InlineObject`, as others.
+UNIONS: dict[str, JSON] = {
+    "ContentFile": {
+        "anyOf": [
+            {"$ref": "#/components/schemas/ContentFileInfo"},
+            {"$ref": "#/components/schemas/ContentChecksum"},
+            {"description": "The file, if it is JSON."},
+        ]
+    },
+    "ContentRoot": {
+        "anyOf": [
+            {"$ref": "#/components/schemas/ContentListing"},
+            {"$ref": "#/components/schemas/ContentHowToUse"},
+        ]
+    },
 }
 
 
@@ -96,46 +98,47 @@ def components() -> JSON:
     responses = asyncio.run(_responses())
     used = sorted({name for response in responses.values() for name in response["headers"]})
     return {
-        "schemas": {name: json_schema(hint) for name, hint in SCHEMAS.items()},
+        "schemas": {name: json_schema(hint) for name, hint in SCHEMAS.items()} | UNIONS,
         "headers": {name: _header(name.lower()) for name in used},
         "responses": responses,
     }
 
 
-def reference(response: str | int) -> JSON:
-    """Return a reference to a response, by its name or by its status."""
-    name = response if isinstance(response, str) else _name(response)
-    return {"$ref": f"#/components/responses/{name}"}
+def reference(response: str | int, method: str = "GET") -> JSON:
+    """Return a reference to a response, by its name or by its status, to a method."""
+    if isinstance(response, int):
+        return {"$ref": f"#/components/responses/{_name(response)}"}
+    return {"$ref": f"#/components/responses/{response}{'Head' if method == 'HEAD' else ''}"}
 
 
 async def _responses() -> dict[str, JSON]:
     """Return the responses: those with one meaning by the phrase of their status, others by name.
 
     The names are: Page, File, Root, Directory, Options, Live, Ready, NotReady, Document,
-    DocumentYAML.
+    DocumentYAML; and of HEAD, without content, PageHead and so on.
     """
     file, listing = await samples.file_samples(), await samples.listing_samples()
     probe, document = await samples.probe_samples(), await samples.document_samples()
     options = await samples.options_samples()
     directory = Sample(headers=file[200].headers | listing[200].headers)
-    readiness = _text("text/plain") | _json("ContentReadiness")
+    readiness = _json("ContentReadiness") | _text("text/plain")
     object_type = {"application/json": {"schema": {"type": "object"}}}
     responses = {
         "File": _response(
             "The file; the facts or the digest that the query asks for.",
             file.pop(200),
-            {"*/*": {"schema": BINARY}, "application/json": {"schema": ANY_OF_FILE}},
+            {"*/*": {"schema": BINARY}} | _json("ContentFile"),
         ),
         "Root": _response(
             "The listing, in the form that `Accept` prefers; `index.html` of the root; or how to "
             "use the distribution.",
             directory,
-            _text("text/html", "text/plain") | {"application/json": {"schema": ANY_OF_ROOT}},
+            _json("ContentRoot") | _text("text/html", "text/plain"),
         ),
         "Directory": _response(
             "The listing, in the form that `Accept` prefers; or `index.html` of the directory.",
             directory,
-            _text("text/html", "text/plain") | _json("ContentListing"),
+            _json("ContentListing") | _text("text/html", "text/plain"),
         ),
         "Page": _response("The documentation.", document[200], _text("text/html")),
         "Options": _response("The methods of the path.", options[200], {}),
@@ -147,12 +150,16 @@ async def _responses() -> dict[str, JSON]:
             "This document.", document[200], {"application/yaml": object_type["application/json"]}
         ),
     }
+    responses |= {
+        f"{name}Head": {key: value for key, value in response.items() if key != "content"}
+        for name, response in responses.items()
+    }
     for status, sample in file.items():
         if status in listing:
             sample.headers |= listing[status].headers
         content = {"*/*": {"schema": BINARY}} if status == 206 else {}
         responses[_name(status)] = _response(DESCRIPTIONS[status], sample, content)
-    error = _text("text/plain", "text/html") | _json("ContentError")
+    error = _json("ContentError") | _text("text/plain", "text/html")
     responses["RemoteStatus"] = _response("The status of a remote (pull-through).", Sample(), error)
     responses["Failure"] = _response("An error.", Sample(), error)
     for status, sample in (await samples.failure_samples()).items():
