@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import cache, wraps
 from threading import Lock
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 
@@ -119,8 +120,8 @@ def _is_of_route(request: httpx.Request, response: httpx.Response) -> bool:
 
 
 def _matches(template: str, url: httpx.URL) -> bool:
-    names = re.split(r"{\w+}", template)
-    return bool(re.fullmatch(".*".join(map(re.escape, names)), url.path, re.DOTALL))
+    literals = re.split(r"{\w+}", unquote(template))
+    return bool(re.fullmatch(".*".join(map(re.escape, literals)), url.path, re.DOTALL))
 
 
 def _served_document(url: httpx.URL) -> dict[str, Any]:

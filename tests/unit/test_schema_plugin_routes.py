@@ -13,10 +13,11 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from openapi_spec_validator import validate
 from pulp_file.app.models import FileDistribution
 from rest_framework.authentication import SessionAuthentication
+from starlette import routing
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount
+from starlette.routing import Host, Mount, Router
 
 from pulpcore.app.models import ArtifactDistribution, OpenPGPDistribution
 from pulpcore.content_star.distributions import registry
@@ -58,6 +59,24 @@ async def undefined(request: Request) -> "OnlyForTypeCheckers":  # noqa: F821
     return JSONResponse({})
 
 
+async def described(request: "OnlyForTypeCheckers") -> PlainTextResponse:  # noqa: F821
+    return PlainTextResponse("")
+
+
+async def in_words(request: Request) -> "a list of things":  # noqa: F722
+    return JSONResponse([])
+
+
+class Node(TypedDict):
+    """A type that contains itself."""
+
+    below: "list[Node]"
+
+
+async def recursive(request: Request) -> Annotated[JSONResponse, Node]:
+    return JSONResponse({"below": []})
+
+
 async def circular(request: Request) -> Response:
     return Response()
 
@@ -69,6 +88,16 @@ PATH = {"in": "path", "required": True}
 RESPONSE = {"$ref": "#/components/responses/File"}
 PARAMETER = {"$ref": "#/components/parameters/path"}
 WRONG_DEFAULT = {"type": "integer", "default": "x"}
+PAGES = {"$ref": "#/components/parameters/cursor"}
+ERROR = {"$ref": "#/components/schemas/ContentError"}
+
+
+def with_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"parameters": [QUERY | {"schema": schema}]}
+
+
+def with_response(**fields: Any) -> dict[str, Any]:
+    return {"responses": {"200": {"description": "", **fields}}}
 
 
 class Endpoint(HTTPEndpoint):
@@ -135,6 +164,42 @@ def test_openapi_of_an_endpoint_class_has_its_methods():
     item = paths()[f"{ROOT}/endpoint"]
     assert {"get", "delete"} == item.keys() - {"parameters"}
     assert item["delete"]["summary"] == "Delete it."
+
+
+def test_openapi_of_an_endpoint_class_has_no_method_that_the_route_or_the_class_lacks():
+    class Reduced(Endpoint):
+        delete = None
+
+    register(Route("/a", Endpoint, methods=["GET"]), Route("/b", Reduced))
+    found = paths()
+    for path in ("a", "b"):
+        assert found[f"{ROOT}/{path}"].keys() - {"parameters"} == {"get"}
+
+
+def test_openapi_has_head_alone_and_trace_but_no_path_of_other_methods():
+    register(*(Route(f"/{each}", text, methods=[each]) for each in ("HEAD", "TRACE", "PROPFIND")))
+    found = paths()
+    assert found[f"{ROOT}/HEAD"].keys() - {"parameters"} == {"head"}
+    assert found[f"{ROOT}/TRACE"].keys() - {"parameters"} == {"trace"}
+    assert f"{ROOT}/PROPFIND" not in found
+
+
+def test_openapi_has_routes_of_a_host():
+    register(Host("pulp.example", Router([Route("/a", text)])))
+    assert "get" in paths()[f"{ROOT}/a"]
+
+
+def test_routes_of_a_host_that_block_are_refused():
+    with pytest.raises(TypeError, match="blocks"):
+        register(Host("pulp.example", Router([routing.Route("/a", blocking)])))
+
+
+def test_openapi_path_is_percent_encoded():
+    register(Route("/ä b?c#d/{x}", text))
+    document = openapi_document()
+    validate(document)
+    operation = document["paths"][f"{ROOT}/%C3%A4%20b%3Fc%23d/{{x}}"]["get"]
+    assert operation["operationId"] == "get_tests_core_openpgp_base_path_ä_b_c_d_x"
 
 
 def test_openapi_has_no_route_that_is_not_in_the_schema():
@@ -236,6 +301,16 @@ def test_openapi_with_a_value_on_two_branches_of_each_level_is_left_out(caplog):
     assert "over 100000 objects" in caplog.text
 
 
+def test_openapi_with_nested_tuples_is_left_out(caplog):
+    value: tuple[Any, ...] = ()
+    for _ in range(25):
+        value = (value, value)
+    register(Route("/many", text, openapi={"x-many": value}))
+    with caplog.at_level(logging.ERROR):
+        assert f"{ROOT}/many" not in paths()
+    assert "over 100000 objects" in caplog.text
+
+
 def test_openapi_default_is_not_matched_with_its_pattern():
     schema = {"type": "string", "pattern": "^(a+)+$", "default": "a" * 40 + "!"}
     parameter = {"in": "query", "name": "q", "schema": schema}
@@ -287,10 +362,47 @@ def test_openapi_has_mounted_routes_without_guards(domains):
             "refers to nothing",
         ),
         (Route("/bad", untyped), "has no JSON Schema"),
+        (Route("/bad", recursive), "contains itself"),
         (Route("/bad", text, openapi={"x-a": float("nan")}), "not JSON compliant"),
         (Route("/bad", text, openapi={"x-a": json.loads("[" * 400 + "]" * 400)}), "levels deep"),
         (Route("/bad", text, openapi={"security": [{"other": []}]}), "security scheme 'other'"),
         (Route("/ba}d", text), "brace"),
+        (Route("/bad/{1}", text), "brace"),
+        (Route("/bad/{ä}", text), "brace"),
+        (Route("/bad", text, openapi={"parameters": [PAGES, PAGES]}), "parameter twice"),
+        (Route("/bad", text, openapi={"parameters": [PARAMETER]}), "has no parameter path"),
+        (Route("/bad", text, openapi={"requestBody": ERROR}), "is none of the components"),
+        (Route("/bad", text, openapi={"callbacks": {"a": ERROR}}), "is none of the components"),
+        (Route("/bad", text, openapi=with_response(links={"a": ERROR})), "is none of the comp"),
+        (
+            Route(
+                "/bad",
+                text,
+                openapi=with_response(content={"text/plain": {"examples": {"a": ERROR}}}),
+            ),
+            "is none of the components",
+        ),
+        (Route("/bad", text, openapi=with_schema({"items": RESPONSE})), "is none of the schemas"),
+        (
+            Route("/bad", text, openapi=with_schema({"properties": {"example": RESPONSE}})),
+            "is none of the schemas",
+        ),
+        (Route("/bad", text, openapi=with_schema({"$id": "https://a.example"})), "has $id"),
+        (Route("/bad", text, openapi=with_schema({"items": {"$schema": "https://a"}})), "has $sc"),
+        (Route("/bad", text, openapi=with_schema({"$dynamicRef": "#a"})), "has $dynamicRef"),
+        (Route("/bad", text, openapi=with_schema({"items": WRONG_DEFAULT})), "the default 'x'"),
+        (
+            Route("/bad", text, openapi=with_schema({"properties": {"a": WRONG_DEFAULT}})),
+            "the default 'x'",
+        ),
+        (
+            Route("/bad", text, openapi=with_schema({"format": "date", "default": "x"})),
+            "default 'x'",
+        ),
+        (
+            Route("/bad", text, openapi=with_schema({"format": "int32", "default": 2**31})),
+            "the default 2147483648",
+        ),
         (Route("/bad", text, openapi={"parameters": [QUERY, QUERY]}), "parameter twice"),
         (Route("/bad", text, openapi={"parameters": [QUERY | PATH]}), "has no parameter number"),
         (
@@ -360,7 +472,23 @@ def test_openapi_of_an_authentication_that_fails_has_no_scheme(monkeypatch, capl
         OpenApiAuthenticationExtension._registry.remove(Extension)
 
 
-def test_openapi_of_an_annotation_for_type_checkers_has_no_type():
-    register(Route("/a", undefined))
+@pytest.mark.parametrize("handler", [undefined, in_words])
+def test_openapi_of_an_annotation_that_is_no_type_at_run_time_has_no_type(handler):
+    register(Route("/a", handler))
     operation = paths()[f"{ROOT}/a"]["get"]
     assert operation["responses"]["200"]["content"] == {"*/*": {"schema": {}}}
+
+
+def test_openapi_has_the_returned_type_though_others_are_for_type_checkers():
+    register(Route("/a", described))
+    operation = paths()[f"{ROOT}/a"]["get"]
+    assert list(operation["responses"]["200"]["content"]) == ["text/plain"]
+
+
+def test_openapi_properties_named_as_fields_of_schemas_have_schemas():
+    names = ("$id", "default", "enum", "examples")
+    properties = {name: {"type": "integer", "default": 1} for name in names}
+    register(Route("/a", text, openapi=with_schema({"type": "object", "properties": properties})))
+    document = openapi_document()
+    validate(document)
+    assert f"{ROOT}/a" in document["paths"]

@@ -9,7 +9,7 @@ from starlette import routing
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Mount
+from starlette.routing import BaseRoute, Host, Match, Mount
 from starlette.types import Scope
 
 from pulpcore.content_star.database.executor import DatabaseExecutor
@@ -69,7 +69,7 @@ def check_routes(routes: Iterable[BaseRoute], owner: str) -> None:
     """Raise TypeError if a handler blocks and is not run in the database executor."""
     for route in routes:
         match route:
-            case Mount():
+            case Mount() | Host():
                 check_routes(route.routes, owner)
             case routing.Route() if _blocks(route.endpoint):
                 raise TypeError(
@@ -97,5 +97,5 @@ def _blocks(endpoint: Any) -> bool:
     if not issubclass(endpoint, HTTPEndpoint):
         return False  # an ASGI application
     verbs = ("get", "head", "post", "put", "patch", "delete", "options")
-    handlers = [getattr(endpoint, verb) for verb in verbs if hasattr(endpoint, verb)]
-    return not all(map(iscoroutinefunction, handlers))
+    handlers = (getattr(endpoint, verb, None) for verb in verbs)
+    return not all(each is None or iscoroutinefunction(each) for each in handlers)

@@ -55,7 +55,7 @@ def make_ids_unique(paths: dict[str, JSON], taken: dict[str, JSON]) -> None:
 
 def _operations(paths: dict[str, JSON]) -> Iterator[JSON]:
     for item in paths.values():
-        yield from (item[method] for method in (*METHODS, "head") if method in item)
+        yield from (item[method] for method in METHODS if method in item)
 
 
 def encoded(document: JSON) -> dict[str, bytes]:

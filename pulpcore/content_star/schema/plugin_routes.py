@@ -11,14 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from inspect import getdoc, isclass, unwrap
+from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from urllib.parse import quote, unquote
 
 import jsonschema
 from django.apps import apps
 from django.conf import settings
 from drf_spectacular.validation import validate_schema
 from starlette.convertors import Convertor, FloatConvertor, IntegerConvertor, UUIDConvertor
-from starlette.routing import BaseRoute, Mount, Route, compile_path
+from starlette.routing import BaseRoute, Host, Mount, Route, compile_path
 
 from pulpcore.content_star.aiohttp_bridge.routes import BridgedRoute, bridged_routes
 from pulpcore.content_star.distributions.base import DistributionApp
@@ -26,7 +28,7 @@ from pulpcore.content_star.distributions.plugin_hooks import HookedApp
 from pulpcore.content_star.distributions.registry import app_of, registered
 from pulpcore.content_star.plugin_host.context import MountedRoutes
 from pulpcore.content_star.plugin_host.mounts import all_mounted
-from pulpcore.content_star.schema.operations import content_root, domain_parameters
+from pulpcore.content_star.schema.operations import content_root, domain_parameters, parameter_key
 from pulpcore.content_star.schema.responses import reference
 from pulpcore.content_star.schema.security import (
     authentication_schemes,
@@ -39,16 +41,42 @@ from pulpcore.plugin.models import Distribution
 
 log = logging.getLogger(__name__)
 
-METHODS = ("get", "post", "put", "patch", "delete", "options")  # HEAD is a part of GET
+METHODS = ("get", "head", "post", "put", "patch", "delete", "options", "trace")
 
 # Levels of the values in `openapi`: YAML is written and read by recursion.
 MAX_DEPTH = 100
 
+# Formats of JSON Schema, and those that OpenAPI adds to them for numbers.
+FORMATS = jsonschema.FormatChecker(jsonschema.Draft202012Validator.FORMAT_CHECKER.checkers)
+FORMATS.checks("int32")(lambda value: not isinstance(value, int) or -(2**31) <= value < 2**31)
+FORMATS.checks("int64")(lambda value: not isinstance(value, int) or -(2**63) <= value < 2**63)
+
+CONTAINERS = (dict, list, tuple)  # written as objects and arrays
+
 # Objects and arrays in what a plugin's `openapi` has, of all its routes.
 MAX_VALUES = 100_000
 
+# The kinds of components that references below these fields refer to; others refer to none.
+KINDS = {
+    "parameters": "parameters",
+    "responses": "responses",
+    "headers": "headers",
+    "schema": "schemas",
+}
+
+# Fields by which readers of a JSON Schema resolve its references elsewhere.
+RESOLVED_ELSEWHERE = {"$id", "$schema", "$dynamicRef"}
+
+PARAMETER = re.compile("{([a-zA-Z_][a-zA-Z0-9_]*)}")  # as in paths of Starlette and of aiohttp
+
+# Characters of paths (RFC 3986), and of parameters, that are not percent-encoded.
+PATH_CHARACTERS = "/{}!$&'()*+,;=:@"
+
 # Fields of which the names are chosen by the plugin.
 NAMED = ("properties", "patternProperties", "$defs", "dependentSchemas", "headers", "responses")
+
+# Fields that have values, not schemas.
+VALUES = ("example", "examples", "default", "const", "enum")
 
 _INFO = {"title": "routes", "version": "1"}  # of a document with the routes of one plugin
 
@@ -192,28 +220,27 @@ def _path_items(sources: Iterable[Source], bridged: Iterable[BridgedRoute]) -> d
     for source in sources:
         for path, route in _leaves(source.routes):
             _, template, convertors = compile_path(path)
+            template = source.root + quote(template, safe=PATH_CHARACTERS)
             found = [_path_parameter(name, convertors[name]) for name in convertors]
-            item = items.setdefault(
-                source.root + template, {"parameters": [*source.parameters, *found]}
-            )
+            item = items.setdefault(template, {"parameters": [*source.parameters, *found]})
             for method, handler in _handlers(route):
-                operation = _operation(source.plugin, method, source.root + template, handler)
+                operation = _operation(source.plugin, method, template, handler)
                 operation["security"] = requirements(source.schemes)
                 operation |= getattr(route, "openapi", None) or {}
                 operation["responses"] = {**operation["responses"], "default": reference("Failure")}
                 item.setdefault(method, operation)  # the first route that matches answers
     for each in bridged:
-        names = re.findall(r"{(\w+)}", each.path)
+        names = PARAMETER.findall(each.path)
         item = items.setdefault(
             each.path, {"parameters": [_path_parameter(name, None) for name in names]}
         )
-        for method in METHODS if each.method == "*" else (each.method.lower(),):
-            if method in METHODS:
+        for method in METHODS:
+            if method != "head" and each.method in ("*", method.upper()):
                 operation = _operation(each.plugin, method, each.path, each.handler)
                 operation["security"] = requirements(authentication_schemes())
                 operation["responses"]["default"] = {"description": "Another response."}
                 item.setdefault(method, operation)
-    return items
+    return {path: item for path, item in items.items() if item.keys() - {"parameters"}}
 
 
 def _leaves(routes: Iterable[BaseRoute], above: str = "") -> Iterator[tuple[str, Route]]:
@@ -222,23 +249,29 @@ def _leaves(routes: Iterable[BaseRoute], above: str = "") -> Iterator[tuple[str,
         match route:
             case Mount():
                 yield from _leaves(route.routes, above + route.path)
+            case Host():
+                yield from _leaves(route.routes, above)
             case Route() if route.include_in_schema:
                 yield above + route.path, route
 
 
 def _handlers(route: Route) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Yield the methods of a route, in lower case, and their functions."""
+    """Yield the methods of a route, in lower case, and their functions.
+
+    HEAD is a part of GET, and described where it is alone.
+    """
     endpoint = route.endpoint
     for method in METHODS:
-        if isclass(endpoint) and hasattr(endpoint, method):
-            yield method, getattr(endpoint, method)
-        elif not isclass(endpoint) and (not route.methods or method.upper() in route.methods):
-            yield method, endpoint
+        handler = getattr(endpoint, method, None) if isclass(endpoint) else endpoint
+        if handler is None or (route.methods and method.upper() not in route.methods):
+            continue
+        if method != "head" or (route.methods and "GET" not in route.methods):
+            yield method, handler
 
 
 def _operation(plugin: str, method: str, path: str, handler: Callable[..., Any]) -> JSON:
     """Return the operation of a handler, from its docstring and the type that it returns."""
-    name = re.sub(r"\W+", "_", path.removeprefix(settings.CONTENT_PATH_PREFIX)).strip("_")
+    name = re.sub(r"\W+", "_", unquote(path).removeprefix(settings.CONTENT_PATH_PREFIX)).strip("_")
     summary, _, description = (getdoc(_function(handler)) or "").partition("\n\n")
     operation: JSON = {"operationId": f"{method}_{plugin}_{name}", "tags": [plugin]}
     if summary:
@@ -254,16 +287,24 @@ def _content(handler: Callable[..., Any]) -> JSON:
 
     `Annotated[JSONResponse, T]` is JSON of the type T.
     """
-    try:
-        returned = get_type_hints(handler, include_extras=True).get("return")
-    except (NameError, TypeError):  # imported for type checkers only; no function
-        returned = None
+    returned = _returned(handler)
     schema: JSON = {}
     if get_origin(returned) is Annotated:
         returned, hint, *_ = get_args(returned)
         schema = json_schema(hint)
     media_type = getattr(returned, "media_type", None)
     return {media_type if isinstance(media_type, str) else "*/*": {"schema": schema}}
+
+
+def _returned(handler: Callable[..., Any]) -> Any:
+    """Return the type that a function is annotated to return, None without one that exists."""
+    hints = {"return": getattr(handler, "__annotations__", {}).get("return")}
+    names = getattr(handler, "__globals__", {})
+    try:
+        found = get_type_hints(SimpleNamespace(__annotations__=hints), names, include_extras=True)
+    except Exception:  # imported for type checkers only, or no type but words
+        return None
+    return found["return"]
 
 
 def _function(handler: Any) -> Any:
@@ -292,18 +333,18 @@ def _checked(items: dict[str, JSON], components: JSON) -> dict[str, JSON]:
     for schema in _values(document, "schema"):
         jsonschema.Draft202012Validator.check_schema(schema)
     for schema in _values(document, "schema"):
-        _check_default(schema)
+        for each in _objects(schema):
+            _check_default(each)
+            if found := each.keys() & RESOLVED_ELSEWHERE:
+                raise ValueError(f"a schema has {found.pop()}, which changes its references")
+    for target, kind in _references(document["paths"]):
+        _check_reference(target, kind, components)
     for path, item in document["paths"].items():
-        _check_parameters(path, item)
-    _check_kinds(document)
+        _check_parameters(path, item, components["parameters"])
     for requirement in _values(document, "security"):
         for name in (name for each in requirement for name in each):
             if name not in components["securitySchemes"]:
                 raise ValueError(f"there is no security scheme {name!r}")
-    for target in _values(document, "$ref"):
-        kind, _, name = str(target).removeprefix("#/components/").partition("/")
-        if name not in components.get(kind, {}):
-            raise ValueError(f"{target!r} refers to nothing in the document")
     checked: dict[str, JSON] = document["paths"]
     return checked
 
@@ -317,7 +358,7 @@ def _check_depth(items: dict[str, JSON]) -> None:
     count = 0
     for _ in range(MAX_DEPTH):
         below = [each.values() if isinstance(each, dict) else each for each in level]
-        level = [each for values in below for each in values if isinstance(each, dict | list)]
+        level = [each for values in below for each in values if isinstance(each, CONTAINERS)]
         if not level:
             return
         count += len(level)
@@ -326,62 +367,82 @@ def _check_depth(items: dict[str, JSON]) -> None:
     raise ValueError(f"it is nested over {MAX_DEPTH} levels deep")
 
 
-def _check_default(schema: Any) -> None:
+def _check_default(schema: JSON) -> None:
     """Raise ValueError for a default that is not a value of its own schema."""
-    if not isinstance(schema, dict) or "default" not in schema or list(_values(schema, "$ref")):
+    if "default" not in schema or any(True for _ in _values(schema, "$ref")):
         return
     if any(True for key in ("pattern", "patternProperties") for _ in _values(schema, key)):
         return  # matching a pattern may take for ever
-    if not jsonschema.Draft202012Validator(schema).is_valid(schema["default"]):
+    validator = jsonschema.Draft202012Validator(schema, format_checker=FORMATS)
+    if not validator.is_valid(schema["default"]):
         raise ValueError(f"the default {schema['default']!r} is not of the type of its schema")
 
 
-def _check_parameters(path: str, item: JSON) -> None:
-    """Raise ValueError for parameters that occur twice, or not in the path."""
-    names = set(re.findall(r"{(\w+)}", path))
-    if set("{}") & set(re.sub(r"{\w+}", "", path)):
+def _check_parameters(path: str, item: JSON, components: JSON) -> None:
+    """Raise ValueError for parameters that occur twice, or that the path and the item differ in."""
+    if set("{}") & set(PARAMETER.sub("", path)):
         raise ValueError(f"{path!r} has a brace that belongs to no parameter")
+    names = set(PARAMETER.findall(path))
     for parameters in (item["parameters"], *_values(list(item.values()), "parameters")):
         if not isinstance(parameters, list):
             continue  # of a link
-        found = [(each["in"], each["name"]) for each in parameters if "$ref" not in each]
+        found = [parameter_key(each, components) for each in parameters]
         if len(found) != len(set(found)):
             raise ValueError(f"{path!r} has a parameter twice")
         unknown = {name for place, name in found if place == "path"} - names
         if unknown:
             raise ValueError(f"{path!r} has no parameter {', '.join(sorted(unknown))}")
+    missing = names - {parameter_key(each, components)[1] for each in item["parameters"]}
+    if missing:
+        raise ValueError(f"{path!r} has parameters of no route: {', '.join(sorted(missing))}")
 
 
-def _check_kinds(document: JSON) -> None:
-    """Raise ValueError for a reference to a component of another kind than its place has."""
-    for key in ("parameters", "responses", "headers"):
-        for found in _values(document, key):
-            for each in found if isinstance(found, list) else found.values():
-                _check_kind(each, key)
-    for schema in _values(document, "schema"):
-        _check_kind(schema, "schemas")
+def _references(value: Any, kind: str = "") -> Iterator[tuple[Any, str]]:
+    """Yield the targets of references, with the kind of component that their place takes.
+
+    Readers take any `$ref` for a reference, also a property of that name; not in an example.
+    """
+    if isinstance(value, list):
+        for each in value:
+            yield from _references(each, kind)
+    if not isinstance(value, dict):
+        return
+    if "$ref" in value:
+        yield value["$ref"], kind
+    for key, below in value.items():
+        if key in ("example", "examples"):
+            named = below.values() if isinstance(below, dict) and key == "examples" else ()
+            yield from ((each["$ref"], "") for each in named if "$ref" in each)
+            continue
+        if key in NAMED and isinstance(below, dict):
+            yield from ((each, kind) for name, each in below.items() if name == "$ref")
+            below = list(below.values())
+        yield from _references(below, kind if kind == "schemas" else KINDS.get(key, ""))
 
 
-def _check_kind(value: Any, kind: str) -> None:
-    target = value.get("$ref") if isinstance(value, dict) else None
-    if target is not None and not target.startswith(f"#/components/{kind}/"):
-        raise ValueError(f"{target!r} is none of the {kind}")
+def _check_reference(target: Any, kind: str, components: JSON) -> None:
+    prefix = f"#/components/{kind}/"
+    if not isinstance(target, str) or not target.startswith(prefix):
+        raise ValueError(f"{target!r} is none of the {kind or 'components that it may refer to'}")
+    if target.removeprefix(prefix) not in components[kind]:
+        raise ValueError(f"{target!r} refers to nothing in the document")
 
 
 def _values(document: Any, key: str) -> Iterator[Any]:
-    """Yield the values of `key` in all objects of `document`, but not in examples.
+    """Yield the values of `key` in all objects of `document`."""
+    return (each[key] for each in _objects(document) if key in each)
 
-    Names of properties and the like are no keys, but readers take any `$ref` for a reference.
-    """
+
+def _objects(document: Any) -> Iterator[JSON]:
+    """Yield the objects of `document`, but not maps by name, such as of properties, nor values."""
     if isinstance(document, dict):
-        if key in document:
-            yield document[key]
+        yield document
         below: list[Any] = []
         for name, value in document.items():
-            if name in NAMED and isinstance(value, dict) and key != "$ref":
+            if name in NAMED and isinstance(value, dict):
                 below.extend(value.values())
-            elif name not in ("example", "examples"):
+            elif name not in VALUES:
                 below.append(value)
         document = below
     for each in document if isinstance(document, list) else ():
-        yield from _values(each, key)
+        yield from _objects(each)

@@ -10,12 +10,14 @@ JSON = dict[str, Any]
 def json_schema(hint: Any) -> JSON:
     """Return the JSON Schema (2020-12) of a type, such as a `TypedDict` or `list[str]`.
 
-    Raises TypeError for a type that drf-spectacular does not know.
+    Raises TypeError for a type that drf-spectacular does not know, or that contains itself.
     """
     try:
         return _in_openapi_3_1(resolve_type_hint(hint))  # type: ignore[no-untyped-call]
     except UnableToProceedError:
-        raise TypeError(f"{hint!r} has no JSON Schema.") from None
+        raise TypeError(f"{hint!r} has no JSON Schema") from None
+    except RecursionError:
+        raise TypeError(f"{hint!r} has no JSON Schema, since it contains itself") from None
 
 
 def _in_openapi_3_1(schema: Any) -> Any:
