@@ -7,9 +7,11 @@ import httpx
 import pytest
 from django.test import override_settings
 from openapi_spec_validator import validate
+from rest_framework.views import APIView
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from pulpcore.app.authentication import BasicAuthentication, JSONHeaderRemoteAuthentication
 from pulpcore.content_star.schema import endpoint
 from pulpcore.content_star.schema.document import openapi_document
 from pulpcore.content_star.schema.endpoint import Schema
@@ -47,6 +49,22 @@ def test_openapi_document_has_security_schemes_of_authentication_and_guards():
     file = document["paths"]["/pulp/content/{base_path}/{path}"]["get"]
     assert {name for each in file["security"] for name in each} == set(schemes)
     assert {} in file["security"]  # content may have no guard
+
+
+def test_openapi_document_has_no_security_scheme_of_a_setting_that_is_empty(monkeypatch, caplog):
+    """The default of AUTHENTICATION_JSON_HEADER_OPENAPI_SECURITY_SCHEME."""
+    classes = [JSONHeaderRemoteAuthentication, BasicAuthentication]
+    monkeypatch.setattr(APIView, "authentication_classes", classes)
+    document = openapi_document()
+    validate(document)
+    schemes = document["components"]["securitySchemes"]
+    assert "basicAuth" in schemes
+    assert "json_header_remote_authentication" not in schemes
+    assert "no security scheme of JSONHeaderRemoteAuthentication" in caplog.text
+    scheme = {"type": "apiKey", "in": "header", "name": "X-User"}
+    with override_settings(AUTHENTICATION_JSON_HEADER_OPENAPI_SECURITY_SCHEME=scheme):
+        schemes = openapi_document()["components"]["securitySchemes"]
+    assert schemes["json_header_remote_authentication"] == scheme
 
 
 def test_openapi_document_has_the_origin_and_root_path_as_its_server():

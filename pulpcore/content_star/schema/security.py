@@ -6,12 +6,15 @@ from typing import Any
 
 from django.apps import apps
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.validation import validate_schema
 from rest_framework.views import APIView
 
 from pulpcore.content_star.schema.types import JSON
 from pulpcore.plugin.models import ContentGuard
 
 log = logging.getLogger(__name__)
+
+_EMPTY: JSON = {"openapi": "3.1.0", "info": {"title": "schemes", "version": "1"}}
 
 # Credentials that guards read, by type. A header guard has the name of its header in a field.
 _HEADER = {
@@ -61,8 +64,11 @@ def authentication_schemes() -> dict[str, JSON]:
         try:
             found: Any = extension.get_security_definition(None)  # type: ignore[arg-type]
             names = [extension.name] if isinstance(extension.name, str) else extension.name
-            schemes.update(zip(names, found if isinstance(found, list) else [found], strict=True))
-        except Exception as error:  # of a plugin's extension
+            definitions = found if isinstance(found, list) else [found]
+            made = dict(zip(names, definitions, strict=True))
+            validate_schema({**_EMPTY, "components": {"securitySchemes": made}})  # type: ignore[no-untyped-call]
+            schemes |= made
+        except Exception as error:  # of a plugin's extension, or of a setting without a scheme
             name = getattr(authentication_class, "__name__", authentication_class)
             log.error("The OpenAPI document has no security scheme of %s: %r.", name, error)
     return schemes
