@@ -24,6 +24,10 @@ def test_openapi_document_is_valid(domains):
         validate(openapi_document())
 
 
+def test_openapi_document_marks_the_domain_for_clients_that_have_a_default():
+    assert openapi_document()["components"]["parameters"]["pulp_domain"]["x-isDomain"] is True
+
+
 def test_openapi_document_describes_each_header():
     with override_settings(CONTENT_STAR_CORS=True):
         headers = openapi_document()["components"]["headers"]

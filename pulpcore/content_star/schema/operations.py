@@ -70,6 +70,7 @@ def parameters() -> dict[str, JSON]:
         "order": _query("Direction of the sort order; pages only.", ("asc", "desc")),
     }
     found["q"]["schema"]["maxLength"] = page.MAX_FILTER_LENGTH
+    found["pulp_domain"]["x-isDomain"] = True  # clients have a default, as in the REST API
     for name in sorted(name.decode() for name in RANGE_OR_CONDITION):
         found[name.title()] = {
             "in": "header",
