@@ -297,6 +297,15 @@ def test_file_info_page(content, base):
     assert content.get(f"{base}/big.rpm").content == b"x" * 5000
 
 
+def test_file_info_as_json_has_the_name_of_the_file_and_of_its_package(app, base, monkeypatch):
+    from pulp_file.app.models import FileContent
+
+    monkeypatch.setattr(FileContent, "name", "big", raising=False)
+    path = f"{settings.CONTENT_PATH_PREFIX}{base}/big.rpm?info"
+    facts = get(app, path, {"Accept": "application/json"}).json()
+    assert (facts["name"], facts["package"]) == ("big.rpm", "big")
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_file_checksum_is_read_by_sha256sum(content, base, tmp_path, times):
     (tmp_path / "big.rpm").write_bytes(content.get(f"{base}/big.rpm").content)

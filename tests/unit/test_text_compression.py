@@ -37,7 +37,7 @@ def test_clients_without_gzip_get_the_text_and_vary():
 
 @pytest.mark.anyio
 async def test_readyz_json_of_many_plugins_is_compressed(monkeypatch):
-    monkeypatch.setitem(health.STATUS, "plugins", lambda: [{"label": "plugin"}] * 100)
+    monkeypatch.setattr(health.discovery, "as_json", lambda: [{"label": "plugin"}] * 100)
     probe = health.Health(None, None, "/pulp/content/")  # type: ignore[arg-type]
 
     async def no_problem() -> None:

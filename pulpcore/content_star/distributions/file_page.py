@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from shlex import quote as shell_quote
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 from urllib.parse import quote, urlsplit
 
 from starlette.exceptions import HTTPException
@@ -25,12 +25,25 @@ _FIELDS = ("name", "epoch", "version", "release", "arch", "architecture", "summa
 
 
 class FileInfo(TypedDict):
-    """Facts about a file; other members depend on its type."""
+    """Facts about a file, as far as they are known, and about the package that it is."""
 
     name: str
     size: int | None
     digests: dict[str, str]
     url: str
+    type: str
+    added: NotRequired[str]
+    content: NotRequired[str]
+    package: NotRequired[str]
+    epoch: NotRequired[str]
+    version: NotRequired[str]
+    release: NotRequired[str]
+    arch: NotRequired[str]
+    architecture: NotRequired[str]
+    summary: NotRequired[str]
+    repository: NotRequired[str]
+    publication_of: NotRequired[str]
+    storage: str
 
 
 class Checksum(TypedDict):
@@ -92,7 +105,8 @@ class FileFacts:
         for name in _FIELDS:
             value = getattr(content, name, None)
             if isinstance(value, str | int) and value != "":
-                facts[name.capitalize()] = str(value)
+                # In JSON, `name` is that of the file.
+                facts["Package" if name == "name" else name.capitalize()] = str(value)
         return facts
 
     def _storage(self) -> str:
@@ -121,6 +135,8 @@ def file_response(
             "size": facts.size,
             "digests": facts.digests(),
             "url": facts.url,
+            "type": known.pop("Type"),
+            "storage": known.pop("Storage"),
         }
         return _json(info | {name.lower().replace(" ", "_"): known[name] for name in known})
     if facts.size is not None:

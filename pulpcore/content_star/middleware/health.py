@@ -6,7 +6,6 @@ the probes hide no content.
 """
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
@@ -21,7 +20,8 @@ from pulpcore.content_star.cache.store import STARTING, TURNED_OFF, ResponseCach
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.database.working_directory import working_directory_problem
 from pulpcore.content_star.listings.negotiation import prefers_json
-from pulpcore.content_star.plugin_host import discovery as plugins
+from pulpcore.content_star.plugin_host import discovery
+from pulpcore.content_star.plugin_host.discovery import PluginStatus
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.responses.text import compress
 from pulpcore.plugin.models import Domain
@@ -30,21 +30,18 @@ from pulpcore.plugin.models import Domain
 # operators who look for the cause.
 DEADLINE = 5.0
 
-# Parts of the public status of the content app. Each function is called on the event loop, must not
-# block, and returns a value that JSON can represent.
-STATUS: dict[str, Callable[[], object]] = {"plugins": plugins.as_json}
-
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 
 FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
 
 
 class Readiness(TypedDict):
-    """Readiness, and the public status of the content app, which `STATUS` adds to."""
+    """Readiness, and the public status of the content app."""
 
     ready: bool
     problem: str | None
     cache: str
+    plugins: list[PluginStatus]
 
 
 class Health:
@@ -87,7 +84,7 @@ class Health:
         return text_answer(None)
 
     async def ready(self, request: Request) -> Response:
-        """Respond 200 if content can be served, else 503 with the reason; JSON has `STATUS` too.
+        """Respond 200 if content can be served, else 503 with the reason; JSON has the status too.
 
         Concurrent requests share one check, so that they cannot accumulate on a database or a
         network file system that hangs.
@@ -149,9 +146,9 @@ def json_answer(problem: str | None, cache_problem: str | None) -> Response:
         "ready": problem is None,
         "problem": problem,
         "cache": cache_problem or "enabled",
+        "plugins": discovery.as_json(),
     }
-    status = {name: status_of() for name, status_of in STATUS.items()}
-    return JSONResponse({**readiness, **status}, 503 if problem else 200, HEADERS)
+    return JSONResponse(readiness, 503 if problem else 200, HEADERS)
 
 
 def text_answer(problem: str | None, remark: str = "") -> Response:

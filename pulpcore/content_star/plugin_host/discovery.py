@@ -12,11 +12,11 @@ app starts; workers and commands do not import it.
 import logging
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -82,6 +82,21 @@ class Plugin:
         return BRIDGE_ENDS_WITH if self.served in ("bridged", "proxied") else None
 
 
+class PluginStatus(TypedDict):
+    """A plugin as JSON, with the prefixes of its routes for aiohttp, and their problem."""
+
+    label: str
+    app: str
+    package: str
+    version: str
+    served: Served
+    why: str
+    reports: list[str]
+    ends_with: str | None
+    prefixes: list[str]
+    problem: str | None
+
+
 @dataclass(frozen=True)
 class LegacyRoutes:
     """Routes that a legacy plugin adds to upstream's content app."""
@@ -113,7 +128,7 @@ def plugins() -> dict[str, Plugin]:
     return {config.label: _plugin(config, failures[config.label]) for config in configs}
 
 
-def as_json() -> list[dict[str, object]]:
+def as_json() -> list[PluginStatus]:
     """Return the plugins as JSON values, sorted by label.
 
     `prefixes` and `problem` of their aiohttp routes are set once those have been imported.
@@ -121,10 +136,15 @@ def as_json() -> list[dict[str, object]]:
     return [_plugin_json(plugin) for _, plugin in sorted(plugins().items())]
 
 
-def _plugin_json(plugin: Plugin) -> dict[str, object]:
+def _plugin_json(plugin: Plugin) -> PluginStatus:
     module = legacy_routes.get(plugin.app, LegacyRoutes())
     return {
-        **asdict(plugin),
+        "label": plugin.label,
+        "app": plugin.app,
+        "package": plugin.package,
+        "version": plugin.version,
+        "served": plugin.served,
+        "why": plugin.why,
         "reports": list(plugin.reports),
         "ends_with": plugin.ends_with,
         "prefixes": list(module.prefixes),
