@@ -64,7 +64,8 @@ def test_openapi_document_has_no_security_scheme_of_a_setting_that_is_empty(monk
     schemes = document["components"]["securitySchemes"]
     assert "basicAuth" in schemes
     assert "json_header_remote_authentication" not in schemes
-    assert "no security scheme of JSONHeaderRemoteAuthentication" in caplog.text
+    (record,) = caplog.records
+    assert "no security scheme of JSONHeaderRemoteAuthentication" in record.message
     scheme = {"type": "apiKey", "in": "header", "name": "X-User"}
     with override_settings(AUTHENTICATION_JSON_HEADER_OPENAPI_SECURITY_SCHEME=scheme):
         schemes = openapi_document()["components"]["securitySchemes"]

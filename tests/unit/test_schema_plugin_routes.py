@@ -196,8 +196,10 @@ def test_routes_of_a_host_that_block_are_refused():
 
 def test_openapi_path_is_percent_encoded():
     register(Route("/ä b?c#d/{x}", text))
+    mount("/pulp/ä b/", [Route("/{x}", text)])
     document = openapi_document()
     validate(document)
+    assert "/pulp/%C3%A4%20b/{x}" in document["paths"]
     operation = document["paths"][f"{ROOT}/%C3%A4%20b%3Fc%23d/{{x}}"]["get"]
     assert operation["operationId"] == "get_tests_core_openpgp_base_path_ä_b_c_d_x"
 

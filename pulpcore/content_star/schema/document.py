@@ -23,7 +23,7 @@ DESCRIPTION = (
 def openapi_document(root_path: str = "") -> JSON:
     """Return the document of the content app at the ASGI `root_path`. Runs an event loop."""
     shared = components() | {"parameters": parameters(), "securitySchemes": security_schemes()}
-    paths = content_paths() | other_paths()
+    paths = content_paths(shared["securitySchemes"]) | other_paths()
     paths |= {path: item for path, item in plugin_paths(shared).items() if path not in paths}
     make_ids_unique(paths, taken={})
     origin = (settings.CONTENT_ORIGIN or "").rstrip("/")

@@ -1,6 +1,6 @@
 """Operations of the content app: files, directories, the index, probes, and the document."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from django.conf import settings
 
@@ -9,7 +9,7 @@ from pulpcore.content_star.listings import distributions, page, pagination
 from pulpcore.content_star.listings.facts_query import CHECKSUM, INFO, USE
 from pulpcore.content_star.responses.artifact import RANGE_OR_CONDITION
 from pulpcore.content_star.schema.responses import reference
-from pulpcore.content_star.schema.security import requirements, security_schemes
+from pulpcore.content_star.schema.security import requirements
 from pulpcore.content_star.schema.types import JSON
 from pulpcore.content_star.views import READ_METHODS
 
@@ -87,13 +87,13 @@ def content_root() -> str:
     return f"{prefix}{{pulp_domain}}/" if settings.DOMAIN_ENABLED else prefix
 
 
-def content_paths() -> dict[str, JSON]:
-    """Return the path items of content."""
+def content_paths(schemes: Collection[str]) -> dict[str, JSON]:
+    """Return the path items of content, which any of the security `schemes` may be needed for."""
     root, base = content_root(), f"{content_root()}{{base_path}}"
     conditions = sorted(name.decode().title() for name in RANGE_OR_CONDITION)
     common = ["list", "q", "order", pagination.PARAMETER]
     listing = [*common, "sort", *conditions]
-    return {
+    items = {
         root: _content("index", "List the distributions", INDEX, [*common, "sort_index"]),
         base: _content(
             "distribution", "Redirect to the root of a distribution", FILE, [], "base_path"
@@ -117,6 +117,10 @@ def content_paths() -> dict[str, JSON]:
             "directory",
         ),
     }
+    for item in items.values():
+        for method in READ_METHODS:
+            item[method.lower()]["security"] = requirements(schemes)
+    return items
 
 
 def other_paths() -> dict[str, JSON]:
@@ -170,8 +174,7 @@ def _content(
         found = {_status(each): reference(each, method) for each in responses}
         found |= {} if responses is INDEX else REMOTE
         item[method.lower()] = operation(name, method, summary, TAG, found) | {
-            "parameters": list(map(_parameter, queries)),
-            "security": requirements(security_schemes()),
+            "parameters": list(map(_parameter, queries))
         }
     item["options"] = _options(name, TAG)
     return item

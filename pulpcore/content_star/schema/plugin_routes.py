@@ -30,11 +30,7 @@ from pulpcore.content_star.plugin_host.context import MountedRoutes
 from pulpcore.content_star.plugin_host.mounts import all_mounted
 from pulpcore.content_star.schema.operations import content_root, domain_parameters, parameter_key
 from pulpcore.content_star.schema.responses import reference
-from pulpcore.content_star.schema.security import (
-    authentication_schemes,
-    requirements,
-    security_schemes,
-)
+from pulpcore.content_star.schema.security import authentication_names, requirements
 from pulpcore.content_star.schema.types import JSON, json_schema
 from pulpcore.plugin.apps import pulp_plugin_configs
 from pulpcore.plugin.models import Distribution
@@ -99,8 +95,8 @@ class Source(NamedTuple):
     parameters: Sequence[JSON]
     """Parameters of that template."""
 
-    schemes: Collection[str]
-    """Names of the security schemes."""
+    is_guarded: bool
+    """Whether content guards are asked."""
 
     routes: Sequence[BaseRoute]
 
@@ -121,7 +117,8 @@ def plugin_paths(components: JSON) -> dict[str, JSON]:
     paths: dict[str, JSON] = {}
     for plugin in sorted({*sources, *bridged} - failures.keys()):
         try:
-            items = _checked(_path_items(sources[plugin], bridged[plugin]), components)
+            made = _path_items(sources[plugin], bridged[plugin], components["securitySchemes"])
+            items = _checked(made, components)
         except Exception as error:
             failures[plugin] = error
             continue
@@ -193,19 +190,18 @@ def _of_distributions(
         "schema": {"type": "string", "minLength": 1},
     }
     root = f"{content_root()}{{{name}}}"
-    return Source(plugin, root, [*domain_parameters(), base_path], security_schemes(), routes)
+    return Source(plugin, root, [*domain_parameters(), base_path], True, routes)
 
 
 def _mounted() -> Iterator[Source]:
     """Yield the routes at prefixes of plugins, which no content guard protects."""
-    schemes = authentication_schemes()
     for prefix, app in all_mounted().items():
         if isinstance(app, MountedRoutes):
             routes = app.router.routes
             first = next((route.endpoint for _, route in _leaves(routes)), None)
             root = f"{prefix}{{pulp_domain}}" if settings.DOMAIN_ENABLED else prefix.rstrip("/")
             label = _label(getattr(_unpartial(first), "__module__", None) or "")
-            yield Source(label, root, domain_parameters(), schemes, routes)
+            yield Source(label, root, domain_parameters(), False, routes)
 
 
 def _label(module: str) -> str:
@@ -215,17 +211,22 @@ def _label(module: str) -> str:
     return labels.get(package, package)
 
 
-def _path_items(sources: Iterable[Source], bridged: Iterable[BridgedRoute]) -> dict[str, JSON]:
+def _path_items(
+    sources: Iterable[Source], bridged: Iterable[BridgedRoute], schemes: Collection[str]
+) -> dict[str, JSON]:
+    """Return the path items of a plugin's routes; `schemes` are names of security schemes."""
     items: dict[str, JSON] = {}
+    unguarded = authentication_names(schemes)
     for source in sources:
         for path, route in _leaves(source.routes):
             _, template, convertors = compile_path(path)
-            template = source.root + quote(template, safe=PATH_CHARACTERS)
+            template = quote(source.root + template, safe=PATH_CHARACTERS)
             found = [_path_parameter(name, convertors[name]) for name in convertors]
             item = items.setdefault(template, {"parameters": [*source.parameters, *found]})
             for method, handler in _handlers(route):
                 operation = _operation(source.plugin, method, template, handler)
-                operation["security"] = requirements(source.schemes)
+                names = schemes if source.is_guarded else unguarded
+                operation["security"] = requirements(names)
                 operation |= getattr(route, "openapi", None) or {}
                 operation["responses"] = {**operation["responses"], "default": reference("Failure")}
                 item.setdefault(method, operation)  # the first route that matches answers
@@ -237,7 +238,7 @@ def _path_items(sources: Iterable[Source], bridged: Iterable[BridgedRoute]) -> d
         for method in METHODS:
             if method != "head" and each.method in ("*", method.upper()):
                 operation = _operation(each.plugin, method, each.path, each.handler)
-                operation["security"] = requirements(authentication_schemes())
+                operation["security"] = requirements(unguarded)
                 operation["responses"]["default"] = {"description": "Another response."}
                 item.setdefault(method, operation)
     return {path: item for path, item in items.items() if item.keys() - {"parameters"}}

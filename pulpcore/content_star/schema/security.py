@@ -74,6 +74,12 @@ def authentication_schemes() -> dict[str, JSON]:
     return schemes
 
 
+def authentication_names(schemes: Iterable[str]) -> list[str]:
+    """Return the names of those `schemes` that are not of content guards."""
+    guards = {name for name, _ in GUARD_SCHEMES.values()}
+    return [name for name in schemes if name not in guards]
+
+
 def requirements(schemes: Iterable[str]) -> list[JSON]:
     """Return the security requirement of content: none, or any of these schemes."""
     return [{}, *({name: []} for name in schemes)]
