@@ -1,8 +1,9 @@
 """A check of the tests' HTTP client: content apps send what the OpenAPI document allows.
 
-Each response of a uvicorn below the content prefix must have a status and headers that the document
-has for the operation, so that the document cannot drift from the code. Routes of plugins are in the
-document of the server that has the plugins, which is asked for a response that is none of content.
+Each response of a uvicorn below the content prefix must have a status, headers and their values,
+and a media type that the document has for the operation, and JSON that is read must be of its
+schema, so that the document cannot drift from the code. Routes of plugins are in the document of
+the server that has the plugins, which is asked for a response that is none of content.
 """
 
 import json
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import httpx
+import jsonschema_rs
 
 PREFIX = "/pulp/content/"
 
@@ -33,6 +35,9 @@ REFUSED = {400, 401, 403, 404, 405, 413, 414, 429, 501, 503}
 
 # Of the plugins in the tests, which may add any.
 PLUGINS = {"x-plugin", "x-example", "x-example-for"}
+
+# Schemas of JSON that these queries of a file ask for.
+QUERIES = {"info": "ContentFileInfo", "checksum": "ContentChecksum"}
 
 # Tags of the operations of ours.
 OURS = {"Content", "Probes", "Schema"}
@@ -60,8 +65,28 @@ def install() -> None:
             check(request, response)
         return response
 
+    read, aread = httpx.Response.read, httpx.Response.aread
+
+    @wraps(read)
+    def read_checked(self: httpx.Response) -> bytes:
+        is_read = hasattr(self, "_content")
+        body = read(self)
+        if not is_read and not _paused:
+            check_body(self)
+        return body
+
+    @wraps(aread)
+    async def aread_checked(self: httpx.Response) -> bytes:
+        is_read = hasattr(self, "_content")
+        body = await aread(self)
+        if not is_read and not _paused:
+            check_body(self)
+        return body
+
     httpx.HTTPTransport.handle_request = handle_request
     httpx.AsyncHTTPTransport.handle_async_request = handle_async_request
+    httpx.Response.read = read_checked
+    httpx.Response.aread = aread_checked
 
 
 @contextmanager
@@ -76,10 +101,22 @@ def paused() -> Iterator[None]:
 
 def check(request: httpx.Request, response: httpx.Response) -> None:
     """Raise AssertionError for a response that the document does not allow."""
-    path = request.url.path
-    if not path.startswith(PREFIX) or response.headers.get("Server") != "uvicorn":
-        return
-    error = _error(request, response)
+    if _is_content(request, response):
+        _require(_error(request, response), request, response)
+
+
+def check_body(response: httpx.Response) -> None:
+    """Raise AssertionError for JSON that is not of the schema that the document has for it."""
+    if response._request is not None and _is_content(response.request, response):
+        _require(_body_error(response.request, response), response.request, response)
+
+
+def _is_content(request: httpx.Request, response: httpx.Response) -> bool:
+    is_served = response.headers.get("Server") == "uvicorn"
+    return is_served and request.url.path.startswith(PREFIX)
+
+
+def _require(error: str, request: httpx.Request, response: httpx.Response) -> None:
     assert not error or _is_of_route(request, response), (
         f"{request.method} {request.url} has {error}, which the OpenAPI document has not."
     )
@@ -87,17 +124,71 @@ def check(request: httpx.Request, response: httpx.Response) -> None:
 
 def _error(request: httpx.Request, response: httpx.Response) -> str:
     """Return the part of a response that the operations of content do not have, or ""."""
-    is_content = "Surrogate-Key" in response.headers  # of a distribution that is named `docs`
     method, status = request.method.lower(), response.status_code
-    allowed = _allowed(_template(request.url.path, is_content), method)
+    allowed = _allowed(request, response)
     if not allowed:
         return "" if status in REFUSED else f"method {request.method}"
     if status in REMOTES:
         return ""
     if status not in allowed:
         return f"status {status}"
-    unknown = _names(response) - allowed[status]
-    return f"status {status} and headers {unknown}" if unknown else ""
+    unknown = _names(response) - {name.lower() for name in allowed[status]["headers"]}
+    if unknown:
+        return f"status {status} and headers {unknown}"
+    for name in allowed[status]["headers"]:
+        if name in response.headers and not _is_value(name, response.headers[name]):
+            return f"{name}: {response.headers[name]}"
+    media_type, content = _media_type(response), allowed[status].get("content", {})
+    if media_type and method != "head" and not {media_type, "*/*"} & content.keys():
+        return f"status {status} and Content-Type {media_type}"
+    return ""
+
+
+def _is_value(header: str, value: str) -> bool:
+    schema = _document()["components"]["headers"][header]["schema"]
+    if schema["type"] == "integer":
+        return value.isdecimal() and _validator(header, "headers").is_valid(int(value))
+    return _validator(header, "headers").is_valid(value)
+
+
+def _body_error(request: httpx.Request, response: httpx.Response) -> str:
+    """Return the first fault of a body in JSON by its schema, or ""."""
+    described = _allowed(request, response).get(response.status_code, {}).get("content", {})
+    if not response.content or _media_type(response) != "application/json":
+        return ""
+    schema = described.get("application/json", {}).get("schema", {})
+    name = schema.get("$ref", "").rpartition("/")[2]
+    asked = [QUERIES[each] for each in QUERIES if each in request.url.params]
+    if name == "ContentFile" and asked:
+        name = asked[0]
+    elif name == "ContentListing" and "use" in request.url.params:  # a root is a directory here
+        name = "ContentRoot"
+    if name in ("", "ContentFile"):  # any file
+        return ""
+    errors = _validator(name, "schemas").iter_errors(response.json())
+    return next((f"{error.message[:500]} in its {name}" for error in errors), "")
+
+
+@cache
+def _validator(name: str, kind: str) -> Any:
+    """Return the validator of a schema or a header; its objects have no other properties."""
+    components = _closed(_document()["components"])
+    path = f"{name}/schema" if kind == "headers" else name
+    schema = {"components": components, "$ref": f"#/components/{kind}/{path}"}
+    return jsonschema_rs.Draft202012Validator(schema)
+
+
+def _closed(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: _closed(value) for name, value in schema.items()}
+    return {"additionalProperties": False} | closed if "properties" in schema else closed
+
+
+def _media_type(response: httpx.Response) -> str:
+    return response.headers.get("Content-Type", "").partition(";")[0]
 
 
 def _names(response: httpx.Response) -> set[str]:
@@ -142,16 +233,22 @@ def _template(path: str, is_content: bool) -> str:
     return f"{PREFIX}{{base_path}}/{'{directory}/' if path.endswith('/') else '{path}'}"
 
 
+def _allowed(request: httpx.Request, response: httpx.Response) -> dict[int, dict[str, Any]]:
+    """Return the responses by status; none for a method that plugins alone have."""
+    # Of a distribution that is named `docs`, or of the index where another begins with `docs/`.
+    is_content = "Surrogate-Key" in response.headers or (
+        request.url.path.endswith("/") and _media_type(response) == "application/json"
+    )
+    return _operation(_template(request.url.path, is_content), request.method.lower())
+
+
 @cache
-def _allowed(template: str, method: str) -> dict[int, set[str]]:
-    """Return the names of the headers by status; none for a method that plugins alone have."""
+def _operation(template: str, method: str) -> dict[int, dict[str, Any]]:
     document = _document()
     responses = document["paths"][template].get(method, {}).get("responses", {})
     named = document["components"]["responses"]
     return {
-        int(status): {
-            name.lower() for name in named[reference["$ref"].rpartition("/")[2]]["headers"]
-        }
+        int(status): named[reference["$ref"].rpartition("/")[2]]
         for status, reference in responses.items()
         if status.isdecimal()
     }

@@ -122,23 +122,25 @@ async def _responses() -> dict[str, JSON]:
     options = await samples.options_samples()
     directory = Sample(headers=file[200].headers | listing[200].headers)
     readiness = _json("ContentReadiness") | _text("text/plain")
+    texts, any_file = _text("text/html", "text/plain"), {"*/*": {"schema": BINARY}}
     object_type = {"application/json": {"schema": {"type": "object"}}}
     responses = {
         "File": _response(
             "The file; the facts or the digest that the query asks for.",
             file.pop(200),
-            {"*/*": {"schema": BINARY}} | _json("ContentFile"),
+            any_file | _json("ContentFile"),
         ),
         "Root": _response(
-            "The listing, in the form that `Accept` prefers; `index.html` of the root; or how to "
-            "use the distribution.",
+            "The listing, in the form that `Accept` prefers; `index.html` of the root; how to use "
+            "the distribution; or the file of a remote (pull-through).",
             directory,
-            _json("ContentRoot") | _text("text/html", "text/plain"),
+            _json("ContentRoot") | texts | any_file,
         ),
         "Directory": _response(
-            "The listing, in the form that `Accept` prefers; or `index.html` of the directory.",
+            "The listing, in the form that `Accept` prefers; `index.html` of the directory; or the "
+            "file of a remote (pull-through).",
             directory,
-            _json("ContentListing") | _text("text/html", "text/plain"),
+            _json("ContentListing") | texts | any_file,
         ),
         "Page": _response("The documentation.", document[200], _text("text/html")),
         "Options": _response("The methods of the path.", options[200], {}),
@@ -157,9 +159,9 @@ async def _responses() -> dict[str, JSON]:
     for status, sample in file.items():
         if status in listing:
             sample.headers |= listing[status].headers
-        content = {"*/*": {"schema": BINARY}} if status == 206 else {}
+        content = any_file if status == 206 else {}
         responses[_name(status)] = _response(DESCRIPTIONS[status], sample, content)
-    error = _json("ContentError") | _text("text/plain", "text/html")
+    error = _json("ContentError") | texts
     responses["RemoteStatus"] = _response("The status of a remote (pull-through).", Sample(), error)
     responses["Failure"] = _response("An error.", Sample(), error)
     for status, sample in (await samples.failure_samples()).items():
