@@ -295,6 +295,19 @@ def test_failing_step_prints_the_end_of_its_log(own: Instance) -> None:
     assert own.processes() == []
 
 
+def test_changed_settings_reach_the_default_domain(own: Instance) -> None:
+    """Pulp copies some into it at the end of `migrate`, which is run for them alone."""
+    settings = own.state.settings.read_text()
+    own.state.settings.write_text(settings + "\nREDIRECT_TO_OBJECT_STORAGE = False\n")
+    try:
+        own.start()
+    finally:
+        own.state.settings.write_text(settings)
+    field = "get_domain().redirect_to_object_storage"
+    code = f"from pulpcore.plugin.util import get_domain; print({field})"
+    assert own.run(["pulpcore-manager", "shell", "-c", code]).stdout.split()[-1] == "False"
+
+
 def test_killed_up_leaves_no_processes(own: Instance) -> None:
     own.start()
 

@@ -133,6 +133,23 @@ def test_versions_include_all_plugins() -> None:
     assert {"pulpcore", "pulp-content-star", "migrations"} <= set(json.loads(text))
 
 
+def test_digest_of_settings_has_the_file_and_variables_but_not_the_port(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest(host: str = "127.0.0.1", port: int = 80) -> str:
+        instance = Instance(host, port, f"/s{port}")
+        return prepare.settings_digest(state, prepare.process_environ(state, instance))
+
+    first = digest()
+    assert {digest(port=81), digest(host="0.0.0.0")} == {first}
+    monkeypatch.setenv("PULP_REDIRECT_TO_OBJECT_STORAGE", "false")
+    by_variable = digest()
+    monkeypatch.delenv("PULP_REDIRECT_TO_OBJECT_STORAGE")
+    with state.settings.open("a") as file:
+        file.write("REDIRECT_TO_OBJECT_STORAGE = False\n")
+    assert len({first, by_variable, digest()}) == 3
+
+
 def test_command_line_imports_no_django() -> None:
     code = "import sys, pulpcore.content_star.cli.commands; print('django' in sys.modules)"
     output = subprocess.check_output([sys.executable, "-c", code], text=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
+from pulpcore.content_star.cli import trust
 from pulpcore.content_star.cli.processes import OWNER_VARIABLE, Supervisor, program
 from pulpcore.content_star.cli.state import Instance, State, replace
 
@@ -34,16 +35,19 @@ user.save()
 
 
 class Preparation:
-    """Runs Pulp's management commands, and records the versions they were run for."""
+    """Runs Pulp's management commands, and records the versions and settings they were run for."""
 
     def __init__(self, state: State, supervisor: Supervisor, environ: Mapping[str, str]) -> None:
         self.state = state
         self.supervisor = supervisor
         self.environ = environ
-        self.installed = installed()
+        self.basis = installed() + settings_digest(state, environ)
 
     def migrate(self) -> None:
-        """Apply the migrations of the installed versions."""
+        """Apply the migrations of the installed versions.
+
+        Pulp then copies settings into the default domain, such as the storage.
+        """
         self._manage("migrate", "shell", stdin=_MIGRATE.encode())
         self.remember("migrate")
 
@@ -73,19 +77,19 @@ class Preparation:
         self._manage("admin", "shell", stdin=code.encode())
 
     def was_done(self, name: str) -> bool:
-        """Return whether a preparation was done for any version."""
+        """Return whether a preparation was done, with any versions and settings."""
         return (self.state.done / name).exists()
 
     def is_current(self, name: str) -> bool:
-        """Return whether a preparation was done for the installed versions."""
+        """Return whether a preparation was done for the installed versions and the settings."""
         return self.was_done(name) and (self.state.done / name).read_text() == self._done(name)
 
     def remember(self, name: str) -> None:
-        """Record that a preparation is done for the installed versions."""
+        """Record that a preparation is done for the installed versions and the settings."""
         replace(self.state.done / name, self._done(name))
 
     def _done(self, name: str) -> str:
-        return self.installed + static_digest() if name == "collectstatic" else self.installed
+        return self.basis + static_digest() if name == "collectstatic" else self.basis
 
     def _manage(self, name: str, *arguments: str, stdin: bytes = b"") -> None:
         command: list[str | Path] = [program("pulpcore-manager"), *arguments]
@@ -115,6 +119,21 @@ def installed() -> str:
     names = sorted(name for point in plugins for name in _migrations(point.module))
     versions["migrations"] = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     return json.dumps(versions, sort_keys=True, indent=2) + "\n"
+
+
+def settings_digest(state: State, environ: Mapping[str, str]) -> str:
+    """Return a digest of the settings file and the PULP_... variables.
+
+    Those that `up` sets itself are left out: they change with its port.
+    """
+    own = state.environ(Instance("localhost", 0, ""))
+    variables = {
+        name: value
+        for name, value in environ.items()
+        if name.startswith("PULP_") and name not in own
+    }
+    text = trust.read_text(state.settings) + json.dumps(variables, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest() + "\n"
 
 
 def static_digest() -> str:
