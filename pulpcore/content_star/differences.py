@@ -34,9 +34,9 @@ DIFFERENCES = {
     ),
     "security headers": _difference(
         "x-content-type-options content-security-policy content-disposition cache-control",
-        "None on a file system.",
-        "`X-Content-Type-Options`, `Content-Security-Policy` and `Content-Disposition` (RFC 6266)"
-        " on every artifact, the first two on listings too.",
+        "None on a file system; `attachment;filename=NAME` in object storage.",
+        "`X-Content-Type-Options`, `Content-Security-Policy` and `Content-Disposition` (RFC 6266,"
+        " the name quoted) on every artifact, the first two on listings too.",
         "CVE-2026-84232. Content shares an origin with the API and its sessions here.",
     ),
     "error text": _difference(
