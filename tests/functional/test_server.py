@@ -666,9 +666,12 @@ def send_if_open(client: Client, data: bytes) -> None:
 
 
 def test_connection_limit_returns_503_and_reserves_connections_for_probes(instance, loop):
-    limit = {"PULP_CONTENT_STAR_CONNECTIONS": "48"}
+    environ = {
+        "PULP_CONTENT_STAR_CONNECTIONS": "48",
+        "PULP_API_ROOT_REWRITE_HEADER": "X-API-Root",  # probes do not send it
+    }
     with (
-        serving_protocol_app(instance, *OURS, "--loop", loop, **limit) as server,
+        serving_protocol_app(instance, *OURS, "--loop", loop, **environ) as server,
         ExitStack() as clients,
     ):
         busy = [clients.enter_context(Client(server)) for _ in range(32)]
@@ -676,10 +679,10 @@ def test_connection_limit_returns_503_and_reserves_connections_for_probes(instan
             client.send(GET % f"/wait/{number}".encode())
             if number:
                 clients.callback(client.reset)
-        probe = GET % b"/pulp/content/livez"
+        probe, api_probe = (GET % path for path in (b"/pulp/content/livez", b"/pulp/api/v3/livez/"))
         wait_until(lambda: status_after(server, GET % b"/plain") == 503)
         for _ in range(20):
-            assert status_after(server, probe) == 200
+            assert status_after(server, probe) == status_after(server, api_probe) == 200
             assert status_after(server, GET % b"/plain") == 503
         silent = [clients.enter_context(Client(server)) for _ in range(100)]
         assert status_after(server, probe) == 200

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp import ClientError, web
+from django.test import override_settings
 
 from pulpcore.content_star.aiohttp_bridge.application import Bridge
-from pulpcore.content_star.aiohttp_bridge.modules import prefix_of
+from pulpcore.content_star.aiohttp_bridge.modules import _covers_pulp, prefix_of
 from pulpcore.content_star.aiohttp_bridge.run import ConnectionClosed
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.middleware.errors import Errors
@@ -304,6 +305,14 @@ def test_invalid_path_is_refused_before_the_handler():
 def test_prefix_of_a_route_is_its_static_start(path, prefix):
     resource = web.Application().router.add_resource(path)
     assert prefix_of(resource) == prefix
+
+
+@pytest.mark.parametrize("v3_api_root", ["/pulp/api/v3/", "/<path:api_root>/api/v3/"])
+def test_routes_cover_the_api_also_with_a_header_for_its_root(v3_api_root):
+    paths = {"API_ROOT": "/pulp/", "CONTENT_PATH_PREFIX": "/content/", "V3_API_ROOT": v3_api_root}
+    with override_settings(**paths):
+        covering = {prefix for prefix in ("/", "/pulp/", "/pulp/other/") if _covers_pulp(prefix)}
+    assert covering == {"/", "/pulp/"}
 
 
 def test_prefix_of_sub_applications_and_static_folders(tmp_path):

@@ -83,7 +83,7 @@ def _import(plugin: str, app: web.Application) -> LegacyRoutes:
 def _covers_pulp(prefix: str) -> bool:
     """Return whether content or the API is at or below `prefix`, or `prefix` is the root."""
     # Routes may be below the content prefix, but not cover it.
-    others = (settings.CONTENT_PATH_PREFIX.rstrip("/"), settings.V3_API_ROOT)
+    others = (settings.CONTENT_PATH_PREFIX.rstrip("/"), f"{settings.API_ROOT}api/")
     return prefix == "/" or any(each.startswith(prefix) for each in others)
 
 

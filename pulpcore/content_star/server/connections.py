@@ -128,5 +128,7 @@ def default_limit() -> int:
 
 
 def _probes() -> frozenset[str]:
-    content, api = settings.CONTENT_PATH_PREFIX, settings.V3_API_ROOT
+    # V3_API_ROOT is a pattern with API_ROOT_REWRITE_HEADER, and pulpcore 3.115 adds it to the
+    # settings too late for modules that uvicorn imports before the application.
+    content, api = settings.CONTENT_PATH_PREFIX, f"{settings.API_ROOT}api/v3/"
     return frozenset({f"{content}livez", f"{content}readyz", f"{api}livez/"})
