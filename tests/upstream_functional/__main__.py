@@ -25,7 +25,6 @@ import pytest
 from tests.support.instance import Instance, in_venv, stop, wait_until
 from tests.support.server import free_port
 from tests.support.stores import Store, s3
-from tests.support.template import copy_template
 
 PACKAGES = ("pulpcore", "pulp_file", "pulp_certguard")
 INSTALLED = Path(sysconfig.get_path("purelib"))
