@@ -188,3 +188,34 @@ def test_range_is_cut_when_the_whole_file_fails_verification(instance, remote_fi
             for _ in chunks:
                 pass
     assert file.artifact is None
+
+
+@pytest.mark.parametrize("algorithm", ["sha224", "sha256", "sha384", "sha512"])
+@pytest.mark.parametrize("behaviour", [remote_server.plain, another])
+def test_streamed_file_is_verified_by_the_digest_that_is_known(
+    content, remote_file, algorithm, behaviour
+):
+    """Of a file that is not saved, no other digest is calculated."""
+    file = remote_file(SIZE, policy="streamed")
+    digest = hashlib.new(algorithm, file.data).hexdigest()
+    file.set(**{"sha256": None, algorithm: digest})
+    file.set_behaviour(behaviour)
+    if behaviour is another:
+        with pytest.raises(httpx.RemoteProtocolError):
+            content.get(file.path)
+    else:
+        assert content.get(file.path).content == file.data
+    assert file.artifact is None
+
+
+def test_file_saved_after_a_streaming_remote_failed_has_all_digests(content, remote_file):
+    from pulpcore.app.models import Artifact
+
+    file = remote_file(SIZE, policy="streamed")
+    file.set_behaviour(remote_server.truncated(300_000))
+    file.add_source(policy="on_demand")
+    assert content.get(file.path).content == file.data
+    file.wait_until_saved()
+    for algorithm in Artifact.DIGEST_FIELDS:
+        digest = hashlib.new(algorithm, file.data).hexdigest()
+        assert getattr(file.artifact, algorithm) == digest

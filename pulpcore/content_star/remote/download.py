@@ -23,7 +23,7 @@ from pulpcore.content_star.remote.request import (
     RemoteSource,
     mark_failed,
 )
-from pulpcore.content_star.remote.sink import VerifyingSink
+from pulpcore.content_star.remote.sink import VerifyingSink, algorithms_for
 from pulpcore.content_star.responses.source import StoreUnavailable
 from pulpcore.content_star.storage.disk import LocalFile
 from pulpcore.content_star.upstream import with_domain
@@ -227,7 +227,9 @@ class Download:
     async def _fetch(self) -> None:
         started_at = time.monotonic()
         error: Exception | None = None
-        for source in await self._downloads.executor.run(self.request.sources):
+        sources = await self._downloads.executor.run(self.request.sources)
+        self._sink.algorithms = algorithms_for(sources)
+        for source in sources:
             if not self._clients and not source.saves:
                 break
             if not source.saves:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 
 from django.conf import settings
@@ -42,6 +42,8 @@ class VerifyingSink:
         """Whether clients may read the file to its end."""
         self.is_wrong = False
         """Whether bytes that clients may have read are known to be wrong."""
+        self.algorithms: Collection[str] = Artifact.DIGEST_FIELDS
+        """Digests to calculate, of those that Pulp allows; set before the first source."""
         self.spool: Spool | None = None
         self.source: RemoteSource | None = None
         self._request = request
@@ -62,7 +64,7 @@ class VerifyingSink:
         Returns the offset to resume from. Raises CannotResume.
         """
         if self.spool is None:
-            self.spool = await _new_spool()
+            self.spool = await _new_spool(self.algorithms)
         self._position = self._encoded_size = 0
         if self.cannot_resume():
             raise CannotResume("no source can resume the bytes that clients already have")
@@ -221,7 +223,7 @@ class VerifyingSink:
         assert self.spool is not None
         if self._mismatched_digest() is None:
             return
-        encoded, self.spool = self.spool, await _new_spool()
+        encoded, self.spool = self.spool, await _new_spool(self.algorithms)
         decoder = Decoder(self._pending_encoding)
         try:
             with encoded.reader() as reader:
@@ -248,8 +250,18 @@ class VerifyingSink:
             self.spool.close()
 
 
-async def _new_spool() -> Spool:
-    hashers = {name: partial(pulp_hashlib.new, name) for name in Artifact.DIGEST_FIELDS}
+def algorithms_for(sources: Iterable[RemoteSource]) -> Collection[str]:
+    """Return the digests that a file of any of these sources needs.
+
+    A saved file has all. Others are verified only, and each digest takes 0.5 to 2 s of CPU per GB.
+    """
+    if any(source.saves for source in sources):
+        return Artifact.DIGEST_FIELDS
+    return {"sha256"}.union(*(source.digests for source in sources))
+
+
+async def _new_spool(algorithms: Iterable[str]) -> Spool:
+    hashers = {name: partial(pulp_hashlib.new, name) for name in algorithms}
     creation = asyncio.ensure_future(in_thread(Spool, str(settings.WORKING_DIRECTORY), hashers))
     try:
         return await asyncio.shield(creation)
