@@ -154,12 +154,11 @@ def test_rhsm_guard_compares_the_normalized_path(instance, rhsm_guarded, authori
 
 
 @since("3.117")
-def test_rhsm_guard_compares_the_path_without_the_domain(instance, rhsm_guarded, authority):
+def test_rhsm_guard_compares_the_path_without_the_domain(domains, rhsm_guarded, authority):
     header = header_of(for_path(authority, f"/{rhsm_guarded}"))
-    with serving(instance, PULP_DOMAIN_ENABLED="true") as server:
-        url = f"{server.content_url}default/{rhsm_guarded}/secret.txt"
-        assert httpx.get(url, headers=header).content == SECRET
-        assert httpx.get(url).status_code == 403
+    url = f"{domains.content_url}default/{rhsm_guarded}/secret.txt"
+    assert httpx.get(url, headers=header).content == SECRET
+    assert httpx.get(url).status_code == 403
 
 
 # Beyond the limit of upstream's server, 16 KiB for a header

@@ -34,14 +34,13 @@ def test_probe_hides_no_distribution_of_its_name(content, orm, name):
     assert f'"{name}/"' in content.get("").text
 
 
-def test_probe_precedes_a_domain_of_its_name(instance, orm):
+def test_probe_precedes_a_domain_of_its_name(domains, orm):
     from pulpcore.app.models import Domain
 
     domain = Domain(name="livez", storage_class="pulpcore.app.models.storage.FileSystem")
     orm._save(domain)
-    with serving(instance, PULP_DOMAIN_ENABLED="true") as server:
-        assert httpx.get(f"{server.content_url}livez").text == "ok\n"
-        assert "Index of /pulp/content/livez/" in httpx.get(f"{server.content_url}livez/").text
+    assert httpx.get(f"{domains.content_url}livez").text == "ok\n"
+    assert "Index of /pulp/content/livez/" in httpx.get(f"{domains.content_url}livez/").text
 
 
 def test_readyz_with_unavailable_database_returns_503(instance, tmp_path):

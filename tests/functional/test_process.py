@@ -49,17 +49,17 @@ def test_api_docs_login_and_assets_are_served(instance, path, expected_text):
     assert response.headers["Correlation-ID"]
 
 
-def test_domain_in_the_path_selects_its_content(instance, orm):
+def test_domain_in_the_path_selects_its_content(domains, orm):
     base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
-    with serving(instance, PULP_DOMAIN_ENABLED="true") as server:
-        assert httpx.get(f"{server.content_url}default/{base}/a.txt").content == b"a"
-        assert f'"{base}/"' in httpx.get(f"{server.content_url}default/").text
-        assert httpx.get(f"{server.content_url}default").status_code == 301
-        for path in ("nope/", "nope", f"nope/{base}/a.txt", "%3Cb%3E/", "é/"):
-            response = httpx.get(server.content_url + path)
-            assert response.status_code == 404, path
-            assert "no domain" in response.text
-        assert "names no domain" in httpx.get(server.content_url).text
+    root = domains.content_url
+    assert httpx.get(f"{root}default/{base}/a.txt").content == b"a"
+    assert f'"{base}/"' in httpx.get(f"{root}default/").text
+    assert httpx.get(f"{root}default").status_code == 301
+    for path in ("nope/", "nope", f"nope/{base}/a.txt", "%3Cb%3E/", "é/"):
+        response = httpx.get(root + path)
+        assert response.status_code == 404, path
+        assert "no domain" in response.text
+    assert "names no domain" in httpx.get(root).text
 
 
 def test_tasks_require_no_content_star_in_workers(pulp, orm):

@@ -16,7 +16,7 @@ from tests.support.instance import Instance
 from tests.support.orm import Orm, artifact
 from tests.support.pulp import Pulp
 from tests.support.remote_server import serving_upstream
-from tests.support.server import Server, serving, serving_theirs
+from tests.support.server import Server, serving_theirs
 
 
 @pytest.fixture(scope="session")
@@ -174,10 +174,9 @@ def domain_upstream(instance: Instance) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def domain_instance(instance: Instance) -> Iterator[str]:
+def domain_instance(domains: Server) -> str:
     """The content root of our content app with domains."""
-    with serving(instance, PULP_DOMAIN_ENABLED="true") as server:
-        yield server.content_url
+    return domains.content_url
 
 
 @pytest.fixture(scope="session")
