@@ -63,7 +63,10 @@ def authenticate(scope: Scope, *, strict: bool = False) -> Request:
     # No authentication class reads over-long headers, and Django parses them slowly.
     dropped = too_long(scope["headers"])
     headers = [(name, value) for name, value in scope["headers"] if name not in dropped]
-    request = ASGIRequest({**scope, "headers": headers}, BytesIO())
+    try:
+        request = ASGIRequest({**scope, "headers": headers}, BytesIO())
+    except LookupError as error:  # in Django 5.2.13; later releases raise ValueError themselves
+        raise ValueError("Content-Type has an unknown encoding.") from error
     # The body is left for the application: a CSRF token is read from the header only.
     request.POST = QueryDict()
     # Lazy, as in Django's `AuthenticationMiddleware`: `SessionAuthentication` reads this user.
