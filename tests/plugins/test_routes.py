@@ -207,6 +207,9 @@ def test_guard_denies_in_all_spellings_of_the_path(plugged, guarded, pulp, spell
 def test_user_of_returns_anonymous_and_refuses_wrong_credentials(routes, pulp):
     assert routes.get("who").json() == {"user": "", "current": None}
     assert routes.get("who", auth=pulp.auth).json() == {"user": "admin", "current": "admin"}
+    unreadable = {"Content-Type": "text/plain; charset*=no-such-encoding'x'%ff"}
+    assert routes.get("who", headers=unreadable).status_code == 400
+    assert routes.get("who", headers=unreadable, auth=pulp.auth).status_code == 400
     refused = routes.get("who", auth=("admin", "wrong"))
     assert refused.status_code == 401
     assert refused.headers["WWW-Authenticate"].startswith("Basic")

@@ -16,7 +16,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.db import DataError
 from django.http import QueryDict
 from django.utils.functional import SimpleLazyObject
-from rest_framework.exceptions import APIException, AuthenticationFailed
+from rest_framework.exceptions import APIException, AuthenticationFailed, ParseError
 from rest_framework.request import Request
 from rest_framework.views import APIView
 from starlette.types import Scope
@@ -32,6 +32,12 @@ CREDENTIAL_ERRORS = (DataError, RecursionError, StopIteration, ValueError)
 
 # Headers with credentials that guards read, in addition to those of authentication classes.
 CREDENTIALS = {"HTTP_AUTHORIZATION", "HTTP_X_CLIENT_CERT"}
+
+
+class UnreadableContentType(ParseError, ValueError):
+    """The Content-Type of a request has an unknown encoding: 400, or what a guard makes of it."""
+
+    default_detail = "The Content-Type of the request has an unknown encoding."
 
 
 class View(APIView):
@@ -59,14 +65,15 @@ def authenticate(scope: Scope, *, strict: bool = False) -> Request:
 
     As in upstream, a user whose authentication fails is anonymous, and the guard decides.
     With `strict`, for requests without a guard, a failure raises `APIException` as in the API.
+    Raises `UnreadableContentType`, which is one too.
     """
     # No authentication class reads over-long headers, and Django parses them slowly.
     dropped = too_long(scope["headers"])
     headers = [(name, value) for name, value in scope["headers"] if name not in dropped]
     try:
         request = ASGIRequest({**scope, "headers": headers}, BytesIO())
-    except LookupError as error:  # in Django 5.2.13; later releases raise ValueError themselves
-        raise ValueError("Content-Type has an unknown encoding.") from error
+    except (LookupError, ValueError) as error:  # LookupError in Django 5.2.13
+        raise UnreadableContentType from error
     # The body is left for the application: a CSRF token is read from the header only.
     request.POST = QueryDict()
     # Lazy, as in Django's `AuthenticationMiddleware`: `SessionAuthentication` reads this user.
