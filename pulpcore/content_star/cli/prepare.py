@@ -124,13 +124,14 @@ def installed() -> str:
 def settings_digest(state: State, environ: Mapping[str, str]) -> str:
     """Return a digest of the settings file and the PULP_... variables.
 
-    Those that `up` sets itself are left out: they change with its port.
+    Those that `up` sets itself are left out, since they change with its port, and those of the
+    command (PULP_STAR_...), which are no settings.
     """
     own = state.environ(Instance("localhost", 0, ""))
     variables = {
         name: value
         for name, value in environ.items()
-        if name.startswith("PULP_") and name not in own
+        if name.startswith("PULP_") and not name.startswith("PULP_STAR_") and name not in own
     }
     text = trust.read_text(state.settings) + json.dumps(variables, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest() + "\n"
