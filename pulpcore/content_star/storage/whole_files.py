@@ -76,7 +76,7 @@ class WholeFiles:
 
 
 def _remove_part(path: Path, size: int, seconds: float) -> bool:
-    """Remove a file of another size than `size`; return whether there was one.
+    """Remove a file of less than `size` bytes; return whether there was one.
 
     Not if it is being written, for which Django locks it, or was in the last `seconds`.
     """
@@ -84,7 +84,7 @@ def _remove_part(path: Path, size: int, seconds: float) -> bool:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             is_recent = time.time() - status.st_mtime < seconds
-            if status.st_size == size or is_recent:
+            if status.st_size >= size or is_recent:
                 return False
             if not locks.lock(file, locks.LOCK_EX | locks.LOCK_NB):
                 return False
