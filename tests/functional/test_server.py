@@ -94,7 +94,8 @@ def serving_protocol_app(instance: Instance, *arguments: str, **environ: str) ->
         "DJANGO_SETTINGS_MODULE": "pulpcore.app.settings",
         **environ,
     }
-    with serving(instance, *arguments, app="tests.support.protocol_app:app", **environ) as server:
+    options = ("--no-access-log", *arguments)  # with it, no response is immediate
+    with serving(instance, *options, app="tests.support.protocol_app:app", **environ) as server:
         yield server
 
 
@@ -464,6 +465,49 @@ def test_timeout_starts_when_an_unread_body_is_complete(impatient):
         assert client.send(b"abc").rest() == b""
 
 
+def test_timeout_of_a_head_counts_from_its_first_byte_after_a_response(instance, loop):
+    """That of keep-alive ends with the first byte of the next head."""
+    environ = {"PULP_CONTENT_STAR_HEAD_TIMEOUT": "300", "INTERVAL": "0.1"}
+    options = (*OURS, "--loop", loop, "--timeout-keep-alive", "3")
+    with (
+        serving_protocol_app(instance, *options, **environ) as server,
+        ExitStack() as clients,
+    ):
+        started = [clients.enter_context(Client(server)) for _ in range(2)]
+        idle = clients.enter_context(Client(server))
+        for client, path in zip(started, (b"/memory/5", b"/plain"), strict=True):
+            assert client.send(GET % path).response()[1] in (b"mmmmm", b"plain")
+            client.send(b"GET ")
+        assert idle.send(GET % b"/memory/5").response() == (200, b"mmmmm")
+        assert idle.rest() == b""
+        for client in started:
+            assert client.send(b"/plain HTTP/1.1\r\nHost: a\r\n\r\n").response() == (200, b"plain")
+
+
+@pytest.mark.parametrize("path", [b"/memory/24000000", b"/large"])
+@pytest.mark.parametrize("ends", [False, True], ids=["keep-alive", "shutdown"])
+def test_timeout_of_keep_alive_truncates_no_response(instance, loop, path, ends):
+    """Also not that of connections that are idle at the end of the process."""
+    options = (*OURS, "--loop", loop, "--timeout-keep-alive", "300" if ends else "1")
+    with (
+        serving_protocol_app(instance, *options, INTERVAL="0.1") as server,
+        Client(server).send(GET % path) as slow,
+        Client(server).send(GET % b"/memory/5") as other,
+    ):
+        assert other.response() == (200, b"mmmmm")
+        if ends:
+            server.process.terminate()
+        assert other.rest() == b""
+        assert len(slow.response()[1]) == 24_000_000
+        assert slow.rest() == b""
+
+
+def test_exception_in_an_immediate_response_is_that_of_the_call(server):
+    with Client(server).send(GET % b"/fails") as client:
+        assert client.response() == (500, b"Internal Server Error")
+    assert "RuntimeError: of the application" in server.said()
+
+
 # Pipelining
 
 
@@ -691,8 +735,27 @@ def test_connection_limit_returns_503_and_reserves_connections_for_probes(instan
         assert b"retry-after: " in refused.lower()
         with Client(server).send(GET % b"/plain") as client:
             assert b"retry-after: " in client.rest().lower()
+        health = clients.enter_context(Client(server))
+        for _ in range(1200):
+            assert health.send(probe).response()[0] == 200
         busy[0].reset()
         wait_until(lambda: status_after(server, GET % b"/plain") == 200)
+        assert health.send(GET % b"/plain").response()[0] == 200
+
+
+@pytest.mark.parametrize("path", [b"/memory/24000000", b"/large"])
+def test_connection_limit_includes_clients_that_do_not_read(instance, loop, path):
+    """Their responses are complete, and in the buffers of the process."""
+    limit = {"PULP_CONTENT_STAR_CONNECTIONS": "32"}
+    with (
+        serving_protocol_app(instance, *OURS, "--loop", loop, **limit) as server,
+        ExitStack() as clients,
+    ):
+        for _ in range(80):
+            client = clients.enter_context(Client(server).send(GET % path))
+            assert select.select([client.socket], [], [], 300)[0]
+        assert status_after(server, GET % b"/plain") == 200
+        assert len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) < 80
 
 
 def status_after(server: Server, data: bytes) -> int:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star.middleware.conformance import Conformance
+from pulpcore.content_star.responses.immediate import ImmediateResponse, ResponseHead
 from pulpcore.content_star.server import connections, protocol, sockets
 
 # Constants that tests shorten.
@@ -84,6 +85,10 @@ async def large(name: str, scope: Scope, receive: Receive, send: Send) -> None:
     await respond(send, LARGE)
 
 
+async def fails(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    raise RuntimeError("of the application")
+
+
 async def nodelay(name: str, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer whether the connection of the client with the port `name` sends without delay."""
     for fd in os.listdir("/proc/self/fd"):
@@ -110,15 +115,29 @@ PATHS: dict[str, Callable[[str, Scope, Receive, Send], Awaitable[None]]] = {
     "echo": echo,
     "stream": stream,
     "large": large,
+    "fails": fails,
     "nodelay": nodelay,
 }
 
 
-async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] != "http":
-        raise NotImplementedError(scope["type"])
-    _, kind, *names = scope["path"].split("/")
-    await PATHS.get(kind, plain)("".join(names), scope, receive, send)
+class Application:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError(scope["type"])
+        _, kind, *names = scope["path"].split("/")
+        await PATHS.get(kind, plain)("".join(names), scope, receive, send)
+
+    def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
+        """Have a body of a number of bytes in memory at `/memory/<number>`."""
+        _, kind, *names = scope["path"].split("/")
+        if kind == "fails":
+            raise RuntimeError("as the call does")
+        if kind != "memory":
+            return None
+        body = b"m" * int(names[0])
+        return ImmediateResponse(
+            ResponseHead(200, [(b"content-length", b"%d" % len(body))]), [], body
+        )
 
 
-app = Conformance(application)
+app = Conformance(Application())

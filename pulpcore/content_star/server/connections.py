@@ -102,10 +102,12 @@ class Connections:
     def _check(self) -> None:
         """Expire deadlines, abort dead connections, and restart the timer if any are left."""
         now = self.loop.time()
-        for connection in [each for each, deadline in self.deadlines.items() if deadline <= now]:
-            connection.expire()
-        self._abort_reset()
-        self._timer = self.loop.call_later(INTERVAL, self._check) if self.all else None
+        try:
+            for each in [each for each, deadline in self.deadlines.items() if deadline <= now]:
+                each.expire()
+            self._abort_reset()
+        finally:
+            self._timer = self.loop.call_later(INTERVAL, self._check) if self.all else None
 
     def _abort_reset(self) -> None:
         """Abort connections that are not being read and that the client has reset or closed."""

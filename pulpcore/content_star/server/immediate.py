@@ -47,14 +47,28 @@ class ImmediateResponses:
     def bytes_for(
         self, scope: Any, method: bytes, url: bytes, default_headers: list[tuple[bytes, bytes]]
     ) -> bytes | None:
-        """Return the complete response to a request, whose `scope` has no URL yet, or None."""
+        """Return the complete response to a request, whose `scope` has no URL yet, or None.
+
+        Also None after an exception: in a callback of the parser, it would be taken for an invalid
+        request. The call of the application raises it too, and uvicorn logs it.
+        """
         names = {name for name, _ in scope["headers"]}
         if not self._enabled or not names.isdisjoint(_BODY_OR_EXPECTATION):
             return None
         try:
-            target = httptools.parse_url(url)
-        except httptools.HttpParserInvalidURLError:
+            return self._bytes_for(scope, names, method, url, default_headers)
+        except Exception:
             return None
+
+    def _bytes_for(
+        self,
+        scope: Any,
+        names: set[bytes],
+        method: bytes,
+        url: bytes,
+        default_headers: list[tuple[bytes, bytes]],
+    ) -> bytes | None:
+        target = httptools.parse_url(url)
         scope["method"] = method.decode("ascii")
         scope["raw_path"] = target.path
         scope["path"] = target.path.decode("ascii")  # uvicorn decodes it for a call

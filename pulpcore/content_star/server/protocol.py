@@ -180,6 +180,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        if self.serving is None and not (self.overhead or self.in_body or self.stopping):
+            self.open_connections.deadlines.pop(self, None)  # of keep-alive: a head begins
         self.overhead += len(data)
         try:
             self.parser.feed_data(data)
@@ -279,6 +281,7 @@ class HttpProtocol(HttpToolsProtocol):
         return True
 
     def _begin(self) -> None:
+        self.app = self.config.loaded_app
         if self.open_connections.full:
             self.app = self.open_connections.probes_only(self.app)
         self.open_connections.set_busy(self)
@@ -363,15 +366,24 @@ class HttpProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def expire(self) -> None:
-        """Abort an idle or refused connection; respond 408 to an incomplete request."""
+        """Close an idle or refused connection; respond 408 to an incomplete request."""
         if self.half_closed and self.serving is not None:
             self._expire_half_closed()
-            return
-        drained = self.serving is None and (self.in_body or not self.overhead)
-        if self.refusal is not None or drained:
+        elif self.refusal is not None:
             self.transport.abort()
+        elif self.serving is None and (self.in_body or not self.overhead):
+            self._close_idle()
         else:
             self.refuse(408, "The request was not received in time.")
+
+    def _close_idle(self) -> None:
+        """Close once the client has read its responses, without waiting for its end of TLS."""
+        is_last = self.stopping or self.transport.is_closing()
+        if is_last and not self.transport.get_write_buffer_size():
+            self.transport.abort()
+            return
+        self.transport.close()
+        self.open_connections.set_deadline(self, LINGER_TIMEOUT)
 
     def _expire_half_closed(self) -> None:
         idle = idle_seconds(self.transport.get_extra_info("socket"))
@@ -381,11 +393,18 @@ class HttpProtocol(HttpToolsProtocol):
             self.open_connections.set_deadline(self, HALF_CLOSED_TIMEOUT - idle)
 
     def evict(self) -> None:
-        """Close the connection because of the limit, with 503 if all others are busy."""
-        if self.open_connections.full:
-            self.transport.write(self._error(503, TOO_MANY))
+        """Abort the connection because of the limit, after 503 if all others are busy.
+
+        To close it would keep the file descriptor until the client has read its response.
+        """
         self.open_connections.remove(self)
+        if not self.open_connections.full:
+            self.transport.abort()
+            return
+        self.refusal = self._error(503, TOO_MANY)
+        self.transport.write(self.refusal)
         self.transport.close()
+        self.open_connections.set_deadline(self, LINGER_TIMEOUT)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse an invalid request; called by uvicorn."""
