@@ -1,20 +1,25 @@
 """Responses from memory that uvicorn's protocol sends without a call of the application."""
 
+import re
 import socket
 from base64 import b64encode
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
+from random import Random
 
 import httpx
 import pytest
 
 from tests.support.instance import Instance
+from tests.support.random_requests import random_request
 from tests.support.raw_client import Raw
 from tests.support.server import Server, memory, serving
 
 OURS = ("--http", "pulpcore.content_star.server:HttpProtocol", "--no-access-log")
 CHECKOUT = str(Path(__file__).parents[2])
 DATA = b"0123456789" * 400
+RANDOM = 300
 LARGEST = bytes(64 * 1024)
 OF_REQUEST = {"date", "correlation-id"}
 
@@ -189,8 +194,9 @@ def test_guarded_file_calls(server, client, orm):
         assert calls(server) == before + 2
 
 
-def test_middleware_around_the_application_sees_every_request(instance, path):
-    app = "tests.support.called_app:closed"
+@pytest.mark.parametrize("name", ["closed", "transparent"])
+def test_middleware_around_the_application_sees_every_request(instance, path, name):
+    app = f"tests.support.called_app:{name}"
     with serving(instance, *OURS, app=app, PYTHONPATH=CHECKOUT) as server:
         url = server.content_url + path
         for _ in range(3):
@@ -209,6 +215,50 @@ def test_change_of_the_content_is_seen(server, client, orm):
     assert calls(server) == before
     FileDistribution.objects.get(base_path=base).delete()
     assert client.get(f"{base}/a.bin").status_code == 404
+
+
+def test_random_requests_get_the_responses_of_calls(instance, server, client, path):
+    """Valid and invalid ones, with a second request on the same connection."""
+    random = Random(9112)
+    etag = client.get(path).headers["ETag"].encode()
+    app = "tests.support.called_app:always_called"
+    before = calls(server)
+    with serving(instance, *OURS, app=app, PYTHONPATH=CHECKOUT) as called:
+        for number in range(RANDOM):
+            request, is_whole = random_request(random, target(server, path), etag)
+            expected = responses(called, request, target(server, path), is_whole)
+            found = responses(server, request, target(server, path), is_whole)
+            assert found == expected, (number, request)
+    assert calls(server) - before < 1.5 * RANDOM, "a quarter was immediate"
+
+
+def responses(server: Server, request: bytes, path: bytes, is_whole: bool) -> list:
+    """Return the responses to a request and one that closes, but for dates and generated ids.
+
+    All bytes after them if the first may end inside of the second.
+    """
+    last = b"GET %b HTTP/1.1\r\nHost: last\r\nConnection: close\r\n\r\n" % path
+    found: list = []
+    with Raw(server.url) as connection:
+        if is_whole:
+            connection.send(request)
+            first = connection.response(request.split()[0].decode())
+            found = [first.status, first.reason, headers_of(first, request), first.read()]
+            if not first.will_close:
+                connection.send(last)
+        else:
+            connection.send(request + last)
+            connection.socket.shutdown(socket.SHUT_WR)
+        rest = connection.read_to_end()
+    return [*found, re.sub(rb"\r\n(Date|Correlation-ID): [^\r]+", b"", rest)]
+
+
+def headers_of(response: HTTPResponse, request: bytes) -> list[tuple[str, str]]:
+    return [
+        (name, value)
+        for name, value in response.getheaders()
+        if name.lower() not in OF_REQUEST or value.encode() in request
+    ]
 
 
 def target(server: Server, path: str) -> bytes:

@@ -1,5 +1,7 @@
 """Pulp's application, which counts its calls: `GET /calls` returns how many there were."""
 
+from typing import Any
+
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
@@ -29,3 +31,21 @@ async def closed(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http" or (b"x-key", b"open") in scope["headers"]:
         return await pulp(scope, receive, send)
     await PlainTextResponse("closed", 403)(scope, receive, send)
+
+
+async def always_called(scope: Scope, receive: Receive, send: Send) -> None:
+    """Middleware of an operator, which changes nothing."""
+    await pulp(scope, receive, send)
+
+
+class Transparent:
+    """Middleware of an operator, which passes on what else is asked of the application."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(pulp, name)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await closed(scope, receive, send)
+
+
+transparent = Transparent()

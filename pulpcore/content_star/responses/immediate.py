@@ -31,9 +31,10 @@ class ImmediateResponse(NamedTuple):
 def immediate_response(app: Any, scope: Scope) -> ImmediateResponse | None:
     """Return the response that a call of an ASGI application would send, if it is in memory.
 
-    None if it is not, or if the application has no method of this name: then it has to be called.
+    None if it is not, or if its class has no method of this name: then it has to be called. A
+    middleware that passes attributes of its application on has none.
     Responses are recorded as those of calls are. `scope` is of an HTTP request without a body.
     """
-    respond = getattr(app, "immediate_response", None)
-    response: ImmediateResponse | None = respond(scope) if respond else None
+    respond = getattr(type(app), "immediate_response", None)
+    response: ImmediateResponse | None = respond(app, scope) if respond else None
     return response
