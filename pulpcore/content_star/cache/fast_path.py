@@ -14,9 +14,10 @@ from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.listings.facts_query import facts_query
 from pulpcore.content_star.listings.negotiation import is_json_preferred
 from pulpcore.content_star.request_info import RequestInfo, has_request_info, request_info
-from pulpcore.content_star.resolve.paths import decoded_path
+from pulpcore.content_star.resolve.paths import decoded_path, raw_path
 from pulpcore.content_star.responses.immediate import ImmediateResponse, ResponseHead
 
+# The raw path that was looked up in vain.
 _MISSED = "content_star.fast_path_missed"
 
 
@@ -30,8 +31,8 @@ class FastPath:
         self.prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_http = scope["type"] == "http" and _MISSED not in scope
-        response = self.immediate_response(scope) if is_http else None
+        is_missed = scope["type"] != "http" or scope.get(_MISSED) == raw_path(scope)
+        response = None if is_missed else self.immediate_response(scope)
         if response is None:
             return await self.app(scope, receive, send)
         head, _, body = response
@@ -46,7 +47,7 @@ class FastPath:
             entry.public_file.immediate_response(scope) if entry and entry.public_file else None
         )
         if entry is None or response is None:
-            scope[_MISSED] = True
+            scope[_MISSED] = raw_path(scope)  # a redirect within the process has another
             return None
         status, plain, body = response
         head = entry.heads.get(status)

@@ -306,7 +306,7 @@ def earlier_deadline(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        call.expires = expires
+        call.expires, call.checks = expires, 0
 
 
 def _limit_statements(**_: object) -> None:
