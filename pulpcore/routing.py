@@ -62,7 +62,7 @@ class Router:
 
     def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
         """As `immediate_response`; only content is in memory."""
-        return immediate_response(self.content, scope)
+        return immediate_response(self.content, scope) if self.is_content(scope) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route a request; the content app also handles the lifespan, of all resources."""

@@ -33,6 +33,8 @@ OPTION = "--http pulpcore.content_star.server:HttpProtocol"
 _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 _HOST_BYTES = 1024
 
+_CHECKED = "content_star.conforms"
+
 
 class Conformance:
     """ASGI middleware that refuses requests with an invalid `Host`, version or transfer coding.
@@ -48,12 +50,13 @@ class Conformance:
         """As `immediate_response`."""
         if _problem(scope["http_version"], scope["headers"]) is not None:
             return None
+        scope[_CHECKED] = True
         return immediate_response(self.app, scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             version = scope["http_version"]
-            problem = _problem(version, scope["headers"])
+            problem = None if _CHECKED in scope else _problem(version, scope["headers"])
             if problem is not None:
                 status, text = problem
                 headers = {"Connection": "close"}

@@ -16,6 +16,8 @@ from pulpcore.content_star.responses.immediate import ImmediateResponse, immedia
 # Maximum characters of an id from a client: `urn:uuid:{...}` has 47.
 MAX_LENGTH = 64
 
+_KEY = "content_star.correlation_id"
+
 _RANDOM = ~(0xF << 76 | 0x3 << 62)
 _VERSION_4 = 0x4 << 76 | 0x2 << 62
 
@@ -31,7 +33,7 @@ class CorrelationId:
 
     def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
         """As `immediate_response`."""
-        correlation_id = self._given(scope) or self._generate()
+        correlation_id = self._id_of(scope)
         token = guid.set(correlation_id)  # for the access log
         try:
             response = immediate_response(self.app, scope)
@@ -45,7 +47,7 @@ class CorrelationId:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        correlation_id = self._given(scope) or self._generate()
+        correlation_id = self._id_of(scope)
         guid.set(correlation_id)  # `set_guid` would log each replaced id
         header = (self._header, correlation_id.encode("latin-1"))
 
@@ -55,6 +57,13 @@ class CorrelationId:
             return send(message)
 
         await self.app(scope, receive, send_with_id)
+
+    def _id_of(self, scope: Scope) -> str:
+        """Return the id of the request, the same each time."""
+        found: str | None = scope.get(_KEY)
+        if found is None:
+            found = scope[_KEY] = self._given(scope) or self._generate()
+        return found
 
     def _given(self, scope: Scope) -> str | None:
         """Return the id in the request if it is a UUID; other values could forge log lines."""

@@ -18,7 +18,20 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from pulpcore.content_star.responses.immediate import immediate_response
 from pulpcore.content_star.server.header_case import serialize_headers
 
-_BODY_OR_EXPECTATION = frozenset({b"content-length", b"transfer-encoding", b"expect"})
+# Of requests that the application is called for: those with a body, an expectation, a range, or a
+# condition other than that of a cache that revalidates.
+_NEVER = frozenset(
+    {
+        b"content-length",
+        b"expect",
+        b"if-match",
+        b"if-modified-since",
+        b"if-range",
+        b"if-unmodified-since",
+        b"range",
+        b"transfer-encoding",
+    }
+)
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 
 
@@ -53,7 +66,7 @@ class ImmediateResponses:
         request. The call of the application raises it too, and uvicorn logs it.
         """
         names = {name for name, _ in scope["headers"]}
-        if not self._enabled or not names.isdisjoint(_BODY_OR_EXPECTATION):
+        if not self._enabled or not names.isdisjoint(_NEVER):
             return None
         try:
             return self._bytes_for(scope, names, method, url, default_headers)
