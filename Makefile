@@ -23,11 +23,11 @@ help:  ## Show what there is to make
 run: $(RUN)  ## Start Pulp on http://127.0.0.1:24817 (ARGS="--port 8080" and others are passed on)
 	@exec $(VENV)/bin/pulp-star up $(ARGS)
 
-check: lint  ## Check style, types and imports, and run the unit tests
-	@exec $(PYTHON) -m pytest tests/unit
-
-# Side by side, file by file; each process has a Pulp of its own.
+# Tests run side by side, file by file; each process has a Pulp of its own.
 JOBS := 2
+
+check: lint  ## Check style, types and imports, and run the unit tests
+	@exec $(PYTHON) -m pytest -n $(JOBS) --dist loadfile tests/unit
 
 test: $(DEV)  ## Run all tests (ARGS="tests/unit -k name" selects some; JOBS=1 runs one at a time)
 	@exec $(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
