@@ -27,7 +27,7 @@ app = Called()
 
 
 async def closed(scope: Scope, receive: Receive, send: Send) -> None:
-    """Middleware of an operator, which lets nobody in."""
+    """Respond 403 to requests without the key, as middleware of an operator may."""
     if scope["type"] != "http" or (b"x-key", b"open") in scope["headers"]:
         return await pulp(scope, receive, send)
     await PlainTextResponse("closed", 403)(scope, receive, send)
