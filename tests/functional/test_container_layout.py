@@ -208,7 +208,7 @@ def test_replicas_are_killed_and_rolled_without_failed_requests(
     results = [download.finish_or_resume() for download in downloads]
     assert [body == LARGE for body, _ in results] == [True, True]
     assert sorted(was_cut for _, was_cut in results) == [False, True]
-    # One event loop writes to one client at a time.
+    # The event loop sends each of these responses in one step, so that only one can be cut.
     assert len(clients.cut) <= 1, clients.cut
 
     replicas[1] = stack.enter_context(replica(int(addresses[1].rpartition(":")[2])))

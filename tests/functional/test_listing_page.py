@@ -1,5 +1,6 @@
 """HTML listings of large directories: streaming, memory, compression and the row cache."""
 
+import asyncio
 import gzip
 import re
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from django.db import connection
+from starlette.types import Message, Receive, Scope, Send
 
 from pulpcore.app.models import ContentArtifact
 from pulpcore.content_star.listings import directory
@@ -105,6 +107,28 @@ def test_large_listing_is_the_same_for_concurrent_clients(content, fresh, whole)
         thread.join()
     assert len(pages) == 8
     assert [parse_listing(page) for page in pages] == [parse_listing(whole)] * 8
+
+
+def test_listing_of_one_part_is_sent_in_one_step_of_the_event_loop(app, orm):
+    """So that a server that is killed cuts the response to one client at most."""
+    base = orm.distribution(publication=orm.publication({"a.txt": b"a"}))
+    between: list[str] = []
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        async def watch(message: Message) -> None:
+            await send(message)
+            between.append(message["type"])
+            if message["type"] == "http.response.start":
+                asyncio.get_running_loop().call_soon(between.append, "another client")
+
+        await app(scope, receive, watch)
+
+    answer = get(watched, f"/pulp/content/{base}/", TEXT)
+    assert list(parse_listing(answer.text)) == ["a.txt"]
+    assert between[: between.index("another client")] == [
+        "http.response.start",
+        *["http.response.body"] * 2,
+    ]
 
 
 def test_head_of_large_listing_has_no_content_length(content, base):

@@ -227,13 +227,17 @@ class ListingPage:
     async def _send_body(self, text: PlainText, send: Send) -> None:
         await send({"type": "http.response.body", "body": text.head, "more_body": True})
         index, block = 0, None
-        while block is None or not block.is_last:
+        while True:
             block = await self._block(index, block)
             index += 1
+            if block.is_last:
+                break
             body = text.block(block.html)
             await send({"type": "http.response.body", "body": body, "more_body": True})
             await checkpoint()
-        await send({"type": "http.response.body", "body": text.end()})
+        # Without a pause in between: a listing of one part is sent whole in one step of the loop.
+        body = text.block(block.html) + text.end()
+        await send({"type": "http.response.body", "body": body})
 
     async def _block(self, index: int, previous: Block | None) -> Block:
         if index < len(self.rows.blocks):
