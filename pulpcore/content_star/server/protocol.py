@@ -3,8 +3,6 @@
 import asyncio
 import socket
 from collections import deque
-from http import HTTPStatus
-from types import FunctionType
 from typing import Any
 
 import httptools
@@ -13,35 +11,24 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from pulpcore.content_star.server.connections import RETRY_AFTER, TOO_MANY, Connections
-from pulpcore.content_star.server.cycle import Cycle
-from pulpcore.content_star.server.header_case import header_prefix
+from pulpcore.content_star.server.connections import TOO_MANY, Connections
+from pulpcore.content_star.server.cycle import start_request
+from pulpcore.content_star.server.error_response import error_response
 from pulpcore.content_star.server.immediate import ImmediateResponses
 from pulpcore.content_star.server.internals import require
+from pulpcore.content_star.server.limits import (
+    HALF_CLOSED_TIMEOUT,
+    HEAD_BYTES,
+    HEADERS,
+    LINGER_TIMEOUT,
+    MAX_FRAMING_RATIO,
+    MIN_PARSE_BYTES,
+    PIPELINE,
+    SHUTDOWN_GRACE,
+    TARGET_BYTES,
+    TLS_BUFFER_BYTES,
+)
 from pulpcore.content_star.server.sockets import idle_seconds, probe, set_nodelay
-
-HEAD_BYTES = 128 * 1024
-"""Limit of request line and headers, one of which may be a client certificate, and of framing."""
-TARGET_BYTES = 16 * 1024
-"""Limit of the request target: twice the default of nginx, and four times that of gunicorn."""
-HEADERS = 256
-"""Maximum number of headers of a request; gunicorn's default is 100."""
-PIPELINE = 16
-"""Maximum number of pipelined requests in the queue: apt sends ten."""
-MIN_PARSE_BYTES = 256
-"""Minimum bytes that are parsed at once with pipelining: they have at most 14 requests."""
-TLS_BUFFER_BYTES = 64 * 1024
-"""Bytes in the buffer of a TLS connection above which a response waits, as without TLS: event loops
-have a limit of 512 KiB for it, for each slow client."""
-MAX_FRAMING_RATIO = 16
-"""Maximum bytes of chunked framing per byte of the body: a chunk of one byte has six."""
-HALF_CLOSED_TIMEOUT = 30.0
-"""Seconds without data after which a half-closed connection is taken for closed: its client may
-have left while the response stalls. Clients that half-close and wait longer are unlikely."""
-SHUTDOWN_GRACE = 1.0
-"""Seconds in which a request is still accepted on an idle connection during shutdown."""
-LINGER_TIMEOUT = 5.0
-"""Seconds for a client to read an error response, while its data is dropped (lingering close)."""
 
 require(
     HttpToolsProtocol,
@@ -55,21 +42,6 @@ require(
         "server_state", "timeout_keep_alive", "transport",
     },
 )  # fmt: skip
-
-
-def _with_cycle(method: FunctionType) -> FunctionType:
-    """Return a method of uvicorn that makes instances of our `Cycle` instead of its own class.
-
-    To set the class of an instance afterwards takes 2 us: Python then looks attributes up slowly.
-    Raises ImportError if the method does not name the class.
-    """
-    name = RequestResponseCycle.__name__
-    if name not in method.__code__.co_names:
-        raise ImportError(f"uvicorn's {method.__qualname__} does not make a {name}.")
-    return FunctionType(method.__code__, {**method.__globals__, name: Cycle})
-
-
-_start_request: Any = _with_cycle(HttpToolsProtocol.on_headers_complete)  # type: ignore[arg-type]
 
 
 class Flow(FlowControl):
@@ -249,7 +221,7 @@ class HttpProtocol(HttpToolsProtocol):
             if self._respond_immediately():
                 return
             self._begin()
-        _start_request(self)
+        start_request(self)
         self.headers = []  # trailers are no headers (RFC 9110 section 6.5.1)
         cycle = self.cycle
         if self.stopping or not self.parser.should_keep_alive():
@@ -401,7 +373,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.open_connections.full:
             self.transport.abort()
             return
-        self.refusal = self._error(503, TOO_MANY)
+        self.refusal = error_response(503, TOO_MANY, self.server_state.default_headers)
         self.transport.write(self.refusal)
         self.transport.close()
         self.open_connections.set_deadline(self, LINGER_TIMEOUT)
@@ -415,7 +387,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.refusal is not None:
             return
         self.logger.info("%s: %d %s", self.client or "A client", status, text)
-        self.refusal = self._error(status, text)
+        self.refusal = error_response(status, text, self.server_state.default_headers)
         self.unparsed.clear()
         if self.in_body and self.pipeline:
             self.pipeline.popleft()  # the newest request, whose body is invalid
@@ -442,18 +414,3 @@ class HttpProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         self.open_connections.set_idle(self)
         self.open_connections.set_deadline(self, LINGER_TIMEOUT)
-
-    def _error(self, status: int, text: str) -> bytes:
-        """Return a complete error response."""
-        body = f"{status}: {text}".encode()
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            headers.append((b"retry-after", b"%d" % RETRY_AFTER))
-        lines = [b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode())]
-        lines += [header_prefix(name) + value for name, value in headers]
-        return b"\r\n".join([*lines, b"", body])
