@@ -1,4 +1,7 @@
-"""A TCP proxy in front of PostgreSQL that can stop forwarding, vanish, or refuse connections."""
+"""A TCP proxy in front of PostgreSQL that can stop forwarding, vanish, or refuse connections.
+
+It can also reset a connection during a COMMIT.
+"""
 
 import asyncio
 import threading
@@ -23,6 +26,9 @@ class DatabaseProxy:
         self.port = 0
         self.accepted = 0
         """Connections so far."""
+        self.lost_commits = 0
+        """Connections so far that were reset during a COMMIT."""
+        self._losing: tuple[bytes, bool] | None = None
         self.is_refusing = False
         self._gate = asyncio.Event()
         """Set while connections are forwarded. `replace` leaves the one of earlier ones unset."""
@@ -63,6 +69,13 @@ class DatabaseProxy:
         """Serve new connections again."""
         self._call(lambda: setattr(self, "is_refusing", False))
 
+    def lose_commit(self, statement: bytes, *, delivered: bool) -> None:
+        """Reset the connection of the next transaction with `statement` at its COMMIT.
+
+        If it is delivered, PostgreSQL commits, and only the response is lost.
+        """
+        self._losing = statement, delivered
+
     def _call(self, function) -> None:
         async def call() -> None:
             function()
@@ -81,12 +94,38 @@ class DatabaseProxy:
             self._writers |= {writer, server_writer}
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(_forward(reader, server_writer, gate))
+                    tasks.create_task(self._forward_requests(reader, writer, server_writer, gate))
                     tasks.create_task(_forward(server_reader, writer, gate))
             finally:
                 self._writers -= {writer, server_writer}
                 writer.transport.abort()
                 server_writer.transport.abort()
+
+    async def _forward_requests(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        server_writer: asyncio.StreamWriter,
+        gate: asyncio.Event,
+    ) -> None:
+        """Forward to the server, and reset the client's connection at the COMMIT to be lost."""
+        has_statement = False
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                await gate.wait()
+                statement, delivered = self._losing or (b"", False)
+                has_statement |= bool(statement) and statement in data
+                if has_statement and b"COMMIT" in data:
+                    self._losing = None
+                    self.lost_commits += 1
+                    writer.transport.abort()
+                    if delivered:
+                        server_writer.write(data)
+                    break
+                server_writer.write(data)
+                await server_writer.drain()
+        await gate.wait()  # the end of a connection is not forwarded either
+        server_writer.close()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
