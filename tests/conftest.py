@@ -18,7 +18,7 @@ from tests.support.orm import Orm, configure, connect, disconnect
 from tests.support.pulp import Pulp
 from tests.support.server import Server, serving
 from tests.support.stores import STORES, Store, google_credentials
-from tests.support.template import make_template
+from tests.support.template import make_template, one_at_a_time, use_template
 
 # Before any test module is imported: most of them import models, which need Django's settings.
 STATE = configure()
@@ -90,8 +90,12 @@ def instance() -> Iterator[Instance]:
     """The Pulp of the session, shared by all tests: use unique names."""
     pulp = Instance(STATE.home)
     try:
-        connect(start_or_exit(pulp).address)
-        make_template(pulp)
+        with one_at_a_time():
+            if not use_template(pulp.home):
+                connect(start_or_exit(pulp).address)
+                make_template(pulp)
+        if pulp.process is None:
+            connect(start_or_exit(pulp).address)
         yield pulp
         disconnect()
         assert pulp.stop() == 0, pulp.said()

@@ -19,7 +19,7 @@ from tests.support.server import Server, memory, serving
 OURS = ("--http", "pulpcore.content_star.server:HttpProtocol", "--no-access-log")
 CHECKOUT = str(Path(__file__).parents[2])
 DATA = b"0123456789" * 400
-RANDOM = 300
+RANDOM = 120
 LARGEST = bytes(64 * 1024)
 OF_REQUEST = {"date", "correlation-id"}
 

@@ -14,14 +14,16 @@ from typing import Any
 from pulpcore.content_star.cli.state import Instance as CliInstance
 from pulpcore.content_star.cli.state import State
 from tests.support.pulp import unique
-from tests.support.template import copy_template
+from tests.support.template import copy_template, share_secrets
 
 
 def configure() -> State:
     """Set Django up on a new state directory; an instance starts its database later."""
     state = State(Path(tempfile.mkdtemp(prefix="star-")) / "home")
-    copy_template(state.home)
+    has_template = copy_template(state.home)
     state.create()
+    if not has_template:
+        share_secrets(state)
     os.environ.update(state.environ(CliInstance("127.0.0.1", 0, "/nonexistent")))
 
     import django
