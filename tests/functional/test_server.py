@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -756,6 +757,38 @@ def test_connection_limit_includes_clients_that_do_not_read(instance, loop, path
             assert select.select([client.socket], [], [], 300)[0]
         assert status_after(server, GET % b"/plain") == 200
         assert len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) < 80
+
+
+def test_connection_limit_aborts_clients_that_read_nothing(instance, loop):
+    """Their responses are not complete; those that read go on."""
+    environ = {
+        "PULP_CONTENT_STAR_CONNECTIONS": "48",
+        "STALLED_TIMEOUT": "10",
+        "STALLED_INTERVAL": "0.1",
+    }
+    with (
+        serving_protocol_app(instance, *OURS, "--loop", loop, **environ) as server,
+        Client(server).send(GET % b"/endless/read") as reader,
+        ExitStack() as clients,
+    ):
+        ended = threading.Event()
+        reading = threading.Thread(target=read_until, args=[reader, ended])
+        reading.start()
+        clients.callback(reading.join)
+        clients.callback(ended.set)
+        for number in range(31):
+            clients.enter_context(Client(server).send(GET % b"/endless/%d" % number))
+        wait_until(lambda: status_after(server, GET % b"/plain") == 503)
+        wait_until(lambda: status_after(server, GET % b"/plain") == 200)
+        aborted = json.loads(httpx.get(f"{server.url}/events").text)
+        assert aborted
+        assert "disconnect: endless read" not in aborted
+        assert "have been closed, whose clients had read nothing for 10 seconds" in server.said()
+
+
+def read_until(client: Client, ended: threading.Event) -> None:
+    while not ended.is_set() and client.socket.recv(1 << 20):
+        pass
 
 
 def status_after(server: Server, data: bytes) -> int:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from starlette.types import Receive, Scope, Send
 
 from pulpcore.content_star.middleware.conformance import Conformance
+from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.immediate import ImmediateResponse, ResponseHead
 from pulpcore.content_star.server import connections, protocol, sockets
 
@@ -18,6 +19,8 @@ from pulpcore.content_star.server import connections, protocol, sockets
 for module, name in (
     (protocol, "HALF_CLOSED_TIMEOUT"),
     (connections, "INTERVAL"),
+    (connections, "STALLED_INTERVAL"),
+    (connections, "STALLED_TIMEOUT"),
     (sockets, "PROBE_SECONDS"),
 ):
     if name in os.environ:
@@ -85,6 +88,19 @@ async def large(name: str, scope: Scope, receive: Receive, send: Send) -> None:
     await respond(send, LARGE)
 
 
+async def endless(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Stream until the client disconnects."""
+
+    async def parts() -> None:
+        while True:
+            await send({"type": "http.response.body", "body": bytes(1 << 16), "more_body": True})
+            await asyncio.sleep(0)
+
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await until_disconnect(receive, parts)
+    EVENTS.append(f"disconnect: endless {name}")
+
+
 async def fails(name: str, scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("of the application")
 
@@ -115,6 +131,7 @@ PATHS: dict[str, Callable[[str, Scope, Receive, Send], Awaitable[None]]] = {
     "echo": echo,
     "stream": stream,
     "large": large,
+    "endless": endless,
     "fails": fails,
     "nodelay": nodelay,
 }

@@ -1,6 +1,7 @@
 """Connection limit and timeouts of one server."""
 
 import asyncio
+import logging
 import resource
 import select
 from typing import TYPE_CHECKING, ClassVar
@@ -23,6 +24,12 @@ OWN_FILES = 64
 """File descriptors of the process itself: database, log, event loop, listening sockets."""
 INTERVAL = 1.0
 """Seconds between checks of the deadlines, with one timer for all connections."""
+STALLED_TIMEOUT = 60.0
+"""Seconds after which a client that reads nothing may be disconnected: nginx's `send_timeout`."""
+STALLED_INTERVAL = 10.0
+"""Seconds between looks for such clients: to look at 30,000 takes 0.2 s."""
+
+logger = logging.getLogger(__name__)
 
 
 class Connections:
@@ -31,7 +38,7 @@ class Connections:
     `idle` has the connections without a request, oldest first: nothing or part of a head has been
     received, or keep-alive waits for the next request. At the limit the oldest idle connection is
     closed for a new one, so that idle connections cannot exhaust the limit. If all are busy, new
-    ones get 503, except for health checks.
+    ones get 503, except for health checks, and those whose clients do not read are aborted.
     """
 
     _of: ClassVar[WeakKeyDictionary[ServerState, "Connections"]] = WeakKeyDictionary()
@@ -46,6 +53,7 @@ class Connections:
         self.idle: dict[HttpProtocol, None] = {}
         self.deadlines: dict[HttpProtocol, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._next_look = 0.0
 
     @classmethod
     def of(cls, server: ServerState, loop: asyncio.AbstractEventLoop) -> "Connections":
@@ -106,6 +114,9 @@ class Connections:
             for each in [each for each, deadline in self.deadlines.items() if deadline <= now]:
                 each.expire()
             self._abort_reset()
+            if self.full and now >= self._next_look:
+                self._next_look = now + STALLED_INTERVAL
+                self._abort_stalled()
         finally:
             self._timer = self.loop.call_later(INTERVAL, self._check) if self.all else None
 
@@ -119,6 +130,21 @@ class Connections:
             poll.register(fd, 0)  # only POLLERR and POLLHUP, which are always reported
         for fd, _ in poll.poll(0):
             unread[fd].transport.abort()
+
+    def _abort_stalled(self) -> None:
+        """Abort connections whose clients have not read their responses for a while."""
+        busy = self.all - self.idle.keys()
+        stalled = [each for each in busy if each.stalled_seconds >= STALLED_TIMEOUT]
+        for each in stalled:
+            each.transport.abort()
+        if stalled:
+            logger.warning(
+                "All connections were busy (CONTENT_STAR_CONNECTIONS: %d). %d have been closed,"
+                " whose clients had read nothing for %d seconds.",
+                self.limit,
+                len(stalled),
+                STALLED_TIMEOUT,
+            )
 
 
 def default_limit() -> int:

@@ -28,7 +28,12 @@ from pulpcore.content_star.server.limits import (
     TARGET_BYTES,
     TLS_BUFFER_BYTES,
 )
-from pulpcore.content_star.server.sockets import idle_seconds, probe, set_nodelay
+from pulpcore.content_star.server.sockets import (
+    idle_seconds,
+    probe,
+    set_nodelay,
+    stalled_seconds,
+)
 
 require(
     HttpToolsProtocol,
@@ -135,6 +140,11 @@ class HttpProtocol(HttpToolsProtocol):
     def is_unread(self) -> bool:
         """Whether the event loop does not detect a disconnect, since it does not read."""
         return self.half_closed or self.flow.read_paused
+
+    @property
+    def stalled_seconds(self) -> float:
+        """Seconds for which the client has not read what waits for it."""
+        return stalled_seconds(self.transport.get_extra_info("socket"))
 
     # Parsing
 
