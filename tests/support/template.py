@@ -39,9 +39,10 @@ def copy_template(home: Path) -> bool:
 
 def share_secrets(state: State) -> None:
     """Give `state` the secrets of the run, which Django reads before there is a template."""
-    run = State(Path(os.environ.setdefault(RUN_VARIABLE, str(state.home))))
-    if run.home == state.home:
+    if "PYTEST_XDIST_WORKER" not in os.environ or RUN_VARIABLE not in os.environ:
+        os.environ[RUN_VARIABLE] = str(state.home)
         return
+    run = State(Path(os.environ[RUN_VARIABLE]))
     for path in (run.encryption_key, run.settings, run.password_file):
         shutil.copy2(path, state.home / path.name)
 
@@ -49,6 +50,9 @@ def share_secrets(state: State) -> None:
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
     """Wait while another process of the run makes the template."""
+    if RUN_VARIABLE not in os.environ:  # there is one
+        yield
+        return
     with Path(f"{os.environ[RUN_VARIABLE]}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
