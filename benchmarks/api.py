@@ -39,11 +39,19 @@ class Session:
         self.cookies = {"sessionid": _log_in(username), "csrftoken": uuid.uuid4().hex}
 
     def client(self, url: str) -> httpx.Client:
-        """Return a client of a server; `pulpcore-api` closes each connection, ours keeps it."""
+        """Return a client of a server; `pulpcore-api` closes each connection, ours keeps it.
+
+        For less than the 5 seconds after which uvicorn closes it, while other servers have turns.
+        """
         headers = {"X-CSRFToken": self.cookies["csrftoken"]}
         cookies = httpx.Cookies(self.cookies)
         return httpx.Client(
-            base_url=url, cookies=cookies, headers=headers, trust_env=False, timeout=120
+            base_url=url,
+            cookies=cookies,
+            headers=headers,
+            trust_env=False,
+            timeout=120,
+            limits=httpx.Limits(keepalive_expiry=2),
         )
 
 

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,11 +21,11 @@ from typing import Any
 from django.db import connection
 
 from benchmarks.measure import cpu_seconds
-from benchmarks.servers import OURS_HTTP, QUIET, pulp
+from benchmarks.servers import OURS_HTTP, QUIET, nginx_with, pulp
 from tests.support.instance import Instance
 from tests.support.orm import Orm
 from tests.support.pulp import unique
-from tests.support.server import Server, free_port, running, serving, serving_theirs
+from tests.support.server import Server, free_port, serving, serving_theirs
 
 SIZE = 128 << 20
 DOWNLOADS = 4
@@ -37,49 +37,34 @@ INSERT INTO core_artifact
 VALUES (gen_random_uuid(), now(), now(), %s, 'artifact/data', %s, %s) RETURNING pulp_id
 """
 
-_NGINX = """
-daemon off;
-{user}
-worker_processes 1;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    default_type application/octet-stream;
-    sendfile on;
-    access_log off;
-    upstream store {{ server 127.0.0.1:{store}; keepalive 4; }}
-    server {{ listen 127.0.0.1:{port}; {location} }}
-}}
-"""
-_STORE = "location / {{ root {folder}; try_files /data =404; }}"
-_PROXY = """
-location / {{ proxy_pass http://store; proxy_http_version 1.1; proxy_set_header Connection ""; }}
-"""
-
 
 @contextmanager
-def nginx(
-    instance: Instance, location: str, store: int = 1, data: bytes = b""
-) -> Iterator[tuple[int, Server]]:
-    """Run an nginx with one worker, and return its port too."""
+def store(instance: Instance, data: bytes) -> Iterator[tuple[int, Server]]:
+    """Run an nginx that sends `data` for any URL; yield its port too."""
     port = free_port()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        (folder / "data").write_bytes(data)
-        config = folder / "nginx.conf"
-        text = _NGINX.format(
-            folder=folder,
-            port=port,
-            store=store,
-            user="" if os.geteuid() else "user root;",
-            location=location.format(folder=folder),
-        )
-        config.write_text(text)
-        command = ["nginx", "-p", name, "-c", str(config), "-e", f"{name}/error.log"]
-        with running(instance, command, f"http://127.0.0.1:{port}") as server:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "data").write_bytes(data)
+        location = f"location / {{ root {folder}; try_files /data =404; }}"
+        http = f"sendfile on; server {{ listen 127.0.0.1:{port}; {location} }}"
+        with nginx_with(instance, http, port) as server:
             yield port, server
+
+
+def proxy(instance: Instance, store_port: int) -> AbstractContextManager[Server]:
+    """nginx that passes the responses of a store on."""
+    port = free_port()
+    http = f"""
+        upstream store {{ server 127.0.0.1:{store_port}; keepalive 4; }}
+        server {{
+            listen 127.0.0.1:{port};
+            location / {{
+                proxy_pass http://store;
+                proxy_http_version 1.1;
+                proxy_set_header Connection "";
+            }}
+        }}
+    """
+    return nginx_with(instance, http, port)
 
 
 def file_of_remote(url: str, digest: str) -> str:
@@ -156,7 +141,7 @@ def compare(rounds: int, against: Path | None) -> None:
     digest = hashlib.sha256(data).hexdigest()
     domains = {"PULP_DOMAIN_ENABLED": "true"}
     with pulp() as instance, ExitStack() as stack:
-        port, _ = stack.enter_context(nginx(instance, _STORE, data=data))
+        port, _ = stack.enter_context(store(instance, data))
         url = f"http://127.0.0.1:{port}/"
         files = {"object store": file_of_store(url, digest), "remote": file_of_remote(url, digest)}
         ours = stack.enter_context(serving(instance, *QUIET, *OURS_HTTP, **domains))
@@ -166,7 +151,7 @@ def compare(rounds: int, against: Path | None) -> None:
             server = stack.enter_context(serving(instance, *QUIET, *OURS_HTTP, **domains, **path))
             servers[f"ours in {against.name}"] = server
         servers["pulpcore-content"] = stack.enter_context(serving_theirs(instance, **domains))
-        servers["nginx"] = stack.enter_context(nginx(instance, _PROXY, port))[1]
+        servers["nginx"] = stack.enter_context(proxy(instance, port))
         print("| file of 128 MiB | server | CPU s/GB | MB/s |\n| --- | --- | --- | --- |")
         for case, path in files.items():
             results: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}

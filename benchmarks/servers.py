@@ -1,7 +1,6 @@
 """The servers that are compared, each with one worker process and a port of its own on loopback."""
 
 import logging
-import os
 import shutil
 import signal
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.data import tree_of
 from tests.support.instance import Instance, wait_until
+from tests.support.nginx import complete_configuration
 from tests.support.orm import configure, connect, disconnect
 from tests.support.server import Server, free_port, running, serving, serving_theirs
 
@@ -105,40 +105,32 @@ def _app(
     return serving(instance, *QUIET, *arguments, app=app, PYTHONPATH=str(CHECKOUT), **environ)
 
 
-_NGINX = """
-daemon off;
-{user}
-worker_processes 1;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    default_type application/octet-stream;
-    sendfile on;
-    tcp_nopush on;
-    keepalive_requests 1000000000;
-    access_log off;
-    server {{
-        listen 127.0.0.1:{port};
-        root {tree};
-        autoindex on;
-    }}
-}}
-"""
-
-
 @contextmanager
-def nginx(instance: Instance) -> Iterator[Server]:
-    """nginx with one worker, on plain files."""
-    port = free_port()
-    user = "" if os.geteuid() else "user root;"
+def nginx_with(instance: Instance, http: str, port: int) -> Iterator[Server]:
+    """Run nginx with one worker, which reads all files, and directives of the `http` block."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "nginx.conf")
-        settings = {"folder": folder, "port": port, "tree": tree_of(instance), "user": user}
-        config.write_text(_NGINX.format(**settings))
+        config.write_text(complete_configuration(Path(folder), http, user="root"))
         command = ["nginx", "-p", folder, "-c", str(config), "-e", f"{folder}/error.log"]
         with running(instance, command, f"http://127.0.0.1:{port}") as server:
             yield server
+
+
+def nginx(instance: Instance) -> AbstractContextManager[Server]:
+    """nginx with one worker, on plain files."""
+    port = free_port()
+    http = f"""
+        default_type application/octet-stream;
+        sendfile on;
+        tcp_nopush on;
+        keepalive_requests 1000000000;
+        server {{
+            listen 127.0.0.1:{port};
+            root {tree_of(instance)};
+            autoindex on;
+        }}
+    """
+    return nginx_with(instance, http, port)
 
 
 LIVEZ = "/pulp/content/livez"

@@ -31,12 +31,17 @@ def replace_all(text: str, values: dict[str, str]) -> str:
     return text
 
 
-def complete_configuration(folder: Path, http: str) -> str:
-    """Return a whole configuration around directives of the `http` block."""
+def complete_configuration(
+    folder: Path, http: str, user: str = f"{USER.pw_name} {GROUP.gr_name}"
+) -> str:
+    """Return a whole configuration around directives of the `http` block.
+
+    Workers run as `user` where nginx is started by root.
+    """
     return f"""
         daemon off;
         worker_processes 1;
-        {f"user {USER.pw_name} {GROUP.gr_name};" if os.geteuid() == 0 else ""}
+        {f"user {user};" if os.geteuid() == 0 else ""}
         pid {folder}/pid;
         events {{ }}
         http {{
