@@ -11,6 +11,7 @@ import pytest
 from django.test import override_settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from openapi_spec_validator import validate
+from packaging.version import Version
 from pulp_file.app.models import FileDistribution
 from rest_framework.authentication import SessionAuthentication
 from starlette import routing
@@ -24,6 +25,7 @@ from pulpcore.content_star.distributions import registry
 from pulpcore.content_star.plugin import PublicationApp, Route, mount, serves
 from pulpcore.content_star.plugin_host import mounts
 from pulpcore.content_star.schema.document import openapi_document
+from pulpcore.plugin.apps import pulp_plugin_configs
 
 ROOT = "/pulp/content/{core_openpgp_base_path}"
 
@@ -82,6 +84,16 @@ async def circular(request: Request) -> Response:
 
 
 circular.__wrapped__ = circular  # type: ignore[attr-defined]
+
+
+async def surrogate(request: Request) -> Response:
+    return Response()
+
+
+surrogate.__doc__ = "Half of a \udc80 pair."
+
+CONTAINS_ITSELF: dict[str, Any] = {}
+CONTAINS_ITSELF["x"] = [CONTAINS_ITSELF]
 
 QUERY = {"in": "query", "name": "number", "schema": {"type": "integer"}}
 PATH = {"in": "path", "required": True}
@@ -313,6 +325,31 @@ def test_openapi_with_nested_tuples_is_left_out(caplog):
     assert "over 100000 objects" in caplog.text
 
 
+def test_reason_for_a_fault_in_openapi_is_cut(caplog):
+    schema = {"type": "integer", "default": "x" * 100_000}
+    register(Route("/a", text, openapi=with_schema(schema)))
+    with caplog.at_level(logging.ERROR):
+        paths()
+    (record,) = (each for each in caplog.records if "OpenAPI" in each.message)
+    assert "the default 'xxx" in record.message
+    assert len(record.message) < 1000
+
+
+def nested(key: str, levels: int) -> dict[str, Any]:
+    """A schema whose evaluation takes twice as long with each level."""
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"allOf": [schema], key: False}
+    return schema
+
+
+@pytest.mark.parametrize("key", ["unevaluatedProperties", "unevaluatedItems"])
+def test_openapi_default_is_not_evaluated_by_slow_fields(key):
+    value: Any = {"a": 1} if key == "unevaluatedProperties" else [1]
+    register(Route("/slow", text, openapi=with_schema({"default": value, **nested(key, 40)})))
+    assert f"{ROOT}/slow" in paths()
+
+
 def test_openapi_default_is_not_matched_with_its_pattern():
     schema = {"type": "string", "pattern": "^(a+)+$", "default": "a" * 40 + "!"}
     parameter = {"in": "query", "name": "q", "schema": schema}
@@ -412,6 +449,19 @@ def test_openapi_has_mounted_routes_without_guards(domains):
             "the default 'x'",
         ),
         (Route("/bad", circular), "wrapper loop"),
+        (Route("/bad", text, openapi={"description": "\ud800"}), "surrogates not allowed"),
+        (Route("/bad", text, openapi={"x-\udfff": 1}), "surrogates not allowed"),
+        (Route("/bad", surrogate), "surrogates not allowed"),
+        (Route("/bad", text, openapi={"description": "x" * 5_000_000}), "over 4194304 bytes"),
+        (Route("/bad", text, openapi={"x-a": list(range(2000))}), "array of over 1000 values"),
+        (Route("/bad", text, openapi=with_schema({"enum": ({},) * 2000})), "array of over 1000"),
+        (Route("/bad", text, openapi=lambda: {}), "not iterable"),
+        (Route("/bad", text, openapi=["tags"]), "length"),
+        (Route("/bad", text, openapi=Unreadable()), "no "),
+        (Route("/bad", text, openapi={"x-a": {(1, 2): 3}}), "keys must be"),
+        (Route("/bad", text, openapi={"x-a": 10**5000}), "limit"),
+        (Route("/bad", text, openapi={"x-a": b"bytes"}), "not JSON serializable"),
+        (Route("/bad", text, openapi={"x-a": CONTAINS_ITSELF}), "levels deep"),
         (Route("/bad", text, openapi={"parameters": [RESPONSE]}), "is none of the parameters"),
         (Route("/bad", text, openapi={"responses": {"200": PARAMETER}}), "is none of the respo"),
         (
@@ -456,6 +506,34 @@ def test_openapi_example_may_have_any_names():
 def test_openapi_of_mounted_routes_with_a_circular_handler_is_left_out():
     mount("/pulp/circular/", [Route("/a", circular)])
     assert "/pulp/content/{base_path}/{path}" in paths()
+
+
+class OfNoModule:
+    """An asynchronous handler whose module cannot be read."""
+
+    async def __call__(self, request: Request) -> Response:
+        return Response()
+
+    @property
+    def __module__(self) -> str:  # type: ignore[override]
+        raise RuntimeError("no module")
+
+
+def test_mounted_routes_whose_plugin_cannot_be_read_are_left_out_alone(caplog):
+    prefix = f"/pulp/{uuid.uuid4().hex}/"
+    mount(prefix, [Route("/a", OfNoModule())])
+    register(Route("/b", text))
+    found = paths()
+    assert f"{ROOT}/b" in found
+    assert f"{prefix}a" not in found
+    assert f"no routes of plugin '{prefix}': no module" in caplog.text
+
+
+def test_version_of_a_plugin_may_be_an_object(monkeypatch):
+    config = next(app for app in pulp_plugin_configs() if app.label == "file")
+    monkeypatch.setattr(config, "version", Version("1.2.3"))
+    versions = openapi_document()["info"]["x-pulp-app-versions"]
+    assert versions["file"] == "1.2.3"
 
 
 def test_openapi_of_an_authentication_that_fails_has_no_scheme(monkeypatch, caplog):

@@ -33,7 +33,7 @@ def openapi_document(root_path: str = "") -> JSON:
             "title": "Pulp content app",
             "version": __version__,
             "description": DESCRIPTION,
-            "x-pulp-app-versions": {app.label: app.version for app in pulp_plugin_configs()},
+            "x-pulp-app-versions": {app.label: str(app.version) for app in pulp_plugin_configs()},
         },
         "servers": [{"url": f"{origin}{root_path}".rstrip("/") or "/"}],
         "paths": paths,

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 METHODS = ("get", "head", "post", "put", "patch", "delete", "options", "trace")
 
+# Characters of the reason in a line of the log.
+MAX_REASON = 500
+
 # Characters of paths (RFC 3986), and of parameters, that are not percent-encoded.
 PATH_CHARACTERS = "/{}!$&'()*+,;=:@"
 
@@ -73,7 +76,7 @@ def plugin_paths(components: JSON) -> dict[str, JSON]:
     """
     sources: dict[str, list[Source]] = defaultdict(list)
     failures: dict[str, Exception] = {}
-    for source in (*_of_classes(), *_of_content_handlers(failures), *_mounted()):
+    for source in _sources(failures):
         sources[source.plugin].append(source)
     bridged: dict[str, list[BridgedRoute]] = defaultdict(list)
     for route in bridged_routes():
@@ -99,39 +102,56 @@ def plugin_paths(components: JSON) -> dict[str, JSON]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of the message of an error: the others quote the document."""
+    """Return the begin of the message of an error: the rest quotes the document."""
     try:
-        return str(error).partition("\n")[0] or type(error).__name__
+        return str(error).partition("\n")[0][:MAX_REASON] or type(error).__name__
     except Exception:  # an exception class of a plugin
         return type(error).__name__
 
 
-def _of_classes() -> Iterator[Source]:
-    """Yield the routes of registered classes, by type of distribution."""
-    for (model, _), app in registered().items():
-        if app.routes:
-            yield _of_distributions(_label(app.__module__), model, app.routes)
+def _sources(failures: dict[str, Exception]) -> Iterator[Source]:
+    """Yield the routes of classes, of `content_handler` and of mounts.
 
-
-def _of_content_handlers(failures: dict[str, Exception]) -> Iterator[Source]:
-    """Yield a route for each type of distribution with a `content_handler` of its own.
-
-    It may answer any path of the distribution, with any response. An error is added to `failures`,
-    by plugin: the attribute may be anything, such as a descriptor that raises.
+    An error is added to `failures`, by plugin: what a plugin has may be anything, such as a
+    descriptor that raises.
     """
+    makers: list[tuple[str, Callable[[], Source | None]]] = []
+    for (model, _), app in registered().items():
+        makers.append((model._meta.app_label, partial(_of_class, model, app)))
     for model in apps.get_models():
-        if not issubclass(model, Distribution) or model._meta.app_label == "core":
-            continue  # pulpcore's own have files, as all content
+        if issubclass(model, Distribution) and model._meta.app_label != "core":
+            # Pulpcore's own have files, as all content.
+            makers.append((model._meta.app_label, partial(_of_content_handler, model)))
+    for prefix, mounted in all_mounted().items():
+        if isinstance(mounted, MountedRoutes):
+            makers.append((prefix, partial(_of_mount, prefix, mounted)))
+    for name, make in makers:
         try:
-            handler = model.content_handler
-            if handler is Distribution.content_handler or not _calls_hook(app_of(model)):
-                continue
-            route = Route("/{path:path}", handler, methods=["GET"])
-            source = _of_distributions(model._meta.app_label, model, [route])
+            source = make()
         except Exception as error:
-            failures[model._meta.app_label] = error
+            failures[name] = error
             continue
-        yield source
+        if source is not None:
+            yield source
+
+
+def _of_class(model: type[Distribution], app: type[DistributionApp]) -> Source | None:
+    """Return the routes of a registered class, or None without some."""
+    if not app.routes:
+        return None
+    return _of_distributions(_label(app.__module__), model, app.routes)
+
+
+def _of_content_handler(model: type[Distribution]) -> Source | None:
+    """Return a route for the `content_handler` of a type of distribution, if it has its own.
+
+    It may answer any path of the distribution, with any response.
+    """
+    handler = model.content_handler
+    if handler is Distribution.content_handler or not _calls_hook(app_of(model)):
+        return None
+    route = Route("/{path:path}", handler, methods=["GET"])
+    return _of_distributions(model._meta.app_label, model, [route])
 
 
 def _calls_hook(app: type[DistributionApp]) -> bool:
@@ -157,15 +177,13 @@ def _of_distributions(
     return Source(plugin, root, [*domain_parameters(), base_path], True, routes)
 
 
-def _mounted() -> Iterator[Source]:
-    """Yield the routes at prefixes of plugins, which no content guard protects."""
-    for prefix, app in all_mounted().items():
-        if isinstance(app, MountedRoutes):
-            routes = app.router.routes
-            first = next((route.endpoint for _, route in _leaves(routes)), None)
-            root = f"{prefix}{{pulp_domain}}" if settings.DOMAIN_ENABLED else prefix.rstrip("/")
-            label = _label(getattr(_unpartial(first), "__module__", None) or "")
-            yield Source(label, root, domain_parameters(), False, routes)
+def _of_mount(prefix: str, app: MountedRoutes) -> Source:
+    """Return the routes at a prefix of a plugin, which no content guard protects."""
+    routes = app.router.routes
+    first = next((route.endpoint for _, route in _leaves(routes)), None)
+    root = f"{prefix}{{pulp_domain}}" if settings.DOMAIN_ENABLED else prefix.rstrip("/")
+    label = _label(getattr(_unpartial(first), "__module__", None) or "")
+    return Source(label, root, domain_parameters(), False, routes)
 
 
 def _label(module: str) -> str:

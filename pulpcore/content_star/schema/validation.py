@@ -27,6 +27,12 @@ CONTAINERS = (dict, list, tuple)  # written as objects and arrays
 # Objects and arrays in what a plugin's `openapi` has, of all its routes.
 MAX_VALUES = 100_000
 
+# Values of the longest array: some are compared with each other.
+MAX_ITEMS = 1000
+
+# Bytes of all routes of a plugin as JSON.
+MAX_BYTES = 4 * 1024 * 1024
+
 # The kinds of components that references below these fields refer to; others refer to none.
 KINDS = {
     "parameters": "parameters",
@@ -43,6 +49,9 @@ PARAMETER = re.compile("{([a-zA-Z_][a-zA-Z0-9_]*)}")  # as in paths of Starlette
 # Fields of which the names are chosen by the plugin.
 NAMED = ("properties", "patternProperties", "$defs", "dependentSchemas", "headers", "responses")
 
+# Fields of a JSON Schema whose evaluation may take for ever.
+SLOW = ("pattern", "patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties")
+
 # Fields that have values, not schemas.
 VALUES = ("example", "examples", "default", "const", "enum")
 
@@ -55,7 +64,11 @@ def validated_paths(items: dict[str, JSON], components: JSON) -> dict[str, JSON]
     Raises ValueError, TypeError or an error of jsonschema.
     """
     _check_depth(items)
-    text = json.dumps({"openapi": "3.1.0", "info": _INFO, "paths": items}, allow_nan=False)
+    made = {"openapi": "3.1.0", "info": _INFO, "paths": items}
+    # Encoded: halves of surrogate pairs are no text in UTF-8, which YAML is written in.
+    text = json.dumps(made, allow_nan=False, ensure_ascii=False).encode()
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"it has over {MAX_BYTES} bytes")
     document = json.loads(text)
     validate_schema(document)  # type: ignore[no-untyped-call]
     for schema in _values(document, "schema"):
@@ -85,6 +98,8 @@ def _check_depth(items: dict[str, JSON]) -> None:
     level: list[Any] = list(items.values())
     count = 0
     for _ in range(MAX_DEPTH):
+        if any(len(each) > MAX_ITEMS for each in level if not isinstance(each, dict)):
+            raise ValueError(f"it has an array of over {MAX_ITEMS} values")
         below = [each.values() if isinstance(each, dict) else each for each in level]
         level = [each for values in below for each in values if isinstance(each, CONTAINERS)]
         if not level:
@@ -99,8 +114,8 @@ def _check_default(schema: JSON) -> None:
     """Raise ValueError for a default that is not a value of its own schema."""
     if "default" not in schema or any(True for _ in _values(schema, "$ref")):
         return
-    if any(True for key in ("pattern", "patternProperties") for _ in _values(schema, key)):
-        return  # matching a pattern may take for ever
+    if any(True for key in SLOW for _ in _values(schema, key)):
+        return
     validator = jsonschema.Draft202012Validator(schema, format_checker=FORMATS)
     if not validator.is_valid(schema["default"]):
         raise ValueError(f"the default {schema['default']!r} is not of the type of its schema")
