@@ -25,6 +25,14 @@ def test_probe_returns_200(content, path):
 
 
 @pytest.mark.parametrize("name", ["livez", "readyz"])
+@pytest.mark.parametrize("accept", ["*/*", "text/html", "application/json"])
+def test_probe_with_a_query_that_is_too_long_returns_414(content, name, accept):
+    for method in ("GET", "HEAD", "OPTIONS"):
+        answer = content.request(method, f"{name}?{'x' * 8191}", headers={"Accept": accept})
+        assert answer.status_code == 414
+
+
+@pytest.mark.parametrize("name", ["livez", "readyz"])
 def test_probe_hides_no_distribution_of_its_name(content, orm, name):
     orm.distribution(name, publication=orm.publication({"a.txt": b"a", f"{name}": b"b"}))
     assert content.get(name).text == "ok\n"

@@ -13,6 +13,9 @@ from pulpcore.content_star.schema.security import requirements
 from pulpcore.content_star.schema.types import JSON
 from pulpcore.content_star.views import READ_METHODS
 
+# Statuses of any request: its path, query or a header is invalid or too long.
+INVALID = (400, 414)
+
 # Statuses of any request to content: of guards, of the database, and of what is not there.
 ERRORS = (400, 401, 403, 404, 414, 429, 500, 501, 502, 503, 504)
 
@@ -181,12 +184,13 @@ def _content(
 
 
 def _options(name: str, tag: str) -> JSON:
-    responses = {"200": reference("Options")} | {str(each): reference(each) for each in (400, 414)}
+    responses = {"200": reference("Options")} | {str(each): reference(each) for each in INVALID}
     return operation(name, "options", "List the methods", tag, responses)
 
 
 def _probe(name: str, summary: str, responses: Mapping[int, str]) -> JSON:
-    return _item(name, summary, "Probes", responses)
+    others = {status: status for status in INVALID}
+    return _item(name, summary, "Probes", {**responses, **others})
 
 
 def _document(name: str, response: str) -> JSON:
