@@ -130,6 +130,29 @@ def test_links_sort_and_form_filters_without_script(browser, content, pages):
     page.context.close()
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("name", "columns"), [("directory", 3), ("index", 4)], ids=["directory", "index"]
+)
+def test_links_that_sort_are_seen_and_show_the_order(browser, content, pages, name, columns, size):
+    page = open_page(browser, f"{content.base_url}{pages[name]}", size)
+    for _ in range(2):
+        links = page.locator("thead a")
+        assert links.count() == columns
+        shown = """link => {
+            link.scrollIntoView({block: "center"});
+            const {x, y, width, height} = link.getBoundingClientRect();
+            const top = document.elementFromPoint(x + width / 2, y + height / 2);
+            return top === link && getComputedStyle(link, "::after").content;
+        }"""
+        marks = [links.nth(number).evaluate(shown) for number in range(columns)]
+        assert False not in marks, "a link is not seen"
+        assert len([mark for mark in marks if mark != "none"]) == 1
+        links.last.scroll_into_view_if_needed()
+        links.last.click()
+    page.context.close()
+
+
 def test_own_script_adds_copy_buttons_that_copy(browser, content, pages):
     page = open_page(browser, f"{content.base_url}{pages['file']}")
     button = page.get_by_role("button", name="Copy sha256")

@@ -76,7 +76,7 @@ def test_use_as_json_has_source_amount_and_recipes(content, base, version):
     text = content.get(f"{base}/?use").text
     assert facts["recipes"][0]["text"] in text
     page = content.get(f"{base}/?use", headers=BROWSER).text
-    assert f"Serves version 1 of {version.repository.name}: 2 file.file," in page
+    assert f"Serves <bdi>version 1 of {version.repository.name}</bdi>: 2 file.file," in page
     assert "Browse the content" in page
 
 
