@@ -10,15 +10,22 @@ import subprocess
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
 from django.conf import settings
 
-from pulpcore.app.models import ContentArtifact, RBACContentGuard, RemoteArtifact
+from pulpcore.app.models import (
+    ContentArtifact,
+    ContentRedirectContentGuard,
+    RBACContentGuard,
+    RemoteArtifact,
+)
 from pulpcore.content_star.listings import directory, distributions
 from pulpcore.content_star.listings import page as pages
 from pulpcore.content_star.listings.entries import DirectoryEntry
+from pulpcore.content_star.listings.pagination import make_cursor
 from tests.support.asgi import get
 from tests.support.listing_parser import parse_listing
 
@@ -147,6 +154,13 @@ def test_plain_text_lists_one_name_a_line(content, base):
     assert f"{base}/" in root.text.splitlines()
 
 
+def test_text_of_index_has_no_characters_that_terminals_interpret(content, orm):
+    top, name = orm.unique(), "a\x1b[31mb\u202ec"
+    orm.distribution(f"{top}/{name}")
+    answer = content.get(f"{top}/", headers={"Accept": "text/plain"})
+    assert answer.text == f"{quote(name)}/\n"
+
+
 def test_page_has_breadcrumbs_sizes_dates_and_links_in_order(content, base):
     answer = content.get(f"{base}/sub/", headers=BROWSER)
     page = page_of(answer)
@@ -222,6 +236,28 @@ def test_query_of_ten_thousand_characters_is_refused(content, base):
 @pytest.mark.parametrize("query", ["sort=color", "order=up", "cursor=x", "cursor=Pm5v"])
 def test_invalid_query_of_distributions_page_returns_400(content, base, query):
     assert content.get(f"?{query}", headers=BROWSER).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("sort", "position"),
+    [
+        ("path", "[" * 5000),
+        ("path", '["\\ud800", "a"]'),
+        ("path", '["a", "\\udfff"]'),
+        ("name", '["\\u0000", "a"]'),
+        ("type", '["a", "\\u0000"]'),
+        ("date", '["2026-01-01T00:00:00", 1]'),
+        ("date", "[1, 2]"),
+        ("date", '["0001-01-01T00:00:00+23:59", "a"]'),
+        ("date", '["9999-12-31T23:59:59-23:59", "a"]'),
+        ("date", '["yesterday", "a"]'),
+        ("path", '["a", "b", "c"]'),
+    ],
+)
+def test_invalid_position_in_cursor_of_distributions_returns_400(content, sort, position):
+    query = f"?sort={sort}&cursor={make_cursor(position)}"
+    for method in ("GET", "HEAD"):
+        assert content.request(method, query, headers=BROWSER).status_code == 400
 
 
 def test_names_are_escaped(content, base):
@@ -319,11 +355,42 @@ def test_file_checksum_is_read_by_sha256sum(content, base, tmp_path, times):
     assert answer.json()["digest"] == line.split()[0]
 
 
+ODD_NAMES = ["-", "-rf", "--", "back\\slash\\n", "new\nline", 'it\'s "$(false)" `x` !', *NASTY[:4]]
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_commands_of_file_page_fetch_and_verify_it(content, odd, tmp_path, shell):
+    for number, name in enumerate(ODD_NAMES):
+        answer = content.get(f"{odd}/{quote(name)}?info", headers=BROWSER)
+        (commands,) = re.findall(r'data-copy="commands">(.*?)</pre>', answer.text, re.DOTALL)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        run = subprocess.run(
+            [shell, "-c", html.unescape(commands)],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert (run.returncode, run.stdout.count(": OK")) == (0, 1), run
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {name: name.encode()}
+
+
+@pytest.fixture(scope="module")
+def odd(module_orm) -> str:
+    """A distribution of files with names that shells and programs interpret."""
+    version = module_orm.version({name: name.encode() for name in ODD_NAMES})
+    return module_orm.distribution(from_publication=False, repository_version=version)
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
         ("big.rpm?checksum=crc32", 400),
         ("big.rpm?checksum=", 400),
+        ("big.rpm?checksum", 400),
+        ("big.rpm?checksum&token=%20", 400),
         ("gone.rpm?info", 404),
         ("gone.rpm?checksum=sha256", 404),
         ("sub/?info", 400),
@@ -334,7 +401,16 @@ def test_facts_of_a_path_without_a_file_return_4xx(content, base, path, status):
         assert content.get(f"{base}/{path}", headers=headers).status_code == status
 
 
-def test_file_on_demand_names_its_remote_without_credentials(content, orm, remote_file):
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://u:secret@h.example/a.txt?token=secret", " (h.example)"),
+        ("http://u:secret@[::1/a.txt", ""),
+        ("file:///secret/a.txt", ""),
+        ("secret", ""),
+    ],
+)
+def test_file_on_demand_names_its_remote_without_credentials(content, orm, url, host):
     version = orm.version({"a.txt": b"12345"})
     base = orm.distribution(from_publication=False, repository_version=version)
     file = ContentArtifact.objects.get(content__in=version.content)
@@ -346,7 +422,7 @@ def test_file_on_demand_names_its_remote_without_credentials(content, orm, remot
     RemoteArtifact.objects.create(
         content_artifact=file,
         remote=remote,
-        url="http://u:secret@h.example/a.txt?token=secret",
+        url=url,
         sha256="1" * 64,
         size=5,
     )
@@ -356,9 +432,7 @@ def test_file_on_demand_names_its_remote_without_credentials(content, orm, remot
         answer = content.get(f"{base}/a.txt?info", headers=BROWSER)
     finally:
         ContentArtifact.objects.filter(pk=file.pk).update(artifact=artifact)
-    assert "on demand" in answer.text
-    assert remote.name in answer.text
-    assert "h.example" in answer.text
+    assert f"<td>on demand, from remote {remote.name}{host}</td>" in answer.text
     assert "secret" not in answer.text
 
 
@@ -478,6 +552,37 @@ def test_lftp_mirrors_all_files(content, base, tmp_path):
 def test_rclone_copies_all_files(content, base, tmp_path):
     url, folder = f"{content.base_url}{base}/", tmp_path / "mirror"
     assert fetched_by(["rclone", "copy", "--http-url", url, ":http:", str(folder)], folder) == FILES
+
+
+def test_links_and_form_have_no_encoded_name_of_a_parameter_but_empty_members(content, base):
+    page = page_of(content.get(f"{base}/?%73ort=size&%71=a&token=&%6Frder=asc", headers=BROWSER))
+    queries = [href for href in page.links if href.startswith("?")]
+    assert queries
+    assert not [href for href in queries if "%" in href]
+    hidden = [each for tag, each in page.tags if tag == "input" and each.get("type") == "hidden"]
+    assert {(each["name"], each["value"]) for each in hidden} == {("sort", "size"), ("token", "")}
+
+
+@pytest.mark.parametrize("query", ["%69nfo", "check%73um=sha256", "%63hecksum=sha256"])
+def test_encoded_query_of_a_file_is_that_of_its_decoded_name(content, base, query):
+    for _ in range(2):  # the second time, the file is in memory
+        assert content.get(f"{base}/small.txt").content == b"1"
+        assert content.get(f"{base}/small.txt?{query}").content != b"1"
+        assert content.get(f"{base}/small.txt?a=%69nfo").content == b"1"
+
+
+def test_signed_url_of_file_page_links_to_the_signed_file(content, orm):
+    guard = orm.guard(ContentRedirectContentGuard)
+    version = orm.version({"a b.txt": b"signed"})
+    base = orm.distribution(from_publication=False, repository_version=version, content_guard=guard)
+    url = guard.preauthenticate_url(f"{content.base_url}{base}/a%20b.txt")
+    answer = content.get(f"{url}&info", headers=BROWSER)
+    (link,) = [
+        attributes["href"] for tag, attributes in page_of(answer).tags if "download" in attributes
+    ]
+    assert content.get(str(content.base_url.join(link))).content == b"signed"
+    (commands,) = re.findall(r'data-copy="commands">(.*?)</pre>', answer.text, re.DOTALL)
+    assert f"curl -fLo 'a b.txt' '{url}'" in html.unescape(commands)
 
 
 def test_links_keep_the_rest_of_the_query(content, base):

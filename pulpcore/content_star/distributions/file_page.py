@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from pulpcore.content_star.listings.facts_query import query_without_facts
 from pulpcore.content_star.listings.html import size_text
 from pulpcore.content_star.listings.negotiation import prefers_json
 from pulpcore.content_star.listings.page import page_response
@@ -114,8 +115,16 @@ class FileFacts:
             return "stored"
         if self.remote is None:
             return "not stored, and at no remote"
-        host = urlsplit(self.remote.url).hostname or ""
-        return f"on demand, from remote {self.remote.remote.name} ({host})"
+        host = _host(self.remote.url)
+        return f"on demand, from remote {self.remote.remote.name}" + (f" ({host})" if host else "")
+
+
+def _host(url: str) -> str:
+    """Return the host of a URL, or an empty string; anything may be stored as a URL."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def file_response(
@@ -143,23 +152,27 @@ def file_response(
         known = {"Size": f"{facts.size:,} bytes", **known}
     context = {
         "title": facts.name,
-        "href": quote(request.scope["path"]),
+        "href": quote(request.scope["path"]) + query_without_facts(request.scope),
         "size": facts.size,
         "size_text": None if facts.size is None else size_text(facts.size),
         "facts": list(known.items()),
         "digests": list(facts.digests().items()),
-        "commands": _commands(facts),
+        "commands": _commands(facts, query_without_facts(request.scope)),
     }
     return page_response(request, render_page(request, "file.html", context))
 
 
-def _commands(facts: FileFacts) -> str:
-    name = shell_quote(facts.name)
-    commands = f"curl -o {name} {shell_quote(facts.url)}\n"
-    digests = facts.digests()
-    if "sha256" in digests:
-        line = shell_quote(f"{digests['sha256']}  {facts.name}")
-        commands += f"echo {line} | sha256sum -c\n"
+def _commands(facts: FileFacts, query: str) -> str:
+    """Return commands that fetch the file, with the rest of the query, and verify it."""
+    # A name that is only a hyphen means standard input and output.
+    name = f"./{facts.name}" if facts.name.startswith("-") else facts.name
+    # The file may be a redirect to the object storage.
+    commands = f"curl -fLo {shell_quote(name)} {shell_quote(facts.url + query)}\n"
+    if digest := facts.digests().get("sha256"):
+        line = _line(digest, name)
+        # Some shells' echo interprets backslashes.
+        echo = "printf '%s\\n'" if "\\" in line else "echo"
+        commands += f"{echo} {shell_quote(line)} | sha256sum -c\n"
     return commands
 
 
@@ -174,15 +187,15 @@ def _checksum(request: Request, facts: FileFacts, algorithm: str) -> Response:
     if prefers_json(request):
         found: Checksum = {"name": facts.name, "algorithm": algorithm, "digest": digest}
         return _json(found)
-    line = f"{digest}  {_escaped(facts.name)}\n"
-    if line.count("\\"):
-        line = f"\\{line}"
+    line = f"{_line(digest, facts.name)}\n"
     return text_response(request, line.encode(), "text/plain", may_compress=False)
 
 
-def _escaped(name: str) -> str:
-    """Escape a file name as `sha256sum` does, whose lines then begin with a backslash."""
-    return name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+def _line(digest: str, name: str) -> str:
+    """Return a line as `sha256sum` does: it begins with a backslash if the name is escaped."""
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    mark = "" if escaped == name else "\\"
+    return f"{mark}{digest}  {escaped}"
 
 
 def _json(facts: Mapping[str, object]) -> Response:

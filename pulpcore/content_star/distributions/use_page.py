@@ -13,12 +13,11 @@ from cachetools import LRUCache
 from django.db.models import Count, Sum
 from django.utils.html import format_html, strip_tags
 from django.utils.safestring import SafeString
-from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.usage import how_to_use
-from pulpcore.content_star.listings.facts_query import USE
+from pulpcore.content_star.listings.facts_query import query_without_facts
 from pulpcore.content_star.listings.html import size_text
 from pulpcore.content_star.listings.negotiation import JSON_TYPE, VaryOnAccept, preferred_form
 from pulpcore.content_star.listings.page import page_response
@@ -92,19 +91,12 @@ def how_to_use_response(app: DistributionApp) -> ASGIApp:
             response = text_response(request, body, JSON_TYPE, may_compress=False)
         case "page":
             context = how_to_use_panel(app) | {"title": f"How to use {name}"}
-            context["browse"] = _without_use(request)
+            context["browse"] = f"./{query_without_facts(request.scope)}"
             response = page_response(request, render_page(request, "use.html", context))
         case _:
             body = _text(_facts(app)).encode()
             response = text_response(request, body, "text/plain", may_compress=False)
     return VaryOnAccept(response)
-
-
-def _without_use(request: Request) -> str:
-    """Return the link to the root, with the rest of the query, such as the token of a guard."""
-    query = request.scope["query_string"].decode("latin-1")
-    kept = [part for part in query.split("&") if part and part not in (USE, f"{USE}=")]
-    return f"./?{'&'.join(kept)}" if kept else "./"
 
 
 def _facts(app: DistributionApp) -> HowToUse:

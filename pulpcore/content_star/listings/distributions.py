@@ -1,7 +1,7 @@
 """Page of the index of distributions for people: searched, sorted and paged. Blocks."""
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -117,20 +117,24 @@ def _after(page: PageParameters, field: str) -> Q:
     assert page.after is not None
     operator = "lt" if page.is_descending else "gt"
     try:
-        value, base_path = json.loads(page.after)
-        if field == "pulp_last_updated":
-            value = datetime.fromisoformat(value)
-        elif not isinstance(value, str):
-            raise ValueError(value)
-        if not isinstance(base_path, str):
-            raise ValueError(base_path)
-    except (ValueError, TypeError):
+        text, base_path = map(_storable, json.loads(page.after))
+        is_date = field == "pulp_last_updated"
+        value = datetime.fromisoformat(text).astimezone(UTC) if is_date else text
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise HTTPException(
             400, f"The query parameter '{PARAMETER}' is invalid: follow the links of a page."
         ) from None
     later = Q(**{f"{field}__{operator}": value})
     later |= Q(**{field: value, f"base_path__{operator}": base_path})
     return Q(**{f"{field}__{operator}e": value}) & later  # a range of an index, as no OR is
+
+
+def _storable(value: object) -> str:
+    """Return a text that PostgreSQL can compare; raises ValueError for what it has none of."""
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(value)
+    value.encode()  # JSON may have halves of surrogate pairs
+    return value
 
 
 def _cursor(page: PageParameters, row: dict[str, Any]) -> str:

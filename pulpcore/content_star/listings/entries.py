@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
+from urllib.parse import quote
 
 # Seconds for which an entry without a size is cached, although the file may have been saved.
 UNSIZED_SECONDS = 60
@@ -22,6 +23,11 @@ class DirectoryEntry(NamedTuple):
 
     size: int | None = None
     """Bytes; None for directories and for remote files of unknown size."""
+
+    @property
+    def line(self) -> str:
+        """The name as a line of text, percent-encoded if it has characters that are not shown."""
+        return self.name if self.name.isprintable() else quote(self.name)
 
     @property
     def may_change(self) -> bool:

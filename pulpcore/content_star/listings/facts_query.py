@@ -5,6 +5,8 @@ from urllib.parse import parse_qsl
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from pulpcore.content_star.listings.pagination import member_name
+
 INFO, CHECKSUM, USE = "info", "checksum", "use"
 
 
@@ -15,13 +17,25 @@ def facts_query(scope: Scope) -> tuple[str, str] | None:
     a distribution, whose URL ends in a slash; files ignore it, as any other parameter.
     """
     query: bytes = scope.get("query_string", b"")
-    if not query or not any(name in query for name in (b"info", b"checksum=", b"use")):
+    if not any(part in query for part in (b"info", b"checksum", b"use", b"%")):
         return None
     names = (INFO, USE) if scope["path"].endswith("/") else (INFO,)
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name == CHECKSUM or (name in names and not value):
             return name, value
     return None
+
+
+def query_without_facts(scope: Scope) -> str:
+    """Return the rest of the query, such as the token of a guard, with `?`, or an empty string."""
+    members = scope["query_string"].decode("latin-1").split("&")
+    kept = [member for member in members if member and not _asks_for_facts(member)]
+    return f"?{'&'.join(kept)}" if kept else ""
+
+
+def _asks_for_facts(member: str) -> bool:
+    name, has_value = member_name(member), bool(member.partition("=")[2])
+    return name == CHECKSUM or (name in (INFO, USE) and not has_value)
 
 
 def refuse_facts(scope: Scope) -> None:

@@ -14,7 +14,13 @@ from starlette.responses import Response
 
 from pulpcore.content_star.listings.entries import DirectoryEntry, EntryCache
 from pulpcore.content_star.listings.html import link, size_text
-from pulpcore.content_star.listings.pagination import PARAMETER, PageQuery, make_cursor, read_cursor
+from pulpcore.content_star.listings.pagination import (
+    PARAMETER,
+    PageQuery,
+    make_cursor,
+    member_name,
+    read_cursor,
+)
 from pulpcore.content_star.listings.site import page_headers, render_page
 from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.responses.text import text_response
@@ -89,14 +95,15 @@ def page_parameters(request: Request, sorts: Sequence[str]) -> PageParameters:
 def href(request: Request, **parameters: str) -> str:
     """Return a query with `parameters` in place of those of this page; the others stay."""
     query = request.scope["query_string"].decode("latin-1")
-    kept = [part for part in query.split("&") if part and part.partition("=")[0] not in PARAMETERS]
+    kept = [part for part in query.split("&") if part and member_name(part) not in PARAMETERS]
     return "?" + "&".join([*kept, *filter(None, [urlencode(parameters)])])
 
 
 def hidden_fields(request: Request) -> list[tuple[str, str]]:
     """Return the other members of the query, for a form."""
     query = request.scope["query_string"].decode("latin-1")
-    return [(name, value) for name, value in parse_qsl(query) if name not in PARAMETERS]
+    members = parse_qsl(query, keep_blank_values=True)
+    return [(name, value) for name, value in members if name not in PARAMETERS]
 
 
 def columns(

@@ -8,6 +8,7 @@ costs no more than the first.
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import unquote_plus
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -66,7 +67,12 @@ def next_query(request: Request, last_name: str) -> str:
 def query_without_cursor(request: Request) -> list[str]:
     """Return the members of the query string except the cursor."""
     query: str = request.scope["query_string"].decode("latin-1")
-    return [part for part in query.split("&") if part and part.partition("=")[0] != PARAMETER]
+    return [part for part in query.split("&") if part and member_name(part) != PARAMETER]
+
+
+def member_name(member: str) -> str:
+    """Return the decoded name of a member of a query string."""
+    return unquote_plus(member.partition("=")[0])
 
 
 def make_cursor(name: str) -> str:

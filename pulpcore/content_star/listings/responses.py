@@ -23,7 +23,7 @@ def listing_for(
     if form == "json":
         return json_listing(request, entries)
     if form == "text":
-        names = "".join(f"{entry.name}\n" for entry in entries)
+        names = "".join(f"{entry.line}\n" for entry in entries)
         return text_response(request, names.encode(), "text/plain", may_compress=False)
     html = html_listing(decoded_path(request.scope), entries, is_root=is_root, usage=usage)
     return text_response(request, html.encode(), "text/html")

@@ -16,7 +16,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
-from urllib.parse import quote
 from uuid import UUID
 
 from anyio import CapacityLimiter
@@ -276,17 +275,13 @@ class NamesPage:
     async def _send_body(self, send: Send) -> None:
         entries, is_last = self.first
         while True:
-            body = "".join(f"{_line(entry.name)}\n" for entry in entries).encode()
+            body = "".join(f"{entry.line}\n" for entry in entries).encode()
             await send({"type": "http.response.body", "body": body, "more_body": not is_last})
             if is_last:
                 return
             assert self.executor is not None
             async with _limiter():
                 entries, is_last = await self.executor.run(self.level.entries, entries[-1].name)
-
-
-def _line(name: str) -> str:
-    return name if name.isprintable() else quote(name)
 
 
 def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
