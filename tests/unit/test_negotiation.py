@@ -37,6 +37,13 @@ def test_accept_ranks_json_above_text(accept, json):
     assert preference(accept) is json
 
 
+def test_lines_of_accept_are_one_list():
+    assert preference(b"a/b", b"application/json") is True
+    assert preference(b"text/html;q=0.5", b"application/json") is True
+    assert preference(b"application/json;q=0.5", b"text/html") is False
+    assert preference(*[b"application/json"] * (MAX_PARTS + 1)) is False
+
+
 def test_no_accept_is_no_preference():
     assert preference() is False
 

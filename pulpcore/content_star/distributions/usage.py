@@ -111,7 +111,7 @@ def _no_recipes(served: Served) -> Iterator[Recipe]:
 def _file(served: Served) -> Iterator[Recipe]:
     yield Recipe(
         "curl and wget",
-        f"curl -O {served.url}PATH\n"
+        f"curl -fLO {served.url}PATH\n"
         f"wget --recursive --no-parent --no-host-directories {served.url}\n",
     )
 

@@ -130,7 +130,7 @@ def _after(page: PageParameters, field: str) -> Q:
 
 
 def _storable(value: object) -> str:
-    """Return a text that PostgreSQL can compare; raises ValueError for what it has none of."""
+    """Return a string that PostgreSQL can compare. Raises ValueError for any other value."""
     if not isinstance(value, str) or "\0" in value:
         raise ValueError(value)
     value.encode()  # JSON may have halves of surrogate pairs

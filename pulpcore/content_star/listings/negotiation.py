@@ -33,10 +33,13 @@ def prefers_json(request: Request | Scope) -> bool:
 
 def is_json_preferred(scope: Scope) -> bool:
     """As `prefers_json`, without caching the result in the scope."""
-    for name, value in scope["headers"]:
-        if name == b"accept":
-            return len(value) <= MAX_BYTES and _prefers_json(value)
-    return False
+    accept = _accept(scope)
+    return bool(accept) and len(accept) <= MAX_BYTES and _prefers_json(accept)
+
+
+def _accept(scope: Scope) -> bytes:
+    """Return `Accept`, whose lines are one list (RFC 9110 section 5.3); empty without one."""
+    return b",".join([value for name, value in scope["headers"] if name == b"accept"])
 
 
 @lru_cache(256)  # few distinct values; parsing takes longer than sending a file
@@ -65,7 +68,7 @@ def preferred_form(request: Request) -> Form:
     """
     if prefers_json(request):
         return "json"
-    accept = next((value for name, value in request.scope["headers"] if name == b"accept"), b"")
+    accept = _accept(request.scope)
     form = _html_form(accept) if len(accept) <= MAX_BYTES else "list"
     is_list = settings.CONTENT_STAR_INDEX == "classic" or "list" in request.query_params
     return "list" if form == "page" and is_list else form
