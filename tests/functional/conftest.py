@@ -15,6 +15,7 @@ from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.middleware.errors import Errors
 from tests.support.asgi import get
+from tests.support.certificates import Authority
 from tests.support.instance import Instance
 from tests.support.orm import Orm
 from tests.support.remote_files import MakeRemoteFile, RemoteFiles
@@ -44,6 +45,17 @@ def server() -> Iterator[Upstream]:
     """An HTTP server for remotes to point at."""
     with serving_upstream() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def tls_options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options of a uvicorn with a certificate of its own."""
+    folder, options = tmp_path_factory.mktemp("tls"), []
+    for name, pem in zip(("cert", "key"), Authority().pair(), strict=True):
+        path = folder / name
+        path.write_text(pem)
+        options += [f"--ssl-{name}file", str(path)]
+    return options
 
 
 @pytest.fixture

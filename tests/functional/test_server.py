@@ -6,6 +6,7 @@ import resource
 import select
 import signal
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Iterator
@@ -29,12 +30,23 @@ POST = b"POST /echo HTTP/1.1\r\nHost: example.org\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
+UNVERIFIED = ssl.create_default_context()
+UNVERIFIED.check_hostname, UNVERIFIED.verify_mode = False, ssl.CERT_NONE
+
+
+def connect(server: Server | Instance) -> socket.socket:
+    """Open a TCP connection to a server."""
+    url = httpx.URL(server.url)
+    return socket.create_connection((url.host, url.port), timeout=300)
+
+
 class Client:
     """A connection to a server that sends bytes unchanged."""
 
     def __init__(self, server: Server | Instance) -> None:
-        url = httpx.URL(server.url)
-        self.socket = socket.create_connection((url.host, url.port), timeout=300)
+        self.socket = connect(server)
+        if server.url.startswith("https"):
+            self.socket = UNVERIFIED.wrap_socket(self.socket)
         self.file = self.socket.makefile("rb")
 
     def __enter__(self) -> "Client":
@@ -84,7 +96,7 @@ def status_of(response: bytes) -> int:
 
 
 def events(server: Server) -> list[str]:
-    return httpx.get(f"{server.url}/events").json()
+    return httpx.get(f"{server.url}/events", verify=UNVERIFIED).json()
 
 
 @contextmanager
@@ -487,9 +499,11 @@ def test_timeout_of_a_head_counts_from_its_first_byte_after_a_response(instance,
 
 @pytest.mark.parametrize("path", [b"/memory/24000000", b"/large"])
 @pytest.mark.parametrize("ends", [False, True], ids=["keep-alive", "shutdown"])
-def test_timeout_of_keep_alive_truncates_no_response(instance, loop, path, ends):
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+def test_timeout_of_keep_alive_truncates_no_response(instance, loop, path, ends, tls, tls_options):
     """Also not that of connections that are idle at the end of the process."""
     options = (*OURS, "--loop", loop, "--timeout-keep-alive", "300" if ends else "1")
+    options += (*tls_options,) if tls else ()
     with (
         serving_protocol_app(instance, *options, INTERVAL="0.1") as server,
         Client(server).send(GET % path) as slow,
@@ -500,6 +514,23 @@ def test_timeout_of_keep_alive_truncates_no_response(instance, loop, path, ends)
             server.process.terminate()
         assert other.rest() == b""
         assert len(slow.response()[1]) == 24_000_000
+        assert slow.rest() == b""
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+def test_requests_after_the_last_one_do_not_truncate_its_response(instance, loop, tls, tls_options):
+    """To close with data that has not been read resets the connection."""
+    options = (*OURS, "--loop", loop, *(tls_options if tls else ()))
+    with (
+        serving_protocol_app(instance, *options, INTERVAL="0.1") as server,
+        Client(server).send(GET[:-2] % b"/large" + b"Connection: close\r\n\r\n") as slow,
+        Client(server).send(GET[:-2] % b"/plain" + b"Connection: close\r\n\r\n") as other,
+    ):
+        assert other.response() == (200, b"plain")
+        slow.send(GET % b"/plain" * 100)
+        assert other.rest() == b""
+        slow.send(GET % b"/plain" * 100)
+        assert slow.response() == (200, LARGE.encode())
         assert slow.rest() == b""
 
 
@@ -744,6 +775,24 @@ def test_connection_limit_returns_503_and_reserves_connections_for_probes(instan
         assert health.send(GET % b"/plain").response()[0] == 200
 
 
+def test_connection_limit_while_a_refused_client_reads_its_response(instance, loop):
+    """Its connection is idle and half-closed: a second response cannot be sent on it."""
+    limit = {"PULP_CONTENT_STAR_CONNECTIONS": "48"}
+    with (
+        serving_protocol_app(instance, *OURS, "--loop", loop, **limit) as server,
+        ExitStack() as clients,
+    ):
+        for number in range(32):
+            clients.enter_context(Client(server).send(GET % f"/wait/{number}".encode()))
+        wait_until(lambda: status_after(server, GET % b"/plain") == 503)
+        refused = clients.enter_context(Client(server).send(b"nonsense\r\n\r\n"))
+        assert refused.response()[0] == 400
+        silent = [clients.enter_context(Client(server)) for _ in range(20)]
+        assert status_of(silent[0].rest()) == 503
+        assert refused.rest() == b""
+        assert "Traceback" not in server.said()
+
+
 @pytest.mark.parametrize("path", [b"/memory/24000000", b"/large"])
 def test_connection_limit_includes_clients_that_do_not_read(instance, loop, path):
     """Their responses are complete, and in the buffers of the process."""
@@ -794,6 +843,91 @@ def read_until(client: Client, ended: threading.Event) -> None:
 def status_after(server: Server, data: bytes) -> int:
     with Client(server).send(data) as client:
         return client.response()[0]
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def encrypted(instance: Instance, loop: str, tls_options: list[str]) -> Iterator[Server]:
+    """As `impatient`, with TLS and a limit of connections."""
+    environ = {
+        "PULP_CONTENT_STAR_CONNECTIONS": "64",
+        "PULP_CONTENT_STAR_HEAD_TIMEOUT": "2",
+        "INTERVAL": "0.1",
+    }
+    options = (*OURS, "--loop", loop, *tls_options, "--timeout-keep-alive", "1")
+    with serving_protocol_app(instance, *options, **environ) as running:
+        yield running
+
+
+@pytest.mark.parametrize("start", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
+def test_tls_handshake_has_the_timeout_of_a_head(encrypted, start):
+    with connect(encrypted) as client:
+        client.sendall(start)
+        assert client.recv(1) == b""
+
+
+def test_tls_handshakes_are_connections_of_the_limit(instance, loop, tls_options):
+    """Those that stall are closed for new ones."""
+    limit = {"PULP_CONTENT_STAR_CONNECTIONS": "48"}
+    options = (*OURS, "--loop", loop, *tls_options)
+    with (
+        serving_protocol_app(instance, *options, **limit) as server,
+        ExitStack() as clients,
+    ):
+        stalled = [clients.enter_context(connect(server)) for _ in range(100)]
+        for client in stalled[80:]:
+            client.sendall(b"\x16\x03\x01\x02\x00")
+        assert status_after(server, GET % b"/plain") == 200
+        assert stalled[0].recv(1) == b""
+        assert len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) < 90
+
+
+def test_tls_handshake_that_fails_leaves_nothing_open(encrypted):
+    folder = Path(f"/proc/{encrypted.process.pid}/fd")
+    before = len(list(folder.iterdir()))
+    for data in (GET % b"/plain", b"\x16\x03\x01\x00\x05hello", b"\x15\x03\x01\x00\x02\x02\x28"):
+        with connect(encrypted) as client:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionResetError):
+                while client.recv(65536):
+                    pass
+    wait_until(lambda: len(list(folder.iterdir())) <= before)
+    assert "Traceback" not in encrypted.said()
+
+
+def test_tls_client_gets_the_error_response_to_a_large_head(encrypted):
+    with Client(encrypted).send(GET[:-2] % b"/" + b"X: ") as client:
+        for _ in range(4):
+            client.send(b"a" * (1 << 20))
+        assert client.response()[0] == 431
+
+
+def test_tls_client_that_does_not_read_stops_no_deadline(encrypted):
+    with Client(encrypted).send(GET % b"/large") as slow:
+        assert select.select([slow.socket], [], [], 300)[0]
+        for _ in range(2):
+            with Client(encrypted).send(b"GET / HTTP/1.1\r\n") as client:
+                assert status_of(client.rest()) == 408
+        assert slow.response() == (200, LARGE.encode())
+    assert "Traceback" not in encrypted.said()
+
+
+@pytest.mark.parametrize("ends", ["tls", "tcp"])
+def test_tls_client_that_ends_is_a_client_disconnect(encrypted, loop, ends):
+    """What is written to it would be dropped by the event loop."""
+    name = f"{ends}-{loop}"
+    with Client(encrypted).send(GET % f"/wait/{name}".encode()) as client:
+        wait_until(lambda: f"waits: {name}" in events(encrypted))
+        if ends == "tcp":
+            client.socket.shutdown(socket.SHUT_WR)
+        else:
+            client.socket.settimeout(0)
+            with suppress(ssl.SSLError):
+                client.socket.unwrap()
+        wait_until(lambda: f"disconnect: {name}" in events(encrypted))
 
 
 # Plain uvicorn

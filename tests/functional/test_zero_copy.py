@@ -4,16 +4,17 @@ import hashlib
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, suppress
 from http.client import HTTPResponse
+from itertools import product
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.certificates import Authority
 from tests.support.instance import Instance, stop, wait_until
 from tests.support.raw_client import Raw
 from tests.support.server import Server, free_port, memory, running
@@ -309,15 +310,20 @@ def test_file_that_goes_cold_while_a_client_waits_is_read_in_threads(server, fol
 # Servers
 
 
-@pytest.fixture(scope="module")
-def tls_options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Options of a server with a certificate of its own."""
-    folder, options = tmp_path_factory.mktemp("tls"), []
-    for name, pem in zip(("cert", "key"), Authority().pair(), strict=True):
-        path = folder / name
-        path.write_text(pem)
-        options += [f"--ssl-{name}file", str(path)]
-    return options
+UNVERIFIED = ssl.create_default_context()
+UNVERIFIED.check_hostname, UNVERIFIED.verify_mode = False, ssl.CERT_NONE
+
+
+def end_tls(client: ssl.SSLSocket) -> None:
+    """End TLS without waiting for the server's end."""
+    client.setblocking(False)
+    with suppress(ssl.SSLError):
+        client.unwrap()
+
+
+def end_tcp(client: ssl.SSLSocket) -> None:
+    """Half-close the TCP connection."""
+    client.shutdown(socket.SHUT_WR)
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -346,6 +352,33 @@ def test_tls_encrypts_files_and_ranges(start, folder, tls_options, http, loop):
         with client.stream("GET", "/file/large") as response:  # the client leaves
             next(response.iter_raw())
         wait_until(lambda: client.get("/seen").json()["open"] <= before["open"])
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("end", [end_tls, end_tcp], ids=["tls", "tcp"])
+def test_tls_client_that_ends_in_the_middle_is_no_error(start, tls_options, loop, end):
+    """Nor one that ends before the response; its connection stays open, and it reads no more."""
+    several = ",".join(f"{place}-{place + 90_000}" for place in range(0, 8_000_000, 100_000))
+    heads = ["", f"Range: bytes={several}\r\n"]
+    with (
+        start(*tls_options, "--http", OURS, "--loop", loop, scheme="https") as server,
+        httpx.Client(base_url=server.url, verify=False) as client,
+        ExitStack() as stack,
+    ):
+        before = client.get("/seen").json()["open"]
+        for head, reads in product(heads, [False, True]):
+            for _ in range(5):
+                url = httpx.URL(server.url)
+                connection = socket.create_connection((url.host, url.port), 300)
+                ended = stack.enter_context(UNVERIFIED.wrap_socket(connection))
+                ended.sendall(f"GET /file/large HTTP/1.1\r\nHost: a\r\n{head}\r\n".encode())
+                if reads:
+                    assert ended.recv(1)
+                end(ended)
+        stack.close()
+        wait_until(lambda: client.get("/seen").json()["open"] <= before)
+        for word in ("ERROR", "Traceback", "is closed"):
+            assert word not in server.said()
 
 
 def test_tls_on_a_kernel_that_does_not_know_the_room_of_a_socket(start, tls_options):

@@ -39,7 +39,8 @@ def serving(
     """Run `uvicorn` with `app` on the state of `instance` and a random port."""
     port = free_port()
     command = ["uvicorn", app, "--port", str(port), *arguments]
-    with running(instance, command, f"http://127.0.0.1:{port}", **environ) as server:
+    scheme = "https" if "--ssl-certfile" in arguments else "http"
+    with running(instance, command, f"{scheme}://127.0.0.1:{port}", **environ) as server:
         yield server
 
 

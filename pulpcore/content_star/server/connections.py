@@ -4,7 +4,7 @@ import asyncio
 import logging
 import resource
 import select
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
@@ -13,7 +13,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 if TYPE_CHECKING:
+    from pulpcore.content_star.server.handshake import Handshake
     from pulpcore.content_star.server.protocol import HttpProtocol
+
+    Connection: TypeAlias = HttpProtocol | Handshake
 
 RESERVE = 16
 """Connections reserved for health checks."""
@@ -35,10 +38,11 @@ logger = logging.getLogger(__name__)
 class Connections:
     """Deadlines and limits of all connections of a server.
 
-    `idle` has the connections without a request, oldest first: nothing or part of a head has been
-    received, or keep-alive waits for the next request. At the limit the oldest idle connection is
-    closed for a new one, so that idle connections cannot exhaust the limit. If all are busy, new
-    ones get 503, except for health checks, and those whose clients do not read are aborted.
+    `idle` has the connections without a request, oldest first: its handshake of TLS is under way,
+    nothing or part of a head has been received, keep-alive waits for the next request, or the last
+    responses have yet to be read. At the limit the oldest idle connection is closed for a new one,
+    so that idle connections cannot exhaust the limit. If all are busy, new ones get 503, except for
+    health checks, and those whose clients do not read are aborted.
     """
 
     _of: ClassVar[WeakKeyDictionary[ServerState, "Connections"]] = WeakKeyDictionary()
@@ -49,9 +53,9 @@ class Connections:
         self.head_timeout: float = settings.CONTENT_STAR_HEAD_TIMEOUT
         self.body_timeout: float = settings.CONTENT_STAR_BODY_TIMEOUT
         self.probes = _probes()
-        self.all: set[HttpProtocol] = set()
-        self.idle: dict[HttpProtocol, None] = {}
-        self.deadlines: dict[HttpProtocol, float] = {}
+        self.all: set[Connection] = set()
+        self.idle: dict[Connection, None] = {}
+        self.deadlines: dict[Connection, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._next_look = 0.0
 
@@ -63,7 +67,7 @@ class Connections:
             found = cls._of[server] = cls(loop)
         return found
 
-    def add(self, connection: "HttpProtocol") -> None:
+    def add(self, connection: "Connection") -> None:
         """Add a connection, and close the oldest idle one if the limit is exceeded."""
         self.all.add(connection)
         self.set_idle(connection)
@@ -73,21 +77,21 @@ class Connections:
         if self._timer is None:
             self._timer = self.loop.call_later(INTERVAL, self._check)
 
-    def remove(self, connection: "HttpProtocol") -> None:
+    def remove(self, connection: "Connection") -> None:
         """Remove a connection and its deadline."""
         self.all.discard(connection)
         self.set_busy(connection)
 
-    def set_idle(self, connection: "HttpProtocol") -> None:
+    def set_idle(self, connection: "Connection") -> None:
         """Mark a connection as idle, as the newest one."""
         self.idle[connection] = None
 
-    def set_busy(self, connection: "HttpProtocol") -> None:
+    def set_busy(self, connection: "Connection") -> None:
         """Mark a connection as busy, and remove its deadline."""
         self.idle.pop(connection, None)
         self.deadlines.pop(connection, None)
 
-    def set_deadline(self, connection: "HttpProtocol", seconds: float) -> None:
+    def set_deadline(self, connection: "Connection", seconds: float) -> None:
         """Call `connection.expire()` in `seconds`, with a resolution of `INTERVAL`."""
         self.deadlines[connection] = self.loop.time() + seconds
 
@@ -121,7 +125,9 @@ class Connections:
             self._timer = self.loop.call_later(INTERVAL, self._check) if self.all else None
 
     def _abort_reset(self) -> None:
-        """Abort connections that are not being read and that the client has reset or closed."""
+        """Abort connections that the client has reset or closed, which nothing else notices."""
+        for each in [each for each in self.all if each.is_lost]:
+            each.transport.abort()
         unread = {each.fileno(): each for each in self.all if each.is_unread}
         if not unread:
             return

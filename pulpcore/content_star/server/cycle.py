@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
+from pulpcore.content_star.server.file_range import disconnect
 from pulpcore.content_star.server.header_case import header_prefix, join_lines
 from pulpcore.content_star.server.internals import require
 from pulpcore.content_star.server.zero_copy import ZERO_COPY, send_file
@@ -50,8 +51,24 @@ class Cycle(RequestResponseCycle):
     sends_files = True
     """Whether `send` implements the extension of `zero_copy`."""
 
+    is_last = False
+    """Whether the connection ends with the response. uvicorn, which would close it before the
+    client has read the response, knows `keep_alive` only."""
+
+    tcp: Any = None
+    """With TLS, the transport below."""
+
+    def end_connection(self) -> None:
+        """End the connection with the response, which says so if it has not begun."""
+        if self.response_started:
+            self.is_last = True
+        else:
+            self.keep_alive = False
+
     def send(self, message: Any) -> Coroutine[Any, Any, None]:
         """Send an ASGI message."""
+        if self.tcp is not None and self.tcp.is_closing():
+            disconnect(self)
         if message["type"] == ZERO_COPY:
             return send_file(self, message)
         if self.response_started or message["type"] != "http.response.start":
@@ -69,6 +86,8 @@ class Cycle(RequestResponseCycle):
         if self.access_log:
             self._log(status)
         self.transport.write(self._head(status, message.get("headers", ())))
+        if not self.keep_alive:
+            self.is_last = self.keep_alive = True
 
     def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """Return status line and headers, and set the framing of the body (RFC 9112 section 6).

@@ -152,12 +152,20 @@ def check_connected(cycle: Any) -> None:
     """Raise ConnectionResetError if the client has disconnected.
 
     uvicorn notes that for the newest of pipelined requests only, and would take this one's end for
-    an error of the application.
+    an error of the application. Of TLS, event loops close the transport below first if the client
+    has ended TCP, and drop and log what is written.
     """
-    if cycle.disconnected or cycle.transport.is_closing():
-        cycle.disconnected = True
-        cycle.message_event.set()
+    tcp = getattr(cycle, "tcp", None)
+    is_closing = cycle.transport.is_closing() or (tcp is not None and tcp.is_closing())
+    if cycle.disconnected or is_closing:
+        disconnect(cycle)
         raise ConnectionResetError(errno.ECONNRESET, "The client has disconnected")
+
+
+def disconnect(cycle: Any) -> None:
+    """Send `http.disconnect` to the application."""
+    cycle.disconnected = True
+    cycle.message_event.set()
 
 
 def _read_ahead(fd: int, offset: int, length: int) -> None:

@@ -3,17 +3,19 @@
 import asyncio
 import socket
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from pulpcore.content_star.server.connections import TOO_MANY, Connections
-from pulpcore.content_star.server.cycle import start_request
+from pulpcore.content_star.server.cycle import Cycle, start_request
 from pulpcore.content_star.server.error_response import error_response
+from pulpcore.content_star.server.file_range import disconnect
+from pulpcore.content_star.server.handshake import Handshake, tls_context
 from pulpcore.content_star.server.immediate import ImmediateResponses
 from pulpcore.content_star.server.internals import require
 from pulpcore.content_star.server.limits import (
@@ -40,7 +42,8 @@ require(
     {
         "connection_made", "connection_lost", "eof_received", "handle_websocket_upgrade", "on_body",
         "on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete",
-        "send_400_response", "shutdown", "_should_upgrade", "_unset_keepalive_if_required",
+        "send_400_response", "timeout_keep_alive_handler", "_should_upgrade",
+        "_unset_keepalive_if_required",
     },
     {
         "access_log", "app", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope",
@@ -70,6 +73,9 @@ class HttpProtocol(HttpToolsProtocol):
     response never interrupts another response. A half-closed connection gets its responses.
     """
 
+    starts_tls = True
+    """The event loop is not to start TLS, see `handshake`."""
+
     def __init__(
         self,
         config: Config,
@@ -80,19 +86,25 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.open_connections = Connections.of(server_state, self.loop)
         self.url = b""
-        self.serving: RequestResponseCycle | None = None  # uvicorn's `cycle` is the newest request
+        self.tcp: asyncio.Transport | None = None  # below that of TLS
+        self.serving: Cycle | None = None  # uvicorn's `cycle` is the newest request
         self.unparsed = bytearray()
         self.overhead = 0  # bytes since the last head or body
         self.in_body = False
         self.half_closed = False
         self.stopping = False
+        self.ending = False  # after the last response
         self.refusal: bytes | None = None
         self.immediate_responses = ImmediateResponses.of(config)
 
     # asyncio
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the deadline for the first request."""
+        """Start TLS if the server has it, or the deadline for the first request."""
+        context = tls_context(self.config)
+        if context is not None and not transport.get_extra_info("sslcontext"):
+            Handshake(self, transport, context)
+            return
         super().connection_made(transport)
         self.flow = Flow(transport, self.pipeline)
         if transport.get_extra_info("sslcontext"):
@@ -114,8 +126,11 @@ class HttpProtocol(HttpToolsProtocol):
         """Keep a half-closed connection open until its responses are sent.
 
         It is not distinguishable from a connection that the client has closed completely, until
-        something is sent: a response, or a probe of TCP keep-alive.
+        something is sent: a response, or a probe of TCP keep-alive. Over TLS, event loops drop
+        what is written from now on.
         """
+        if self.tcp is not None:
+            self._disconnect()
         self.half_closed = self.serving is not None and not self.in_body and self.scheme == "http"
         if self.half_closed:
             probe(self.transport.get_extra_info("socket"))
@@ -124,7 +139,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse received data; pipelined requests are parsed in turn."""
-        if self.refusal is not None:
+        if self.refusal is not None or self.ending:
             return
         if self.unparsed or data.count(b"\r\n\r\n") > 1:
             self.unparsed += data
@@ -135,6 +150,18 @@ class HttpProtocol(HttpToolsProtocol):
     def fileno(self) -> int:
         """Return the file descriptor of the socket."""
         return int(self.transport.get_extra_info("socket").fileno())
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        below = self.tcp.get_write_buffer_size() if self.tcp is not None else 0
+        return below + self.transport.get_write_buffer_size()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the client has ended TCP before TLS: event loops then drop what is written."""
+        tcp = self.tcp
+        return self.serving is not None and tcp is not None and tcp.is_closing()
 
     @property
     def is_unread(self) -> bool:
@@ -233,7 +260,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._begin()
         start_request(self)
         self.headers = []  # trailers are no headers (RFC 9110 section 6.5.1)
-        cycle = self.cycle
+        cycle = cast(Cycle, self.cycle)
+        cycle.tcp = self.tcp
         if self.stopping or not self.parser.should_keep_alive():
             cycle.keep_alive = False
         if self.serving is None:
@@ -297,7 +325,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Serve the next pipelined request, or wait for one."""
-        self.serving = self.pipeline[-1][0] if self.pipeline else None
+        is_last = self.serving is not None and self.serving.is_last
+        if is_last:
+            self.pipeline.clear()
+        self.serving = cast(Cycle, self.pipeline[-1][0]) if self.pipeline else None
+        if is_last and not self.transport.is_closing():
+            self.server_state.total_requests += 1
+            self._end()
+            return
         pipelined = self.serving is not None
         HttpToolsProtocol.on_response_complete(self)
         if self.transport.is_closing():
@@ -331,8 +366,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _disconnect(self) -> None:
         """Send `http.disconnect` to the application."""
         if self.serving is not None:
-            self.serving.disconnected = True
-            self.serving.message_event.set()
+            disconnect(self.serving)
 
     # Closing
 
@@ -345,27 +379,68 @@ class HttpProtocol(HttpToolsProtocol):
         if self.serving is None:
             self.open_connections.set_deadline(self, SHUTDOWN_GRACE)
         else:
-            super().shutdown()
+            cast(Cycle, self.cycle).end_connection()
 
     def expire(self) -> None:
         """Close an idle or refused connection; respond 408 to an incomplete request."""
         if self.half_closed and self.serving is not None:
             self._expire_half_closed()
-        elif self.refusal is not None:
+        elif self.refusal is not None and not self.ending:
             self.transport.abort()
-        elif self.serving is None and (self.in_body or not self.overhead):
-            self._close_idle()
-        else:
+        elif self.ending or self.transport.is_closing():
+            self._close()
+        elif self.serving is not None or (self.overhead and not self.in_body):
             self.refuse(408, "The request was not received in time.")
-
-    def _close_idle(self) -> None:
-        """Close once the client has read its responses, without waiting for its end of TLS."""
-        is_last = self.stopping or self.transport.is_closing()
-        if is_last and not self.transport.get_write_buffer_size():
+        elif self.stopping and not self.unsent:
             self.transport.abort()
+        else:
+            self._end()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End an idle connection; called by uvicorn."""
+        self._end()
+
+    def _end(self) -> None:
+        """Close once the client has read its responses, and drop what it sends until then.
+
+        Closed with data that has not been read, the connection would be reset, and the responses
+        with it (RFC 9112 section 9.6).
+        """
+        self.ending = True
+        self.unparsed.clear()
+        self._unset_keepalive_if_required()
+        if self.transport.is_closing():
             return
-        self.transport.close()
-        self.open_connections.set_deadline(self, LINGER_TIMEOUT)
+        if self.half_closed:
+            self.transport.close()
+            return
+        self.flow.resume_reading()
+        self.open_connections.set_busy(self)
+        self.open_connections.set_idle(self)  # as the newest
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._linger()
+        elif self.refusal is not None:  # after the end of TLS, asyncio takes no more data
+            self._linger()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        """Close if all is sent, and abort if that has been done: not every client ends TLS.
+
+        To end TLS has a timeout, which would cut off what is not sent.
+        """
+        if self.unsent:
+            self.open_connections.set_deadline(self, 0)
+        elif self.transport.is_closing() or self.transport.can_write_eof():
+            self.transport.abort()
+        else:
+            self.transport.close()
+            self._linger()
+
+    def _linger(self) -> None:
+        seconds = SHUTDOWN_GRACE if self.stopping else LINGER_TIMEOUT
+        self.open_connections.set_deadline(self, seconds)
 
     def _expire_half_closed(self) -> None:
         idle = idle_seconds(self.transport.get_extra_info("socket"))
@@ -380,7 +455,7 @@ class HttpProtocol(HttpToolsProtocol):
         To close it would keep the file descriptor until the client has read its response.
         """
         self.open_connections.remove(self)
-        if not self.open_connections.full:
+        if self.ending or not self.open_connections.full:
             self.transport.abort()
             return
         self.refusal = error_response(503, TOO_MANY, self.server_state.default_headers)
@@ -414,13 +489,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _send_refusal(self) -> None:
-        """Send the error response, then linger: a reset could discard it before it is read."""
+        """Send the error response, which the client may read while its data is dropped."""
         assert self.refusal is not None
         self.transport.write(self.refusal)
-        if not self.transport.can_write_eof():
-            self.transport.close()
-            return
-        self.transport.write_eof()
-        self.flow.resume_reading()
-        self.open_connections.set_idle(self)
-        self.open_connections.set_deadline(self, LINGER_TIMEOUT)
+        self._end()

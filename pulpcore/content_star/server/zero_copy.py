@@ -125,6 +125,8 @@ async def send_file(cycle: Any, message: Message) -> None:
     Raises ConnectionError if the client has disconnected, and OSError if the file cannot be read
     or ends early: the application has to pass that on, so that uvicorn closes the connection.
     """
+    if cycle.disconnected:
+        check_connected(cycle)  # also of the response's start, which has not been sent then
     if not cycle.response_started or cycle.response_complete:
         raise RuntimeError(f"Unexpected ASGI message {ZERO_COPY!r}.")
     if cycle.scope["method"] != "HEAD":

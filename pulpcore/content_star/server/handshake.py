@@ -1,0 +1,120 @@
+"""TLS, started by our protocol class instead of the event loop.
+
+An event loop tells a protocol of a connection after its handshake, for which a client has a minute,
+so that the limit of connections would not count it. And the loop's transport does not tell what the
+one below, of the socket, has yet to send.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Coroutine, Generator
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.config import Config
+
+if TYPE_CHECKING:
+    from pulpcore.content_star.server.protocol import HttpProtocol
+
+if "ssl" not in Config.load.__code__.co_names:
+    raise ImportError("uvicorn's Config does not set `ssl`, which its servers pass to the loop.")
+
+
+class _ContextOfLoop:
+    """`Config.ssl` of uvicorn, which is None for protocol classes that start TLS themselves."""
+
+    def __get__(self, config: Config | None, owner: type) -> Any:
+        if config is None:
+            return self
+        starts_tls = getattr(config.http_protocol_class, "starts_tls", False)
+        return None if starts_tls else config.__dict__["ssl"]
+
+    def __set__(self, config: Config, context: ssl.SSLContext | None) -> None:
+        config.__dict__["ssl"] = context
+
+
+Config.ssl = _ContextOfLoop()  # type: ignore[assignment]
+
+
+def tls_context(config: Config) -> ssl.SSLContext | None:
+    """Return the TLS context of a server, None without TLS."""
+    context: ssl.SSLContext | None = config.__dict__["ssl"]
+    return context
+
+
+class Handshake(asyncio.Protocol):
+    """A connection until its TLS handshake is complete. It counts as an idle one."""
+
+    is_lost = is_unread = False
+    stalled_seconds = 0.0
+
+    def __init__(
+        self, connection: "HttpProtocol", transport: asyncio.Transport, context: ssl.SSLContext
+    ) -> None:
+        """`connection` is given the transport of TLS, and what has been received by then."""
+        self.transport = transport
+        self._connection = connection
+        self._received = b""
+        self._has_ended = False
+        connection.open_connections.add(self)
+        start = connection.loop.start_tls(transport, self, context, server_side=True)
+        # The first step now: the transport begins to read as soon as this returns.
+        self._task = connection.loop.create_task(self._complete(_Begun(start)))
+
+    async def _complete(self, start: "_Begun") -> None:
+        try:
+            transport = await start
+        except OSError:  # also of TLS, and timeouts
+            return
+        finally:
+            self._connection.open_connections.remove(self)
+        if transport is None or transport.is_closing():  # aborted
+            return
+        connection = self._connection
+        connection.tcp = self.transport
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        if self._received:
+            connection.data_received(self._received)
+        if self._has_ended:
+            connection.eof_received()
+
+    def fileno(self) -> int:
+        """Return the file descriptor of the socket."""
+        return int(self.transport.get_extra_info("socket").fileno())
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what follows the handshake at once."""
+        self._received += data
+
+    def eof_received(self) -> None:
+        """Keep the end of the connection."""
+        self._has_ended = True
+
+    def expire(self) -> None:
+        """Abort the connection, whose client was too slow."""
+        self.transport.abort()
+
+    def evict(self) -> None:
+        """Abort the connection because of the limit."""
+        self._connection.open_connections.remove(self)
+        self.transport.abort()
+
+
+class _Begun:
+    """A coroutine whose first step has been run."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._awaited = coroutine.send(None)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        try:
+            while True:
+                try:
+                    yield self._awaited
+                except BaseException as error:
+                    self._awaited = self._coroutine.throw(error)
+                else:
+                    self._awaited = self._coroutine.send(None)
+        except StopIteration as end:
+            return end.value
