@@ -94,6 +94,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.half_closed = False
         self.stopping = False
         self.ending = False  # after the last response
+        self.ended = 0.0
+        self.has_dropped = False
         self.refusal: bytes | None = None
         self.immediate_responses = ImmediateResponses.of(config)
 
@@ -140,6 +142,7 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse received data; pipelined requests are parsed in turn."""
         if self.refusal is not None or self.ending:
+            self.has_dropped = True
             return
         if self.unparsed or data.count(b"\r\n\r\n") > 1:
             self.unparsed += data
@@ -407,6 +410,7 @@ class HttpProtocol(HttpToolsProtocol):
         with it (RFC 9112 section 9.6).
         """
         self.ending = True
+        self.ended = self.loop.time()
         self.unparsed.clear()
         self._unset_keepalive_if_required()
         if self.transport.is_closing():
@@ -420,17 +424,19 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._linger()
-        elif self.refusal is not None:  # after the end of TLS, asyncio takes no more data
-            self._linger()
+        elif self.refusal is not None:
+            self.open_connections.set_deadline(self, 0)
         else:
             self._close()
 
     def _close(self) -> None:
         """Close if all is sent, and abort if that has been done: not every client ends TLS.
 
-        To end TLS has a timeout, which would cut off what is not sent.
+        To end TLS has a timeout, which would cut off what is not sent, and asyncio resets a
+        connection that receives more data than the end.
         """
-        if self.unsent:
+        is_sending, self.has_dropped = self.has_dropped, False
+        if self.unsent or (is_sending and self.loop.time() < self.ended + LINGER_TIMEOUT):
             self.open_connections.set_deadline(self, 0)
         elif self.transport.is_closing() or self.transport.can_write_eof():
             self.transport.abort()
