@@ -1,8 +1,8 @@
-"""TLS, started by our protocol class instead of the event loop.
+"""TLS handshakes that count as connections, with their timeout and limit.
 
-An event loop tells a protocol of a connection after its handshake, for which a client has a minute,
-so that the limit of connections would not count it. And the loop's transport does not tell what the
-one below, of the socket, has yet to send.
+Event loops call `connection_made` after the handshake, for which a client has a minute. So our
+protocol class starts TLS itself. It also needs the transport below that of TLS, which knows how
+much the socket has yet to send.
 """
 
 import asyncio
