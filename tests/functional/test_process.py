@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import signal
 
 import httpx
@@ -22,8 +21,7 @@ def rows(pid: int, app_type: str | None = None) -> list:
 
 
 def test_status_lists_the_process_as_api_and_as_content_app(instance):
-    log = (instance.state.logs / "uvicorn.log").read_text()
-    pid = re.findall(r"Started server process \[(\d+)\]", log)[-1]
+    (pid,) = instance.servers()
     status = httpx.get(f"{instance.url}/pulp/api/v3/status/").json()
     for kind in ("online_api_apps", "online_content_apps"):
         names = [app["name"] for app in status[kind]]

@@ -9,8 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pulpcore.content_star.cli.processes import leftovers
-from tests.support.instance import Instance, wait_until
+from tests.support.instance import command_of, wait_until
 from tests.support.load import SlowDownload, load
 from tests.support.server import Server, running, serving
 
@@ -34,14 +33,6 @@ def workers(server: Server) -> set[int]:
     pid = server.process.pid
     children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     return {child for child in children if b"spawn_main" in command_of(child)}
-
-
-def command_of(pid: int) -> bytes:
-    """Return the command line of a process, empty if it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
 
 
 def test_hangup_signal_replaces_workers_without_failed_requests(instance, base):
@@ -99,20 +90,20 @@ def test_client_address_is_known_on_an_inherited_socket(instance, base):
 
 def test_reload_of_up_replaces_the_process_without_failed_requests(instance, base):
     """The session's Pulp continues in another process."""
-    [old] = servers(instance)
+    [old] = instance.servers()
     download = SlowDownload(f"{instance.content_url}{base}/large.bin")
     with load(f"{instance.content_url}{base}/small.bin", SMALL) as clients:
         assert "Reloaded" in instance.star("reload").stdout
-        assert servers(instance) - {old}, "another process"
+        assert instance.servers() - {old}, "another process"
         clients.wait_for(100)
         assert download.finish() == LARGE
-        wait_until(lambda: old not in servers(instance), 600)
+        wait_until(lambda: old not in instance.servers(), 600)
         clients.wait_for(100)
     assert clients.failed == []
 
 
 def test_reload_keeps_the_process_if_the_next_one_does_not_start(instance):
-    before = servers(instance)
+    before = instance.servers()
     good = instance.state.settings.read_text()
     instance.state.settings.write_text(f"{good}raise RuntimeError('a broken setting')\n")
     try:
@@ -121,10 +112,5 @@ def test_reload_keeps_the_process_if_the_next_one_does_not_start(instance):
         instance.state.settings.write_text(good)
     assert completed.returncode == 1
     assert "a broken setting" in completed.stderr
-    assert servers(instance) == before
+    assert instance.servers() == before
     assert httpx.get(f"{instance.content_url}livez").status_code == 200
-
-
-def servers(instance: Instance) -> set[int]:
-    """Return the pids of the uvicorn processes that `up` has started."""
-    return {pid for pid in leftovers(instance.home) if b"/uvicorn\0" in command_of(pid)}

@@ -177,6 +177,10 @@ class Instance:
         """Return all processes that belong to this state."""
         return sorted({*leftovers(self.home), *working_below(self.home)})
 
+    def servers(self) -> set[int]:
+        """Return the pids of the uvicorn processes that `up` has started."""
+        return {pid for pid in leftovers(self.home) if b"/uvicorn\0" in command_of(pid)}
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Stop all processes, check that none remains, and return `up`'s exit code."""
         for process in self.spawned:
@@ -205,6 +209,14 @@ class Instance:
 def pulp_star(*arguments: str, python: str = sys.executable) -> list[str]:
     """Return the command line of `pulp-star`, by default with the tests' interpreter."""
     return [python, "-m", "pulpcore.content_star.cli", *arguments]
+
+
+def command_of(pid: int) -> bytes:
+    """Return the command line of a process, empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def in_venv(command: Iterable[str], python: str = sys.executable) -> list[str]:
