@@ -1,4 +1,4 @@
-"""The connection to the database is lost during COMMIT: nobody knows whether it was committed."""
+"""A connection to the database that is lost during COMMIT, so that its outcome is unknown."""
 
 import hashlib
 import os

@@ -917,7 +917,7 @@ def test_tls_client_that_does_not_read_stops_no_deadline(encrypted):
 
 @pytest.mark.parametrize("ends", ["tls", "tcp"])
 def test_tls_client_that_ends_is_a_client_disconnect(encrypted, loop, ends):
-    """What is written to it would be dropped by the event loop."""
+    """Event loops drop further data of its response."""
     name = f"{ends}-{loop}"
     with Client(encrypted).send(GET % f"/wait/{name}".encode()) as client:
         wait_until(lambda: f"waits: {name}" in events(encrypted))
