@@ -23,9 +23,10 @@ from pulpcore.content_star.cache.policy import CacheWrite
 from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.distributions.use_page import how_to_use_response
 from pulpcore.content_star.listings.base_paths import has_base_paths, next_segments
-from pulpcore.content_star.listings.distributions import distributions_page
+from pulpcore.content_star.listings.distributions import distributions_page, facts_by_segment
 from pulpcore.content_star.listings.entries import DirectoryEntry
 from pulpcore.content_star.listings.facts_query import USE, facts_query, refuse_facts
+from pulpcore.content_star.listings.json import json_listing
 from pulpcore.content_star.listings.negotiation import VaryOnAccept, preferred_form
 from pulpcore.content_star.listings.pagination import page_query
 from pulpcore.content_star.listings.responses import head_for, listing_for
@@ -235,10 +236,14 @@ def list_base_paths(request: Request, content_path: ContentPath) -> ASGIApp:
     if not path.endswith("/"):
         return redirect_with_slash(request)
     refuse_facts(request.scope)
-    page = page_query(request)
-    if preferred_form(request) == "page":
+    page, form = page_query(request), preferred_form(request)
+    if form == "page":
         return VaryOnAccept(distributions_page(request, domain, prefix))
     if request.method == "HEAD":
         return VaryOnAccept(head_for(request))
-    entries = [DirectoryEntry(name) for name in next_segments(domain, prefix, page)]
+    names = next_segments(domain, prefix, page)
+    entries = [DirectoryEntry(name) for name in names]
+    if form == "json":
+        facts = facts_by_segment(domain, prefix, names)
+        return VaryOnAccept(json_listing(request, entries, facts))
     return VaryOnAccept(listing_for(request, entries, is_root=is_root))

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from django.db import connection
+from django.test import override_settings
 from pulp_file.app.models import FileDistribution
 from starlette.routing import Route
 
@@ -286,6 +287,22 @@ def test_use_ignores_hosts_that_a_client_claims_to_be_forwarded(without_origin, 
         headers[name] = "evil.invalid"
     answer = httpx.get(f"{without_origin.content_url}{base}/?use", headers=headers)
     assert answer.status_code == 200 and "evil" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "host"),
+    [
+        ("pulp.example", "pulp.example"),
+        ("pulp.example:8443, 10.0.0.1", "pulp.example:8443"),
+        ("$(reboot)/", "%24%28reboot%29%2F"),
+        ("", "inner.example"),
+    ],
+)
+def test_use_has_the_forwarded_host_where_django_believes_it(app, base, forwarded, host):
+    headers = JSON | {"Host": "inner.example", "X-Forwarded-Host": forwarded}
+    with override_settings(CONTENT_ORIGIN=None, USE_X_FORWARDED_HOST=True):
+        answer = get(app, f"{PREFIX}{base}/?use", headers)
+    assert answer.json()["url"] == f"http://{host}{PREFIX}{base}/"
 
 
 @pytest.mark.parametrize("accept", FORMS, ids=lambda each: each["Accept"])

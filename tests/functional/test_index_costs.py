@@ -96,3 +96,14 @@ def test_existence_of_base_paths_ends_at_the_first(domain):
         (plan,) = plans_of(lambda prefix=prefix: base_paths.has_base_paths(domain, prefix))
         assert sum(count for _, count in rows_of(plan)) <= MANY / 30, plan
         assert base_paths.has_base_paths(domain, prefix) == is_there
+
+
+def test_json_index_reads_facts_of_its_own_rows_only(domain):
+    prefix = "many/7/"
+    segments = base_paths.next_segments(domain, prefix)
+    (plan,) = plans_of(lambda: distributions.facts_by_segment(domain, prefix, segments))
+    rows: Counter[str] = Counter()
+    for table, count in rows_of(plan):
+        rows[table] += round(count)
+    assert len(segments) == MANY / 100
+    assert all(count <= 8 * len(segments) for count in rows.values()), rows

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pulp_file.app.models import FileDistribution
 from starlette.requests import Request
 
-from pulpcore.app.models import ContentArtifact, Distribution, PublishedArtifact
+from pulpcore.app.models import ContentArtifact, Distribution, PublishedArtifact, RBACContentGuard
 from pulpcore.content_star import views
 from pulpcore.content_star.listings import directory, pagination, stream
 from pulpcore.content_star.listings.pagination import make_cursor
@@ -245,6 +245,43 @@ def test_pagination_of_base_paths_yields_the_sorted_set_of_names(app, module_orm
     assert all(entry["modified"] is None for page in pages for entry in page["entries"])
 
 
+def test_json_index_describes_the_distributions(content, module_orm):
+    top, guard = module_orm.unique(), module_orm.guard(RBACContentGuard)
+    version = module_orm.version({"a": b"1", "b": b"2"})
+    repository = version.repository
+    publication = module_orm.publication({"a": b"1"}, version=version)
+    labels = {"team": "blue", "nameless": None}
+    served = {
+        "latest": (
+            {"repository": repository, "pulp_labels": labels},
+            f"latest (1) of {repository.name}",
+            2,
+        ),
+        "nothing": ({}, "nothing yet", None),
+        "publication": ({"publication": publication}, "publication of version 1", 2),
+        "version": ({"repository_version": version, "content_guard": guard}, "version 1", 2),
+    }
+    for name, (fields, _, _) in served.items():
+        module_orm.distribution(f"{top}/{name}", from_publication=False, **fields)
+    module_orm.distribution(f"{top}/latest-but/below")
+    module_orm.distribution(f"{top}/hidden", hidden=True)
+    entries = content.get(f"{top}/", headers=JSON).json()["entries"]
+    found = {entry["name"]: entry["distribution"] for entry in entries}
+    assert found.pop("latest-but") is None
+    assert found.keys() == served.keys()
+    for name, (fields, words, units) in served.items():
+        row = Distribution.objects.get(base_path=f"{top}/{name}")
+        assert found[name] == {
+            "name": row.name,
+            "type": row.pulp_type,
+            "serves": words,
+            "units": units,
+            "labels": fields.get("pulp_labels", {}),
+            "guarded": "content_guard" in fields,
+            "changed": row.pulp_last_updated.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+
+
 def test_pagination_is_stable_when_entries_are_added_and_removed(
     app, publication, replaceable, monkeypatch
 ):
@@ -334,8 +371,9 @@ def test_pagination_sorts_by_code_point_in_the_query_plan(module_orm, publicatio
     for path in (f"{replaceable}/", f"{top}/"):
         with CaptureQueriesContext(connection) as queries:
             rows_of_request(path)
+        paged = next(query["sql"] for query in reversed(queries) if "LIMIT 1001" in query["sql"])
         with connection.cursor() as database:
-            database.execute("EXPLAIN VERBOSE " + queries[-1]["sql"])
+            database.execute(f"EXPLAIN VERBOSE {paged}")
             plan = [line for (line,) in database]
         # Sorts below it are by ids, for joins, or in the order of the database, which is the same.
         assert directory.path_order().using == ""

@@ -95,6 +95,13 @@ class Page(HTMLParser):
         rows = re.findall(r'<tr class="[a-z]+"><td><a href="[^"]*">([^<]*)</a>', self.rawdata_all)
         return [html.unescape(name) for name in rows if name != "../"]
 
+    @property
+    def above(self) -> str:
+        """Target of the link of an error page."""
+        found = re.search(r'<p>Go to <a href="([^"]*)"', self.rawdata_all)
+        assert found
+        return html.unescape(found[1])
+
 
 def page_of(answer: httpx.Response) -> Page:
     page = Page(answer.text)
@@ -227,6 +234,15 @@ def test_invalid_query_of_directory_page_returns_400(content, base, query):
     answer = content.get(f"{base}/?{query}", headers=BROWSER)
     assert answer.status_code == 400
     assert "<h1>400 Bad Request</h1>" in answer.text
+    again = content.get(f"{base}/{page_of(answer).above}", headers=BROWSER)
+    assert again.status_code == 200 and "size" in again.text
+
+
+@pytest.mark.parametrize("path", ["", "sub/"])
+def test_invalid_query_links_to_the_directory_with_the_rest_of_the_query(content, base, path):
+    answer = content.get(f"{base}/{path}?token=a%26b&sort=color&q=x&info", headers=BROWSER)
+    assert answer.status_code == 400
+    assert page_of(answer).above == "?token=a%26b"
 
 
 def test_query_of_ten_thousand_characters_is_refused(content, base):
@@ -235,7 +251,9 @@ def test_query_of_ten_thousand_characters_is_refused(content, base):
 
 @pytest.mark.parametrize("query", ["sort=color", "order=up", "cursor=x", "cursor=Pm5v"])
 def test_invalid_query_of_distributions_page_returns_400(content, base, query):
-    assert content.get(f"?{query}", headers=BROWSER).status_code == 400
+    answer = content.get(f"?{query}", headers=BROWSER)
+    assert answer.status_code == 400
+    assert page_of(answer).above == "?"
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,20 @@
-"""Page of the index of distributions for people: searched, sorted and paged. Blocks."""
+"""Index of distributions: a page for people, searched and sorted, and facts for JSON. Blocks."""
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models.functions import Coalesce
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pulpcore.content_star.listings.base_paths import visible_distributions
+from pulpcore.content_star.listings.json import DistributionFacts, rfc_3339
 from pulpcore.content_star.listings.page import (
     PageParameters,
     columns,
@@ -25,7 +28,7 @@ from pulpcore.content_star.listings.pagination import PARAMETER
 from pulpcore.content_star.listings.responses import head_for
 from pulpcore.content_star.listings.site import origin, render_page, start_path
 from pulpcore.content_star.upstream import RepositoryVersionContentDetails
-from pulpcore.plugin.models import Domain, RepositoryVersion
+from pulpcore.plugin.models import Distribution, Domain, RepositoryVersion
 
 # Distributions of a page.
 PAGE_ROWS = 100
@@ -73,19 +76,50 @@ def distributions_page(request: Request, domain: Domain, prefix: str) -> Respons
 def page_rows(page: PageParameters, domain: Domain, prefix: str) -> QuerySet[Any, dict[str, Any]]:
     """Return the rows of a page from its cursor on, of which a slice is read by one query."""
     field = SORTS[page.sort]
-    latest = RepositoryVersion.objects.filter(repository=OuterRef("repository_id"), complete=True)
-    packages = (
-        RepositoryVersionContentDetails.objects.filter(count_type="P")
-        .values("repository_version_id")
-        .annotate(packages=Sum("count"))
-    )
     found = visible_distributions(domain).filter(base_path__startswith=prefix)
     if page.q:
         found = found.filter(Q(name__icontains=page.q) | Q(base_path__icontains=page.q))
     if page.after is not None:
         found = found.filter(_after(page, field))
     sign = "-" if page.is_descending else ""
-    return found.order_by(*dict.fromkeys([f"{sign}{field}", f"{sign}base_path"])).values(
+    return _facts(found.order_by(*dict.fromkeys([f"{sign}{field}", f"{sign}base_path"])))
+
+
+def facts_by_segment(
+    domain: Domain, prefix: str, segments: Iterable[str]
+) -> dict[str, DistributionFacts]:
+    """Return facts about the visible distributions at `prefix` and a segment, by segment.
+
+    Segments end in a slash; not all are of distributions, others are parts of base paths only.
+    """
+    base_paths = [prefix + segment.rstrip("/") for segment in segments]
+    rows = _facts(visible_distributions(domain).filter(base_path__in=base_paths))
+    return {
+        f"{row['base_path'].removeprefix(prefix)}/": {
+            "name": row["name"],
+            "type": row["pulp_type"],
+            "serves": _serves(row),
+            "units": row["units"],
+            "labels": row["pulp_labels"],
+            "guarded": row["content_guard_id"] is not None,
+            "changed": rfc_3339(row["pulp_last_updated"]),
+        }
+        for row in rows
+    }
+
+
+def _facts(found: QuerySet[Distribution]) -> QuerySet[Any, dict[str, Any]]:
+    """Return facts about distributions, with the version served and its number of content units."""
+    latest = RepositoryVersion.objects.filter(repository=OuterRef("repository_id"), complete=True)
+    units = RepositoryVersionContentDetails.objects.filter(
+        count_type="P", repository_version=OuterRef("version_id")
+    ).values("repository_version_id")
+    version = Coalesce(
+        "publication__repository_version_id",
+        "repository_version_id",
+        Subquery(latest.order_by("-number").values("pk")[:1]),
+    )
+    return found.annotate(version_id=version).values(
         "name",
         "base_path",
         "pulp_type",
@@ -97,18 +131,7 @@ def page_rows(page: PageParameters, domain: Domain, prefix: str) -> QuerySet[Any
         published=F("publication__repository_version__number"),
         number=F("repository_version__number"),
         latest=Subquery(latest.order_by("-number").values("number")[:1]),
-        packages=Subquery(
-            packages.filter(
-                repository_version__repository=OuterRef("repository_id"),
-                repository_version__number=Subquery(
-                    RepositoryVersion.objects.filter(
-                        repository=OuterRef(OuterRef("repository_id")), complete=True
-                    )
-                    .order_by("-number")
-                    .values("number")[:1]
-                ),
-            ).values("packages")[:1]
-        ),
+        units=Subquery(units.annotate(units=Sum("count")).values("units")[:1]),
     )
 
 
@@ -158,7 +181,7 @@ def _row(request: Request, domain: Domain, row: dict[str, Any]) -> dict[str, Any
         "image": _image(request, domain, row),
         "name": row["name"],
         "type": row["pulp_type"],
-        "serves": _serves(row),
+        "serves": _serves(row) + (f", {row['units']:,} packages" if row["units"] else ""),
         "labels": [": ".join(filter(None, pair)) for pair in sorted(row["pulp_labels"].items())],
         "guard": row["content_guard_id"] is not None,
         "changed": row["pulp_last_updated"],
@@ -183,14 +206,13 @@ def _image(request: Request, domain: Domain, row: dict[str, Any]) -> str:
 
 
 def _serves(row: dict[str, Any]) -> str:
-    """Return in words which source a distribution serves, and how many packages it has."""
+    """Return in words which source a distribution serves."""
     if row["published"] is not None:
         return f"publication of version {row['published']}"
     if row["number"] is not None:
         return f"version {row['number']}"
     if row["repository__name"] is not None:
-        packages = f", {row['packages']:,} packages" if row["packages"] else ""
-        return f"latest ({row['latest']}) of {row['repository__name']}{packages}"
+        return f"latest ({row['latest']}) of {row['repository__name']}"
     if row["remote__name"] is not None:
         return f"remote {row['remote__name']}"
     return "nothing yet"

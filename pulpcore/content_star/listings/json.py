@@ -1,9 +1,9 @@
 """Render pages of directory listings as JSON, in the format of docs/listings.md."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,14 +16,27 @@ from pulpcore.content_star.resolve.paths import decoded_path
 from pulpcore.content_star.responses.text import text_response
 
 
+class DistributionFacts(TypedDict):
+    """A distribution of the index."""
+
+    name: str
+    type: str
+    serves: str
+    units: int | None
+    labels: dict[str, str | None]
+    guarded: bool
+    changed: str
+
+
 class Entry(TypedDict):
-    """A file or directory of a listing."""
+    """A file or directory of a listing; in the index, part of a base path."""
 
     name: str
     type: Literal["file", "directory"]
     href: str
     size: int | None
     modified: str | None
+    distribution: NotRequired[DistributionFacts | None]
 
 
 class Listing(TypedDict):
@@ -34,13 +47,24 @@ class Listing(TypedDict):
     next: str | None
 
 
-def json_listing(request: Request, entries: Sequence[DirectoryEntry]) -> Response:
-    """Return the first page of the sorted `entries`, with a link to the next if there are more."""
+def json_listing(
+    request: Request,
+    entries: Sequence[DirectoryEntry],
+    distributions: Mapping[str, DistributionFacts] | None = None,
+) -> Response:
+    """Return the first page of the sorted `entries`, with a link to the next if there are more.
+
+    `distributions` are those of the index, by the name of the entry.
+    """
     page = entries[: pagination.PAGE_SIZE]
     has_next = len(entries) > len(page)
+    listed = [_as_json(entry) for entry in page]
+    if distributions is not None:
+        for entry, as_json in zip(page, listed, strict=True):
+            as_json["distribution"] = distributions.get(entry.name)
     listing: Listing = {
         "path": decoded_path(request.scope),
-        "entries": [_as_json(entry) for entry in page],
+        "entries": listed,
         "next": f"?{pagination.next_query(request, page[-1].name)}" if has_next else None,
     }
     body = json.dumps(listing, ensure_ascii=False, separators=(",", ":")).encode()
@@ -62,10 +86,10 @@ def _as_json(entry: DirectoryEntry) -> Entry:
         "type": "directory" if entry.name.endswith("/") else "file",
         "href": link(entry.name),
         "size": entry.size,
-        "modified": _rfc_3339(entry.modified) if entry.modified else None,
+        "modified": rfc_3339(entry.modified) if entry.modified else None,
     }
 
 
-def _rfc_3339(moment: datetime) -> str:
+def rfc_3339(moment: datetime) -> str:
     """Format in UTC and whole seconds, as in `Last-Modified` of the file."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pulpcore.content_star.listings.entries import DirectoryEntry, EntryCache
+from pulpcore.content_star.listings.facts_query import query_without_facts
 from pulpcore.content_star.listings.html import link, size_text
 from pulpcore.content_star.listings.pagination import (
     PARAMETER,
@@ -94,7 +95,7 @@ def page_parameters(request: Request, sorts: Sequence[str]) -> PageParameters:
 
 def href(request: Request, **parameters: str) -> str:
     """Return a query with `parameters` in place of those of this page; the others stay."""
-    query = request.scope["query_string"].decode("latin-1")
+    query = query_without_facts(request.scope).removeprefix("?")
     kept = [part for part in query.split("&") if part and member_name(part) not in PARAMETERS]
     return "?" + "&".join([*kept, *filter(None, [urlencode(parameters)])])
 

@@ -60,11 +60,17 @@ def page_headers() -> dict[str, str]:
 def origin(request: Request) -> str:
     """Return the origin of external URLs: `CONTENT_ORIGIN`, or that of the request.
 
-    `Host` may have characters that a shell interprets (RFC 3986 section 3.2.2): these are encoded,
-    since users copy commands with the origin, and a cache may have got it from another client.
+    `X-Forwarded-Host` goes before `Host` if Django's `USE_X_FORWARDED_HOST` says that a proxy sets
+    it; its first host is the one that the client used.
+
+    The host may have characters that a shell interprets (RFC 3986 section 3.2.2): these are
+    encoded, since users copy commands with the origin, and a cache may have got it from another
+    client.
     """
-    url = request.url
-    return (settings.CONTENT_ORIGIN or f"{url.scheme}://{quote(url.netloc, '[]:%')}").rstrip("/")
+    host, forwarded = request.url.netloc, request.headers.get("X-Forwarded-Host")
+    if settings.USE_X_FORWARDED_HOST and forwarded:
+        host = forwarded.partition(",")[0].strip()
+    return (settings.CONTENT_ORIGIN or f"{request.url.scheme}://{quote(host, '[]:%')}").rstrip("/")
 
 
 def start_path(request: Request) -> str:

@@ -33,6 +33,7 @@ from pulpcore.content_star.database.availability import (
 )
 from pulpcore.content_star.distributions.plugin_hooks import responder_of
 from pulpcore.content_star.listings.negotiation import preferred_form, prefers_json
+from pulpcore.content_star.listings.page import href
 from pulpcore.content_star.listings.site import breadcrumbs, page_headers, render_page, start_path
 from pulpcore.content_star.remote.errors import RemoteBroke, RemoteTimeout, RemoteUnavailable
 from pulpcore.content_star.remote.pull_through.models import RemoteRefused
@@ -166,6 +167,7 @@ def _above(request: Request, status: int) -> dict[str, object]:
     """Return the context of the link to the directory above.
 
     Not found: the nearest one that there is. Denied: the index, since the guard may be of more.
+    Of a directory's invalid query: the directory itself.
     """
     *above, (name, _) = breadcrumbs(request)
     nearest = request_info(request.scope).above
@@ -177,7 +179,9 @@ def _above(request: Request, status: int) -> dict[str, object]:
         "start": quote(start_path(request)),
         "crumbs": [*above, (name, "")],
     }
-    if above:
+    if status == 400 and request.scope["query_string"] and request.scope["path"].endswith("/"):
+        context["above_name"], context["above"] = name, href(request)
+    elif above:
         context["above_name"], context["above"] = above[-1]
     return context
 
