@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pulpcore.content_star.server.file_range import MAX_PROBE_BYTES
 from tests.support.instance import Instance, stop, wait_until
 from tests.support.raw_client import Raw
 from tests.support.server import Server, free_port, memory, running
@@ -291,6 +292,17 @@ def test_cold_file_is_read_in_threads(server, folder):
     assert after["read ahead"] > before["read ahead"]
     assert after["cold calls"] == before["cold calls"]
     assert after["bytes"] - before["bytes"] == SIZE
+
+
+def test_cold_part_of_a_cached_file_is_read_in_threads(server, folder):
+    path = folder / "partly-cold"
+    path.write_bytes(LARGE)
+    before = seen(server)
+    httpx.get(f"{server.url}/drop/partly-cold?offset={SIZE // 2}&length={4 * MAX_PROBE_BYTES}")
+    assert httpx.get(f"{server.url}/file/partly-cold").content == LARGE
+    after = seen(server)
+    assert after["read ahead"] > before["read ahead"]
+    assert after["cold calls"] == before["cold calls"]
 
 
 def test_file_that_goes_cold_while_a_client_waits_is_read_in_threads(server, folder):

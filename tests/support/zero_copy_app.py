@@ -56,10 +56,12 @@ async def seen(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def drop(scope: Scope, receive: Receive, send: Send) -> None:
-    """Drop a file from the page cache."""
+    """Drop a file from the page cache, or `length` bytes of it from `offset` on."""
+    query = parse_qs(scope["query_string"].decode())
+    offset, length = (int(query.get(name, ["0"])[0]) for name in ("offset", "length"))
     with _path(scope).open() as file:
         os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(file.fileno(), offset, length, os.POSIX_FADV_DONTNEED)
     await text(send, "dropped")
 
 

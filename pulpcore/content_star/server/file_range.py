@@ -10,10 +10,14 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 from starlette.types import Message
 
-CALL_BYTES = 1 << 20
-"""Maximum bytes of a call of `sendfile`. After each, other connections have their turn."""
+CALL_BYTES = 2 << 20
+"""Maximum bytes of a call of `sendfile`, as of nginx. After each, other connections have their
+turn."""
 PROBE_BYTES = 128 * 1024
-"""Interval at which the page cache is probed: how far Linux reads ahead by default."""
+"""Interval at which the page cache is probed at first: how far Linux reads ahead by default."""
+MAX_PROBE_BYTES = 1 << 20
+"""Interval after some calls whose bytes were all cached. The event loop may wait for a disk then,
+once for each part in between that is not; to probe all files as often takes a tenth of the CPU."""
 THREADS = 40
 """Threads that wait for disks."""
 
@@ -51,6 +55,7 @@ class FileRange:
         self._fd: int = message["file"].fileno()
         self._offset = start
         self._stop = stop
+        self._probe_bytes = PROBE_BYTES
 
     @property
     def _length(self) -> int:
@@ -130,11 +135,13 @@ class FileRange:
         """Return whether the page cache has the next bytes, by samples; False if unknown."""
         stop = self._offset + self._length
         try:
-            for position in range(self._offset, stop, PROBE_BYTES):
+            for position in range(self._offset, stop, self._probe_bytes):
                 os.preadv(self._fd, _byte, position, os.RWF_NOWAIT)
             os.preadv(self._fd, _byte, stop - 1, os.RWF_NOWAIT)
         except OSError:
+            self._probe_bytes = PROBE_BYTES
             return False
+        self._probe_bytes = min(2 * self._probe_bytes, MAX_PROBE_BYTES)
         return True
 
 
