@@ -348,6 +348,22 @@ def test_head_that_is_invalid_after_a_pipelined_request_returns_400_after_its_re
         assert client.rest() == b""
 
 
+@pytest.mark.parametrize("queued", [0, 1])
+def test_head_with_an_invalid_target_returns_400_after_earlier_responses(server, loop, queued):
+    """It takes the place of no response to a pipelined request."""
+    name = f"target-{queued}-{loop}"
+    invalid = b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n"
+    data = GET % f"/wait/{name}".encode() + GET % b"/plain" * queued + invalid
+    with Client(server).send(data) as client:
+        wait_until(lambda: f"waits: {name}" in events(server))
+        httpx.get(f"{server.url}/open/{name}")
+        assert client.response() == (200, f"waited for {name}".encode())
+        for _ in range(queued):
+            assert client.response() == (200, b"plain")
+        assert client.response()[0] == 400
+        assert client.rest() == b""
+
+
 # Upgrade
 
 

@@ -261,7 +261,8 @@ class HttpProtocol(HttpToolsProtocol):
             if self._respond_immediately():
                 return
             self._begin()
-        start_request(self)
+        start_request(self)  # raises an exception if the target is invalid
+        self.in_body = True
         self.headers = []  # trailers are no headers (RFC 9110 section 6.5.1)
         cycle = cast(Cycle, self.cycle)
         cycle.tcp = self.tcp
