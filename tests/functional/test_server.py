@@ -379,6 +379,23 @@ def test_upgrade_to_http_2_is_ignored_with_and_without_a_body(server):
         assert client.response() == (200, b"one\ntwo\nthree\n")
 
 
+@pytest.mark.parametrize("start", [GET[:-2] % b"/plain", POST + b"Content-Length: 3\r\n"])
+def test_upgrade_to_websocket_returns_501_and_ends_the_connection(impatient, start):
+    """uvicorn's WebSocket classes would keep it open, without a deadline or limit."""
+    upgrade = (
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+    )
+    assert status_of(send(impatient, start + upgrade + b"abc")) == 501
+    before = impatient.said().count(": 408 ")
+    for _ in range(3):
+        assert send(impatient, b"") == b"", "the time of a deadline has passed"
+    assert impatient.said().count(": 408 ") == before
+    with Client(impatient).send(GET % b"/plain" + start + upgrade) as client:
+        assert client.response() == (200, b"plain")
+        assert client.response()[0] == 501
+
+
 def test_upgrade_by_connect_returns_501(server):
     request = b"CONNECT %b HTTP/1.1\r\nHost: a\r\n\r\n"
     assert status_of(send(server, request % b"a:443" + GET % b"/plain")) == 501

@@ -40,10 +40,9 @@ from pulpcore.content_star.server.sockets import (
 require(
     HttpToolsProtocol,
     {
-        "connection_made", "connection_lost", "eof_received", "handle_websocket_upgrade", "on_body",
-        "on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete",
-        "send_400_response", "timeout_keep_alive_handler", "_should_upgrade",
-        "_unset_keepalive_if_required",
+        "connection_made", "connection_lost", "eof_received", "on_body", "on_headers_complete",
+        "on_message_begin", "on_message_complete", "on_response_complete", "send_400_response",
+        "timeout_keep_alive_handler", "_get_upgrade", "_unset_keepalive_if_required",
     },
     {
         "access_log", "app", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope",
@@ -224,19 +223,20 @@ class HttpProtocol(HttpToolsProtocol):
             )
 
     def _upgrade(self, rest: bytes) -> None:
-        """Switch to WebSocket, or parse the request again without its `Upgrade` header.
+        """Refuse WebSocket, or parse the request again without its `Upgrade` header.
 
         Any request may offer an upgrade, to HTTP/2 for example, even one with a body (RFC 9110
         section 7.8), and the parser stops there. `rest` is the data after the head.
+
+        uvicorn's WebSocket classes would have the connection without a limit or a timeout.
         """
         if self.refusal is not None:
             return
         method = self.parser.get_method()
         if method == b"CONNECT":
             self.refuse(501, "The method CONNECT is not supported: this server is not a proxy.")
-        elif self._should_upgrade() and self.serving is None:
-            self.open_connections.remove(self)
-            self.handle_websocket_upgrade()
+        elif self._get_upgrade() == b"websocket":
+            self.refuse(501, "Pulp does not support WebSocket.")
         else:
             version = self.parser.get_http_version().encode()
             lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
@@ -248,8 +248,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start or queue the request."""
         if self.parser.should_upgrade():
-            self.scope["method"] = self.parser.get_method().decode("ascii")
-            return  # the parser raises, see `_upgrade`
+            return  # the parser raises an exception, see `_upgrade`
         if self.refusal is not None:
             return
         is_long = len(self.url) > TARGET_BYTES or self.overhead > HEAD_BYTES
