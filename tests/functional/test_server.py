@@ -443,6 +443,23 @@ def test_chunks_of_one_byte_are_accepted(server):
     assert json.loads(received)["body"] == "x" * 200_000
 
 
+def test_continue_is_not_sent_after_an_error_response(server, loop):
+    name = f"expects-{loop}"
+    post = CHUNKED.replace(b"/echo", f"/echo/{name}".encode())
+    expecting = post[:-2] + b"Expect: 100-continue\r\n\r\n"
+    received = send(server, expecting + b"not a size\r\n")
+    assert status_of(received) == 400
+    assert b"100 Continue" not in received
+    wait_until(lambda: f"truncated: {name}" in events(server))
+
+
+def test_continue_is_not_sent_to_http_1_0(server):
+    post = POST.replace(b"1.1", b"1.0") + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    received = send(server, post + b"abc")
+    assert status_of(received) == 200
+    assert b"100 Continue" not in received
+
+
 # Timeouts
 
 

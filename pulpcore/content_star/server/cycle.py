@@ -136,6 +136,8 @@ class Cycle(RequestResponseCycle):
 
     async def receive(self) -> Any:
         """Receive an ASGI message, with a deadline for the next part of the body."""
+        if self.disconnected:
+            self.waiting_for_100_continue = False  # an error response may have been sent
         if not self.more_body or self.body or self.disconnected or self.response_complete:
             return await super().receive()
         protocol: Any = self.transport.get_protocol()

@@ -255,7 +255,8 @@ class HttpProtocol(HttpToolsProtocol):
         if (is_long or len(self.headers) > HEADERS) and self._is_too_large():
             return
         self.overhead = 0
-        self.in_body = True
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # RFC 9110 section 10.1.1
         if self.serving is None:
             if self._respond_immediately():
                 return
