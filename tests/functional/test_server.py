@@ -584,6 +584,16 @@ def test_requests_after_the_last_one_do_not_truncate_its_response(instance, loop
         assert slow.rest() == b""
 
 
+def test_client_that_resets_the_connection_at_the_end_of_the_last_response(server, loop, tmp_path):
+    """To half-close it then is an error."""
+    name, file = f"reset-{loop}", tmp_path / "reset"
+    with Client(server).send(GET % f"/block/{name}?{file}".encode()) as client:
+        assert client.file.readline().startswith(b"HTTP/1.1 200")
+        client.reset()
+        file.touch()
+    wait_until(lambda: f"blocked: {name}" in events(server))
+
+
 def test_exception_in_an_immediate_response_is_that_of_the_call(server):
     with Client(server).send(GET % b"/fails") as client:
         assert client.response() == (500, b"Internal Server Error")

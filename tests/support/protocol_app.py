@@ -4,9 +4,11 @@ import asyncio
 import json
 import os
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 from starlette.types import Receive, Scope, Send
 
@@ -101,6 +103,17 @@ async def endless(name: str, scope: Scope, receive: Receive, send: Send) -> None
     EVENTS.append(f"disconnect: endless {name}")
 
 
+async def block(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """End the last response of a connection, and block the event loop until a file exists."""
+    headers = [(b"content-length", b"4"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"last", "more_body": True})
+    while not Path(scope["query_string"].decode()).exists():  # noqa: ASYNC240
+        time.sleep(0.01)  # noqa: ASYNC251
+    await send({"type": "http.response.body", "body": b""})
+    EVENTS.append(f"blocked: {name}")
+
+
 async def fails(name: str, scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("of the application")
 
@@ -132,6 +145,7 @@ PATHS: dict[str, Callable[[str, Scope, Receive, Send], Awaitable[None]]] = {
     "stream": stream,
     "large": large,
     "endless": endless,
+    "block": block,
     "fails": fails,
     "nodelay": nodelay,
 }

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections import deque
+from contextlib import suppress
 from typing import Any, cast
 
 import httptools
@@ -423,7 +424,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.open_connections.set_busy(self)
         self.open_connections.set_idle(self)  # as the newest
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with suppress(OSError):  # the client has just reset the connection
+                self.transport.write_eof()
             self._linger()
         elif self.refusal is not None:
             self.open_connections.set_deadline(self, 0)
