@@ -990,6 +990,24 @@ def test_tls_client_that_ends_is_a_client_disconnect(encrypted, loop, ends):
         wait_until(lambda: f"disconnect: {name}" in events(encrypted))
 
 
+def test_tls_connections_beyond_the_limit_are_closed_at_once(instance, loop, tls_options):
+    """Those clients do not end TLS, and another timeout would come first."""
+    environ = {"PULP_CONTENT_STAR_CONNECTIONS": "48", "LINGER_TIMEOUT": "300"}
+    options = (*OURS, "--loop", loop, *tls_options)
+    with (
+        serving_protocol_app(instance, *options, **environ) as server,
+        ExitStack() as clients,
+    ):
+        for number in range(32):
+            clients.enter_context(Client(server).send(GET % f"/wait/{number}".encode()))
+        wait_until(lambda: status_after(server, GET % b"/plain") == 503)
+        folder = Path(f"/proc/{server.process.pid}/fd")
+        before = len(list(folder.iterdir()))
+        silent = [clients.enter_context(Client(server)) for _ in range(100)]
+        assert silent[0].response()[0] == 503
+        assert len(list(folder.iterdir())) < before + 50
+
+
 # Plain uvicorn
 
 

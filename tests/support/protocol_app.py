@@ -17,9 +17,10 @@ from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.immediate import ImmediateResponse, ResponseHead
 from pulpcore.content_star.server import connections, protocol, sockets
 
-# Constants that tests shorten.
+# Constants that tests change.
 for module, name in (
     (protocol, "HALF_CLOSED_TIMEOUT"),
+    (protocol, "LINGER_TIMEOUT"),
     (connections, "INTERVAL"),
     (connections, "STALLED_INTERVAL"),
     (connections, "STALLED_TIMEOUT"),

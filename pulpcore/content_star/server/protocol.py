@@ -470,6 +470,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.refusal = error_response(503, TOO_MANY, self.server_state.default_headers)
         self.transport.write(self.refusal)
         self.transport.close()
+        if self.tcp is not None:
+            self.tcp.close()  # without the end of TLS by the client
         self.open_connections.set_deadline(self, LINGER_TIMEOUT)
 
     def send_400_response(self, msg: str) -> None:
