@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import resource
 import select
 import signal
@@ -1006,6 +1007,32 @@ def test_tls_connections_beyond_the_limit_are_closed_at_once(instance, loop, tls
         silent = [clients.enter_context(Client(server)) for _ in range(100)]
         assert silent[0].response()[0] == 503
         assert len(list(folder.iterdir())) < before + 50
+
+
+def test_tls_client_that_does_not_read_is_not_read_from(encrypted, loop):
+    """TLS could have to respond to what it reads."""
+    name, sent, part = f"unread-{loop}", 0, bytes(1 << 20)
+    post = POST.replace(b"/echo", f"/endless/{name}".encode())
+    post += b"Content-Length: 1000000000\r\n\r\n"
+    with Client(encrypted).send(post) as client:
+        assert select.select([client.socket], [], [], 300)[0]
+        client.socket.settimeout(2)
+        with pytest.raises(TimeoutError):
+            while sent < 200 << 20:
+                sent += client.socket.send(part)
+    wait_until(lambda: f"disconnect: endless {name}" in events(encrypted))
+
+
+def test_tls_client_that_half_closes_tcp_receives_pipelined_responses(encrypted, loop):
+    """What asyncio writes after the end of TCP is dropped, without flow control."""
+    name = f"half-{loop}"
+    with Client(encrypted) as client:
+        client.send(GET % f"/endless/{name}".encode() + GET % b"/plain")
+        assert client.file.readline().startswith(b"HTTP/1.1 200")
+        with socket.socket(fileno=os.dup(client.socket.fileno())) as tcp:
+            tcp.shutdown(socket.SHUT_WR)
+        assert len(client.file.read(20 << 20)) == 20 << 20
+    wait_until(lambda: f"disconnect: endless {name}" in events(encrypted))
 
 
 # Plain uvicorn

@@ -53,7 +53,11 @@ require(
 
 
 class Flow(FlowControl):
-    """Flow control that keeps reading paused while pipelined requests are queued."""
+    """Flow control that keeps reading paused while pipelined requests are queued.
+
+    With TLS, it has the transport below, since asyncio reads the end of TCP while only that of TLS
+    is paused, and drops what is written from then on.
+    """
 
     def __init__(self, transport: asyncio.Transport, pipeline: deque[Any]) -> None:
         super().__init__(transport)
@@ -63,6 +67,31 @@ class Flow(FlowControl):
         """Resume reading, unless requests are queued."""
         if not self._pipeline:
             super().resume_reading()
+
+
+class EncryptedFlow(Flow):
+    """Flow control that reads nothing while TLS has data to send.
+
+    TLS itself responds to what it reads, to an update of keys for example: from a client that does
+    not read, that would fill the memory.
+    """
+
+    def pause_writing(self) -> None:
+        """Pause writing and reading."""
+        super().pause_writing()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Resume writing, and reading unless it is paused itself."""
+        super().resume_writing()
+        if not self.read_paused:
+            self._transport.resume_reading()
+
+    def resume_reading(self) -> None:
+        """Resume reading, unless requests are queued or writing is paused."""
+        super().resume_reading()
+        if self.write_paused:
+            self._transport.pause_reading()
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -108,8 +137,10 @@ class HttpProtocol(HttpToolsProtocol):
             Handshake(self, transport, context)
             return
         super().connection_made(transport)
-        self.flow = Flow(transport, self.pipeline)
-        if transport.get_extra_info("sslcontext"):
+        if self.tcp is None:
+            self.flow = Flow(transport, self.pipeline)
+        else:
+            self.flow = EncryptedFlow(self.tcp, self.pipeline)
             transport.set_write_buffer_limits(high=TLS_BUFFER_BYTES)
         connection = transport.get_extra_info("socket")
         if connection.family == socket.AF_UNIX:
@@ -169,7 +200,8 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def is_unread(self) -> bool:
         """Whether the event loop does not detect a disconnect, since it does not read."""
-        return self.half_closed or self.flow.read_paused
+        is_paused = self.flow.read_paused or (self.tcp is not None and self.flow.write_paused)
+        return self.half_closed or is_paused
 
     @property
     def stalled_seconds(self) -> float:
