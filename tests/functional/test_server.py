@@ -10,9 +10,10 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -24,6 +25,7 @@ from tests.support.orm import Orm
 from tests.support.protocol_app import LARGE
 from tests.support.server import Server, free_port, memory, running, serving
 
+T = TypeVar("T")
 OURS = ("--http", "pulpcore.content_star.server:HttpProtocol")
 CHECKOUT = str(Path(__file__).parents[2])
 GET = b"GET %b HTTP/1.1\r\nHost: example.org\r\n\r\n"
@@ -1033,6 +1035,40 @@ def test_tls_client_that_half_closes_tcp_receives_pipelined_responses(encrypted,
             tcp.shutdown(socket.SHUT_WR)
         assert len(client.file.read(20 << 20)) == 20 << 20
     wait_until(lambda: f"disconnect: endless {name}" in events(encrypted))
+
+
+def test_tls_handshake_under_way_at_shutdown_is_completed(instance, loop, tls_options):
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = UNVERIFIED.wrap_bio(incoming, outgoing)
+    with (
+        serving_protocol_app(
+            instance, *OURS, "--loop", loop, *tls_options, SHUTDOWN_GRACE="300"
+        ) as server,
+        connect(server) as client,
+    ):
+
+        def exchange(step: Callable[[], T]) -> T:
+            while True:
+                with suppress(ssl.SSLWantReadError):
+                    return step()
+                client.sendall(outgoing.read())
+                data = client.recv(1 << 16)
+                assert data, "the connection has ended"
+                incoming.write(data)
+
+        with suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        hello = outgoing.read()
+        client.sendall(hello[:10])
+        assert status_after(server, GET % b"/plain") == 200, "the handshake has begun"
+        server.process.terminate()
+        wait_until(lambda: "Waiting for connections to close" in server.said())
+        client.sendall(hello[10:])
+        exchange(tls.do_handshake)
+        tls.write(GET % b"/plain")
+        assert status_of(exchange(lambda: tls.read(1000))) == 200
+        client.close()
+        server.process.wait(300)
 
 
 # Plain uvicorn

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
 
+from pulpcore.content_star.server.limits import SHUTDOWN_GRACE
+
 if TYPE_CHECKING:
     from pulpcore.content_star.server.protocol import HttpProtocol
 
@@ -55,10 +57,13 @@ class Handshake(asyncio.Protocol):
         self._connection = connection
         self._received = b""
         self._has_ended = False
-        connection.open_connections.add(self)
+        self._is_stopping = False
+        connections: set[Any] = connection.connections
+        connections.add(self)
         start = connection.loop.start_tls(transport, self, context, server_side=True)
         # The first step now: the transport begins to read as soon as this returns.
         self._task = connection.loop.create_task(self._complete(_Begun(start)))
+        connection.open_connections.add(self)
 
     async def _complete(self, start: "_Begun") -> None:
         try:
@@ -66,6 +71,8 @@ class Handshake(asyncio.Protocol):
         except OSError:  # also of TLS, and timeouts
             return
         finally:
+            connections: set[Any] = self._connection.connections
+            connections.discard(self)
             self._connection.open_connections.remove(self)
         if transport is None or transport.is_closing():  # aborted
             return
@@ -73,6 +80,8 @@ class Handshake(asyncio.Protocol):
         connection.tcp = self.transport
         transport.set_protocol(connection)
         connection.connection_made(transport)
+        if self._is_stopping:
+            connection.shutdown()
         if self._received:
             connection.data_received(self._received)
         if self._has_ended:
@@ -89,6 +98,11 @@ class Handshake(asyncio.Protocol):
     def eof_received(self) -> None:
         """Keep the end of the connection."""
         self._has_ended = True
+
+    def shutdown(self) -> None:
+        """Go on for a moment, and accept a request then; called by uvicorn."""
+        self._is_stopping = True
+        self._connection.open_connections.set_deadline(self, SHUTDOWN_GRACE)
 
     def expire(self) -> None:
         """Abort the connection, whose client was too slow."""
