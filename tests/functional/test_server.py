@@ -1037,6 +1037,21 @@ def test_tls_client_that_half_closes_tcp_receives_pipelined_responses(encrypted,
     wait_until(lambda: f"disconnect: endless {name}" in events(encrypted))
 
 
+def test_tls_connection_that_is_closed_twice_stops_no_deadline(instance, loop, tls_options):
+    """uvicorn closes it again after an exception of the application."""
+    options = (*OURS, "--loop", loop, *tls_options)
+    environ = {"PULP_CONTENT_STAR_HEAD_TIMEOUT": "1", "INTERVAL": "0.1", "LINGER_TIMEOUT": "1"}
+    last = GET[:-2] % b"/fails-late" + b"Connection: close\r\n\r\n"
+    with (
+        serving_protocol_app(instance, *options, **environ) as server,
+        Client(server).send(last) as client,
+    ):
+        assert client.response() == (200, b"complete")
+        for _ in range(3):
+            assert status_of(send(server, b"GET / HTTP/1.1\r\n")) == 408
+        assert "Exception in callback" not in server.said()
+
+
 def test_tls_handshake_under_way_at_shutdown_is_completed(instance, loop, tls_options):
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = UNVERIFIED.wrap_bio(incoming, outgoing)

@@ -117,6 +117,11 @@ async def block(name: str, scope: Scope, receive: Receive, send: Send) -> None:
     EVENTS.append(f"blocked: {name}")
 
 
+async def fails_late(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    await respond(send, "complete")
+    raise RuntimeError("after the response")
+
+
 async def fails(name: str, scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("of the application")
 
@@ -150,6 +155,7 @@ PATHS: dict[str, Callable[[str, Scope, Receive, Send], Awaitable[None]]] = {
     "endless": endless,
     "block": block,
     "fails": fails,
+    "fails-late": fails_late,
     "nodelay": nodelay,
 }
 

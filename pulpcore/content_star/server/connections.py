@@ -127,7 +127,7 @@ class Connections:
     def _abort_reset(self) -> None:
         """Abort connections that the client has reset or closed, which nothing else notices."""
         for each in [each for each in self.all if each.is_lost]:
-            each.transport.abort()
+            each.abort()
         unread = {each.fileno(): each for each in self.all if each.is_unread}
         if not unread:
             return
@@ -135,14 +135,14 @@ class Connections:
         for fd in unread:
             poll.register(fd, 0)  # only POLLERR and POLLHUP, which are always reported
         for fd, _ in poll.poll(0):
-            unread[fd].transport.abort()
+            unread[fd].abort()
 
     def _abort_stalled(self) -> None:
         """Abort connections whose clients have not read their responses for a while."""
         busy = self.all - self.idle.keys()
         stalled = [each for each in busy if each.stalled_seconds >= STALLED_TIMEOUT]
         for each in stalled:
-            each.transport.abort()
+            each.abort()
         if stalled:
             logger.warning(
                 "All connections were busy (CONTENT_STAR_CONNECTIONS: %d). %d have been closed,"

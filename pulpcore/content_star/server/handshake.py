@@ -104,14 +104,18 @@ class Handshake(asyncio.Protocol):
         self._is_stopping = True
         self._connection.open_connections.set_deadline(self, SHUTDOWN_GRACE)
 
+    def abort(self) -> None:
+        """Abort the connection."""
+        self.transport.abort()
+
     def expire(self) -> None:
         """Abort the connection, whose client was too slow."""
-        self.transport.abort()
+        self.abort()
 
     def evict(self) -> None:
         """Abort the connection because of the limit."""
         self._connection.open_connections.remove(self)
-        self.transport.abort()
+        self.abort()
 
 
 class _Begun:

@@ -116,6 +116,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.open_connections = Connections.of(server_state, self.loop)
         self.url = b""
         self.tcp: asyncio.Transport | None = None  # below that of TLS
+        self.socket: socket.socket = None  # type: ignore[assignment]
         self.serving: Cycle | None = None  # uvicorn's `cycle` is the newest request
         self.unparsed = bytearray()
         self.overhead = 0  # bytes since the last head or body
@@ -142,9 +143,9 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.flow = EncryptedFlow(self.tcp, self.pipeline)
             transport.set_write_buffer_limits(high=TLS_BUFFER_BYTES)
-        connection = transport.get_extra_info("socket")
-        if connection.family == socket.AF_UNIX:
-            set_nodelay(connection)  # asyncio does that where the family is right
+        self.socket = transport.get_extra_info("socket")
+        if self.socket.family == socket.AF_UNIX:
+            set_nodelay(self.socket)  # asyncio does that where the family is right
         self.open_connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -166,7 +167,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._disconnect()
         self.half_closed = self.serving is not None and not self.in_body and self.scheme == "http"
         if self.half_closed:
-            probe(self.transport.get_extra_info("socket"))
+            probe(self.socket)
             self.open_connections.set_deadline(self, HALF_CLOSED_TIMEOUT)
         return self.half_closed
 
@@ -183,13 +184,23 @@ class HttpProtocol(HttpToolsProtocol):
 
     def fileno(self) -> int:
         """Return the file descriptor of the socket."""
-        return int(self.transport.get_extra_info("socket").fileno())
+        return self.socket.fileno()
+
+    def abort(self) -> None:
+        """Abort the connection."""
+        (self.tcp or self.transport).abort()
 
     @property
     def unsent(self) -> int:
-        """Bytes that the socket has not taken yet."""
-        below = self.tcp.get_write_buffer_size() if self.tcp is not None else 0
-        return below + self.transport.get_write_buffer_size()
+        """Bytes that the socket has not taken yet.
+
+        A transport of TLS is not asked if it is closed: asyncio's raises exceptions if that was
+        done twice, as uvicorn does after an exception of the application.
+        """
+        if self.tcp is None:
+            return self.transport.get_write_buffer_size()
+        own = 0 if self.transport.is_closing() else self.transport.get_write_buffer_size()
+        return own + self.tcp.get_write_buffer_size()
 
     @property
     def is_lost(self) -> bool:
@@ -206,7 +217,7 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def stalled_seconds(self) -> float:
         """Seconds for which the client has not read what waits for it."""
-        return stalled_seconds(self.transport.get_extra_info("socket"))
+        return stalled_seconds(self.socket)
 
     # Parsing
 
@@ -423,13 +434,13 @@ class HttpProtocol(HttpToolsProtocol):
         if self.half_closed and self.serving is not None:
             self._expire_half_closed()
         elif self.refusal is not None and not self.ending:
-            self.transport.abort()
+            self.abort()
         elif self.ending or self.transport.is_closing():
             self._close()
         elif self.serving is not None or (self.overhead and not self.in_body):
             self.refuse(408, "The request was not received in time.")
         elif self.stopping and not self.unsent:
-            self.transport.abort()
+            self.abort()
         else:
             self._end()
 
@@ -474,7 +485,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.unsent or (is_sending and self.loop.time() < self.ended + LINGER_TIMEOUT):
             self.open_connections.set_deadline(self, 0)
         elif self.transport.is_closing() or self.transport.can_write_eof():
-            self.transport.abort()
+            self.abort()
         else:
             self.transport.close()
             self._linger()
@@ -484,9 +495,9 @@ class HttpProtocol(HttpToolsProtocol):
         self.open_connections.set_deadline(self, seconds)
 
     def _expire_half_closed(self) -> None:
-        idle = idle_seconds(self.transport.get_extra_info("socket"))
+        idle = idle_seconds(self.socket)
         if idle >= HALF_CLOSED_TIMEOUT:
-            self.transport.abort()
+            self.abort()
         else:
             self.open_connections.set_deadline(self, HALF_CLOSED_TIMEOUT - idle)
 
@@ -497,7 +508,7 @@ class HttpProtocol(HttpToolsProtocol):
         """
         self.open_connections.remove(self)
         if self.ending or not self.open_connections.full:
-            self.transport.abort()
+            self.abort()
             return
         self.refusal = error_response(503, TOO_MANY, self.server_state.default_headers)
         self.transport.write(self.refusal)
