@@ -15,13 +15,13 @@ from starlette.types import Receive, Scope, Send
 from pulpcore.content_star.middleware.conformance import Conformance
 from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.immediate import ImmediateResponse, ResponseHead
-from pulpcore.content_star.server import connections, handshake, protocol, sockets
+from pulpcore.content_star.server import closing, connections, handshake, sockets
 
 # Constants that tests change.
 for module, name in (
-    (protocol, "HALF_CLOSED_TIMEOUT"),
-    (protocol, "LINGER_TIMEOUT"),
-    (protocol, "SHUTDOWN_GRACE"),
+    (closing, "HALF_CLOSED_TIMEOUT"),
+    (closing, "LINGER_TIMEOUT"),
+    (closing, "SHUTDOWN_GRACE"),
     (handshake, "SHUTDOWN_GRACE"),
     (connections, "INTERVAL"),
     (connections, "STALLED_INTERVAL"),

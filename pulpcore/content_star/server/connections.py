@@ -13,10 +13,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 if TYPE_CHECKING:
+    from pulpcore.content_star.server.closing import ClosingProtocol
     from pulpcore.content_star.server.handshake import Handshake
-    from pulpcore.content_star.server.protocol import HttpProtocol
 
-    Connection: TypeAlias = HttpProtocol | Handshake
+    Connection: TypeAlias = ClosingProtocol | Handshake
 
 RESERVE = 16
 """Connections reserved for health checks."""
