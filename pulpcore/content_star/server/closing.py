@@ -200,7 +200,7 @@ class ClosingProtocol(HttpToolsProtocol):
         To close it would keep the file descriptor until the client has read its response.
         """
         self.open_connections.remove(self)
-        if self.ending or not self.open_connections.full:
+        if self.ending or self.unsent or not self.open_connections.full:
             self.abort()
             return
         self.refusal = error_response(503, TOO_MANY, self.server_state.default_headers)

@@ -116,13 +116,22 @@ class Connections:
         now = self.loop.time()
         try:
             for each in [each for each, deadline in self.deadlines.items() if deadline <= now]:
-                each.expire()
+                self._expire(each)
             self._abort_reset()
             if self.full and now >= self._next_look:
                 self._next_look = now + STALLED_INTERVAL
                 self._abort_stalled()
         finally:
             self._timer = self.loop.call_later(INTERVAL, self._check) if self.all else None
+
+    def _expire(self, connection: "Connection") -> None:
+        """Expire a deadline; an error ends this connection only."""
+        try:
+            connection.expire()
+        except Exception:
+            logger.exception("A connection is aborted, whose timeout failed")
+            self.remove(connection)
+            connection.abort()
 
     def _abort_reset(self) -> None:
         """Abort connections that the client has reset or closed, which nothing else notices."""

@@ -16,8 +16,8 @@ turn."""
 PROBE_BYTES = 128 * 1024
 """Interval at which the page cache is probed at first: how far Linux reads ahead by default."""
 MAX_PROBE_BYTES = 1 << 20
-"""Interval after some calls whose bytes were all cached. The event loop may wait for a disk then,
-once for each part in between that is not; to probe all files as often takes a tenth of the CPU."""
+"""Interval after some calls if all bytes were cached until then. The event loop may wait for a disk
+once in between; to probe all files as often as others takes a tenth of the CPU time."""
 THREADS = 40
 """Threads that wait for disks."""
 
@@ -55,7 +55,7 @@ class FileRange:
         self._fd: int = message["file"].fileno()
         self._offset = start
         self._stop = stop
-        self._probe_bytes = PROBE_BYTES
+        self._probe_bytes, self._max_probe_bytes = PROBE_BYTES, MAX_PROBE_BYTES
 
     @property
     def _length(self) -> int:
@@ -139,9 +139,10 @@ class FileRange:
                 os.preadv(self._fd, _byte, position, os.RWF_NOWAIT)
             os.preadv(self._fd, _byte, stop - 1, os.RWF_NOWAIT)
         except OSError:
-            self._probe_bytes = PROBE_BYTES
+            # From now on: what is being read ahead has gaps.
+            self._probe_bytes = self._max_probe_bytes = PROBE_BYTES
             return False
-        self._probe_bytes = min(2 * self._probe_bytes, MAX_PROBE_BYTES)
+        self._probe_bytes = min(2 * self._probe_bytes, self._max_probe_bytes)
         return True
 
 
