@@ -16,8 +16,8 @@ turn."""
 PROBE_BYTES = 128 * 1024
 """Interval at which the page cache is probed at first: how far Linux reads ahead by default."""
 MAX_PROBE_BYTES = 1 << 20
-"""Interval after some calls if all bytes were cached until then. The event loop may wait for a disk
-once in between; to probe all files as often as others takes a tenth of the CPU time."""
+"""Interval after some calls. The event loop may wait for a disk once in between; to probe as often
+as at first takes a tenth of the CPU time."""
 THREADS = 40
 """Threads that wait for disks."""
 
@@ -55,18 +55,26 @@ class FileRange:
         self._fd: int = message["file"].fileno()
         self._offset = start
         self._stop = stop
-        self._probe_bytes, self._max_probe_bytes = PROBE_BYTES, MAX_PROBE_BYTES
+        self._probe_bytes = PROBE_BYTES
+        self._is_warm = True  # no probe has missed
+        self._read_until = start  # by threads
 
     @property
     def _length(self) -> int:
-        """Bytes that are sent next, at most."""
-        return min(self._stop - self._offset, self.call_bytes)
+        """Bytes that are sent next, at most: after a miss, of those that a thread has read.
+
+        What the kernel is reading ahead has gaps that probes do not find.
+        """
+        end = self._stop if self._is_warm else self._read_until
+        return min(end - self._offset, self.call_bytes)
 
     async def send(self) -> None:
         """Send all of it. Raises as `send_file`."""
         while self._offset < self._stop:
             if not self._is_cached():
-                await _in_thread(_read_ahead, self._fd, self._offset, self._length)
+                length = min(self._stop - self._offset, self.call_bytes)
+                await _in_thread(_read_ahead, self._fd, self._offset, length)
+                self._read_until = self._offset + length
             try:
                 self._send_once()
                 if self._offset < self._stop:
@@ -135,15 +143,14 @@ class FileRange:
         """Return whether the page cache has the next bytes, by samples; False if unknown."""
         stop = self._offset + self._length
         try:
-            for position in range(self._offset, stop, self._probe_bytes):
+            for position in (*range(self._offset, stop, self._probe_bytes), stop - 1):
                 os.preadv(self._fd, _byte, position, os.RWF_NOWAIT)
-            os.preadv(self._fd, _byte, stop - 1, os.RWF_NOWAIT)
-        except OSError:
-            # From now on: what is being read ahead has gaps.
-            self._probe_bytes = self._max_probe_bytes = PROBE_BYTES
-            return False
-        self._probe_bytes = min(2 * self._probe_bytes, self._max_probe_bytes)
-        return True
+        except OSError as error:
+            # Of a file system that does not support probes, trust what has been read.
+            if self._is_warm or isinstance(error, BlockingIOError):
+                self._is_warm, self._read_until = False, self._offset
+        self._probe_bytes = min(2 * self._probe_bytes, MAX_PROBE_BYTES)
+        return self._length > 0
 
 
 async def flush(cycle: Any) -> None:

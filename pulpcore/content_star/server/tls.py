@@ -49,7 +49,7 @@ class EncryptedRange(FileRange):
             if self._is_fast()
             else (ENCRYPTED_BYTES, WRITE_BYTES)
         )
-        end = min(self._offset + min(self._room(), at_most), self._stop)
+        end = self._offset + min(self._room(), at_most, self._length)
         while self._offset < end:
             data = os.pread(self._fd, min(step, end - self._offset), self._offset)
             transport.write(data)
