@@ -4,8 +4,10 @@ import asyncio
 from typing import Literal, TypedDict
 
 import httpx
+import jsonschema
 import pytest
 from django.test import override_settings
+from drf_spectacular.validation import validate_schema
 from openapi_spec_validator import validate
 from rest_framework.views import APIView
 from starlette.exceptions import HTTPException
@@ -15,6 +17,7 @@ from pulpcore.app.authentication import BasicAuthentication, JSONHeaderRemoteAut
 from pulpcore.content_star.schema import endpoint
 from pulpcore.content_star.schema.document import openapi_document
 from pulpcore.content_star.schema.endpoint import Schema
+from pulpcore.content_star.schema.specification import validate_document
 from pulpcore.content_star.schema.types import json_schema
 
 
@@ -22,6 +25,21 @@ from pulpcore.content_star.schema.types import json_schema
 def test_openapi_document_is_valid(domains):
     with override_settings(DOMAIN_ENABLED=domains):
         validate(openapi_document())
+
+
+@pytest.mark.parametrize(
+    "part", [{}, {"paths": {"/": 1}}, {"components": {"schemas": []}}, {"x": 1}]
+)
+def test_openapi_document_is_validated_as_by_drf_spectacular(part):
+    document = {"openapi": "3.1.0", "info": {"title": "a", "version": "1"}, "paths": {}, **part}
+    results = []
+    for validated in (validate_document, validate_schema):
+        try:
+            results.append(validated(document))
+        except jsonschema.ValidationError as error:
+            results.append(str(error))
+    assert results[0] == results[1]
+    assert (results[0] is None) == (part == {})
 
 
 def test_openapi_document_marks_the_domain_for_clients_that_have_a_default():

@@ -6,9 +6,9 @@ from typing import Any
 
 from django.apps import apps
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
-from drf_spectacular.validation import validate_schema
 from rest_framework.views import APIView
 
+from pulpcore.content_star.schema.specification import validate_document
 from pulpcore.content_star.schema.types import JSON
 from pulpcore.plugin.models import ContentGuard
 
@@ -66,7 +66,7 @@ def authentication_schemes() -> dict[str, JSON]:
             names = [extension.name] if isinstance(extension.name, str) else extension.name
             definitions = found if isinstance(found, list) else [found]
             made = dict(zip(names, definitions, strict=True))
-            validate_schema({**_EMPTY, "components": {"securitySchemes": made}})  # type: ignore[no-untyped-call]
+            validate_document({**_EMPTY, "components": {"securitySchemes": made}})
             schemes |= made
         except Exception as error:  # of a plugin's extension, or of a setting without a scheme
             name = getattr(authentication_class, "__name__", authentication_class)
