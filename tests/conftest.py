@@ -1,7 +1,6 @@
 """Fixtures of all tests."""
 
 import logging
-import os
 import shutil
 import signal
 import ssl
@@ -22,10 +21,6 @@ from tests.support.template import make_template, one_at_a_time, use_template
 
 # Before any test module is imported: most of them import models, which need Django's settings.
 STATE = configure()
-
-# Processes that tests start keep compiled modules: to compile ours takes 0.25 s of CPU each time.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
