@@ -1,5 +1,6 @@
 """Cache of successful password checks: lifetime, invalidation, and which code still runs."""
 
+import base64
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -14,12 +15,14 @@ from rest_framework.authentication import BasicAuthentication, SessionAuthentica
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
+from pulpcore.content_star.auth.authentication import authenticate
 from pulpcore.content_star.auth.basic_auth_cache import (
     CachedBasicAuthentication,
     PasswordCache,
     with_cache,
 )
 from tests.support.asgi import state_of
+from tests.unit.test_linear_parsing import WORST, scope
 
 
 class Backend(ModelBackend):
@@ -45,6 +48,13 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture(autouse=True)
+def cheap_hashes() -> Iterator[None]:
+    """Hash passwords quickly: Django's default takes a quarter of a second for each."""
+    with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
+        yield
 
 
 @pytest.fixture
@@ -208,3 +218,11 @@ def test_every_configured_basic_authentication_class_is_cached():
         assert issubclass(ours, theirs)
         remembers = issubclass(ours, CachedBasicAuthentication)
         assert remembers == issubclass(theirs, BasicAuthentication)
+
+
+def test_credentials_are_parsed_in_linear_time(orm):
+    """As those of `unit/test_linear_parsing.py`, but Django looks for the users."""
+    state = state_of(password_cache=PasswordCache(60))
+    for value in WORST[::5]:
+        basic = base64.b64encode(value.encode()).decode()
+        authenticate({**scope(authorization=f"Basic {basic}"), "state": state})

@@ -3,21 +3,18 @@
 Nothing is said about how long they take but by the limit of a test, which no linear one gets near.
 """
 
-import base64
 from http import cookies as http_cookies
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.http.cookie import parse_cookie
-from django.test import override_settings
 from multidict import CIMultiDict
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from pulpcore.content_star.aiohttp_bridge import files
 from pulpcore.content_star.auth.authentication import authenticate
-from pulpcore.content_star.auth.basic_auth_cache import PasswordCache
 from pulpcore.content_star.auth.guards import HOST, GuardRequest
 from pulpcore.content_star.cli.compare.access_log import parse_line
 from pulpcore.content_star.cli.compare.listing import ListingParser
@@ -31,7 +28,6 @@ from pulpcore.content_star.responses.conditional import Validators, evaluate, if
 from pulpcore.content_star.responses.headers import content_disposition, parse_http_date
 from pulpcore.content_star.responses.ranges import RangeNotSatisfiable, parse_ranges
 from pulpcore.content_star.storage import objects
-from tests.support.asgi import state_of
 
 SIZE = 100_000
 VALIDATORS = Validators('"x"', None)
@@ -146,14 +142,6 @@ def test_cookie_unquoting_equals_pythons():
 def test_authentication(name):
     for value in WORST:
         authenticate(scope(**{name: value}))
-
-
-@override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"])
-def test_basic_credentials(orm):
-    state = state_of(password_cache=PasswordCache(60))
-    for value in WORST[::5]:
-        basic = base64.b64encode(value.encode()).decode()
-        authenticate({**scope(authorization=f"Basic {basic}"), "state": state})
 
 
 def test_guard_request():
