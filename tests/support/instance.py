@@ -39,6 +39,8 @@ class Instance:
         self.process: subprocess.Popen[bytes] | None = None
         self.spawned: list[subprocess.Popen[bytes]] = []
         self.output = home.with_name(home.name + ".out")
+        self.cookies = httpx.Cookies()
+        """Of the session of `client`."""
 
     @classmethod
     def temporary(cls) -> Self:
@@ -113,12 +115,10 @@ class Instance:
     def client(self, url: str | None = None) -> httpx.Client:
         """Return an HTTP client that is logged in as admin, for paths below the origin or `url`.
 
-        It has a session, because checking a password takes Pulp a quarter of a second.
+        All have one session, because checking a password takes Pulp a quarter of a second.
         """
         url = url or self.url
-        login, auth = url + self.login, (self.username, self.password)
-        answer = httpx.post(login, auth=auth, trust_env=False, timeout=300)
-        cookies = answer.raise_for_status().cookies
+        cookies = self._logged_in(url)
         return httpx.Client(
             base_url=url,
             cookies=cookies,
@@ -126,6 +126,14 @@ class Instance:
             trust_env=False,
             timeout=300,
         )
+
+    def _logged_in(self, url: str) -> httpx.Cookies:
+        """Return the cookies of the earlier session, or of a new one if it has ended."""
+        login = url + self.login
+        if not self.cookies or httpx.get(login, cookies=self.cookies).status_code != 200:
+            answer = httpx.post(login, auth=(self.username, self.password))
+            self.cookies = answer.raise_for_status().cookies
+        return self.cookies
 
     def run(
         self, command: Iterable[str], check: bool = True, **environ: str
