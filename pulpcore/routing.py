@@ -12,23 +12,27 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulpcore.content_star.django_app.handler import create_api
+from pulpcore.content_star.memory import no_garbage_collection
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pulpcore.app.settings")
-_django_application = create_api()
+with no_garbage_collection():
+    from pulpcore.content_star.django_app.handler import create_api
 
-from django.conf import settings  # noqa: E402
-from django.urls import Resolver404, resolve  # noqa: E402
+    _django_application = create_api()
 
-from pulpcore.content_star.application import create_application  # noqa: E402
-from pulpcore.content_star.django_app.header_limits import HeaderLimits  # noqa: E402
-from pulpcore.content_star.middleware.conformance import Conformance  # noqa: E402
-from pulpcore.content_star.middleware.errors import render  # noqa: E402
-from pulpcore.content_star.middleware.internal_redirect import InternalRedirect  # noqa: E402
-from pulpcore.content_star.middleware.normalize_path import refuse_dot_segments  # noqa: E402
-from pulpcore.content_star.plugin_host.mounts import mounted  # noqa: E402
-from pulpcore.content_star.responses.immediate import ImmediateResponse, immediate_response  # noqa: E402
-from pulpcore.content_star.responses.websockets import refuse  # noqa: E402
+    from pulpcore.content_star.application import create_application
+
+from django.conf import settings
+from django.urls import Resolver404, resolve
+
+from pulpcore.content_star.django_app.header_limits import HeaderLimits
+from pulpcore.content_star.middleware.conformance import Conformance
+from pulpcore.content_star.middleware.errors import render
+from pulpcore.content_star.middleware.internal_redirect import InternalRedirect
+from pulpcore.content_star.middleware.normalize_path import refuse_dot_segments
+from pulpcore.content_star.plugin_host.mounts import mounted
+from pulpcore.content_star.responses.immediate import ImmediateResponse, immediate_response
+from pulpcore.content_star.responses.websockets import refuse
 
 # A star.
 FAVICON = (
