@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from pulpcore.content_star.cli import postgres
@@ -20,14 +21,23 @@ from pulpcore.content_star.cli.processes import OWNER_VARIABLE, Supervisor, left
 from pulpcore.content_star.cli.state import Instance as CliInstance
 from pulpcore.content_star.cli.state import State
 from tests.support.instance import Instance, pulp_star, wait_until
+from tests.support.template import copy_template
+
+# A directory whose path is too long for a socket's name.
+LONG = "a home rather long and ünusual " + "x" * 60
 
 
 @pytest.fixture(scope="module")
-def prepared() -> Iterator[Instance]:
-    """An instance for this module to start and stop; its path is too long for a socket's name."""
-    home = Instance.temporary().home
-    pulp = Instance(home.with_name("a home rather long and ünusual " + "x" * 60))
+def prepared(instance: Instance) -> Iterator[Instance]:
+    """An instance for this module to start and stop, in a directory with a long path.
+
+    Its database is the template's, which saves the migrations; it prepares all else as new.
+    """
+    pulp = Instance(Instance.temporary().home.with_name(LONG))
     try:
+        copy_template(pulp.home)
+        for mark in pulp.state.done.iterdir():
+            mark.unlink()
         pulp.start()
         assert pulp.stop() == 0
         yield pulp
@@ -122,12 +132,26 @@ def test_password_is_printed_at_the_first_start_on_a_terminal_only(own: Instance
     assert named in second
 
 
-def test_migrations_are_counted_while_they_are_applied(own: Instance) -> None:
-    log = (own.state.logs / "migrate.log").read_text()
+def test_database_is_created_below_a_long_path(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    state = State(tmp_path / LONG)
+    state.create()
+    supervisor = Supervisor(state.logs)
+    try:
+        postgres.create(state, supervisor)
+        sockets = postgres.start(state, supervisor)
+        psycopg.connect(host=str(sockets), user="pulp", dbname="pulp").close()
+    finally:
+        supervisor.stop()
+
+
+def test_migrations_are_counted_while_they_are_applied(instance: Instance) -> None:
+    state = instance.state  # of the first start, or copied from the template
+    log = (state.logs / "migrate.log").read_text()
     applied = log.count("... OK")
     assert applied > 90
     assert f"Planned: {applied}\n" in log
-    preparation = Preparation(own.state, Supervisor(own.state.logs), {})
+    preparation = Preparation(state, Supervisor(state.logs), {})
     assert preparation.migrations_done() == f"{applied} of {applied}"
 
 
@@ -303,9 +327,9 @@ def test_changed_settings_reach_the_default_domain(own: Instance) -> None:
         own.start()
     finally:
         own.state.settings.write_text(settings)
-    field = "get_domain().redirect_to_object_storage"
-    code = f"from pulpcore.plugin.util import get_domain; print({field})"
-    assert own.run(["pulpcore-manager", "shell", "-c", code]).stdout.split()[-1] == "False"
+    with psycopg.connect(host=own.address.socket_dir, user="pulp", dbname="pulp") as database:
+        query = "SELECT redirect_to_object_storage FROM core_domain WHERE name = 'default'"
+        assert database.execute(query).fetchone() == (False,)
 
 
 def test_killed_up_leaves_no_processes(own: Instance) -> None:
