@@ -221,32 +221,37 @@ def test_check_that_fails_is_a_fault_and_others_follow(instance: Instance) -> No
 
 
 @contextlib.contextmanager
-def another_clock(instance: Instance, seconds: int) -> Iterator[dict[str, str]]:
-    """Yield the environment of a process for which the clock of the database is another.
+def another_clock(monkeypatch: pytest.MonkeyPatch, seconds: int) -> Iterator[None]:
+    """Give the database another clock, for the connections of this process.
 
-    A function of the same name comes first on the search path of its connections.
+    A function of the same name comes first on their search path.
     """
     function = f"""
         CREATE SCHEMA another_clock;
         CREATE FUNCTION another_clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql
         AS $$ SELECT pg_catalog.clock_timestamp() + interval '{seconds} seconds' $$
     """
-    databases = json.loads(instance.environ["PULP_DATABASES"].removeprefix("@json "))
     path = "-c search_path=another_clock,pg_catalog,public"
-    databases["default"]["OPTIONS"] = {"options": path}
     with connection.cursor() as cursor:
         cursor.execute(function)
-        try:
-            yield {"PULP_DATABASES": f"@json {json.dumps(databases)}"}
-        finally:
+    try:
+        with monkeypatch.context() as changed:
+            changed.setitem(connection.settings_dict, "OPTIONS", {"options": path})
+            connection.close()
+            yield
+    finally:
+        connection.close()
+        with connection.cursor() as cursor:
             cursor.execute("DROP SCHEMA another_clock CASCADE")
 
 
 @pytest.mark.parametrize("seconds", [-3600, 3600])
-def test_check_of_a_clock_that_differs(instance: Instance, seconds: int) -> None:
+def test_check_of_a_clock_that_differs(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
     """Behind that of the database, and ahead of it."""
-    with another_clock(instance, seconds) as environ:
-        code, found = run(instance, "--workers", "1", **environ)
+    with another_clock(monkeypatch, seconds):
+        code, found = run_in_process("--workers", "1")
     assert code == 1
     (fault,) = [line for line in found["lines"] if line["level"] == "fault"]
     assert fault["check"] == "clock"

@@ -3,12 +3,13 @@
 import hashlib
 import os
 import signal
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from tests.support.instance import wait_until
-from tests.support.server import serving
+from tests.support.server import Server, serving
 
 BIG = os.urandom(1 << 20) * 64
 
@@ -71,15 +72,21 @@ def test_tasks_require_no_content_star_in_workers(pulp, orm):
     assert set(versions) == {"core"}
 
 
-def test_heartbeat_row_that_was_deleted_is_inserted_again(instance, orm):
+@pytest.fixture(scope="module")
+def beating(instance) -> Iterator[Server]:
+    """A server with a heartbeat each second."""
     with serving(instance, PULP_CONTENT_APP_TTL="4", PULP_API_APP_TTL="4") as server:
-        pid = server.process.pid
-        assert len(rows(pid)) == 2
-        for row in rows(pid):
-            row.delete()
-        wait_until(lambda: len(rows(pid)) == 2, explain=server.said)
-        wait_until(lambda: "inserting it again" in server.said(), explain=server.said)
-        assert pulp_can_run_a_task(server, instance), "with the new row"
+        yield server
+
+
+def test_heartbeat_row_that_was_deleted_is_inserted_again(instance, orm, beating):
+    pid = beating.process.pid
+    assert len(rows(pid)) == 2
+    for row in rows(pid):
+        row.delete()
+    wait_until(lambda: len(rows(pid)) == 2, explain=beating.said)
+    wait_until(lambda: "inserting it again" in beating.said(), explain=beating.said)
+    assert pulp_can_run_a_task(beating, instance), "with the new row"
 
 
 def pulp_can_run_a_task(server, instance) -> bool:
@@ -90,16 +97,14 @@ def pulp_can_run_a_task(server, instance) -> bool:
     return True
 
 
-def test_heartbeat_is_updated(instance, orm):
-    with serving(instance, PULP_CONTENT_APP_TTL="4", PULP_API_APP_TTL="4") as server:
-        first = {row.app_type: row.last_heartbeat for row in rows(server.process.pid)}
-        assert set(first) == {"api", "content"}
-        wait_until(
-            lambda: all(
-                row.last_heartbeat > first[row.app_type] for row in rows(server.process.pid)
-            ),
-            explain=server.said,
-        )
+def test_heartbeat_is_updated(instance, orm, beating):
+    pid = beating.process.pid
+    first = {row.app_type: row.last_heartbeat for row in rows(pid)}
+    assert set(first) == {"api", "content"}
+    wait_until(
+        lambda: all(row.last_heartbeat > first[row.app_type] for row in rows(pid)),
+        explain=beating.said,
+    )
 
 
 def test_heartbeat_resumes_when_the_database_is_available_again(instance, orm, tmp_path):
@@ -183,14 +188,13 @@ def test_shutdown_waits_for_a_running_download(instance, orm, app):
         assert rows(server.process.pid) == []
 
 
-def test_client_disconnect_closes_the_artifact_files(instance, orm):
+def test_client_disconnect_closes_the_artifact_files(instance, orm, beating):
     base = orm.distribution(publication=orm.publication({"big.bin": BIG}))
-    with serving(instance) as server:
-        pid = server.process.pid
-        for _ in range(5):
-            with httpx.stream("GET", f"{server.content_url}{base}/big.bin") as response:
-                next(response.iter_raw(65536))
-        wait_until(lambda: not open_artifacts(pid, instance), explain=server.said)
+    for _ in range(5):
+        with httpx.stream("GET", f"{beating.content_url}{base}/big.bin") as response:
+            next(response.iter_raw(65536))
+    pid = beating.process.pid
+    wait_until(lambda: not open_artifacts(pid, instance), explain=beating.said)
 
 
 def open_artifacts(pid: int, instance) -> list[str]:
@@ -203,7 +207,6 @@ def open_artifacts(pid: int, instance) -> list[str]:
     return [link for link in links if link.startswith(str(instance.state.media))]
 
 
-def test_process_stays_in_the_directory_where_it_was_started(instance):
-    with serving(instance) as server:
-        expected = instance.state.working_directory
-        assert os.readlink(f"/proc/{server.process.pid}/cwd") == str(expected)
+def test_process_stays_in_the_directory_where_it_was_started(instance, beating):
+    expected = instance.state.working_directory
+    assert os.readlink(f"/proc/{beating.process.pid}/cwd") == str(expected)
