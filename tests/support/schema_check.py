@@ -44,6 +44,8 @@ OURS = {"Content", "Probes", "Schema"}
 
 _paused: list[bool] = []
 
+_documents: list[dict[str, Any]] = []
+
 _making = Lock()
 
 
@@ -255,15 +257,17 @@ def _operation(template: str, method: str) -> dict[int, dict[str, Any]]:
 
 
 def _document() -> dict[str, Any]:
-    """Return the document with all headers that settings add, made in a thread.
+    """Return the document with all headers that settings add, made once, in a thread.
 
     The thread of a test may have an event loop, or several send their first requests at once.
     """
-    with _making, ThreadPoolExecutor(1) as executor:
-        return executor.submit(_make).result()
+    if not _documents:
+        with _making, ThreadPoolExecutor(1) as executor:
+            if not _documents:
+                _documents.append(executor.submit(_make).result())
+    return _documents[0]
 
 
-@cache
 def _make() -> dict[str, Any]:
     from django.test import override_settings
 
