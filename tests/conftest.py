@@ -6,6 +6,7 @@ import signal
 import ssl
 from collections.abc import Iterator
 from inspect import unwrap
+from types import FrameType
 
 import httpx
 import hypothesis
@@ -53,13 +54,17 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tests")
 
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 # A background job of a shell ignores these signals, and child processes of the tests would too.
-for number, handler in (
-    (signal.SIGINT, signal.default_int_handler),
-    (signal.SIGHUP, signal.SIG_DFL),
-):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, handler)
+# With Python's own handler of SIGINT, `asyncio.run` formats its result twice, whole files in it, to
+# look up a handler of its own (seen with Python 3.11).
+signal.signal(signal.SIGINT, interrupt)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_unconfigure() -> None:
