@@ -222,7 +222,7 @@ def test_secret_files_are_private(instance: Instance) -> None:
     assert mode(state.database) & 0o077 == 0
 
 
-def test_up_restarts_on_the_same_state(own: Instance) -> None:
+def test_up_restarts_on_the_same_state_and_stops_on_sigint(own: Instance) -> None:
     password = own.password
 
     own.start()
@@ -233,10 +233,11 @@ def test_up_restarts_on_the_same_state(own: Instance) -> None:
         found = api.get("/pulp/api/v3/distributions/file/file/", params={"name": "hello"})
         assert found.json()["count"] == 1
 
+    assert_signal_stops_all_processes(own, signal.SIGINT)
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_stops_all_processes(own: Instance, number: signal.Signals) -> None:
-    own.start()
+
+def assert_signal_stops_all_processes(own: Instance, number: signal.Signals) -> None:
+    """Stop a running Pulp; each of these tests uses another signal."""
     assert len(own.processes()) >= 3
 
     assert own.stop(number) == 0
@@ -268,7 +269,7 @@ def test_signal_during_the_start_stops_it(own: Instance) -> None:
     assert own.stop() == 0
 
 
-def test_child_that_dies_is_started_again(own: Instance) -> None:
+def test_child_that_dies_is_started_again_and_sigterm_stops_it(own: Instance) -> None:
     own.start()
     url = f"{own.content_url}hello/hello.txt"
     # The database last: the others may end without it, and be started again later.
@@ -279,7 +280,8 @@ def test_child_that_dies_is_started_again(own: Instance) -> None:
         wait_until(lambda name=name, pid=pid: children(own, name) not in ([], [pid]))
         wait_until(lambda: answers(url))
         wait_until(lambda: is_online(own), explain=own.said)
-    assert own.stop() == 0
+
+    assert_signal_stops_all_processes(own, signal.SIGTERM)
 
 
 def answers(url: str) -> bool:
@@ -319,7 +321,7 @@ def test_failing_step_prints_the_end_of_its_log(own: Instance) -> None:
     assert own.processes() == []
 
 
-def test_changed_settings_reach_the_default_domain(own: Instance) -> None:
+def test_changed_settings_reach_the_default_domain_and_sighup_stops_up(own: Instance) -> None:
     """Pulp copies some into it at the end of `migrate`, which is run for them alone."""
     settings = own.state.settings.read_text()
     own.state.settings.write_text(settings + "\nREDIRECT_TO_OBJECT_STORAGE = False\n")
@@ -330,6 +332,8 @@ def test_changed_settings_reach_the_default_domain(own: Instance) -> None:
     with psycopg.connect(host=own.address.socket_dir, user="pulp", dbname="pulp") as database:
         query = "SELECT redirect_to_object_storage FROM core_domain WHERE name = 'default'"
         assert database.execute(query).fetchone() == (False,)
+
+    assert_signal_stops_all_processes(own, signal.SIGHUP)
 
 
 def test_killed_up_leaves_no_processes(own: Instance) -> None:
