@@ -31,14 +31,22 @@ def guard(instance) -> Iterator[Any]:
     pulp.cleanup()
 
 
+@pytest.fixture(scope="module")
+def first() -> str:
+    """The hash of the password `first`, which takes a quarter of a second to make."""
+    from django.contrib.auth.hashers import make_password
+
+    return make_password("first")
+
+
 @pytest.fixture
-def user(guard, orm) -> Iterator[Any]:
+def user(guard, orm, first) -> Iterator[Any]:
     """A user with the guard's download role and the password `first`."""
     from django.contrib.auth import get_user_model
 
     from pulpcore.app.role_util import assign_role
 
-    user = get_user_model().objects.create_user(unique("user"), password="first")
+    user = get_user_model().objects.create(username=unique("user"), password=first)
     assign_role("core.rbaccontentguard_downloader", user, guard)
     yield user
     type(user).objects.filter(pk=user.pk).delete()
