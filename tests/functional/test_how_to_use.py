@@ -296,6 +296,9 @@ def test_use_ignores_hosts_that_a_client_claims_to_be_forwarded(without_origin, 
         ("pulp.example:8443, 10.0.0.1", "pulp.example:8443"),
         ("$(reboot)/", "%24%28reboot%29%2F"),
         ("", "inner.example"),
+        (", 10.0.0.1", "inner.example"),
+        ("a@b", "a%40b"),
+        ("[::1]:8443", "[::1]:8443"),
     ],
 )
 def test_use_has_the_forwarded_host_where_django_believes_it(app, base, forwarded, host):

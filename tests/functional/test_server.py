@@ -1026,7 +1026,7 @@ def test_tls_client_that_does_not_read_is_not_read_from(encrypted, loop):
 
 
 def test_tls_client_that_half_closes_tcp_receives_pipelined_responses(encrypted, loop):
-    """What asyncio writes after the end of TCP is dropped, without flow control."""
+    """A TLS client ends TCP without ending TLS; asyncio drops all that is written from then on."""
     name = f"half-{loop}"
     with Client(encrypted) as client:
         client.send(GET % f"/endless/{name}".encode() + GET % b"/plain")

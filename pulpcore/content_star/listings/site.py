@@ -69,7 +69,7 @@ def origin(request: Request) -> str:
     """
     host, forwarded = request.url.netloc, request.headers.get("X-Forwarded-Host")
     if settings.USE_X_FORWARDED_HOST and forwarded:
-        host = forwarded.partition(",")[0].strip()
+        host = forwarded.partition(",")[0].strip() or host
     return (settings.CONTENT_ORIGIN or f"{request.url.scheme}://{quote(host, '[]:%')}").rstrip("/")
 
 
