@@ -77,25 +77,31 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def start_or_exit(pulp: Instance, seconds: float = START_SECONDS) -> Instance:
-    """Start the session's Pulp, or end the session: nearly every test would fail with it."""
+def start_or_stop(
+    session: pytest.Session, pulp: Instance, seconds: float = START_SECONDS
+) -> Instance:
+    """Start the session's Pulp, or stop the session: nearly every test would fail with it.
+
+    With pytest-xdist, the text of `pytest.exit` would be lost.
+    """
     try:
         return pulp.start(seconds)
     except (AssertionError, OSError) as error:
-        pytest.exit(f"The shared Pulp cannot start: {str(error)[-5000:]}", returncode=3)
+        session.shouldstop = "the shared Pulp cannot start"
+        pytest.fail(f"The shared Pulp cannot start: {str(error)[-5000:]}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
-def instance() -> Iterator[Instance]:
+def instance(request: pytest.FixtureRequest) -> Iterator[Instance]:
     """The Pulp of the session, shared by all tests: use unique names."""
     pulp = Instance(STATE.home)
     try:
         with one_at_a_time():
             if not use_template(pulp.home):
-                connect(start_or_exit(pulp).address)
+                connect(start_or_stop(request.session, pulp).address)
                 make_template(pulp)
         if pulp.process is None:
-            connect(start_or_exit(pulp).address)
+            connect(start_or_stop(request.session, pulp).address)
         yield pulp
         disconnect()
         assert pulp.stop() == 0, pulp.said()

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.conftest import STATE, start_or_exit
+from tests.conftest import STATE, start_or_stop
 from tests.plugins_real.plugin import serving_mode
 from tests.plugins_real.table import Table
 from tests.support.instance import Instance
@@ -59,7 +59,7 @@ def postgres_with_icu() -> Path:
 
 
 @pytest.fixture(scope="session")
-def instance(pytestconfig: pytest.Config) -> Iterator[Instance]:
+def instance(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[Instance]:
     """The Pulp of the session with all plugins, instead of the one without."""
     public, private = STATE.home / "token.pub", STATE.home / "token.key"
     keys(public, private)
@@ -67,7 +67,7 @@ def instance(pytestconfig: pytest.Config) -> Iterator[Instance]:
         file.write(SETTINGS.format(public=str(public), private=str(private)))
     pulp = Instance(STATE.home, ("--port", "0", "--postgres", str(postgres_with_icu())))
     try:
-        connect(start_or_exit(pulp, START_SECONDS).address)
+        connect(start_or_stop(request.session, pulp, START_SECONDS).address)
         pytestconfig.pluginmanager.get_plugin("table").load_reports(pulp.content_url)
         yield pulp
         disconnect()
