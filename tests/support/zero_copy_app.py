@@ -42,9 +42,9 @@ def is_cached(fd: int, offset: int, count: int) -> bool:
     return True
 
 
-def read_ahead(fd: int, offset: int, length: int) -> None:
+def read_ahead(fd: int, start: int, end: int, stop: int) -> None:
     SEEN["read ahead"] += 1
-    _read_ahead(fd, offset, length)
+    _read_ahead(fd, start, end, stop)
 
 
 os.sendfile, file_range._read_ahead = sendfile, read_ahead

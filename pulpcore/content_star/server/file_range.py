@@ -72,9 +72,9 @@ class FileRange:
         """Send all of it. Raises as `send_file`."""
         while self._offset < self._stop:
             if not self._is_cached():
-                length = min(self._stop - self._offset, self.call_bytes)
-                await _in_thread(_read_ahead, self._fd, self._offset, length)
-                self._read_until = self._offset + length
+                end = min(self._offset + self.call_bytes, self._stop)
+                await _in_thread(_read_ahead, self._fd, self._offset, end, self._stop)
+                self._read_until = end
             try:
                 self._send_once()
                 if self._offset < self._stop:
@@ -183,11 +183,15 @@ def disconnect(cycle: Any) -> None:
     cycle.message_event.set()
 
 
-def _read_ahead(fd: int, offset: int, length: int) -> None:
-    """Read bytes into the page cache, and have the kernel begin with as many after them."""
-    os.posix_fadvise(fd, offset, 2 * length, os.POSIX_FADV_WILLNEED)
-    for position in range(offset, offset + length, PROBE_BYTES):
-        os.pread(fd, min(PROBE_BYTES, offset + length - position), position)
+def _read_ahead(fd: int, start: int, end: int, stop: int) -> None:
+    """Read bytes into the page cache, and have the kernel begin with as many after them.
+
+    None from `stop` on: the next range begins with probes, which do not find gaps.
+    """
+    ahead = min(2 * (end - start), stop - start)
+    os.posix_fadvise(fd, start, ahead, os.POSIX_FADV_WILLNEED)
+    for position in range(start, end, PROBE_BYTES):
+        os.pread(fd, min(PROBE_BYTES, end - position), position)
 
 
 async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
