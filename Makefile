@@ -23,8 +23,8 @@ help:  ## Show what there is to make
 run: $(RUN)  ## Start Pulp on http://127.0.0.1:24817 (ARGS="--port 8080" and others are passed on)
 	@exec $(VENV)/bin/pulp-star up $(ARGS)
 
-# Tests run side by side, file by file; each process has a Pulp of its own.
-JOBS := 2
+# Tests run side by side, file by file; each process has a Pulp of its own. Three keep two processors busy.
+JOBS := 3
 
 check: lint  ## Check style, types and imports, and run the unit tests
 	@exec $(PYTHON) -m pytest -n $(JOBS) --dist loadfile tests/unit

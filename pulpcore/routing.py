@@ -6,6 +6,7 @@ only, for deployments that scale it separately.
 
 import os
 from functools import lru_cache
+from importlib import import_module
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,6 +17,9 @@ from pulpcore.content_star.memory import no_garbage_collection
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pulpcore.app.settings")
 with no_garbage_collection():
+    # First: Dynaconf inspects the stack, which takes longer the more modules are imported.
+    import_module(os.environ["DJANGO_SETTINGS_MODULE"])
+
     from pulpcore.content_star.django_app.handler import create_api
 
     _django_application = create_api()
