@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 from pulp_file.app.models import FileDistribution
 from starlette.requests import Request
 
-from pulpcore.app.models import ContentArtifact, Distribution, PublishedArtifact, RBACContentGuard
+from pulpcore.app.models import (
+    Content,
+    ContentArtifact,
+    Distribution,
+    PublishedArtifact,
+    RBACContentGuard,
+)
 from pulpcore.content_star import views
 from pulpcore.content_star.listings import directory, pagination, stream
 from pulpcore.content_star.listings.pagination import make_cursor
@@ -280,6 +286,27 @@ def test_json_index_describes_the_distributions(content, module_orm):
             "guarded": "content_guard" in fields,
             "changed": row.pulp_last_updated.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
+
+
+def test_index_describes_the_publication_that_a_repository_serves(content, module_orm):
+    top, version = module_orm.unique(), module_orm.version({"a": b"1", "b": b"2"})
+    module_orm.publication({}, version=version)
+    with version.repository.cast().new_version() as unpublished:
+        unpublished.remove_content(Content.objects.filter(pk__in=unpublished.content.all()[:1]))
+    without = module_orm.version({"a": b"1"}).repository
+    module_orm.distribution(f"{top}/published", repository=version.repository)
+    module_orm.distribution(f"{top}/without", repository=without)
+    served = {
+        "published": (f"latest publication (1) of {version.repository.name}", 2),
+        "without": (f"no publication of {without.name} yet", None),
+    }
+    entries = content.get(f"{top}/", headers=JSON).json()["entries"]
+    facts = {entry["name"]: entry["distribution"] for entry in entries}
+    assert {name: (each["serves"], each["units"]) for name, each in facts.items()} == served
+    assert names(content.get(f"{top}/published/", headers=JSON).json()) == ["a", "b"]
+    assert content.get(f"{top}/without/", headers=JSON).status_code == 404
+    page = content.get(f"{top}/", headers={"Accept": "text/html"}).text
+    assert all(words in page for words, _ in served.values())
 
 
 def test_pagination_is_stable_when_entries_are_added_and_removed(

@@ -238,6 +238,12 @@ def test_invalid_query_of_directory_page_returns_400(content, base, query):
     assert again.status_code == 200 and "size" in again.text
 
 
+def test_invalid_query_of_a_directory_that_does_not_exist_returns_404(content, base):
+    for method in ("GET", "HEAD"):
+        answer = content.request(method, f"{base}/missing/?sort=color", headers=BROWSER)
+        assert answer.status_code == 404
+
+
 @pytest.mark.parametrize("path", ["", "sub/"])
 def test_invalid_query_links_to_the_directory_with_the_rest_of_the_query(content, base, path):
     answer = content.get(f"{base}/{path}?token=a%26b&sort=color&q=x&info", headers=BROWSER)
@@ -493,7 +499,7 @@ def test_distributions_page_shows_the_content_of_each(content, orm):
     assert page.links[f"{PREFIX}{prefix}/9/x/"] == "x/"
     assert page.links[f"{PREFIX}{prefix}/9/"] == "9"
     assert "version 1" in page.text
-    assert f"latest (1) of {version.repository.name}" in page.text
+    assert f"no publication of {version.repository.name} yet" in page.text
     assert "team: blue" in page.text
     assert "guarded" in page.text
     assert hidden not in page.text

@@ -8,6 +8,7 @@ import pytest
 
 from pulpcore.app.models import Distribution
 from pulpcore.content_star.distributions.usage import _RECIPES, how_to_use
+from pulpcore.content_star.listings.site import host_of
 
 URL = "https://example.org:8443/pulp/content/base/"
 TITLES_OF_COMMANDS = (
@@ -120,3 +121,16 @@ def test_recipes_of_plain_http_have_the_options_of_clients_that_refuse_it() -> N
     for (kind, client), option in expected.items():
         assert option in recipes_of(kind, URL.replace("https", "http"), **named)[client]
         assert option not in recipes_of(kind, **named)[client]
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://pulp.example/pulp/content/a/", "pulp.example"),
+        ("http://[::1]:8080/a/", "[::1]:8080"),
+        ("http://[abc]/a/", "[abc]"),
+        ("http://[/", "["),
+    ],
+)
+def test_host_of_any_url_is_no_error(url, host):
+    assert host_of(url) == host

@@ -15,6 +15,7 @@ from pulpcore.content_star.cache.entries import CacheEntry, CacheKey
 from pulpcore.content_star.cache.store import MAX_STALENESS, ResponseCache
 from pulpcore.content_star.database.availability import availability
 from pulpcore.content_star.listings.negotiation import preferred_form
+from pulpcore.content_star.listings.site import origin
 from pulpcore.content_star.responses.text import accepts_gzip
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ MAX_LISTINGS = 128
 # Bytes of the longest query of a listing that is kept.
 MAX_QUERY = 1024
 
-ListingKey = tuple[CacheKey, str, str, str, str, bytes, bool]
-"""Key of the cache; scheme, host and prefix, which links in a listing may have; form and query;
+ListingKey = tuple[CacheKey, str, str, str, bytes, bool]
+"""Key of the cache; origin and prefix, which links in a listing may have; form and query;
 whether the client accepts gzip."""
 
 
@@ -98,8 +99,7 @@ def _listing_key(request: Request, key: CacheKey) -> ListingKey:
     scope = request.scope
     return (
         key,
-        scope["scheme"],
-        request.headers.get("host", ""),
+        origin(request),
         scope.get("root_path", ""),
         preferred_form(request),
         scope["query_string"],

@@ -145,7 +145,12 @@ class PublicationApp(HookedApp):
 
     def page_for_people(self, source: ContentSource) -> ASGIApp | None:
         """Return the page of the directory, sorted and filtered as the query says, or None."""
-        parameters = page_parameters(self.request, SORTS)
+        try:
+            parameters = page_parameters(self.request, SORTS)
+        except HTTPException:
+            if not self.is_directory(source, self.path):
+                return None
+            raise
         if self.request.method == "HEAD" and parameters.is_cheap:
             return head_for(self.request) if self.is_directory(source, self.path) else None
         is_immutable = directory.is_immutable(source)

@@ -5,11 +5,12 @@ They need nothing of the plugin; its `usage` is shown before them.
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from django.conf import settings
 
 from pulpcore.content_star.listings.distributions import image_name
+from pulpcore.content_star.listings.site import host_of
 from pulpcore.plugin.models import Distribution, Publication, PublishedMetadata
 
 _GALAXY_API_ROOT = "pulp_ansible/galaxy/<path:path>/api/"
@@ -45,17 +46,17 @@ class Served(NamedTuple):
     @property
     def host(self) -> str:
         """Host and port of the URL."""
-        return urlsplit(self.url).netloc
+        return host_of(self.url)
 
     @property
     def origin(self) -> str:
         """Scheme, host and port of the URL, below which plugins have views of the API."""
-        return f"{urlsplit(self.url).scheme}://{self.host}"
+        return f"{self.url.partition('://')[0]}://{self.host}"
 
     @property
     def is_plain_http(self) -> bool:
         """Whether the URL has no TLS, which some clients refuse by default."""
-        return urlsplit(self.url).scheme == "http"
+        return self.url.startswith("http://")
 
     @property
     def slug(self) -> str:

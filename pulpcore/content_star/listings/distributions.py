@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
+from django.apps import apps
 from django.conf import settings
-from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models import Case, F, OuterRef, Q, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Coalesce
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -26,7 +28,7 @@ from pulpcore.content_star.listings.page import (
 )
 from pulpcore.content_star.listings.pagination import PARAMETER
 from pulpcore.content_star.listings.responses import head_for
-from pulpcore.content_star.listings.site import origin, render_page, start_path
+from pulpcore.content_star.listings.site import host_of, origin, render_page, start_path
 from pulpcore.content_star.upstream import RepositoryVersionContentDetails
 from pulpcore.plugin.models import Distribution, Domain, RepositoryVersion
 
@@ -114,10 +116,17 @@ def _facts(found: QuerySet[Distribution]) -> QuerySet[Any, dict[str, Any]]:
     units = RepositoryVersionContentDetails.objects.filter(
         count_type="P", repository_version=OuterRef("version_id")
     ).values("repository_version_id")
+    published = RepositoryVersion.objects.filter(
+        repository=OuterRef("repository_id"), publication__complete=True
+    )
+    is_published = Q(pulp_type__in=_types_served_from_publications())
     version = Coalesce(
         "publication__repository_version_id",
         "repository_version_id",
-        Subquery(latest.order_by("-number").values("pk")[:1]),
+        Case(
+            When(is_published, then=Subquery(published.order_by("-number").values("pk")[:1])),
+            default=Subquery(latest.order_by("-number").values("pk")[:1]),
+        ),
     )
     return found.annotate(version_id=version).values(
         "name",
@@ -130,8 +139,22 @@ def _facts(found: QuerySet[Distribution]) -> QuerySet[Any, dict[str, Any]]:
         "repository__name",
         published=F("publication__repository_version__number"),
         number=F("repository_version__number"),
-        latest=Subquery(latest.order_by("-number").values("number")[:1]),
+        latest=Case(
+            When(is_published, then=Subquery(published.order_by("-number").values("number")[:1])),
+            default=Subquery(latest.order_by("-number").values("number")[:1]),
+        ),
+        is_published=is_published,
         units=Subquery(units.annotate(units=Sum("count")).values("units")[:1]),
+    )
+
+
+@cache
+def _types_served_from_publications() -> frozenset[str]:
+    """Return the types of distributions that serve the latest publication of a repository."""
+    return frozenset(
+        model.get_pulp_type()
+        for model in apps.get_models()
+        if issubclass(model, Distribution) and model.SERVE_FROM_PUBLICATION
     )
 
 
@@ -202,7 +225,7 @@ def _image(request: Request, domain: Domain, row: dict[str, Any]) -> str:
         return ""
     above = f"{domain.name}/" if settings.DOMAIN_ENABLED else ""
     path = quote(above + row["base_path"])
-    return image_name(urlsplit(origin(request)).netloc, path, row["pulp_type"])
+    return image_name(host_of(origin(request)), path, row["pulp_type"])
 
 
 def _serves(row: dict[str, Any]) -> str:
@@ -212,7 +235,10 @@ def _serves(row: dict[str, Any]) -> str:
     if row["number"] is not None:
         return f"version {row['number']}"
     if row["repository__name"] is not None:
-        return f"latest ({row['latest']}) of {row['repository__name']}"
+        if row["latest"] is None:
+            return f"no publication of {row['repository__name']} yet"
+        latest = "latest publication" if row["is_published"] else "latest"
+        return f"{latest} ({row['latest']}) of {row['repository__name']}"
     if row["remote__name"] is not None:
         return f"remote {row['remote__name']}"
     return "nothing yet"

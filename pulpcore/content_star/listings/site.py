@@ -12,7 +12,7 @@ from django.template.loader import render_to_string
 from starlette.requests import Request
 
 from pulpcore.content_star.resolve.paths import decoded_path
-from pulpcore.content_star.responses.headers import SECURITY_HEADERS
+from pulpcore.content_star.responses.headers import SECURITY_HEADERS, is_host
 
 SCRIPT = "content_star/page.js"
 
@@ -61,16 +61,23 @@ def origin(request: Request) -> str:
     """Return the origin of external URLs: `CONTENT_ORIGIN`, or that of the request.
 
     `X-Forwarded-Host` goes before `Host` if Django's `USE_X_FORWARDED_HOST` says that a proxy sets
-    it; its first host is the one that the client used.
+    it; its first host is the one that the client used. One that is not valid is ignored.
 
     The host may have characters that a shell interprets (RFC 3986 section 3.2.2): these are
     encoded, since users copy commands with the origin, and a cache may have got it from another
     client.
     """
-    host, forwarded = request.url.netloc, request.headers.get("X-Forwarded-Host")
-    if settings.USE_X_FORWARDED_HOST and forwarded:
-        host = forwarded.partition(",")[0].strip() or host
+    host = request.url.netloc
+    if settings.USE_X_FORWARDED_HOST:
+        forwarded = request.headers.get("X-Forwarded-Host", "").partition(",")[0].strip()
+        if is_host(forwarded.encode("latin-1")):
+            host = forwarded
     return (settings.CONTENT_ORIGIN or f"{request.url.scheme}://{quote(host, '[]:%')}").rstrip("/")
+
+
+def host_of(url: str) -> str:
+    """Return host and port of an external URL; `urlsplit` refuses some that clients may send."""
+    return url.partition("://")[2].partition("/")[0]
 
 
 def start_path(request: Request) -> str:

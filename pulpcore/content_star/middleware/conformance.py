@@ -1,12 +1,12 @@
 """ASGI middleware for what uvicorn lacks: requirements of RFC 9112, and zero copy."""
 
 import logging
-import re
 from typing import Any
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pulpcore.content_star.responses.headers import is_host
 from pulpcore.content_star.responses.immediate import ImmediateResponse, immediate_response
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,6 @@ except ImportError as error:  # an unsupported version of uvicorn
 
 
 OPTION = "--http pulpcore.content_star.server:HttpProtocol"
-
-# RFC 3986 section 3.2, for a host that is not empty (RFC 9110 section 4.2.1).
-_HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-_HOST_BYTES = 1024
 
 _CHECKED = "content_star.conforms"
 
@@ -86,15 +82,11 @@ def _problem(version: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, str
                 return 400, "HTTP/1.0 requests cannot have Transfer-Encoding."
             if value.lower() != b"chunked":
                 return 501, "The only supported transfer coding is chunked."
-    if len(hosts) > 1 or not all(map(_is_host, hosts)):
+    if len(hosts) > 1 or not all(map(is_host, hosts)):
         return 400, "The request must have exactly one Host header with a valid host."
     if not hosts and version == "1.1":
         return 400, "An HTTP/1.1 request must have a Host header."
     return None
-
-
-def _is_host(value: bytes) -> bool:
-    return len(value) <= _HOST_BYTES and _HOST.fullmatch(value) is not None
 
 
 def _until_close(cycle: Any, send: Send) -> Send:

@@ -32,6 +32,10 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 # numbers of any length.
 _MAX_DATE_LENGTH = 64
 
+# RFC 3986 section 3.2, for a host that is not empty (RFC 9110 section 4.2.1).
+_HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+_HOST_BYTES = 1024
+
 _RFC_850_YEAR = re.compile(r"-[0-9]{2} ")
 
 # attr-char of RFC 8187 section 3.2.1, without letters and digits.
@@ -39,6 +43,11 @@ _EXT_VALUE_SAFE = "!#$&+-.^_`|~"
 # Characters that the plain `filename` cannot have: those that are not ASCII, and quotes and
 # backslashes, which browsers read differently (RFC 6266, appendix D).
 _NOT_PLAIN = re.compile(r'[^ -~]|["\\]')
+
+
+def is_host(value: bytes) -> bool:
+    """Return whether a value of `Host` is a host with an optional port, of at most 1,024 bytes."""
+    return len(value) <= _HOST_BYTES and _HOST.fullmatch(value) is not None
 
 
 def http_date(moment: datetime) -> str:

@@ -135,7 +135,9 @@ class FileRange:
 
     def _advance(self, sent: int) -> None:
         if not sent:
-            raise OSError(errno.ENODATA, f"The file has become shorter than {self._stop} bytes")
+            raise OSError(
+                errno.ENODATA, f"The file has become shorter, and ends before {self._stop}"
+            )
         self._offset += sent
         self._message["count"] += sent
 
