@@ -46,12 +46,14 @@ def test_application_keeps_its_resources_when_another_one_stops(instance, orm, r
 
 @pytest.mark.parametrize("thresholds", [(500, 5, 50), None])
 def test_garbage_collector_has_the_thresholds_of_the_setting_until_the_end(instance, thresholds):
-    before = gc.get_threshold()
+    before = gc.get_threshold(), gc.get_freeze_count()
 
-    async def during() -> tuple[int, ...]:
+    async def during() -> tuple[tuple[int, ...], int]:
         async with running(create_application("content")):
-            return gc.get_threshold()
+            return gc.get_threshold(), gc.get_freeze_count()
 
     with override_settings(CONTENT_STAR_GC_THRESHOLDS=thresholds):
-        assert asyncio.run(during()) == (thresholds or before)
-    assert gc.get_threshold() == before
+        used, frozen = asyncio.run(during())
+    assert used == (thresholds or before[0])
+    assert (frozen > before[1]) == (thresholds is not None)
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before
