@@ -118,7 +118,7 @@ class Content:
         key = CacheKey(path.removeprefix(prefix), method, prefers_json(request))
         info = request_info(scope)
         # Facts about a file are not cached, nor is the file sent for them.
-        is_query = scope["query_string"] and facts_query(scope) is not None
+        is_query = facts_query(scope) is not None
         entry = None if is_query else self.cache.get(key)
         if entry is None:
             content_path = parse_content_path(key.path)

@@ -12,7 +12,7 @@ from pulpcore.content_star.cache.cdn_headers import add_cdn_headers, cache_heade
 from pulpcore.content_star.cache.entries import CacheEntry
 from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.listings.facts_query import facts_query
-from pulpcore.content_star.listings.negotiation import is_json_preferred
+from pulpcore.content_star.listings.negotiation import prefers_json
 from pulpcore.content_star.request_info import RequestInfo, has_request_info, request_info
 from pulpcore.content_star.resolve.paths import decoded_path, raw_path
 from pulpcore.content_star.responses.immediate import ImmediateResponse, ResponseHead
@@ -61,7 +61,7 @@ class FastPath:
     def _entry_for(self, scope: Scope) -> CacheEntry | None:
         if scope["method"] not in ("GET", "HEAD"):
             return None
-        if scope["query_string"] and facts_query(scope) is not None:
+        if facts_query(scope) is not None:
             return None
         try:
             path = decoded_path(scope)  # not normalized: other spellings miss
@@ -71,7 +71,7 @@ class FastPath:
         if not path.startswith(prefix):
             return None
         # Equal to a `CacheKey`, which takes three times as long to create.
-        key = (path[len(prefix) :], scope["method"], is_json_preferred(scope))
+        key = (path[len(prefix) :], scope["method"], prefers_json(scope))
         return self.cache.get(key)  # type: ignore[arg-type]
 
 

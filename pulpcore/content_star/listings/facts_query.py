@@ -17,7 +17,7 @@ def facts_query(scope: Scope) -> tuple[str, str] | None:
     a distribution, whose URL ends in a slash; files ignore it, as any other parameter.
     """
     query: bytes = scope.get("query_string", b"")
-    if not any(part in query for part in (b"info", b"checksum", b"use", b"%")):
+    if not query or not any(part in query for part in (b"info", b"checksum", b"use", b"%")):
         return None
     names = (INFO, USE) if scope["path"].endswith("/") else (INFO,)
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):

@@ -27,14 +27,10 @@ def prefers_json(request: Request | Scope) -> bool:
     scope = request.scope if isinstance(request, Request) else request
     preferred: bool | None = scope.get(_KEY)
     if preferred is None:
-        preferred = scope[_KEY] = is_json_preferred(scope)
+        accept = _accept(scope)
+        preferred = bool(accept) and len(accept) <= MAX_BYTES and _prefers_json(accept)
+        scope[_KEY] = preferred
     return preferred
-
-
-def is_json_preferred(scope: Scope) -> bool:
-    """As `prefers_json`, without caching the result in the scope."""
-    accept = _accept(scope)
-    return bool(accept) and len(accept) <= MAX_BYTES and _prefers_json(accept)
 
 
 def _accept(scope: Scope) -> bytes:
