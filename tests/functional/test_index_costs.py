@@ -80,7 +80,7 @@ def test_index_page_reads_facts_of_its_own_rows_only(domain, sort, place):
         for prefix in ("", "many/7/"):
             rows, blocks = cost_of(page, domain, prefix)
             found = rows.pop("core_distribution")
-            assert all(count <= 12 * distributions.PAGE_ROWS for count in rows.values()), rows
+            assert all(count <= 8 * distributions.PAGE_ROWS for count in rows.values()), rows
             assert found <= (4 * distributions.PAGE_ROWS if has_index else MANY + 1000)
             assert blocks < 3000
 
@@ -106,4 +106,4 @@ def test_json_index_reads_facts_of_its_own_rows_only(domain):
     for table, count in rows_of(plan):
         rows[table] += round(count)
     assert len(segments) == MANY / 100
-    assert all(count <= 12 * len(segments) for count in rows.values()), rows
+    assert all(count <= 8 * len(segments) for count in rows.values()), rows

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from django.apps import apps
 from django.conf import settings
-from django.db.models import Case, F, OuterRef, Q, QuerySet, Subquery, Sum, When
+from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Coalesce
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -137,11 +137,10 @@ def _facts(found: QuerySet[Distribution]) -> QuerySet[Any, dict[str, Any]]:
         "pulp_last_updated",
         "remote__name",
         "repository__name",
-        published=F("publication__repository_version__number"),
-        number=F("repository_version__number"),
-        latest=Case(
-            When(is_published, then=Subquery(published.order_by("-number").values("number")[:1])),
-            default=Subquery(latest.order_by("-number").values("number")[:1]),
+        "publication_id",
+        "repository_version_id",
+        number=Subquery(
+            RepositoryVersion.objects.filter(pk=OuterRef("version_id")).values("number")
         ),
         is_published=is_published,
         units=Subquery(units.annotate(units=Sum("count")).values("units")[:1]),
@@ -230,15 +229,15 @@ def _image(request: Request, domain: Domain, row: dict[str, Any]) -> str:
 
 def _serves(row: dict[str, Any]) -> str:
     """Return in words which source a distribution serves."""
-    if row["published"] is not None:
-        return f"publication of version {row['published']}"
-    if row["number"] is not None:
+    if row["publication_id"] is not None:
+        return f"publication of version {row['number']}"
+    if row["repository_version_id"] is not None:
         return f"version {row['number']}"
     if row["repository__name"] is not None:
-        if row["latest"] is None:
+        if row["number"] is None:
             return f"no publication of {row['repository__name']} yet"
         latest = "latest publication" if row["is_published"] else "latest"
-        return f"{latest} ({row['latest']}) of {row['repository__name']}"
+        return f"{latest} ({row['number']}) of {row['repository__name']}"
     if row["remote__name"] is not None:
         return f"remote {row['remote__name']}"
     return "nothing yet"
