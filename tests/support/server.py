@@ -93,7 +93,7 @@ def _answers(server: Server) -> bool:
     assert server.process.poll() is None, server.said()
     address = urlsplit(server.url)
     try:
-        # A request that is refused takes 4 ms of CPU, a connection 0.1: a start is polled 100 times.
+        # A refused request takes 4 ms of CPU, a connection 0.1: a start is polled 100 times.
         socket.create_connection((address.hostname, address.port), 5).close()
     except OSError:
         return False

@@ -66,9 +66,11 @@ class Api(BaseHandler):
         self.load_middleware()
         self._max_body_size: int | None = settings.CONTENT_STAR_MAX_BODY_SIZE
         self._max_waiting: int = settings.CONTENT_STAR_API_WAITING
-        self._threads = ViewThreads(settings.CONTENT_STAR_API_THREADS, "api")
+        nice: int = settings.CONTENT_STAR_API_NICE
+        self._threads = ViewThreads(settings.CONTENT_STAR_API_THREADS, "api", nice)
         # For large bodies and streaming responses, whose duration depends on the client.
-        self._upload_threads = UploadThreads(settings.CONTENT_STAR_UPLOAD_THREADS, "api-upload")
+        uploads: int = settings.CONTENT_STAR_UPLOAD_THREADS
+        self._upload_threads = UploadThreads(uploads, "api-upload", nice)
         self._failures = Failures()
         self._switch_interval = SwitchInterval(settings.CONTENT_STAR_SWITCH_INTERVAL)
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,8 +26,11 @@ class ViewThreads:
     hashes a password, its thread does not count (see `password_hashing.py`).
     """
 
-    def __init__(self, threads: int, name: str) -> None:
-        self._executor = ThreadPoolExecutor(threads + MAX_VIEWS, name)
+    def __init__(self, threads: int, name: str, nice: int) -> None:
+        """`nice` is added to the nice value of the process: see CONTENT_STAR_API_NICE."""
+        self._executor = ThreadPoolExecutor(
+            threads + MAX_VIEWS, name, initializer=_lower_priority, initargs=(nice,)
+        )
         self._places = asyncio.Semaphore(threads)
         self.waiting = 0
         """Number of calls that wait for a place."""
@@ -76,8 +81,8 @@ class UploadThreads(ViewThreads):
     Each client address is limited to half of the threads.
     """
 
-    def __init__(self, threads: int, name: str) -> None:
-        super().__init__(threads, name)
+    def __init__(self, threads: int, name: str, nice: int) -> None:
+        super().__init__(threads, name, nice)
         self._share = max(threads // 2, 1)
         self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
@@ -88,6 +93,12 @@ class UploadThreads(ViewThreads):
         if share is None:
             share = self._shares[address] = asyncio.Semaphore(self._share)
         return share
+
+
+def _lower_priority(nice: int) -> None:
+    """Add to the nice value of this thread. Only Linux has one for each thread (setpriority(2))."""
+    if sys.platform == "linux":
+        os.nice(nice)
 
 
 _thread = threading.local()

@@ -1,0 +1,31 @@
+"""Scheduling priority of the threads that handle API requests (CONTENT_STAR_API_NICE)."""
+
+import os
+import threading
+
+import httpx
+import pytest
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt
+
+from tests.support.views import serving_views
+
+LARGE_BODY = bytes(1_000_000)
+
+
+def nice_of_thread() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@csrf_exempt
+def nice(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(str(nice_of_thread()))
+
+
+@pytest.mark.parametrize(("changed", "added"), [({}, 10), ({"CONTENT_STAR_API_NICE": 0}, 0)])
+def test_api_threads_are_nicer_than_others_by_the_setting(instance, changed, added):
+    own = nice_of_thread()
+    with serving_views(nice, **changed) as url:
+        assert int(httpx.get(f"{url}/nice").text) == own + added
+        assert int(httpx.post(f"{url}/nice", content=LARGE_BODY).text) == own + added
+    assert nice_of_thread() == own
