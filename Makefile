@@ -11,7 +11,7 @@ RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BENCH := $(VENV)/installed-bench
 
-.PHONY: help run check test coverage test-matrix test-upgrade test-oldest test-newest test-plugins test-image test-upstream clients \
+.PHONY: help run check test test-all coverage test-matrix test-upgrade test-oldest test-newest test-plugins test-image test-upstream clients \
     bench soak lint imports audit audit-oldest docs release
 .DEFAULT_GOAL := help
 # An environment that was made half is made again.
@@ -29,7 +29,10 @@ JOBS := 3
 check: lint  ## Check style, types and imports, and run the unit tests
 	@exec $(PYTHON) -m pytest -n $(JOBS) --dist loadfile tests/unit
 
-test: $(DEV)  ## Run all tests (ARGS="tests/unit -k name" selects some; JOBS=1 runs one at a time)
+test: $(DEV)  ## Run all tests but the slow ones (ARGS="tests/unit -k name" selects any; JOBS=1 runs one at a time)
+	@exec $(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(or $(ARGS),-m "not slow")
+
+test-all: $(DEV)  ## Run all tests, as CI does
 	@exec $(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # One process, which measures those that it starts. What the result leaves out is in tests/README.md.

@@ -16,6 +16,8 @@ from tests.support.cluster import Cluster, cluster
 from tests.support.instance import Instance, wait_until
 from tests.support.server import serving
 
+pytestmark = pytest.mark.slow
+
 THREADS = 4
 GUARDS = "/pulp/api/v3/contentguards/core/header/"
 SETTINGS = {

@@ -15,6 +15,8 @@ from tests.support.instance import Instance, wait_until
 from tests.support.server import Server, serving
 from tests.support.small_disk import SmallDisk, small_disk
 
+pytestmark = pytest.mark.slow
+
 DISK = 16 << 20
 SIZES = (1000, 100_000, DISK - 4_000_000)
 """Below the limits of a buffer and of a body that is read before the view, and above both."""

@@ -36,6 +36,8 @@ from tests.support.nginx import (
 from tests.support.pulp import unique
 from tests.support.server import Server, free_port, running
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "deploying.md"
 APACHE = shutil.which("apache2", path=SYSTEM_PATH) or shutil.which("httpd", path=SYSTEM_PATH)
 APACHE_MODULES = next(

@@ -4,6 +4,7 @@ Hypothesis generates the sequences. Changes are made as Pulp's tasks make them, 
 `QuerySet.update`, which sends no signals, and in SQL; each returns after invalidation.
 """
 
+import pytest
 from django.db import connection
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -19,6 +20,8 @@ from pulpcore.app.models import (
 )
 from tests.support.asgi import get
 from tests.support.orm import Orm
+
+pytestmark = pytest.mark.slow
 
 PATHS = ("a", "b", "sub/a", "sub", "sub/")
 DATA = (b"one", b"two", b"three")

@@ -13,6 +13,8 @@ import pytest
 from pulpcore.app.serializers import fields
 from tests.support.instance import Instance, wait_until
 
+pytestmark = pytest.mark.slow
+
 API = "/pulp/api/v3"
 NAMES = [
     "plain.txt",

@@ -8,6 +8,8 @@ import pytest
 from pulpcore.content_star.cli.commands import group
 from tests.support.instance import Instance, in_venv
 
+pytestmark = pytest.mark.slow
+
 
 def exports(text: str) -> dict[str, str]:
     """Return the variables that a shell would set from `text`."""

@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.instance import Instance
 
+pytestmark = pytest.mark.slow
+
 FILE = "/pulp/api/v3/{}/file/file/"
 
 

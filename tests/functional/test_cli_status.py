@@ -15,6 +15,8 @@ from pulpcore.content_star.cli.state import Instance as CliInstance
 from pulpcore.content_star.cli.state import State
 from tests.support.instance import Instance, in_venv, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def stopped(instance: Instance, tmp_path: Path) -> State:

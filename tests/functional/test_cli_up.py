@@ -23,6 +23,8 @@ from pulpcore.content_star.cli.state import State
 from tests.support.instance import Instance, pulp_star, wait_until
 from tests.support.template import copy_template
 
+pytestmark = pytest.mark.slow
+
 # A directory whose path is too long for a socket's name.
 LONG = "a home rather long and ünusual " + "x" * 60
 

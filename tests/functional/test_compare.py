@@ -28,6 +28,8 @@ from tests.support.orm import Orm
 from tests.support.server import free_port
 from tests.support.tampering import Answer, Seen, Tamper, tampering
 
+pytestmark = pytest.mark.slow
+
 DATA = b"0123456789" * 50
 FILES = {"a.txt": DATA, "dir/b.txt": b"b", "dir/c.txt": b"cc", "page/index.html": b"<p>page</p>"}
 

@@ -32,7 +32,7 @@ from tests.support.database import (
 from tests.support.instance import wait_until
 from tests.support.server import serving
 
-pytestmark = pytest.mark.usefixtures("orm")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("orm")]
 
 
 def test_executor_thread_keeps_its_connection_between_runs():

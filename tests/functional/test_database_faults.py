@@ -28,7 +28,7 @@ from tests.support.instance import wait_until
 from tests.support.pgbouncer import pgbouncer
 from tests.support.server import serving
 
-pytestmark = pytest.mark.usefixtures("orm")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("orm")]
 
 # Of requests that must not hang: many times any deadline here.
 CLIENT_TIMEOUT = 60

@@ -27,7 +27,7 @@ from tests.support.remote_server import PausedResponse
 from tests.support.server import Server, free_port, running, serving
 from tests.support.small_disk import small_disk
 
-pytestmark = pytest.mark.usefixtures("orm")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("orm")]
 
 ENABLED = "Response cache enabled"
 OUTAGE = "The database does not answer, content"

@@ -17,7 +17,7 @@ from tests.support.database import backend_pid, count_waiting, opened_executor
 from tests.support.instance import wait_until
 from tests.support.server import serving
 
-pytestmark = pytest.mark.usefixtures("orm")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("orm")]
 
 
 def test_executor_refuses_calls_while_one_has_waited_for_half_of_its_time():

@@ -16,6 +16,8 @@ from tests.support.instance import Instance
 from tests.support.orm import Orm
 from tests.support.query_plans import plans_of
 
+pytestmark = pytest.mark.slow
+
 NAMES = [index.name for index in migration.INDEXES]
 MANY = 100_000
 

@@ -11,6 +11,8 @@ from tests.support.pulp import Pulp, unique
 from tests.support.stores import Store, azure, s3
 from tests.support.template import copy_template
 
+pytestmark = pytest.mark.slow
+
 FILES = {"own.txt": b"of this domain", "dir/b.txt": b"b" * 5000}
 FILE_SYSTEM = "pulpcore.app.models.storage.FileSystem"
 

@@ -22,6 +22,8 @@ from tests.support.pulp import unique
 from tests.support.remote_server import PausedResponse
 from tests.support.server import Server, serving
 
+pytestmark = pytest.mark.slow
+
 BIG = 3_000_000
 
 

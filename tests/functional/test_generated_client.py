@@ -20,7 +20,10 @@ from tests.support.instance import Instance
 from tests.support.orm import Orm
 from tests.support.server import serving
 
-pytestmark = pytest.mark.skipif(shutil.which("java") is None, reason="needs java")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("java") is None, reason="needs java"),
+]
 
 PACKAGE = "generated_client"
 

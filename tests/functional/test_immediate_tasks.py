@@ -21,6 +21,8 @@ from tests.support.orm import Orm
 from tests.support.pulp import API, FINAL_STATES
 from tests.support.server import Server, free_port, running
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 8
 Requests = Callable[[httpx.Client, int], Any]
 

@@ -32,6 +32,8 @@ from tests.support.server import free_port
 from tests.support.small_disk import small_disk
 from tests.support.stores import Store, azure, s3
 
+pytestmark = pytest.mark.slow
+
 PLUGINS = Path(__file__).parents[2] / "docs" / "plugins.md"
 
 

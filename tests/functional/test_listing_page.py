@@ -29,6 +29,8 @@ from tests.support.instance import wait_until
 from tests.support.listing_parser import parse_listing
 from tests.support.server import serving
 
+pytestmark = pytest.mark.slow
+
 COUNT = directory.ROWS * 4 + 7
 TEXT = {"Accept": "*/*"}
 GZIP = {"Accept-Encoding": "gzip"}

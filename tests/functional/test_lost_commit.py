@@ -11,6 +11,8 @@ from pulpcore.app.models import Artifact
 from tests.support.database_proxy import DatabaseProxy, database_proxy, databases_through
 from tests.support.server import Server, serving
 
+pytestmark = pytest.mark.slow
+
 INSERT = b'INSERT INTO "core_artifact"'
 WAYS = pytest.mark.parametrize("delivered", [True, False], ids=["committed", "rolled-back"])
 

@@ -9,6 +9,8 @@ from tests.support.instance import wait_until
 from tests.support.pulp import Pulp, unique
 from tests.support.remote_server import Upstream
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"small": 5000, "big": 400_000}  # the small one is cached in memory
 
 

@@ -11,6 +11,8 @@ import pytest
 from tests.support.instance import wait_until
 from tests.support.server import Server, serving
 
+pytestmark = pytest.mark.slow
+
 BIG = os.urandom(1 << 20) * 64
 
 

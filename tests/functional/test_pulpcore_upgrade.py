@@ -21,11 +21,14 @@ from tests.support.switch import CONTENT, OURS, Front, of
 
 OLD_PYTHON = os.environ.get("PULP_STAR_OLD_PYTHON", "")
 
-pytestmark = pytest.mark.skipif(
-    not OLD_PYTHON or NGINX is None,
-    reason="needs nginx, and the interpreter of an environment with an older pulpcore in "
-    "PULP_STAR_OLD_PYTHON (make test-upgrade)",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not OLD_PYTHON or NGINX is None,
+        reason="needs nginx, and the interpreter of an environment with an older pulpcore in "
+        "PULP_STAR_OLD_PYTHON (make test-upgrade)",
+    ),
+]
 
 FILES = {f"dir/{number}.txt": b"%d" % number * 20_000 for number in range(12)}
 LARGE = os.urandom(1 << 20) * 32  # larger than the buffers of nginx and sockets

@@ -24,6 +24,8 @@ from tests.support.remote_server import PausedResponse, Upstream, serving_upstre
 from tests.support.server import Server, free_port, running, serving
 from tests.support.stores import STORES
 
+pytestmark = pytest.mark.slow
+
 BIG = 3_000_000
 
 

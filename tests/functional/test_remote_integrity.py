@@ -19,6 +19,8 @@ from tests.support import remote_server
 from tests.support.instance import wait_until
 from tests.support.remote_server import PausedResponse
 
+pytestmark = pytest.mark.slow
+
 SIZE = 700_000
 
 

@@ -21,6 +21,8 @@ from tests.support.remote_files import spooled
 from tests.support.remote_server import PausedResponse, Upstream
 from tests.support.server import Server, serving
 
+pytestmark = pytest.mark.slow
+
 BIG = 3_000_000
 
 # As in docs/database.md: four threads for content, a heartbeat, two for saving. The connections

@@ -20,6 +20,8 @@ from tests.support.remote_server import Behaviour, PausedResponse, chunked
 from tests.support.server import Server, serving
 from tests.support.small_disk import small_disk
 
+pytestmark = pytest.mark.slow
+
 MAX_SIZE = 1_000_000
 BOMB = 50_000_000
 ROOT = Path(__file__).parents[2]

@@ -13,6 +13,8 @@ from tests.support.instance import command_of, wait_until
 from tests.support.load import SlowDownload, load
 from tests.support.server import Server, running, serving
 
+pytestmark = pytest.mark.slow
+
 OURS = ("--http", "pulpcore.content_star.server:HttpProtocol")
 DRAIN = (*OURS, "--timeout-graceful-shutdown", "300", "--no-access-log")
 SMALL = b"small" * 100

@@ -25,6 +25,8 @@ from tests.support.orm import Orm
 from tests.support.protocol_app import LARGE
 from tests.support.server import Server, free_port, memory, running, serving
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 OURS = ("--http", "pulpcore.content_star.server:HttpProtocol")
 CHECKOUT = str(Path(__file__).parents[2])

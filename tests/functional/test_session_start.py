@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FILES = ("tests/functional/test_json_listing.py", "tests/functional/test_pages.py")
 
 

@@ -24,7 +24,7 @@ from tests.support.orm import Orm
 from tests.support.server import Server, free_port, serving_theirs
 from tests.support.tampering import Answer, Seen, tampering
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(NGINX is None, reason="needs nginx")]
 
 CONTENT = "/pulp/content/"
 FILES = {

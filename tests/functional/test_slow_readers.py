@@ -15,6 +15,8 @@ from tests.support.certificates import Authority
 from tests.support.instance import wait_until
 from tests.support.server import Server, free_port, running, serving
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 400
 KIB = 1024
 

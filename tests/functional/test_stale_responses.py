@@ -20,7 +20,7 @@ from tests.support.database_proxy import DatabaseProxy, database_proxy, database
 from tests.support.instance import wait_until
 from tests.support.server import Server, serving
 
-pytestmark = pytest.mark.usefixtures("orm")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("orm")]
 
 ENABLED = "Response cache enabled"
 OUTAGE = "The database does not answer, content"

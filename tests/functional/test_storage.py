@@ -18,6 +18,8 @@ from tests.support.orm import Site
 from tests.support.server import Server, free_port, serving
 from tests.support.stores import Store, azure_settings
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 BIG = os.urandom(MIB) * 64
 SMALL = b"".join(b"line %d\n" % number for number in range(100))

@@ -22,7 +22,7 @@ from tests.support.remote_server import serving_upstream
 from tests.support.server import Server, running, serving, serving_theirs
 from tests.support.switch import CONTENT, OURS, Front, of
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(NGINX is None, reason="needs nginx")]
 
 FILES = {"a.txt": b"0123456789" * 5_000, "dir/b": b"b"}
 ENTRIES = {"a.txt", "dir/", "large/"}

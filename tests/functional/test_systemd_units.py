@@ -17,6 +17,8 @@ from tests.functional.test_restart import workers
 from tests.support.instance import wait_until
 from tests.support.server import running
 
+pytestmark = pytest.mark.slow
+
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 ANALYZE = shutil.which("systemd-analyze")
 

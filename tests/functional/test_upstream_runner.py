@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.instance import wait_until, working_below
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -20,6 +20,8 @@ from tests.support.instance import Instance, stop, wait_until
 from tests.support.raw_client import Raw
 from tests.support.server import Server, free_port, memory, running
 
+pytestmark = pytest.mark.slow
+
 OURS = "pulpcore.content_star.server:HttpProtocol"
 APP = "tests.support.zero_copy_app:app"
 CHECKOUT = str(Path(__file__).parents[2])

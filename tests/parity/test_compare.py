@@ -25,6 +25,8 @@ from tests.support.remote_server import Upstream, serving_upstream
 from tests.support.server import Server, serving
 from tests.support.tampering import Answer, Seen, tampering
 
+pytestmark = pytest.mark.slow
+
 
 class Items:
     """A source of requests that are given."""

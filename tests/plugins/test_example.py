@@ -14,6 +14,8 @@ from tests.support.conformance import conform, with_values
 from tests.support.pulp import unique
 from tests.support.server import serving, serving_theirs
 
+pytestmark = pytest.mark.slow
+
 FILES = {"a.txt": b"first", "dir/b.txt": b"second"}
 
 

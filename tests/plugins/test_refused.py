@@ -8,6 +8,8 @@ import pytest
 from tests.support.pulp import unique
 from tests.support.server import serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def base(module_pulp) -> str:

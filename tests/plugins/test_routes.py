@@ -14,6 +14,8 @@ from tests.support.instance import wait_until
 from tests.support.pulp import Pulp, unique
 from tests.support.server import Server, serving
 
+pytestmark = pytest.mark.slow
+
 PREFIX = "/pulp/probe/"
 
 
