@@ -6,7 +6,7 @@ The endpoint (`content.py`) calls them in the database executor.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 
@@ -87,8 +87,9 @@ def respond_batch(
     resolved = distribution_entry.resolve(distribution_entry.distribution.base_path)
     paths = [distribution_entry.path_below(batched.content_path.path) for batched in batch]
     found = files(distribution_entry.source, list(set(paths)))
+    distribution, source = resolved.distribution, resolved.source
     return [
-        _respond_with(batched, replace(resolved, path=path, file=found[path]))
+        _respond_with(batched, ResolvedPath(distribution, path, source, found[path]))
         if path in found
         else None
         for batched, path in zip(batch, paths, strict=True)
@@ -169,10 +170,11 @@ def authorized(
     Raises as `authorize` where the content guard denies the request.
     """
     distribution = resolved.distribution
+    domain = distribution.pulp_domain  # read once: attributes of Django models are slow
     info = request_info(request.scope)
-    info.domain, info.pulp_type = distribution.pulp_domain.name, distribution.pulp_type
+    info.domain, info.pulp_type = domain.name, distribution.pulp_type
     info.vary = vary_headers(distribution.content_guard)
-    with with_domain(distribution.pulp_domain):
+    with with_domain(domain):
         authorize(request, distribution, content_path.path)
         info.surrogate_keys = surrogate_keys(distribution)
         yield

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -242,8 +241,8 @@ class DistributionApp(ABC):
         return response
 
     def _depend_on(self, row: UUID) -> None:
-        if self.dependencies:
-            self.dependencies = replace(self.dependencies, ids=(*self.dependencies.ids, row))
+        if known := self.dependencies:
+            self.dependencies = Dependencies((*known.ids, row), known.max_age)
 
     def headers_for(self, path: str) -> dict[str, str]:
         """Return Content-Type and Cache-Control for `path`, updated with the plugin's headers."""

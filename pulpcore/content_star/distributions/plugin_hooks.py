@@ -47,7 +47,7 @@ class HookedApp(DistributionApp):
 
     @property
     def asks_plugin(self) -> bool:
-        asks_for_json = self.json_hook is not None and prefers_json(self.request)
+        asks_for_json = prefers_json(self.request) and self.json_hook is not None
         own_handler = type(self.distribution).content_handler is not Distribution.content_handler
         return own_handler or asks_for_json
 
@@ -70,7 +70,7 @@ class HookedApp(DistributionApp):
 
         The hook may return any object that can be serialized, or a response with an adapter.
         """
-        if self.json_hook is None or not prefers_json(self.request):
+        if not prefers_json(self.request) or self.json_hook is None:
             return None
         result = self.json_hook(self.path)
         if result is None:
