@@ -29,3 +29,12 @@ def test_api_threads_are_nicer_than_others_by_the_setting(instance, changed, add
         assert int(httpx.get(f"{url}/nice").text) == own + added
         assert int(httpx.post(f"{url}/nice", content=LARGE_BODY).text) == own + added
     assert nice_of_thread() == own
+
+
+def test_api_works_where_the_nice_value_cannot_be_changed(instance, monkeypatch):
+    def denied(increment: int) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "nice", denied)
+    with serving_views(nice) as url:
+        assert int(httpx.get(f"{url}/nice").text) == nice_of_thread()

@@ -96,9 +96,13 @@ class UploadThreads(ViewThreads):
 
 
 def _lower_priority(nice: int) -> None:
-    """Add to the nice value of this thread. Only Linux has one for each thread (setpriority(2))."""
+    """Add to the nice value of this thread. Only Linux has one for each thread (setpriority(2)).
+
+    Does nothing where a filter of system calls denies it, as systemd's `SystemCallFilter=` may.
+    """
     if sys.platform == "linux":
-        os.nice(nice)
+        with suppress(OSError):
+            os.nice(nice)
 
 
 _thread = threading.local()
