@@ -32,6 +32,10 @@ PIECE = os.urandom(1 << 20)
 LARGE = (PIECE * (SIZE // len(PIECE) + 1))[:SIZE]
 SMALL = b"small"
 
+# Pages that the kernel may drop again after a thread has read them: up to 4 of 512 were gone 10 ms
+# later. Without reading, each of these files would have hundreds.
+DROPPED = 100
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -83,7 +87,7 @@ def plain(start: Start) -> Iterator[Server]:
 
 
 def seen(server: Server) -> dict[str, int]:
-    return {"bytes": 0, "cold calls": 0, "read ahead": 0, **httpx.get(f"{server.url}/seen").json()}
+    return {"bytes": 0, "cold pages": 0, "read ahead": 0, **httpx.get(f"{server.url}/seen").json()}
 
 
 def sent_without_copying(server: Server, request: Callable[[], object]) -> int:
@@ -276,6 +280,16 @@ def test_file_that_sendfile_does_not_support_is_read(server):
     assert len(httpx.get(f"{server.url}{path}&length=10").content) == 10
 
 
+@pytest.mark.parametrize("is_cold", [False, True])
+def test_file_is_read_where_a_filter_denies_system_calls(server, folder, is_cold):
+    (folder / "denied").write_bytes(LARGE)
+    if is_cold:
+        httpx.get(f"{server.url}/drop/denied")
+    before = seen(server)
+    assert httpx.get(f"{server.url}/file/denied").content == LARGE
+    assert seen(server)["bytes"] == before["bytes"]
+
+
 def test_file_that_cannot_be_read_cuts_the_connection_and_is_logged(server):
     """The first page of a process's memory is never mapped: reading it fails with EIO."""
     with pytest.raises(httpx.RemoteProtocolError):
@@ -292,7 +306,7 @@ def test_cold_file_is_read_in_threads(server, folder):
     assert httpx.get(f"{server.url}/file/cold").content == LARGE
     after = seen(server)
     assert after["read ahead"] > before["read ahead"]
-    assert after["cold calls"] == before["cold calls"]
+    assert after["cold pages"] - before["cold pages"] <= DROPPED
     assert after["bytes"] - before["bytes"] == SIZE
 
 
@@ -304,7 +318,7 @@ def test_cold_part_of_a_cached_file_is_read_in_threads(server, folder):
     assert httpx.get(f"{server.url}/file/partly-cold").content == LARGE
     after = seen(server)
     assert after["read ahead"] > before["read ahead"]
-    assert after["cold calls"] == before["cold calls"]
+    assert after["cold pages"] - before["cold pages"] <= DROPPED
 
 
 def test_file_that_goes_cold_while_a_client_waits_is_read_in_threads(server, folder):
@@ -318,7 +332,7 @@ def test_file_that_goes_cold_while_a_client_waits_is_read_in_threads(server, fol
         assert digest_of(slow.response()) == DIGEST
     after = seen(server)
     assert after["read ahead"] > before["read ahead"]
-    assert after["cold calls"] == before["cold calls"]
+    assert after["cold pages"] - before["cold pages"] <= DROPPED
 
 
 # Servers

@@ -1,6 +1,9 @@
 """An ASGI application that sends files, and tells what was sent without copying, and how."""
 
+import ctypes
+import errno
 import json
+import mmap
 import os
 from collections import Counter
 from contextlib import suppress
@@ -16,30 +19,49 @@ from pulpcore.content_star.server import file_range, tls, zero_copy
 from pulpcore.content_star.storage.disk import LocalSource
 
 FOLDER = Path(os.environ.get("ZERO_COPY_FOLDER", "."))
-PAGE = 4096
 SEEN: Counter[str] = Counter()
 
-_sendfile, _read_ahead = os.sendfile, file_range._read_ahead
+_libc = ctypes.CDLL(None)
+_sendfile, _read_ahead, _fadvise = os.sendfile, file_range._read_ahead, os.posix_fadvise
 
 
 def sendfile(socket: int, fd: int, offset: int, count: int) -> int:
-    """Send as `os.sendfile`, and count bytes and calls that had to wait for the disk."""
-    SEEN["cold calls"] += not is_cached(fd, offset, count)
+    """Send as `os.sendfile`, and count bytes, and pages for which it had to wait for the disk."""
+    raise_if_denied(fd)
+    SEEN["cold pages"] += cold_pages(fd, offset, count)
     sent = _sendfile(socket, fd, offset, count)
     SEEN["bytes"] += sent
     return sent
 
 
-def is_cached(fd: int, offset: int, count: int) -> bool:
-    """Return whether the page cache has each page of a file, or the file is no file of a disk."""
+def fadvise(fd: int, offset: int, length: int, advice: int) -> None:
+    if advice == os.POSIX_FADV_WILLNEED:
+        raise_if_denied(fd)
+    _fadvise(fd, offset, length, advice)
+
+
+def raise_if_denied(fd: int) -> None:
+    """Raise an exception for a file named `denied`, as where a filter denies a system call."""
+    if os.readlink(f"/proc/self/fd/{fd}").endswith("/denied"):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def cold_pages(fd: int, offset: int, count: int) -> int:
+    """Return how many pages of a part of a file are not in the page cache; 0 if it has no pages."""
+    start = offset - offset % mmap.PAGESIZE
+    length = offset + count - start
     try:
-        for position in range(offset, offset + count, PAGE):
-            os.preadv(fd, [bytearray(1)], position, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
+        # A private mapping that may be written, since ctypes takes no address of others.
+        mapping = mmap.mmap(fd, length, access=mmap.ACCESS_COPY, offset=start)
+    except (OSError, ValueError):  # of /proc, or shorter
+        return 0
+    with mapping:
+        states = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
+        first = ctypes.c_char.from_buffer(mapping)
+        failed = _libc.mincore(ctypes.byref(first), ctypes.c_size_t(length), states)
+        del first
+        assert not failed
+        return sum(not state & 1 for state in states)
 
 
 def read_ahead(fd: int, start: int, end: int, stop: int) -> None:
@@ -47,7 +69,7 @@ def read_ahead(fd: int, start: int, end: int, stop: int) -> None:
     _read_ahead(fd, start, end, stop)
 
 
-os.sendfile, file_range._read_ahead = sendfile, read_ahead
+os.sendfile, os.posix_fadvise, file_range._read_ahead = sendfile, fadvise, read_ahead
 
 
 async def seen(scope: Scope, receive: Receive, send: Send) -> None:

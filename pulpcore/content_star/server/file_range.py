@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio.to_thread
@@ -21,7 +22,8 @@ as at first takes a tenth of the CPU time."""
 THREADS = 40
 """Threads that wait for disks."""
 
-_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})  # by the file system
+# By the file system, or by a filter of system calls, as a container may have.
+_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
 _DISCONNECTS = frozenset(
     {
         errno.EPIPE,
@@ -191,7 +193,8 @@ def _read_ahead(fd: int, start: int, end: int, stop: int) -> None:
     None from `stop` on: the next range begins with probes, which do not find gaps.
     """
     ahead = min(2 * (end - start), stop - start)
-    os.posix_fadvise(fd, start, ahead, os.POSIX_FADV_WILLNEED)
+    with suppress(OSError):  # a filter of system calls; errors of the disk are raised below
+        os.posix_fadvise(fd, start, ahead, os.POSIX_FADV_WILLNEED)
     for position in range(start, end, PROBE_BYTES):
         os.pread(fd, min(PROBE_BYTES, end - position), position)
 
