@@ -1,5 +1,6 @@
 """An ASGI application that sends files, and tells what was sent without copying, and how."""
 
+import asyncio
 import ctypes
 import errno
 import json
@@ -22,7 +23,8 @@ FOLDER = Path(os.environ.get("ZERO_COPY_FOLDER", "."))
 SEEN: Counter[str] = Counter()
 
 _libc = ctypes.CDLL(None)
-_sendfile, _read_ahead, _fadvise = os.sendfile, file_range._read_ahead, os.posix_fadvise
+_sendfile, _preadv, _fadvise = os.sendfile, os.preadv, os.posix_fadvise
+_read_ahead = file_range._read_ahead
 
 
 def sendfile(socket: int, fd: int, offset: int, count: int) -> int:
@@ -64,12 +66,25 @@ def cold_pages(fd: int, offset: int, count: int) -> int:
         return sum(not state & 1 for state in states)
 
 
+def preadv(fd: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+    """Read as `os.preadv`; a page that is not in the cache is never there before a probe ends.
+
+    The probe has the kernel read it: on a busy machine, the disk was faster in 2 of 100 runs.
+    """
+    is_cold = flags & os.RWF_NOWAIT and cold_pages(fd, offset, 1)
+    count = _preadv(fd, buffers, offset, flags)
+    if is_cold:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return count
+
+
 def read_ahead(fd: int, start: int, end: int, stop: int) -> None:
     SEEN["read ahead"] += 1
     _read_ahead(fd, start, end, stop)
 
 
-os.sendfile, os.posix_fadvise, file_range._read_ahead = sendfile, fadvise, read_ahead
+os.sendfile, os.preadv, os.posix_fadvise = sendfile, preadv, fadvise
+file_range._read_ahead = read_ahead
 
 
 async def seen(scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,15 +96,21 @@ async def drop(scope: Scope, receive: Receive, send: Send) -> None:
     """Drop a file from the page cache, or `length` bytes of it from `offset` on.
 
     The whole file is dropped and the rest read again: the kernel keeps a large folio that reaches
-    beyond a range.
+    beyond a range, and for a moment one that it is moving.
     """
     query = parse_qs(scope["query_string"].decode())
     offset, length = (int(query.get(name, ["0"])[0]) for name in ("offset", "length"))
     with _path(scope).open("rb", buffering=0) as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        fd = file.fileno()
+        size = os.fstat(fd).st_size
+        os.fsync(fd)
+        for _ in range(100):  # pages in the buffer of a socket stay
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if cold_pages(fd, 0, size) * mmap.PAGESIZE >= size:
+                break
+            await asyncio.sleep(0.01)
         if length:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no reading ahead
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no reading ahead
             file.read(offset)
             file.seek(offset + length)
             file.read()
