@@ -94,7 +94,7 @@ def _answers(server: Server) -> bool:
     address = urlsplit(server.url)
     try:
         # A refused request takes 4 ms of CPU, a connection 0.1: a start is polled 100 times.
-        socket.create_connection((address.hostname, address.port), 5).close()
+        socket.create_connection((address.hostname, address.port or 80), 5).close()
     except OSError:
         return False
     with contextlib.suppress(httpx.TransportError):
