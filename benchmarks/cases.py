@@ -81,9 +81,11 @@ class Case:
     """Whether it is left out when there is little time."""
 
 
-def same(repository: Repository, target: Target, seconds: float) -> Sample:
+def same(
+    repository: Repository, target: Target, seconds: float, connections: int = CONNECTIONS
+) -> Sample:
     """Ask for one file again and again."""
-    return _wrk(target.url + repository.path(), seconds, {})
+    return _wrk(target.url + repository.path(), seconds, {}, connections=connections)
 
 
 def guarded(target: Target, seconds: float) -> Sample:
