@@ -22,7 +22,7 @@ def nice(request: HttpRequest) -> HttpResponse:
     return HttpResponse(str(nice_of_thread()))
 
 
-@pytest.mark.parametrize(("changed", "added"), [({}, 10), ({"CONTENT_STAR_API_NICE": 0}, 0)])
+@pytest.mark.parametrize(("changed", "added"), [({}, 3), ({"CONTENT_STAR_API_NICE": 0}, 0)])
 def test_api_threads_are_nicer_than_others_by_the_setting(instance, changed, added):
     own = nice_of_thread()
     with serving_views(nice, **changed) as url:

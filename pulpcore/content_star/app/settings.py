@@ -142,9 +142,10 @@ CONTENT_STAR_GC_THRESHOLDS = (700, 10, 100)
 CONTENT_STAR_SWITCH_INTERVAL = 0.001
 
 # Added to the nice value of the threads that handle API requests, on Linux, so that content comes
-# first where processors are busy. While four clients listed tasks, a download that takes a whole
-# processor lost 35 to 40 % with 0, 20 to 28 % with 5, 4 to 10 % with 10, and the lists 17 %.
-CONTENT_STAR_API_NICE = 10
+# first where processors are busy. Beside two processes that compute and four clients that list
+# tasks, a download of 10 Gbit/s loses 2 % instead of 13 with 0. With 10, a thread of the API that
+# has the interpreter lock may not get a processor, and small files take 33 ms (p99) instead of 8.
+CONTENT_STAR_API_NICE = 3
 
 # Whether threads have a current directory and umask of their own, by unshare(2) on Linux, for
 # plugins and tasks that write to their working directory. If not, or where a container denies it,
