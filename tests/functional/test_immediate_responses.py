@@ -169,6 +169,11 @@ def test_idle_connection_is_closed_after_an_immediate_response(server, client, p
         assert connection.read_to_end().endswith(b"\r\n\r\n" + DATA)
 
 
+def test_date_of_an_immediate_response_advances(server, client, path):
+    first = immediately(server, client, "GET", path, {}).headers["Date"]
+    wait_until(lambda: immediately(server, client, "GET", path, {}).headers["Date"] != first)
+
+
 def test_pipelined_requests_get_their_responses_in_order(server, client, path):
     """Immediate ones and others, in one read."""
     requests = get_request(server, path) + get_request(server, path.replace("a b", "none"))

@@ -15,22 +15,18 @@ from uvicorn.config import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from pulpcore.content_star.responses.immediate import immediate_response
+from pulpcore.content_star.responses.immediate import (
+    ImmediateResponse,
+    RawHeaders,
+    immediate_response,
+)
 from pulpcore.content_star.server.header_case import serialize_headers
 
 # Of requests that the application is called for: those with a body, an expectation, a range, or a
 # condition other than that of a cache that revalidates.
 _NEVER = frozenset(
-    {
-        b"content-length",
-        b"expect",
-        b"if-match",
-        b"if-modified-since",
-        b"if-range",
-        b"if-unmodified-since",
-        b"range",
-        b"transfer-encoding",
-    }
+    b"content-length expect if-match if-modified-since if-range if-unmodified-since range"
+    b" transfer-encoding".split()
 )
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 
@@ -48,6 +44,8 @@ class ImmediateResponses:
             app = app.app
         self._app = app
         self._enabled = not config.root_path and config.limit_concurrency is None
+        self._default_headers: RawHeaders = []
+        self._default_lines = b""
 
     @classmethod
     def of(cls, config: Config) -> "ImmediateResponses":
@@ -58,7 +56,7 @@ class ImmediateResponses:
         return found
 
     def bytes_for(
-        self, scope: Any, method: bytes, url: bytes, default_headers: list[tuple[bytes, bytes]]
+        self, scope: Any, method: bytes, url: bytes, default_headers: RawHeaders
     ) -> bytes | None:
         """Return the complete response to a request, whose `scope` has no URL yet, or None.
 
@@ -69,42 +67,28 @@ class ImmediateResponses:
         if not self._enabled or not names.isdisjoint(_NEVER):
             return None
         try:
-            return self._bytes_for(scope, names, method, url, default_headers)
+            target = httptools.parse_url(url)
+            scope["method"] = method.decode("ascii")
+            scope["raw_path"] = target.path
+            scope["path"] = target.path.decode("ascii")  # uvicorn decodes it for a call
+            scope["query_string"] = target.query or b""
+            if self._set_client and not names.isdisjoint(_FORWARDED):
+                with suppress(StopIteration):  # uvicorn's middleware awaits nothing of its own
+                    self._set_client(scope, None, None).send(None)
+            response = immediate_response(self._app, scope)
+            return response and self._serialize(response, default_headers)
         except Exception:
             return None
 
-    def _bytes_for(
-        self,
-        scope: Any,
-        names: set[bytes],
-        method: bytes,
-        url: bytes,
-        default_headers: list[tuple[bytes, bytes]],
-    ) -> bytes | None:
-        target = httptools.parse_url(url)
-        scope["method"] = method.decode("ascii")
-        scope["raw_path"] = target.path
-        scope["path"] = target.path.decode("ascii")  # uvicorn decodes it for a call
-        scope["query_string"] = target.query or b""
-        if self._set_client and not names.isdisjoint(_FORWARDED):
-            with suppress(StopIteration):  # uvicorn's middleware awaits nothing of its own
-                self._set_client(scope, None, None).send(None)
-        response = immediate_response(self._app, scope)
-        if response is None:
-            return None
+    def _serialize(self, response: ImmediateResponse, default_headers: RawHeaders) -> bytes:
         head = response.head
         if not head.serialized:
             head.serialized = serialize_headers(head.headers)
-        return b"".join(
-            (
-                STATUS_LINE[head.status],
-                serialize_headers(default_headers),
-                head.serialized,
-                serialize_headers(response.request_headers),
-                b"\r\n",
-                response.body,
-            )
-        )
+        if default_headers is not self._default_headers:  # a new list each second, for `Date`
+            self._default_headers = default_headers
+            self._default_lines = serialize_headers(default_headers)
+        lines = self._default_lines, head.serialized, serialize_headers(response.request_headers)
+        return b"".join((STATUS_LINE[head.status], *lines, b"\r\n", response.body))
 
 
 async def _end(*args: Any) -> None:
