@@ -28,6 +28,7 @@ from pulpcore.content_star.cache.store import ResponseCache
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.database.connection import set_connection_defaults
 from pulpcore.content_star.database.executor import DatabaseExecutor
+from pulpcore.content_star.database.threads import PAGE_THREADS
 from pulpcore.content_star.django_app.cookies import make_cookies_linear
 from pulpcore.content_star.django_app.isolation import isolated_tasks, serialized_schemas
 from pulpcore.content_star.django_app.password_hashing import bound_hashing
@@ -95,11 +96,12 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
     prefix = django_settings.CONTENT_PATH_PREFIX
     set_connection_defaults()
     executor = DatabaseExecutor(settings.database_threads, timeout=settings.database_timeout)
+    pages = DatabaseExecutor(PAGE_THREADS, "page-db", timeout=settings.database_timeout)
     cache = ResponseCache(settings.cache_entries, settings.cache_bytes)
     stale = StaleResponses(cache, settings.stale_if_error)
     logs: list[Observer] = [access_log.AccessLog()] if access_log.is_wanted() else []
     observers = logs.copy()
-    content = Content(executor, prefix, cache, stale)
+    content = Content(executor, prefix, cache, stale, pages)
     health = Health(
         Schema(content, prefix), executor, prefix, cache, stale, runs_tasks="api" in app_types
     )
@@ -127,7 +129,7 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
         if metrics:
             await metrics.close()
         # Concurrently: each waits for its timeout if the database hangs.
-        await asyncio.gather(heartbeat.stop(), executor.close())
+        await asyncio.gather(heartbeat.stop(), executor.close(), pages.close())
 
     middleware = [
         Middleware(CorrelationId),

@@ -60,9 +60,15 @@ class Content:
         prefix: str,
         cache: ResponseCache | None = None,
         stale: StaleResponses | None = None,
+        pages: DatabaseExecutor | None = None,
     ) -> None:
-        """`prefix` of the URLs' paths begins and ends with a slash. Default: no cache."""
+        """`prefix` of the URLs' paths begins and ends with a slash. Default: no cache.
+
+        `pages` is the executor for directories, indexes and facts about a file, whose pages take
+        longer than files. Default: `executor`.
+        """
         self.executor = executor
+        self.pages = pages or executor
         self.prefix = prefix
         self.cache = cache or ResponseCache(0, 0)
         self.stale = stale or StaleResponses(self.cache, 0)
@@ -96,7 +102,7 @@ class Content:
             content_path = parse_content_path(path.removeprefix(prefix))
             info.above = await with_passwords(
                 request.scope,
-                partial(self.executor.run_directly, nearest_above, request, content_path),
+                partial(self.pages.run_directly, nearest_above, request, content_path),
             )
 
     async def respond(self, request: Request) -> ASGIApp:
@@ -141,7 +147,9 @@ class Content:
 
     async def _run(self, request: Request, work: Callable[..., ASGIApp], *args: object) -> ASGIApp:
         """Run `work` in the executor, again after a password check if the guard needs one."""
-        run = partial(self.executor.run_directly, work, request, *args)
+        is_page = request.scope["path"].endswith("/") or facts_query(request.scope) is not None
+        executor = self.pages if is_page else self.executor
+        run = partial(executor.run_directly, work, request, *args)
         return await with_passwords(request.scope, run)
 
     async def _respond_uncached(

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import httpx
@@ -12,12 +13,15 @@ from starlette.responses import PlainTextResponse
 
 from pulpcore.content_star.database.availability import DatabaseOverloaded
 from pulpcore.content_star.database.executor import DatabaseExecutor
+from pulpcore.content_star.database.threads import PAGE_THREADS
 from pulpcore.content_star.responses.disconnect import Abandonment
 from tests.support.database import backend_pid, count_waiting, opened_executor
 from tests.support.instance import wait_until
 from tests.support.server import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("orm")]
+
+PAGE = {"Accept": "text/html"}
 
 
 def test_executor_refuses_calls_while_one_has_waited_for_half_of_its_time():
@@ -143,3 +147,20 @@ def test_clients_that_leave_while_a_table_is_locked_leave_a_server_that_works(in
         wait_until(lambda: not count_waiting("left"))
         assert httpx.get(url, timeout=60).content == b"a"
         assert "Exception in ASGI" not in server.said() and "Traceback" not in server.said()
+
+
+def test_pages_that_wait_for_the_database_do_not_delay_files(instance, orm):
+    """Pages have threads of their own; that of the index reads the locked table."""
+    files = {f"{number}": b"%d" % number for number in range(8)}
+    path = orm.distribution(publication=orm.publication(files))
+    options = {"PGAPPNAME": "pages", "PULP_CONTENT_STAR_DATABASE_TIMEOUT": "300"}
+    with serving(instance, **options) as server, ThreadPoolExecutor(16) as pool:
+        get = partial(httpx.get, timeout=300)
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE core_repositoryversioncontentdetails")
+            indexes = [pool.submit(get, server.content_url, headers=PAGE) for _ in range(16)]
+            wait_until(lambda: count_waiting("pages") >= PAGE_THREADS)
+            for name, data in files.items():
+                assert get(f"{server.content_url}{path}/{name}").content == data
+            assert not any(index.done() for index in indexes)
+        assert {index.result().status_code for index in indexes} == {200}

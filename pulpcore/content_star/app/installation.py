@@ -30,6 +30,7 @@ from pulpcore.content_star.cache.invalidation.listener import (
 )
 from pulpcore.content_star.cache.invalidation.triggers import COUNT_ENABLED, triggers
 from pulpcore.content_star.database.connection import set_connection_defaults
+from pulpcore.content_star.database.threads import PAGE_THREADS
 from pulpcore.content_star.django_app.password_hashing import SLOTS
 from pulpcore.content_star.plugin_host import discovery
 
@@ -178,6 +179,7 @@ def connections_per_process() -> dict[str, int]:
     threads = settings.CONTENT_STAR_DATABASE_THREADS
     return {
         "content": threads,
+        "pages": PAGE_THREADS,
         "routes of plugins": threads if discovery.plugins_for_aiohttp() else 0,
         "heartbeat, listener, fetch lock": 4,
         "passwords": 2,

@@ -34,6 +34,10 @@ T = TypeVar("T")
 # Seconds that a part of a listing may take: some have to read all rows of a repository.
 LISTING_TIMEOUT = 30.0
 
+# Threads for directories, indexes and pages of files, which take 5 to 50 ms of CPU each: files do
+# not wait for them. Two occupy a processor, even if one of them waits for the database.
+PAGE_THREADS = 2
+
 # Calls that wait for a thread of one pool. With a request each, they take some 20 MB.
 MAX_WAITING = 1000
 

@@ -242,8 +242,8 @@ class ListingPage:
         if index < len(self.rows.blocks):
             return self.rows.blocks[index]
         assert self.executor is not None
-        # One part at a time, so that listings do not occupy the database threads of files, and a
-        # part is not read twice for two clients.
+        # One part at a time, so that a thread is left for other directories, and a part is not
+        # read twice for two clients.
         async with _limiter():
             return await self.executor.run(self.level.block, self.rows, index, previous)
 
