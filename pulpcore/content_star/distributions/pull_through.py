@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pulpcore.content_star.auth.guards import GuardRequest
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.listings.facts_query import facts_query
-from pulpcore.content_star.remote.download import SAVE_TIMEOUT
+from pulpcore.content_star.remote.download import LAST_BYTE_TIMEOUT
 from pulpcore.content_star.remote.pull_through.models import (
     find_content_artifact,
     pull_through_request,
@@ -25,6 +25,10 @@ from pulpcore.content_star.upstream import with_domain
 from pulpcore.plugin.models import ContentArtifact, Domain, Remote
 
 log = logging.getLogger(__name__)
+
+# Seconds for which a client waits for its response while the file is added to the repository: as
+# long as for the last byte while a file is saved.
+ADD_TIMEOUT = LAST_BYTE_TIMEOUT
 
 
 def pull_through(app: DistributionApp) -> ASGIApp:
@@ -82,7 +86,7 @@ def _repository_of(app: DistributionApp) -> UUID | None:
 class _AddToRepository:
     """ASGI application that adds a file to a repository before it sends the response, as upstream.
 
-    Waits for SAVE_TIMEOUT seconds at most, and then sends the response first.
+    Waits for ADD_TIMEOUT seconds at most, and then sends the response first.
     """
 
     def __init__(
@@ -96,14 +100,14 @@ class _AddToRepository:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if claim(self.repository, self.file):
             adding = resources_of(scope).downloads.run_in_background(self._add)
-            _, late = await asyncio.wait([adding], timeout=SAVE_TIMEOUT)
+            _, late = await asyncio.wait([adding], timeout=ADD_TIMEOUT)
             if late:
                 log.warning(
                     "Adding content %s to repository %s takes over %d s; sending the file first."
                     " Check the load of the database.",
                     self.file.content_id,
                     self.repository,
-                    SAVE_TIMEOUT,
+                    ADD_TIMEOUT,
                 )
         await self.response(scope, receive, send)
 

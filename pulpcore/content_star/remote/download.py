@@ -43,7 +43,7 @@ CHUNK_TIMEOUT = 1.0
 # Seconds for which clients wait for the last byte while the file is saved, so that a client that
 # has all of it finds it saved. Longer than a busy storage takes, shorter than common client
 # timeouts.
-SAVE_TIMEOUT = 5.0
+LAST_BYTE_TIMEOUT = 5.0
 
 
 class Download:
@@ -272,11 +272,11 @@ class Download:
             return error
 
     async def _save(self) -> None:
-        """Save the file, then release its last byte, at the latest after SAVE_TIMEOUT."""
+        """Save the file, then release its last byte, at the latest after LAST_BYTE_TIMEOUT."""
         spool = self._sink.spool
         if spool is None or self._source is None or not self._source.saves:
             return
-        timer = asyncio.get_running_loop().call_later(SAVE_TIMEOUT, self._release_unsaved)
+        timer = asyncio.get_running_loop().call_later(LAST_BYTE_TIMEOUT, self._release_unsaved)
         try:
             await spool.sync()
             attributes: dict[str, str | int] = {"size": spool.size, **spool.digests()}
@@ -297,7 +297,7 @@ class Download:
             "Saving the %s takes more than %d s; clients get its end before it is saved. Check the"
             " load of the storage and of the database.",
             self.request.name,
-            SAVE_TIMEOUT,
+            LAST_BYTE_TIMEOUT,
         )
         self._sink.release()
 

@@ -19,7 +19,7 @@ SAVE_THREADS = 2
 
 # Seconds from which on a file's saving is given up if the database does not answer. The storage
 # may take longer, and files wait for a thread without a limit.
-SAVE_TIMEOUT = 60.0
+SAVE_QUERY_TIMEOUT = 60.0
 
 # Seconds that the shutdown waits for files that are being saved.
 CLOSE_TIMEOUT = 15.0
@@ -32,7 +32,7 @@ class Downloads:
         """`executor` is for queries; saving has an executor of its own."""
         self.executor = executor
         self.save_executor = DatabaseExecutor(
-            SAVE_THREADS, "save-db", timeout=SAVE_TIMEOUT, max_wait=float("inf")
+            SAVE_THREADS, "save-db", timeout=SAVE_QUERY_TIMEOUT, max_wait=float("inf")
         )
         self.fetch_locks = fetch_locks or FetchLocks()
         self._downloads: dict[FetchRequest, Download] = {}
