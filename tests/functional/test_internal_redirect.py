@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from pulpcore.content_star.django_app.handler import create_api
-from pulpcore.content_star.plugin_host.mounts import mount, mounted
+from pulpcore.content_star.plugin_host.mounts import mount_app, mounted
 from pulpcore.content_star.request_info import Telemetry
 from pulpcore.routing import Router
 from tests.support.orm import Site
@@ -228,7 +228,7 @@ def test_internal_redirect_sends_no_credentials_to_an_object_store(app, store, s
 def test_internal_redirect_to_a_plugin_prefix_is_served(app):
     prefix = f"/pulp/{unique('blobs')}/"
     blob = redirecting("/pulp/elsewhere")
-    mount(prefix, blob)
+    mount_app(prefix, blob)
 
     async def content(scope, receive, send):
         await (mounted(scope) or app)(scope, receive, send)

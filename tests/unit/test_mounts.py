@@ -7,7 +7,7 @@ from starlette.responses import PlainTextResponse
 
 from pulpcore.content_star.distributions.registry import AlreadyServed
 from pulpcore.content_star.plugin_host import mounts
-from pulpcore.content_star.plugin_host.mounts import Mounts, mount
+from pulpcore.content_star.plugin_host.mounts import Mounts, mount_app
 from tests.support.asgi import get
 
 
@@ -34,25 +34,25 @@ def nothing_mounted() -> Iterator[None]:
 )
 def test_mount_over_a_path_of_pulp_is_refused(prefix):
     with pytest.raises(ValueError, match="Pulp itself"):
-        mount(prefix, PlainTextResponse("mine"))
+        mount_app(prefix, PlainTextResponse("mine"))
     assert mounts.all_mounted() == {}
 
 
 @pytest.mark.parametrize("prefix", ["/", "", "/x", "x/"])
 def test_mount_prefix_without_slashes_is_refused(prefix):
     with pytest.raises(ValueError, match="slash"):
-        mount(prefix, PlainTextResponse("mine"))
+        mount_app(prefix, PlainTextResponse("mine"))
 
 
 def test_mount_at_a_mounted_prefix_is_refused():
-    mount("/pulp/container/", PlainTextResponse("first"))
+    mount_app("/pulp/container/", PlainTextResponse("first"))
     with pytest.raises(AlreadyServed, match="/pulp/container/"):
-        mount("/pulp/container/", PlainTextResponse("second"))
+        mount_app("/pulp/container/", PlainTextResponse("second"))
 
 
 def test_mount_with_the_longest_prefix_responds():
-    mount("/v2/", PlainTextResponse("short"))
-    mount("/v2/long/", PlainTextResponse("long"))
+    mount_app("/v2/", PlainTextResponse("short"))
+    mount_app("/v2/long/", PlainTextResponse("long"))
     app = Mounts(PlainTextResponse("content"))
     assert get(app, "/v2/x").text == "short"
     assert get(app, "/v2/long/x").text == "long"

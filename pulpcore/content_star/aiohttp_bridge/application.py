@@ -18,7 +18,7 @@ from pulpcore.content_star.aiohttp_bridge.modules import (
 from pulpcore.content_star.aiohttp_bridge.request import make_request
 from pulpcore.content_star.aiohttp_bridge.run import run
 from pulpcore.content_star.plugin_host.discovery import legacy_routes
-from pulpcore.content_star.plugin_host.mounts import below, mount, unmount
+from pulpcore.content_star.plugin_host.mounts import below, mount_app, unmount_app
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.paths import decoded_path
 
@@ -116,12 +116,12 @@ def _mount(name: str, app: ASGIApp, content: Overlay, stack: AsyncExitStack) -> 
             content.apps[prefix] = app
             continue
         try:
-            mount(prefix, app)
+            mount_app(prefix, app)
         except ValueError as error:
             log.error("The plugin %s is not served in full: %s", name, error)
             taken.append(prefix)
         else:
-            stack.callback(unmount, prefix)
+            stack.callback(unmount_app, prefix)
     if taken:
         problem = "; ".join(filter(None, [module.problem, f"others serve {', '.join(taken)}"]))
         served = tuple(prefix for prefix in module.prefixes if prefix not in taken)

@@ -11,6 +11,6 @@ from pulpcore.content_star.distributions.registry import app_of
 from pulpcore.plugin.models import Distribution
 
 
-def app_for(distribution: Distribution) -> type[DistributionApp]:
-    """Return the class that serves `distribution`."""
+def registered_app_for(distribution: Distribution) -> type[DistributionApp]:
+    """Return the class that is registered for `distribution`."""
     return app_of(type(distribution), checkpoint=distribution.checkpoint)

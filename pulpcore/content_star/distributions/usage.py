@@ -27,7 +27,7 @@ class Recipe(NamedTuple):
     text: str
 
 
-class Served(NamedTuple):
+class RecipeContext(NamedTuple):
     """Values that recipes are formatted with; none has a character that a shell interprets."""
 
     name: str
@@ -74,14 +74,14 @@ def how_to_use(
     """
     kind = distribution.pulp_type.partition(".")[0]
     domain = f"{distribution.pulp_domain.name}/" if settings.DOMAIN_ENABLED else ""
-    served = Served(
+    context = RecipeContext(
         _one_line(distribution.name),
         url,
         quote(domain + distribution.base_path),
         distribution,
         publication and publication.cast(),
     )
-    recipes = [*_RECIPES.get(kind, _no_recipes)(served), *_file(served)]
+    recipes = [*_RECIPES.get(kind, _no_recipes)(context), *_file(context)]
     return recipes, list(_notes(distribution))
 
 
@@ -105,36 +105,36 @@ def _notes(distribution: Distribution) -> Iterator[str]:
         yield "Access is guarded: the server may ask for a credential."
 
 
-def _no_recipes(served: Served) -> Iterator[Recipe]:
+def _no_recipes(context: RecipeContext) -> Iterator[Recipe]:
     return iter(())
 
 
-def _file(served: Served) -> Iterator[Recipe]:
+def _file(context: RecipeContext) -> Iterator[Recipe]:
     yield Recipe(
         "curl and wget",
-        f"curl -fLO {served.url}PATH\n"
-        f"wget --recursive --no-parent --no-host-directories {served.url}\n",
+        f"curl -fLO {context.url}PATH\n"
+        f"wget --recursive --no-parent --no-host-directories {context.url}\n",
     )
 
 
-def _rpm(served: Served) -> Iterator[Recipe]:
-    config = getattr(served.publication, "repo_config", None) or {}
+def _rpm(context: RecipeContext) -> Iterator[Recipe]:
+    config = getattr(context.publication, "repo_config", None) or {}
     checks = {name: _flag(config.get(name)) for name in ("gpgcheck", "repo_gpgcheck")}
     repo = (
-        f"[{served.slug}]\nname={served.name}\nbaseurl={served.url}\nenabled=1\n"
+        f"[{context.slug}]\nname={context.name}\nbaseurl={context.url}\nenabled=1\n"
         f"gpgcheck={checks['gpgcheck']}\nrepo_gpgcheck={checks['repo_gpgcheck']}\n"
         "# For signed packages: gpgcheck=1, and the URL of their key as gpgkey\n"
     )
-    yield Recipe(f"dnf: /etc/yum.repos.d/{served.slug}.repo", repo)
+    yield Recipe(f"dnf: /etc/yum.repos.d/{context.slug}.repo", repo)
     # Checks of signatures are on by default.
     unchecked = "" if any(checks.values()) else "--no-gpgcheck "
     yield Recipe(
         "zypper",
-        f"zypper addrepo {unchecked}{served.url} {served.slug}\nzypper refresh {served.slug}\n",
+        f"zypper addrepo {unchecked}{context.url} {context.slug}\nzypper refresh {context.slug}\n",
     )
-    if getattr(served.distribution, "generate_repo_config", False):
+    if getattr(context.distribution, "generate_repo_config", False):
         yield Recipe(
-            "Ready-made configuration", f"dnf config-manager --add-repo {served.url}config.repo\n"
+            "Ready-made configuration", f"dnf config-manager --add-repo {context.url}config.repo\n"
         )
 
 
@@ -143,25 +143,25 @@ def _flag(value: object) -> int:
     return int(str(value).strip().lower() in ("1", "true", "yes"))
 
 
-def _deb(served: Served) -> Iterator[Recipe]:
-    suites = _suites(served.publication) or {"default": ["all"]}
-    key = getattr(getattr(served.publication, "signing_service", None), "public_key", "")
+def _deb(context: RecipeContext) -> Iterator[Recipe]:
+    suites = _suites(context.publication) or {"default": ["all"]}
+    key = getattr(getattr(context.publication, "signing_service", None), "public_key", "")
     folded = "".join(f"\n {line or '.'}" for line in key.strip().splitlines())
     trust = f"Signed-By:{folded}\n" if key else "Trusted: yes\n"
-    file = f"/etc/apt/keyrings/{served.slug}.asc"
+    file = f"/etc/apt/keyrings/{context.slug}.asc"
     option = f"signed-by={file}" if key else "trusted=yes"
     yield Recipe(
-        f"apt, deb822: /etc/apt/sources.list.d/{served.slug}.sources",
+        f"apt, deb822: /etc/apt/sources.list.d/{context.slug}.sources",
         "\n".join(
-            f"Types: deb\nURIs: {served.url}\nSuites: {suite}\n"
+            f"Types: deb\nURIs: {context.url}\nSuites: {suite}\n"
             f"Components: {' '.join(components)}\n{trust}"
             for suite, components in suites.items()
         ),
     )
     yield Recipe(
-        f"apt, one line: /etc/apt/sources.list.d/{served.slug}.list",
+        f"apt, one line: /etc/apt/sources.list.d/{context.slug}.list",
         "".join(
-            f"deb [{option}] {served.url} {suite} {' '.join(components)}\n"
+            f"deb [{option}] {context.url} {suite} {' '.join(components)}\n"
             for suite, components in suites.items()
         ),
     )
@@ -188,67 +188,68 @@ def _suites(publication: Publication | None) -> dict[str, list[str]]:
     return suites
 
 
-def _python(served: Served) -> Iterator[Recipe]:
+def _python(context: RecipeContext) -> Iterator[Recipe]:
     # The simple index is a view of the API beside the content.
     prefix = getattr(settings, "PYPI_PATH_PREFIX", "/pypi/").strip("/")
-    index = f"{served.origin}/{prefix}/{served.path}/"
-    trusted = f"--trusted-host {served.host} " if served.is_plain_http else ""
+    index = f"{context.origin}/{prefix}/{context.path}/"
+    trusted = f"--trusted-host {context.host} " if context.is_plain_http else ""
     yield Recipe("pip", f"pip install {trusted}--index-url {index}simple/ PACKAGE\n")
     yield Recipe("uv", f"uv pip install --default-index {index}simple/ PACKAGE\n")
-    if getattr(served.distribution, "allow_uploads", False):
+    if getattr(context.distribution, "allow_uploads", False):
         yield Recipe("twine", f"twine upload --repository-url {index}legacy/ dist/*\n")
 
 
-def _container(served: Served) -> Iterator[Recipe]:
-    image = image_name(served.host, served.path, served.distribution.pulp_type)
-    is_private = getattr(served.distribution, "private", False)
-    insecure = "--tls-verify=false " if served.is_plain_http else ""
+def _container(context: RecipeContext) -> Iterator[Recipe]:
+    image = image_name(context.host, context.path, context.distribution.pulp_type)
+    is_private = getattr(context.distribution, "private", False)
+    insecure = "--tls-verify=false " if context.is_plain_http else ""
     for client, option in (("podman", insecure), ("docker", "")):
-        login = f"{client} login {option}{served.host}\n" if is_private else ""
+        login = f"{client} login {option}{context.host}\n" if is_private else ""
         yield Recipe(client, f"{login}{client} pull {option}{image}\n")
 
 
-def _npm(served: Served) -> Iterator[Recipe]:
-    yield Recipe("npm", f"npm install --registry {served.url} PACKAGE\n")
-    yield Recipe(".npmrc", f"registry={served.url}\n")
+def _npm(context: RecipeContext) -> Iterator[Recipe]:
+    yield Recipe("npm", f"npm install --registry {context.url} PACKAGE\n")
+    yield Recipe(".npmrc", f"registry={context.url}\n")
 
 
-def _maven(served: Served) -> Iterator[Recipe]:
+def _maven(context: RecipeContext) -> Iterator[Recipe]:
     yield Recipe(
         "Maven: settings.xml",
         "<settings>\n  <mirrors>\n    <mirror>\n"
-        f"      <id>{served.slug}</id>\n      <mirrorOf>*</mirrorOf>\n"
-        f"      <url>{served.url}</url>\n    </mirror>\n  </mirrors>\n</settings>\n",
+        f"      <id>{context.slug}</id>\n      <mirrorOf>*</mirrorOf>\n"
+        f"      <url>{context.url}</url>\n    </mirror>\n  </mirrors>\n</settings>\n",
     )
-    insecure = "        allowInsecureProtocol = true\n" if served.is_plain_http else ""
+    insecure = "        allowInsecureProtocol = true\n" if context.is_plain_http else ""
     yield Recipe(
         "Gradle",
-        f'repositories {{\n    maven {{\n        url = uri("{served.url}")\n{insecure}    }}\n}}\n',
+        f'repositories {{\n    maven {{\n        url = uri("{context.url}")\n'
+        f"{insecure}    }}\n}}\n",
     )
 
 
-def _gem(served: Served) -> Iterator[Recipe]:
-    yield Recipe("gem", f"gem install --clear-sources --source {served.url} NAME\n")
-    yield Recipe("Gemfile", f'source "{served.url}"\n')
+def _gem(context: RecipeContext) -> Iterator[Recipe]:
+    yield Recipe("gem", f"gem install --clear-sources --source {context.url} NAME\n")
+    yield Recipe("Gemfile", f'source "{context.url}"\n')
 
 
-def _ansible(served: Served) -> Iterator[Recipe]:
+def _ansible(context: RecipeContext) -> Iterator[Recipe]:
     root = getattr(settings, "GALAXY_API_ROOT", _GALAXY_API_ROOT)
-    galaxy = f"{served.origin}/{root.replace('<path:path>/api/', served.path + '/').lstrip('/')}"
+    galaxy = f"{context.origin}/{root.replace('<path:path>/api/', context.path + '/').lstrip('/')}"
     yield Recipe(
         "ansible-galaxy", f"ansible-galaxy collection install --server {galaxy} NAMESPACE.NAME\n"
     )
 
 
-def _ostree(served: Served) -> Iterator[Recipe]:
+def _ostree(context: RecipeContext) -> Iterator[Recipe]:
     yield Recipe(
         "ostree",
-        f"ostree remote add --no-gpg-verify {served.slug} {served.url}\n"
-        f"ostree pull {served.slug} REF\n",
+        f"ostree remote add --no-gpg-verify {context.slug} {context.url}\n"
+        f"ostree pull {context.slug} REF\n",
     )
 
 
-_RECIPES: dict[str, Callable[[Served], Iterator[Recipe]]] = {
+_RECIPES: dict[str, Callable[[RecipeContext], Iterator[Recipe]]] = {
     "rpm": _rpm,
     "deb": _deb,
     "python": _python,

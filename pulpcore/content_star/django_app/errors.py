@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def error_response(
+def view_error_response(
     request: HttpRequest, failure: Exception, body_error: BodyError | None
 ) -> HttpResponse | None:
     """Return the response to a request whose view failed, None if Django has to make it.

@@ -26,7 +26,7 @@ from django.urls import set_script_prefix
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.auth.password_checks import RETRY_AFTER, Failures, source_of
-from pulpcore.content_star.django_app.errors import error_response
+from pulpcore.content_star.django_app.errors import view_error_response
 from pulpcore.content_star.django_app.password_hashing import HashingView, current_view
 from pulpcore.content_star.django_app.request_body import (
     STALL_TIMEOUT,
@@ -58,7 +58,7 @@ class Request(ASGIRequest):
         self.received = body
 
 
-class Api(BaseHandler):
+class DjangoApp(BaseHandler):
     """ASGI application for Django: the REST API and other URLs of plugins."""
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class Api(BaseHandler):
             response: HttpResponseBase = super()._get_response(request)
         except Exception as failure:
             _remove_uploads(request)
-            answer = error_response(request, failure, request.received.error)
+            answer = view_error_response(request, failure, request.received.error)
             if answer is None:
                 raise
             return answer
@@ -263,4 +263,4 @@ def _closing(body: RequestBody, send: Send) -> Send:
 def create_api() -> ASGIApp:
     """Set Django up, as `get_asgi_application` does, and return the ASGI application."""
     django.setup(set_prefix=False)
-    return Framing(Api())
+    return Framing(DjangoApp())

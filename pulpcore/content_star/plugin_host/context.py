@@ -160,7 +160,7 @@ def mount(prefix: str, routes: Sequence[BaseRoute]) -> None:
     for routes that block.
     """
     check_routes(routes, f"what is mounted at {prefix!r}")
-    mounts.mount(prefix, MountedRoutes(prefix, routes))
+    mounts.mount_app(prefix, MountedRoutes(prefix, routes))
 
 
 def matching_route(

@@ -37,7 +37,7 @@ from pulpcore.plugin.models import Distribution
 
 log = logging.getLogger(__name__)
 
-Served = Literal["native", "bridged", "proxied", "refused"]
+ServingMode = Literal["native", "bridged", "proxied", "refused"]
 
 CORE = "pulpcore.app"
 
@@ -50,7 +50,11 @@ BRIDGE_ENDS_WITH = "2.0"
 AIOHTTP_HOOKS = ("content_handler", "content_handler_json")
 
 # Serving mode of legacy plugins, by CONTENT_STAR_LEGACY_PLUGINS.
-LEGACY_MODES: dict[str, Served] = {"bridge": "bridged", "proxy": "proxied", "refuse": "refused"}
+LEGACY_MODES: dict[str, ServingMode] = {
+    "bridge": "bridged",
+    "proxy": "proxied",
+    "refuse": "refused",
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Plugin:
 
     version: str
 
-    served: Served
+    served: ServingMode
 
     why: str
     """Reason for the mode, for operators; public."""
@@ -89,7 +93,7 @@ class PluginStatus(TypedDict):
     app: str
     package: str
     version: str
-    served: Served
+    served: ServingMode
     why: str
     reports: list[str]
     ends_with: str | None
@@ -172,7 +176,7 @@ def app_for(distribution: Distribution) -> type[DistributionApp]:
     plugin = plugins().get(type(distribution)._meta.app_label)
     if plugin and plugin.served in ("refused", "proxied"):
         return FallbackApp
-    return distributions.app_for(distribution)
+    return distributions.registered_app_for(distribution)
 
 
 def plugins_for_aiohttp() -> dict[str, ASGIApp | None]:
@@ -217,7 +221,7 @@ def _plugin(config: PulpPluginAppConfig, failure: str | None) -> Plugin:
     implementations, module = declared(config)
     reports = tuple(sorted(implementations))
 
-    def plugin(served: Served, why: str) -> Plugin:
+    def plugin(served: ServingMode, why: str) -> Plugin:
         package, version = config.python_package_name, config.version
         return Plugin(config.label, config.name, package, version, served, why, reports)
 
@@ -311,7 +315,7 @@ def _distributions(config: PulpPluginAppConfig) -> Iterable[type[Distribution]]:
     return (model for model in config.get_models() if issubclass(model, Distribution))
 
 
-def serving_mode() -> Served:
+def serving_mode() -> ServingMode:
     """Return the serving mode of legacy plugins. Raises `ImproperlyConfigured`."""
     mode = settings.CONTENT_STAR_LEGACY_PLUGINS
     if mode not in LEGACY_MODES:

@@ -10,7 +10,7 @@ from pulpcore.content_star.distributions.registry import AlreadyServed
 _mounted: dict[str, ASGIApp] = {}
 
 
-def mount(prefix: str, app: ASGIApp) -> None:
+def mount_app(prefix: str, app: ASGIApp) -> None:
     """Mount `app` at `prefix`, which begins and ends with a slash.
 
     It also gets requests for the prefix without the last slash. The scope is passed unchanged, with
@@ -27,7 +27,7 @@ def mount(prefix: str, app: ASGIApp) -> None:
     _mounted[prefix] = app
 
 
-def unmount(prefix: str) -> None:
+def unmount_app(prefix: str) -> None:
     """Remove the app at `prefix`."""
     del _mounted[prefix]
 
