@@ -11,8 +11,8 @@ from aiohttp import web
 from asgiref.sync import SyncToAsync
 from django.core.exceptions import ImproperlyConfigured
 
-from pulpcore.content_star.aiohttp_bridge.answers import Answer, answer
 from pulpcore.content_star.aiohttp_bridge.files import adopt_files
+from pulpcore.content_star.aiohttp_bridge.hook_responses import HookResponse, response_app
 from pulpcore.content_star.auth.guards import deny_malformed_headers
 from pulpcore.content_star.distributions.plugin_hooks import register_adapter, register_responder
 from pulpcore.plugin.cache import AsyncContentCache
@@ -63,8 +63,8 @@ def install() -> None:
         )
     adopt_files()
     deny_malformed_headers()
-    register_adapter(web.StreamResponse, answer)
-    register_responder(web.HTTPException, Answer)
+    register_adapter(web.StreamResponse, response_app)
+    register_responder(web.HTTPException, HookResponse)
 
 
 def missing_internals() -> list[str]:

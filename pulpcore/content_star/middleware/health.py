@@ -81,7 +81,7 @@ class Health:
 
         The database is not checked, since restarting the process would not repair it.
         """
-        return text_answer(None)
+        return text_probe_response(None)
 
     async def ready(self, request: Request) -> Response:
         """Respond 200 if content can be served, else 503 with the reason; JSON has the status too.
@@ -103,9 +103,9 @@ class Health:
             # Ready for what is cached: without this process, clients would get nothing.
             problem = None
         if prefers_json(request):
-            status = json_answer(problem, self.cache.problem if self.cache else TURNED_OFF)
+            status = json_probe_response(problem, self.cache.problem if self.cache else TURNED_OFF)
             return compress(request.scope, status)
-        return text_answer(problem, self._remark())
+        return text_probe_response(problem, self._remark())
 
     def _remark(self) -> str:
         """Return why the response cache is disabled: content is slow, but the process is ready."""
@@ -140,7 +140,7 @@ def _is_storage_available(domain: Domain) -> bool:
         return False
 
 
-def json_answer(problem: str | None, cache_problem: str | None) -> Response:
+def json_probe_response(problem: str | None, cache_problem: str | None) -> Response:
     """Return the status of the content app as JSON."""
     readiness: Readiness = {
         "ready": problem is None,
@@ -151,7 +151,7 @@ def json_answer(problem: str | None, cache_problem: str | None) -> Response:
     return JSONResponse(readiness, 503 if problem else 200, HEADERS)
 
 
-def text_answer(problem: str | None, remark: str = "") -> Response:
+def text_probe_response(problem: str | None, remark: str = "") -> Response:
     if problem is None:
         return PlainTextResponse(f"ok\n{remark}", headers=HEADERS)
     return PlainTextResponse(f"{problem}\n", 503, HEADERS)

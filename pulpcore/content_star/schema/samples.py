@@ -24,7 +24,7 @@ from pulpcore.content_star.listings.responses import head_for, listing_for
 from pulpcore.content_star.middleware.cdn_headers import CDNHeaders
 from pulpcore.content_star.middleware.correlation_id import CorrelationId
 from pulpcore.content_star.middleware.errors import as_http, render
-from pulpcore.content_star.middleware.health import json_answer, text_answer
+from pulpcore.content_star.middleware.health import json_probe_response, text_probe_response
 from pulpcore.content_star.remote.errors import RemoteTimeout, RemoteUnavailable
 from pulpcore.content_star.remote.pull_through.response import FORWARDED_HEADERS
 from pulpcore.content_star.remote.response import send_with_cache_status
@@ -154,8 +154,10 @@ async def probe_samples() -> Samples:
     """Return the responses of the probes: 200 and 503."""
     samples = Samples(NO_DISTRIBUTION)
     for problem in (None, "problem"):
-        for answer in (text_answer(problem), json_answer(problem, "x" * MIN_COMPRESSED_SIZE)):
-            await samples.add(partial(_compressed, answer), **{"accept-encoding": "gzip"})
+        text = text_probe_response(problem)
+        json = json_probe_response(problem, "x" * MIN_COMPRESSED_SIZE)
+        for response in (text, json):
+            await samples.add(partial(_compressed, response), **{"accept-encoding": "gzip"})
     return samples
 
 

@@ -10,7 +10,7 @@ from pulpcore.content_star.upstream import with_domain
 from pulpcore.plugin.models import Domain
 
 
-def answer(response: web.StreamResponse, scope: Scope, domain: Domain, path: str) -> ASGIApp:
+def response_app(response: web.StreamResponse, scope: Scope, domain: Domain, path: str) -> ASGIApp:
     """Return an ASGI application that sends `response`, for `path` in `domain`. Blocks.
 
     A file is looked up here, with the database connection of this thread.
@@ -19,10 +19,10 @@ def answer(response: web.StreamResponse, scope: Scope, domain: Domain, path: str
     is_plain = response.status == 200 and not (response.compression or response.cookies)
     if is_file(response) and is_plain:
         return file_app(response, scope)
-    return Answer(response, domain, path)
+    return HookResponse(response, domain, path)
 
 
-class Answer:
+class HookResponse:
     """ASGI application that prepares and sends an aiohttp response of any class."""
 
     def __init__(
