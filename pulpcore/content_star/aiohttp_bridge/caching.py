@@ -11,7 +11,7 @@ from typing import Any
 from pulpcore.plugin.cache import AsyncContentCache
 
 
-def adopt_cache() -> None:
+def disable_upstream_cache() -> None:
     """Disable upstream's content cache in this process; other uses of Redis are unaffected."""
     AsyncContentCache.__call__ = _undecorated
     AsyncContentCache.get = _nothing

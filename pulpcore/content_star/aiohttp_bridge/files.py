@@ -37,7 +37,7 @@ _file_prepare = web.FileResponse.prepare
 _artifact_prepare = PulpArtifactResponse.prepare
 
 
-def adopt_files() -> None:
+def replace_prepare_methods() -> None:
     """Replace `prepare` of both classes in this process."""
     web.FileResponse.prepare = _prepare_file
     PulpArtifactResponse.prepare = _prepare_artifact

@@ -38,7 +38,7 @@ from pulpcore.plugin.util import get_domain
 _BLOB = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-def adopt_handler(handler: Any) -> None:
+def replace_handler_methods(handler: Any) -> None:
     """Replace methods of upstream's class `Handler` in this process."""
     permit = handler._permit
     stream_remote_artifact = handler._stream_remote_artifact

@@ -11,7 +11,7 @@ from aiohttp import web
 from asgiref.sync import SyncToAsync
 from django.core.exceptions import ImproperlyConfigured
 
-from pulpcore.content_star.aiohttp_bridge.files import adopt_files
+from pulpcore.content_star.aiohttp_bridge.files import replace_prepare_methods
 from pulpcore.content_star.aiohttp_bridge.hook_responses import HookResponse, response_app
 from pulpcore.content_star.auth.guards import deny_malformed_headers
 from pulpcore.content_star.distributions.plugin_hooks import register_adapter, register_responder
@@ -52,7 +52,7 @@ USED: dict[str, tuple[object, tuple[str, ...]]] = {
 
 @cache
 def install() -> None:
-    """Replace file responses and `permit` of pulpcore's guards, and register adapters of responses.
+    """Replace `prepare` of file responses and `permit` of guards, and register response adapters.
 
     Raises `ImproperlyConfigured` if an installed version lacks a private attribute.
     """
@@ -61,7 +61,7 @@ def install() -> None:
             f"The bridge for aiohttp plugins requires {', '.join(missing)}, which the installed"
             " version lacks. Install a version that pulp-content-star was tested with."
         )
-    adopt_files()
+    replace_prepare_methods()
     deny_malformed_headers()
     register_adapter(web.StreamResponse, response_app)
     register_responder(web.HTTPException, HookResponse)

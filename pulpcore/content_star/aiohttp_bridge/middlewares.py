@@ -18,7 +18,7 @@ from pulpcore.plugin.util import set_domain
 _REPLACED_MODULES = ("pulpcore.content.authentication", "pulpcore.content.instrumentation")
 
 
-def adopt_middlewares(app: web.Application) -> None:
+def replace_upstream_middlewares(app: web.Application) -> None:
     """Replace upstream's middlewares of `app` by `identify`, before those of plugins."""
     plugin_middlewares = [
         each for each in app.middlewares if getattr(each, "__module__", "") not in _REPLACED_MODULES

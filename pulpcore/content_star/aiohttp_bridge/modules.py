@@ -10,9 +10,9 @@ from aiohttp import web
 from aiohttp.web_urldispatcher import MatchedSubAppResource
 from django.conf import settings
 
-from pulpcore.content_star.aiohttp_bridge.caching import adopt_cache
-from pulpcore.content_star.aiohttp_bridge.handler import adopt_handler
-from pulpcore.content_star.aiohttp_bridge.middlewares import adopt_middlewares
+from pulpcore.content_star.aiohttp_bridge.caching import disable_upstream_cache
+from pulpcore.content_star.aiohttp_bridge.handler import replace_handler_methods
+from pulpcore.content_star.aiohttp_bridge.middlewares import replace_upstream_middlewares
 from pulpcore.content_star.plugin_host.discovery import LegacyRoutes, legacy_routes
 
 log = logging.getLogger(__name__)
@@ -34,12 +34,12 @@ def import_modules(plugins: Iterable[str]) -> None:
 
 
 def upstream_app() -> web.Application:
-    """Return upstream's application without its own routes, with cache and handler replaced."""
-    adopt_cache()  # before modules with decorated handlers are imported
+    """Return upstream's application without its routes and cache, and with our handler methods."""
+    disable_upstream_cache()  # before modules with decorated handlers are imported
     content = import_module("pulpcore.plugin.content")
     if not getattr(content.Handler, "content_star", False):
-        adopt_handler(content.Handler)
-        adopt_middlewares(content.app)
+        replace_handler_methods(content.Handler)
+        replace_upstream_middlewares(content.app)
         content.Handler.content_star = True
     return content.app
 
