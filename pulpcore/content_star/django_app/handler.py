@@ -97,7 +97,7 @@ class DjangoApp(BaseHandler):
         elif isinstance(body, ReadBody):
             response_data = await self._threads.run(context, self._run_django, scope, body)
         else:
-            async with self._upload_threads.share_of(scope):
+            async with self._upload_threads.semaphore_for(scope):
                 response_data = await self._upload_threads.run(
                     context, self._run_django, scope, body
                 )
@@ -185,7 +185,7 @@ class DjangoApp(BaseHandler):
         iterate = partial(_iterate, response, asyncio.get_running_loop(), send)
         has_started = False
         try:
-            async with self._upload_threads.share_of(scope):
+            async with self._upload_threads.semaphore_for(scope):
                 has_started = True
                 with _ended() as end:
                     # Shielded: it closes the response.

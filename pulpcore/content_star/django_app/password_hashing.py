@@ -2,9 +2,9 @@
 
 Basic authentication of REST framework, login forms, and views that set a password all call a hasher
 of Django, in the thread of the view. Here each call needs a slot, of which one source has half. A
-view that hashes, or waits for a slot, leaves its place in the thread pool to another request, so
-that wrong passwords of one client delay no requests of others. Responses to wrong passwords are
-delayed further, outside of the threads.
+view that hashes, or waits to, releases its slot in the thread pool to another request, so that
+wrong passwords of one client delay no requests of others. Responses to wrong passwords are delayed
+further, outside of the threads.
 
 A source is the client's address, as in `auth/password_checks.py`, which does the same for content.
 """
@@ -53,7 +53,7 @@ class HashingView:
     def __init__(self, source: str) -> None:
         self.source = source
         self.leave_pool: Callable[[], None] = _stay
-        """Gives the place of the view's thread in its pool to another request."""
+        """Releases the slot of the view's thread in its pool to another request."""
         self.is_hashing = False
         self.has_failed = False
         """Whether a login failed."""

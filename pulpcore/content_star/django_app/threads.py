@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 class ViewThreads:
-    """Thread pool in which Django handles requests; further requests are queued.
+    """Thread pool in which Django handles requests; further requests wait for a slot.
 
     Each thread has its own database connection, managed by Django, and an event loop. While a view
-    hashes a password, its thread does not count (see `password_hashing.py`).
+    hashes a password, it holds no slot (see `password_hashing.py`).
     """
 
     def __init__(self, threads: int, name: str, nice: int) -> None:
@@ -31,9 +31,9 @@ class ViewThreads:
         self._executor = ThreadPoolExecutor(
             threads + MAX_VIEWS, name, initializer=_lower_priority, initargs=(nice,)
         )
-        self._places = asyncio.Semaphore(threads)
+        self._slots = asyncio.Semaphore(threads)
         self.waiting = 0
-        """Number of calls that wait for a place."""
+        """Number of calls that wait for a slot."""
 
     async def run(
         self, context: contextvars.Context, work: Callable[..., T], *arguments: object
@@ -41,38 +41,38 @@ class ViewThreads:
         """Call `work` in one of the threads, with the context variables of the request."""
         self.waiting += 1
         try:
-            await self._places.acquire()
+            await self._slots.acquire()
         finally:
             self.waiting -= 1
-        place = _Place(self._places)
+        slot = _Slot(self._slots)
         if view := context.get(current_view):
-            view.leave_pool = place.leave
+            view.leave_pool = slot.release
         future = self.submit(context, work, *arguments)
-        future.add_done_callback(lambda _: place.leave())
+        future.add_done_callback(lambda _: slot.release())
         return await asyncio.wrap_future(future)
 
     def submit(
         self, context: contextvars.Context, work: Callable[..., T], *arguments: object
     ) -> Future[T]:
-        """Schedule a short call of `work`, without waiting for a place among the threads."""
+        """Schedule a short call of `work`, without waiting for a slot."""
         return self._executor.submit(context.run, _in_view_thread, work, *arguments)
 
 
-class _Place:
-    """A place among the threads that run at a time."""
+class _Slot:
+    """One of the slots of a pool, which a call holds until `release`."""
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        self._places = places
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        self._slots = slots
         self._loop = asyncio.get_running_loop()
-        self._is_left = False
+        self._is_released = False
 
-    def leave(self) -> None:
-        """Give the place to the next request, once. For the thread that has it."""
-        if self._is_left:
+    def release(self) -> None:
+        """Release the slot to the next request, once. For the thread that holds it."""
+        if self._is_released:
             return
-        self._is_left = True
+        self._is_released = True
         with suppress(RuntimeError):  # the event loop is closed
-            self._loop.call_soon_threadsafe(self._places.release)
+            self._loop.call_soon_threadsafe(self._slots.release)
 
 
 class UploadThreads(ViewThreads):
@@ -83,16 +83,16 @@ class UploadThreads(ViewThreads):
 
     def __init__(self, threads: int, name: str, nice: int) -> None:
         super().__init__(threads, name, nice)
-        self._share = max(threads // 2, 1)
-        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._max_per_client = max(threads // 2, 1)
+        self._semaphores: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    def share_of(self, scope: Scope) -> asyncio.Semaphore:
-        """Return the semaphore of the client's address; unused ones are garbage collected."""
+    def semaphore_for(self, scope: Scope) -> asyncio.Semaphore:
+        """Return the semaphore for the client's address; unused ones are garbage collected."""
         address = scope["client"][0] if scope.get("client") else ""
-        share = self._shares.get(address)
-        if share is None:
-            share = self._shares[address] = asyncio.Semaphore(self._share)
-        return share
+        semaphore = self._semaphores.get(address)
+        if semaphore is None:
+            semaphore = self._semaphores[address] = asyncio.Semaphore(self._max_per_client)
+        return semaphore
 
 
 def _lower_priority(nice: int) -> None:
