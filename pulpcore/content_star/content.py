@@ -31,7 +31,7 @@ from pulpcore.content_star.resolve.paths import (
     parse_content_path,
 )
 from pulpcore.content_star.resolve.redirect import redirect_with_slash
-from pulpcore.content_star.responses.disconnect import Abandonment
+from pulpcore.content_star.responses.disconnect import PendingRequests
 from pulpcore.content_star.responses.websockets import refuse
 from pulpcore.content_star.views import (
     READ_METHODS,
@@ -73,7 +73,7 @@ class Content:
         self.cache = cache or ResponseCache(0, 0)
         self.stale = stale or StaleResponses(self.cache, 0)
         self._batcher = Batcher(self._respond_batch, MAX_BATCH, executor.timeout / 2)
-        self._abandonment = Abandonment()
+        self._pending_requests = PendingRequests()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -131,7 +131,7 @@ class Content:
             info.route = "stream_content" if content_path.path else "list_distributions"
             uncached = partial(self._respond_uncached, request, content_path, key)
             if is_query or not self.stale.has(request, key):
-                return await self._abandonment.run(request, uncached)
+                return await self._pending_requests.run(request, uncached)
             return await self._respond_or_stale(request, content_path, key, uncached)
         info.route = "stream_content"
         entry.fill(info)
@@ -143,7 +143,7 @@ class Content:
             # Still valid, but the executor refuses calls in an outage.
             return await self._respond_stale(request, content_path, entry)
         run = partial(self._run, request, respond_from_cache, content_path, entry)
-        return await self._abandonment.run(request, run)
+        return await self._pending_requests.run(request, run)
 
     async def _run(self, request: Request, work: Callable[..., ASGIApp], *args: object) -> ASGIApp:
         """Run `work` in the executor, again after a password check if the guard needs one."""

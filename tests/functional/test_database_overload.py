@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from pulpcore.content_star.database.availability import DatabaseOverloaded
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.database.threads import PAGE_THREADS
-from pulpcore.content_star.responses.disconnect import Abandonment
+from pulpcore.content_star.responses.disconnect import PendingRequests
 from tests.support.database import backend_pid, count_waiting, opened_executor
 from tests.support.instance import wait_until
 from tests.support.server import serving
@@ -79,7 +79,7 @@ def test_client_that_leaves_the_queue_costs_nothing_more():
         left = asyncio.Event()
         first = asyncio.create_task(executor.run(done.wait, 300))
         lookup = partial(executor.run_directly, ran.append, 1)
-        second = asyncio.create_task(Abandonment().run(waiting_request(left), lookup))
+        second = asyncio.create_task(PendingRequests().run(waiting_request(left), lookup))
         await asyncio.sleep(0)
         left.set()
         with pytest.raises(ClientDisconnect):
@@ -117,7 +117,7 @@ def test_message_that_was_received_while_waiting_is_received_again():
             pass
 
         received = []
-        response = await Abandonment().run(request, work)
+        response = await PendingRequests().run(request, work)
         await response(request.scope, request.receive, send)
         assert [message["type"] for message in received] == ["http.request"]
 

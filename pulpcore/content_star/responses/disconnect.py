@@ -36,15 +36,15 @@ async def _cancel_on_disconnect(receive: Receive, scope: CancelScope) -> None:
     scope.cancel()
 
 
-# Seconds that a response may take before its client is watched, and between two looks for those.
+# Seconds that a response may take before its client is watched, and between two checks for those.
 WATCH_AFTER = 0.5
 
 
-class Abandonment:
-    """Ends work on responses whose clients have left, before it costs anything more.
+class PendingRequests:
+    """Cancels work for clients that disconnect while they wait for the start of a response.
 
     To watch a client costs a task, more than most of the work; so only those are watched that have
-    been waiting for a while.
+    been waiting for a while. `DisconnectWatcher` is for the response itself.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Abandonment:
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, request: Request, work: Callable[[], Awaitable[ASGIApp]]) -> ASGIApp:
-        """Return the response of `work`. Raises `ClientDisconnect`."""
+        """Return the response of `work`; on a disconnect cancel it and raise `ClientDisconnect`."""
         client = _WaitingClient(request.receive)
         self._waiting[client] = None
         if self._timer is None:
@@ -61,7 +61,7 @@ class Abandonment:
         try:
             response = await work()
         except asyncio.CancelledError:
-            if not client.has_left:
+            if not client.has_disconnected:
                 raise
             client.task.uncancel()
             raise ClientDisconnect from None
@@ -72,7 +72,7 @@ class Abandonment:
         return client.replay(response)
 
     def _watch(self) -> None:
-        """Watch the clients that have been waiting for long, and look again later."""
+        """Watch the clients that have been waiting for `WATCH_AFTER`, and check again later."""
         self._timer = None
         before = time.monotonic() - WATCH_AFTER
         for client in self._waiting:
@@ -87,12 +87,12 @@ class Abandonment:
 class _WaitingClient:
     """A client that waits for the start of its response, in the current task."""
 
-    __slots__ = ("_first", "_receive", "has_left", "since", "task", "watcher")
+    __slots__ = ("_first", "_receive", "has_disconnected", "since", "task", "watcher")
 
     def __init__(self, receive: Receive) -> None:
         self.since = time.monotonic()
         self.task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
-        self.has_left = False
+        self.has_disconnected = False
         self.watcher: asyncio.Task[None] | None = None
         self._receive = receive
         self._first: Message | None = None
@@ -103,7 +103,7 @@ class _WaitingClient:
         if message["type"] == "http.request" and not message.get("more_body"):
             message = await self._receive()
         if message["type"] == "http.disconnect":
-            self.has_left = True
+            self.has_disconnected = True
             self.task.cancel()
 
     def replay(self, response: ASGIApp) -> ASGIApp:
