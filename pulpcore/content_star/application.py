@@ -41,7 +41,7 @@ from pulpcore.content_star.middleware.errors import Errors
 from pulpcore.content_star.middleware.health import Health
 from pulpcore.content_star.middleware.metrics import Metrics
 from pulpcore.content_star.middleware.normalize_path import NormalizePath
-from pulpcore.content_star.plugin_host.discovery import announce, plugins_for_aiohttp
+from pulpcore.content_star.plugin_host.discovery import log_deprecations, plugins_for_aiohttp
 from pulpcore.content_star.plugin_host.mounts import Mounts
 from pulpcore.content_star.plugin_host.proxy import proxy_client
 from pulpcore.content_star.remote.downloads import Downloads
@@ -91,7 +91,7 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
     leave_tasks_to_workers()
     make_cookies_linear()
     bound_hashing()
-    announce()
+    log_deprecations()  # and imports the modules of plugins
     settings = settings or Settings()
     prefix = django_settings.CONTENT_PATH_PREFIX
     set_connection_defaults()
@@ -99,7 +99,7 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
     pages = DatabaseExecutor(PAGE_THREADS, "page-db", timeout=settings.database_timeout)
     cache = ResponseCache(settings.cache_entries, settings.cache_bytes)
     stale = StaleResponses(cache, settings.stale_if_error)
-    logs: list[Observer] = [access_log.AccessLog()] if access_log.is_wanted() else []
+    logs: list[Observer] = [access_log.AccessLog()] if access_log.is_enabled() else []
     observers = logs.copy()
     content = Content(executor, prefix, cache, stale, pages)
     health = Health(

@@ -75,7 +75,7 @@ class CheckpointApp(PublicationApp):
     def page_of_timestamps(self) -> ASGIApp:
         """Return the page of the checkpoints for people."""
         parameters = page_parameters(self.request, SORTS)
-        if self.request.method == "HEAD" and parameters.is_cheap:
+        if self.request.method == "HEAD" and parameters.reads_from_cursor:
             return head_for(self.request)
         selected = select_entries(parameters, self.entries_of_timestamps)
         return directory_page(self.request, parameters, selected, how_to_use_panel(self))

@@ -151,7 +151,7 @@ class PublicationApp(HookedApp):
             if not self.is_directory(source, self.path):
                 return None
             raise
-        if self.request.method == "HEAD" and parameters.is_cheap:
+        if self.request.method == "HEAD" and parameters.reads_from_cursor:
             return head_for(self.request) if self.is_directory(source, self.path) else None
         is_immutable = directory.is_immutable(source)
         is_hit = is_immutable

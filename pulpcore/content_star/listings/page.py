@@ -68,8 +68,8 @@ class PageParameters:
         return self.order == "desc"
 
     @property
-    def is_cheap(self) -> bool:
-        """Whether a directory is read from the cursor on: all entries, in the order of names."""
+    def reads_from_cursor(self) -> bool:
+        """Whether entries are read from the cursor on: without filter, in the order of names."""
         return self.sort == "name" and not self.is_descending and not self.q
 
 
@@ -150,7 +150,7 @@ def select_entries(
     Raises `HTTPException` 400 for an order or filter of a directory with over `MAX_SORTED` entries,
     or a cursor of no entry.
     """
-    if page.is_cheap:
+    if page.reads_from_cursor:
         listed = read(PageQuery(page.after, PAGE_ROWS + 1))
         has_next = len(listed) > PAGE_ROWS
         if page.after is not None or has_next:

@@ -64,7 +64,7 @@ class AccessLog:
         )
 
 
-def is_wanted() -> bool:
+def is_enabled() -> bool:
     """Return whether the logging configuration enables the access log."""
     return log.isEnabledFor(logging.INFO)
 

@@ -157,8 +157,8 @@ def _plugin_json(plugin: Plugin) -> PluginStatus:
 
 
 @cache
-def announce() -> None:
-    """Import the modules of all plugins, and log a deprecation warning for bridged ones once."""
+def log_deprecations() -> None:
+    """Log a deprecation warning for each bridged plugin once; import the modules of all."""
     for plugin in plugins().values():
         if plugin.served == "bridged":
             deprecation_logger.warning(

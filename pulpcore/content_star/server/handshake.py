@@ -21,8 +21,8 @@ if "ssl" not in Config.load.__code__.co_names:
     raise ImportError("uvicorn's Config does not set `ssl`, which its servers pass to the loop.")
 
 
-class _ContextOfLoop:
-    """`Config.ssl` of uvicorn, which is None for protocol classes that start TLS themselves."""
+class _LoopSSLContext:
+    """Descriptor that hides `Config.ssl` from uvicorn's loop if the protocol starts TLS itself."""
 
     def __get__(self, config: Config | None, owner: type) -> Any:
         if config is None:
@@ -34,7 +34,7 @@ class _ContextOfLoop:
         config.__dict__["ssl"] = context
 
 
-Config.ssl = _ContextOfLoop()  # type: ignore[assignment]
+Config.ssl = _LoopSSLContext()  # type: ignore[assignment]
 
 
 def tls_context(config: Config) -> ssl.SSLContext | None:

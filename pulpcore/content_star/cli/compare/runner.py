@@ -164,15 +164,15 @@ class Runner:
     async def _compare_item(self, number: int, item: Item) -> None:
         path = _Path()
         request = item.request
-        if await self._look(request, path, number):
+        if await self._probe_new_server(request, path, number):
             await self._compare(request, path, number)
             for variant in _variants(request, path) if item.with_variants else ():
                 await self._compare(variant, path, number)
         for exchange, findings in path.compared:
             self.results.record(exchange, findings, (self.old.base_url, self.new.base_url))
 
-    async def _look(self, request: Request, path: _Path, number: int) -> bool:
-        """Ask the new server for the headers; return whether both may be asked for the body.
+    async def _probe_new_server(self, request: Request, path: _Path, number: int) -> bool:
+        """Send HEAD to the new server, and note its headers; return whether to compare the path.
 
         A HEAD to the new server fetches nothing from a remote. To the old one it does.
         """
