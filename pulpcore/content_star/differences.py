@@ -520,7 +520,7 @@ FURTHER = {
     ),
     "wrong passwords": (
         "Checked in the threads of all requests, without a limit.",
-        "Checked in two threads, one at a time for each source; failures are delayed, too many get"
+        "Checked in two threads, one at a time for each client; failures are delayed, too many get"
         " 429.",
         "Wrong passwords delayed other requests by most of a minute.",
     ),

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pulpcore.content_star.django_app.password_hashing import SLOTS_PER_SOURCE
+from pulpcore.content_star.django_app.password_hashing import SLOTS_PER_CLIENT
 from tests.support.holding_backend import HOLD
 from tests.support.instance import Instance, wait_until
 from tests.support.pulp import API, unique
@@ -37,15 +37,15 @@ class Site:
         """Return the passwords that are being hashed."""
         return [mark.name.split("-", 2)[2] for mark in self.folder.glob("hash-*")]
 
-    def client(self, source: str) -> httpx.Client:
-        headers = {"X-Forwarded-For": source}
+    def client(self, address: str) -> httpx.Client:
+        headers = {"X-Forwarded-For": address}
         return httpx.Client(base_url=self.url, headers=headers)
 
-    def ask(self, hashing: "Hashing", password: str, source: str) -> Future[httpx.Response]:
-        return self.pool.submit(self._ask, hashing, password, source)
+    def ask(self, hashing: "Hashing", password: str, address: str) -> Future[httpx.Response]:
+        return self.pool.submit(self._ask, hashing, password, address)
 
-    def _ask(self, hashing: "Hashing", password: str, source: str) -> httpx.Response:
-        with self.client(source) as client:
+    def _ask(self, hashing: "Hashing", password: str, address: str) -> httpx.Response:
+        with self.client(address) as client:
             return hashing(self, client, password)
 
 
@@ -115,13 +115,13 @@ def site(server) -> Iterator[Site]:
 )
 def test_passwords_of_one_client_hold_up_no_requests_of_others(site, hashing, status):
     attack = [site.ask(hashing, "wrong", "192.0.2.1") for _ in range(CLIENTS)]
-    wait_until(lambda: len(site.hashed()) == SLOTS_PER_SOURCE)
+    wait_until(lambda: len(site.hashed()) == SLOTS_PER_CLIENT)
     with site.client("192.0.2.2") as other:
         for _ in range(2 * THREADS):
             assert other.get(f"{API}status/").status_code == 200
     right = site.ask(basic, site.instance.password, "192.0.2.2")
     wait_until(lambda: site.instance.password in site.hashed())
-    assert len(site.hashed()) == SLOTS_PER_SOURCE + 1, "the others of the source wait"
+    assert len(site.hashed()) == SLOTS_PER_CLIENT + 1, "the others of the client wait"
     assert not any(future.done() for future in attack)
     site.release()
     assert right.result().status_code == 200

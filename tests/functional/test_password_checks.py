@@ -41,15 +41,15 @@ class Site:
         """Return the user names whose passwords are being checked."""
         return sorted(mark.name.split("-", 2)[2] for mark in self.folder.glob("check-*"))
 
-    def get(self, name: str, password: str, source: str) -> httpx.Response:
-        headers = {"X-Forwarded-For": source}
+    def get(self, name: str, password: str, address: str) -> httpx.Response:
+        headers = {"X-Forwarded-For": address}
         auth = (name, password)
         return httpx.get(self.url + self.guarded, auth=auth, headers=headers)
 
     def submit(
-        self, name: str, password: str = "wrong", source: str = "a"
+        self, name: str, password: str = "wrong", address: str = "a"
     ) -> Future[httpx.Response]:
-        return self.pool.submit(self.get, name, password, source)
+        return self.pool.submit(self.get, name, password, address)
 
 
 @pytest.fixture(scope="module")
@@ -87,21 +87,21 @@ def statuses(futures: list[Future[httpx.Response]]) -> list[int]:
 
 
 def test_password_checks_do_not_block_database_queries(site):
-    sources = [site.submit("admin", source=f"192.0.2.{number}") for number in range(16)]
+    clients = [site.submit("admin", address=f"192.0.2.{number}") for number in range(16)]
     wait_until(lambda: len(site.checks()) == THREADS)
     for _ in range(20):
         response = httpx.get(site.url + site.open_path)
         assert (response.status_code, response.content) == (200, SECRET)
     assert len(site.checks()) == THREADS
     site.release()
-    assert statuses(sources) == [403] * 16
+    assert statuses(clients) == [403] * 16
 
 
 def test_password_checks_of_one_network_leave_a_thread_to_others(instance, site):
     """With several user names, from several addresses of an IPv6 /64."""
-    attack = [site.submit(f"user{n}", source=f"2001:db8:0:1::{n}") for n in range(8)]
+    attack = [site.submit(f"user{n}", address=f"2001:db8:0:1::{n}") for n in range(8)]
     wait_until(lambda: len(site.checks()) == 1)
-    right = site.submit("admin", instance.password, source="2001:db8:0:2::1")
+    right = site.submit("admin", instance.password, address="2001:db8:0:2::1")
     wait_until(lambda: len(site.checks()) == 2)
     assert "admin" in site.checks()
     assert not any(future.done() for future in attack)
@@ -112,9 +112,9 @@ def test_password_checks_of_one_network_leave_a_thread_to_others(instance, site)
 
 def test_password_check_of_the_address_of_an_attack_returns_200(instance, site):
     """As from behind one NAT, for the attacked user name."""
-    attack = [site.submit("admin", f"wrong{n}", source="192.0.2.77") for n in range(12)]
+    attack = [site.submit("admin", f"wrong{n}", address="192.0.2.77") for n in range(12)]
     wait_until(site.checks)
-    right = site.submit("admin", instance.password, source="192.0.2.77")
+    right = site.submit("admin", instance.password, address="192.0.2.77")
     site.release()
     assert right.result().content == SECRET
     assert statuses(attack) == [403] * 12
@@ -123,7 +123,7 @@ def test_password_check_of_the_address_of_an_attack_returns_200(instance, site):
 def test_password_checks_over_the_limit_of_a_name_return_429(instance, site):
     more = 5
     attack = [
-        site.submit("root", source="192.0.2.78") for _ in range(1 + MAX_WAITING_PER_NAME + more)
+        site.submit("root", address="192.0.2.78") for _ in range(1 + MAX_WAITING_PER_NAME + more)
     ]
     wait_until(lambda: sum(future.done() for future in attack) == more)
     refused = [future.result() for future in attack if future.done()]
@@ -131,7 +131,7 @@ def test_password_checks_over_the_limit_of_a_name_return_429(instance, site):
         assert response.status_code == 429
         assert response.headers["Retry-After"] == str(RETRY_AFTER)
         assert "www-authenticate" not in response.headers
-    right = site.submit("admin", instance.password, source="192.0.2.78")
+    right = site.submit("admin", instance.password, address="192.0.2.78")
     site.release()
     assert right.result().content == SECRET
     assert sorted(statuses(attack)) == [403] * (1 + MAX_WAITING_PER_NAME) + [429] * more

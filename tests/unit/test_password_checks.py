@@ -9,13 +9,13 @@ from pulpcore.content_star.auth import password_checks
 from pulpcore.content_star.auth.password_checks import (
     FORGET_AFTER,
     FREE_FAILURES,
+    MAX_CLIENTS,
     MAX_PAUSE,
-    MAX_SOURCES,
     CheckNeeded,
     Failures,
     Turns,
+    client_network,
     outcome_of,
-    source_of,
 )
 
 
@@ -26,14 +26,14 @@ class Clock:
         return self.now
 
 
-def test_failures_of_a_source_are_delayed_by_more_each_time():
+def test_failures_of_a_client_are_delayed_by_more_each_time():
     failures = Failures(Clock())
     pauses = [failures.pause("a") for _ in range(100)]
     assert pauses[:FREE_FAILURES] == [0] * FREE_FAILURES
     assert pauses == sorted(pauses)
     assert pauses[FREE_FAILURES] > 0
     assert pauses[-1] == MAX_PAUSE
-    assert failures.pause("b") == 0, "for its source, not for others"
+    assert failures.pause("b") == 0, "for this client, not for others"
 
 
 def test_failures_expire():
@@ -47,21 +47,21 @@ def test_failures_expire():
     assert failures.pause("a") == 0
 
 
-def test_failures_are_counted_for_a_limited_number_of_sources():
+def test_failures_are_counted_for_a_limited_number_of_clients():
     failures = Failures(Clock())
     for _ in range(FREE_FAILURES + 1):
         failures.pause("first")
-    for number in range(MAX_SOURCES - 1):
+    for number in range(MAX_CLIENTS - 1):
         failures.pause(str(number))
     assert failures.pause("first") > 0
-    for number in range(MAX_SOURCES):
+    for number in range(MAX_CLIENTS):
         failures.pause(f"more {number}")
-    assert len(failures) == MAX_SOURCES
+    assert len(failures) == MAX_CLIENTS
     assert failures.pause("first") == 0
 
 
 @pytest.mark.parametrize(
-    ("client", "source"),
+    ("client", "network"),
     [
         (("192.0.2.1", 5), "192.0.2.1"),
         (("::ffff:192.0.2.1", 5), "192.0.2.1"),
@@ -72,8 +72,8 @@ def test_failures_are_counted_for_a_limited_number_of_sources():
         (None, ""),
     ],
 )
-def test_source_is_the_address_of_the_client(client, source):
-    assert source_of({"client": client}) == source
+def test_client_network_is_the_address_or_its_ipv6_network(client, network):
+    assert client_network({"client": client}) == network
 
 
 @pytest.mark.anyio

@@ -8,9 +8,9 @@ from django.contrib.auth import authenticate, hashers
 from django.contrib.auth.backends import ModelBackend
 
 from pulpcore.content_star.django_app.password_hashing import (
-    MAX_PER_SOURCE,
+    MAX_PER_CLIENT,
     MAX_VIEWS,
-    SLOTS_PER_SOURCE,
+    SLOTS_PER_CLIENT,
     HashingSlots,
     HashingView,
     TooManyPasswords,
@@ -28,8 +28,8 @@ class Slots:
         self.release = threading.Event()
         self.pool = pool
 
-    def take(self, source: str) -> None:
-        with self.slots.slot(source):
+    def take(self, client: str) -> None:
+        with self.slots.slot(client):
             assert self.release.wait(300)
 
 
@@ -41,12 +41,12 @@ def held():
         slots.release.set()
 
 
-def test_one_source_leaves_a_slot_to_another(held):
-    one = [held.pool.submit(held.take, "a") for _ in range(MAX_PER_SOURCE)]
-    wait_until(lambda: held.slots._hashing["a"] == SLOTS_PER_SOURCE)
+def test_one_client_leaves_a_slot_to_another(held):
+    one = [held.pool.submit(held.take, "a") for _ in range(MAX_PER_CLIENT)]
+    wait_until(lambda: held.slots._hashing["a"] == SLOTS_PER_CLIENT)
     other = held.pool.submit(held.take, "b")
     wait_until(lambda: held.slots._hashing["b"] == 1)
-    assert held.slots._hashing["a"] == SLOTS_PER_SOURCE
+    assert held.slots._hashing["a"] == SLOTS_PER_CLIENT
     held.release.set()
     for future in (*one, other):
         future.result()
@@ -54,11 +54,11 @@ def test_one_source_leaves_a_slot_to_another(held):
     assert not held.slots._views
 
 
-@pytest.mark.parametrize("sources", [["a"] * MAX_PER_SOURCE, [str(n) for n in range(MAX_VIEWS)]])
-def test_views_beyond_the_limit_are_refused(held, sources):
-    for source in sources:
-        held.pool.submit(held.take, source)
-    wait_until(lambda: held.slots._views.total() == len(sources))
+@pytest.mark.parametrize("clients", [["a"] * MAX_PER_CLIENT, [str(n) for n in range(MAX_VIEWS)]])
+def test_views_beyond_the_limit_are_refused(held, clients):
+    for client in clients:
+        held.pool.submit(held.take, client)
+    wait_until(lambda: held.slots._views.total() == len(clients))
     with pytest.raises(TooManyPasswords) as refused:
         held.take("a")
     assert refused.value.status_code == 429

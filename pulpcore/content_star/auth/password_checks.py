@@ -5,9 +5,9 @@ Guards read the user within a call of the database executor, and a password chec
 the call ends with `CheckNeeded`, `PasswordChecks` checks the password, and the call is repeated
 with the outcome.
 
-A source is the client's address as the server reports it (from `X-Forwarded-For` behind a trusted
-proxy), or its /64 network with IPv6. Each source has one check at a time, and so has each user
-name of it, in the order of arrival, so that no source and no name delays another one. Responses to
+Clients are distinguished by the address that the server reports (from `X-Forwarded-For` behind a
+trusted proxy), with IPv6 by its /64 network. Each has one check at a time, and so has each of its
+user names, in the order of arrival, so that no client and no name delays another one. Responses to
 wrong passwords are delayed, by more with each failure; those to correct ones are not, since an
 address may be that of a NAT or a proxy.
 """
@@ -28,27 +28,27 @@ from pulpcore.content_star.resources import resources_of
 
 T = TypeVar("T")
 
-# Threads, with a database connection each: one source never uses both.
+# Threads, with a database connection each: one client never uses both.
 THREADS = 2
 
-# Queue lengths: checks of one user name, checks of one source, and sources waiting for a thread.
+# Queue lengths: checks of one user name, checks of one client, and clients waiting for a thread.
 # At 0.2 s each, the last in a queue waits for 3 s, 13 s and 26 s.
 MAX_WAITING_PER_NAME = 16
-MAX_WAITING_PER_SOURCE = 64
-MAX_WAITING_SOURCES = 256
+MAX_WAITING_PER_CLIENT = 64
+MAX_WAITING_CLIENTS = 256
 
 # Seconds in `Retry-After` where a queue is full.
 RETRY_AFTER = 5
 
-# Failures of a source without a delay, for typing errors; seconds of delay that each further one
+# Failures of a client without a delay, for typing errors; seconds of delay that each further one
 # adds, up to the maximum; and seconds after which one failure no longer counts.
 FREE_FAILURES = 3
 PAUSE = 0.25
 MAX_PAUSE = 4.0
 FORGET_AFTER = 10.0
 
-# Sources whose failures are counted, the most recent ones: about a megabyte.
-MAX_SOURCES = 4096
+# Clients whose failures are counted, the most recent ones: about a megabyte.
+MAX_CLIENTS = 4096
 
 _KEY = "content_star.passwords"
 
@@ -111,19 +111,19 @@ class PasswordChecks:
 
         Raises `HTTPException` 429 or 503 if a queue is full.
         """
-        source = source_of(scope)
+        client = client_network(scope)
         async with AsyncExitStack() as turns:
             for key, waiting in (
-                (f"{source} {needed.name}", MAX_WAITING_PER_NAME),
-                (source, MAX_WAITING_PER_SOURCE),
+                (f"{client} {needed.name}", MAX_WAITING_PER_NAME),
+                (client, MAX_WAITING_PER_CLIENT),
             ):
                 await turns.enter_async_context(self._turns.turn(key, waiting))
             await turns.enter_async_context(
-                self._turns.turn("", MAX_WAITING_SOURCES, at_once=THREADS, status=503)
+                self._turns.turn("", MAX_WAITING_CLIENTS, at_once=THREADS, status=503)
             )
             outcome = await self._executor.run(needed.check)
         if isinstance(outcome, Exception):
-            await asyncio.sleep(self._failures.pause(source))
+            await asyncio.sleep(self._failures.pause(client))
         return outcome
 
     async def close(self) -> None:
@@ -169,26 +169,26 @@ class Turns:
 
 
 class Failures:
-    """Counter of recent wrong passwords, by source."""
+    """Counter of recent wrong passwords, by client."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._sources: LRUCache[str, tuple[float, float]] = LRUCache(MAX_SOURCES)
+        self._clients: LRUCache[str, tuple[float, float]] = LRUCache(MAX_CLIENTS)
 
-    def pause(self, source: str) -> float:
+    def pause(self, client: str) -> float:
         """Count a failure, and return the seconds by which its response is delayed."""
         now = self._clock()
-        count, since = self._sources.pop(source, (0.0, now))
+        count, since = self._clients.pop(client, (0.0, now))
         count = max(0.0, count - (now - since) / FORGET_AFTER) + 1
-        self._sources[source] = (min(count, FREE_FAILURES + MAX_PAUSE / PAUSE), now)
+        self._clients[client] = (min(count, FREE_FAILURES + MAX_PAUSE / PAUSE), now)
         return min(max(0.0, count - FREE_FAILURES) * PAUSE, MAX_PAUSE)
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self._clients)
 
 
-def source_of(scope: Scope) -> str:
-    """Return the client's address, or its /64 network with IPv6, which one client may own.
+def client_network(scope: Scope) -> str:
+    """Return the client's address, or with IPv6 its /64 network, which one client may own.
 
     Empty if the server reports none, as with a Unix socket.
     """

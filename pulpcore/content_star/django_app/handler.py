@@ -25,7 +25,7 @@ from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pulpcore.content_star.auth.password_checks import RETRY_AFTER, Failures, source_of
+from pulpcore.content_star.auth.password_checks import RETRY_AFTER, Failures, client_network
 from pulpcore.content_star.django_app.errors import view_error_response
 from pulpcore.content_star.django_app.password_hashing import HashingView, current_view
 from pulpcore.content_star.django_app.request_body import (
@@ -87,7 +87,7 @@ class DjangoApp(BaseHandler):
     async def _respond(self, scope: Scope, body: RequestBody, receive: Receive, send: Send) -> None:
         """Run Django in a thread, and send the response."""
         context = contextvars.copy_context()
-        view = HashingView(source_of(scope))
+        view = HashingView(client_network(scope))
         context.run(current_view.set, view)
         if body.error:
             response_data = plain_response(body.error.status, body.error.reason)
@@ -102,7 +102,7 @@ class DjangoApp(BaseHandler):
                     context, self._run_django, scope, body
                 )
         if view.has_failed:
-            await asyncio.sleep(self._failures.pause(view.source))
+            await asyncio.sleep(self._failures.pause(view.client))
         if not body.is_complete:
             send = _closing(body, send)
         await send(

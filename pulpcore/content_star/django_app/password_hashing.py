@@ -1,12 +1,12 @@
 """Bounds on password hashing in Django's views, which takes 100 to 250 ms of CPU each time.
 
 Basic authentication of REST framework, login forms, and views that set a password all call a hasher
-of Django, in the thread of the view. Here each call needs a slot, of which one source has half. A
+of Django, in the thread of the view. Here each call needs a slot, of which one client has half. A
 view that hashes, or waits to, releases its slot in the thread pool to another request, so that
 wrong passwords of one client delay no requests of others. Responses to wrong passwords are delayed
 further, outside of the threads.
 
-A source is the client's address, as in `auth/password_checks.py`, which does the same for content.
+Clients are distinguished as in `auth/password_checks.py`, which does the same for content.
 """
 
 import os
@@ -27,19 +27,19 @@ from pulpcore.content_star.auth.password_checks import RETRY_AFTER
 
 T = TypeVar("T")
 
-# Hashes computed at a time: more than processors would only slow each down. One source never has
+# Hashes computed at a time: more than processors would only slow each down. One client never has
 # all slots.
 SLOTS = max(2, os.cpu_count() or 1)
-SLOTS_PER_SOURCE = SLOTS // 2
+SLOTS_PER_CLIENT = SLOTS // 2
 
 # Views that hash or wait for it. Each has a thread, and an event loop with three file descriptors.
-# At 0.2 s and one slot, the last one of a source waits for 6 s.
-MAX_PER_SOURCE = 32
+# At 0.2 s and one slot, the last one of a client waits for 6 s.
+MAX_PER_CLIENT = 32
 MAX_VIEWS = 64
 
 
 class TooManyPasswords(Throttled):
-    """Too many views of a source, or of all, hash passwords: 429."""
+    """Too many views of a client, or of all, hash passwords: 429."""
 
     default_detail = "Too many password checks are queued. Try again later."
 
@@ -50,8 +50,9 @@ class TooManyPasswords(Throttled):
 class HashingView:
     """A request in whose view passwords may be hashed."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, client: str) -> None:
+        self.client = client
+        """Result of `client_network`."""
         self.leave_pool: Callable[[], None] = _stay
         """Releases the slot of the view's thread in its pool to another request."""
         self.is_hashing = False
@@ -67,7 +68,7 @@ current_view: ContextVar[HashingView | None] = ContextVar("content_star_hashing_
 
 
 class HashingSlots:
-    """Slots for password hashing in threads, by source."""
+    """Slots for password hashing in threads, by client."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -75,30 +76,30 @@ class HashingSlots:
         self._hashing: Counter[str] = Counter()
 
     @contextmanager
-    def slot(self, source: str) -> Iterator[None]:
+    def slot(self, client: str) -> Iterator[None]:
         """Wait for a slot and hold it for the block. Raises `TooManyPasswords`."""
         with self._condition:
-            if self._views[source] >= MAX_PER_SOURCE or self._views.total() >= MAX_VIEWS:
+            if self._views[client] >= MAX_PER_CLIENT or self._views.total() >= MAX_VIEWS:
                 raise TooManyPasswords
-            with self._counted(self._views, source):
-                if not self._is_free(source):
+            with self._counted(self._views, client):
+                if not self._is_free(client):
                     _close_connections()
-                    self._condition.wait_for(lambda: self._is_free(source))
-                with self._counted(self._hashing, source), self._unlocked():
+                    self._condition.wait_for(lambda: self._is_free(client))
+                with self._counted(self._hashing, client), self._unlocked():
                     yield
 
-    def _is_free(self, source: str) -> bool:
-        return self._hashing.total() < SLOTS and self._hashing[source] < SLOTS_PER_SOURCE
+    def _is_free(self, client: str) -> bool:
+        return self._hashing.total() < SLOTS and self._hashing[client] < SLOTS_PER_CLIENT
 
     @contextmanager
-    def _counted(self, counter: Counter[str], source: str) -> Iterator[None]:
-        counter[source] += 1
+    def _counted(self, counter: Counter[str], client: str) -> Iterator[None]:
+        counter[client] += 1
         try:
             yield
         finally:
-            counter[source] -= 1
-            if not counter[source]:
-                del counter[source]
+            counter[client] -= 1
+            if not counter[client]:
+                del counter[client]
             self._condition.notify_all()
 
     @contextmanager
@@ -133,7 +134,7 @@ def _bounded(method: Callable[..., T], slots: HashingSlots) -> Callable[..., T]:
         if view is None or view.is_hashing:  # `verify` calls `encode`
             return method(*arguments, **options)
         view.leave_pool()
-        with slots.slot(view.source):
+        with slots.slot(view.client):
             view.is_hashing = True
             try:
                 return method(*arguments, **options)
