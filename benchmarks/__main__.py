@@ -53,7 +53,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about 4 minutes instead of 12")
+    parser.add_argument("--quick", action="store_true", help="about 4 minutes instead of 15")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each measurement (3)")
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken (3)")
     parser.add_argument("--case", action="append", help="only cases with this in their names")

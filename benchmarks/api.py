@@ -72,7 +72,7 @@ def _log_in(username: str) -> str:
 
 @dataclass(frozen=True)
 class Repositories:
-    """What there is to ask for."""
+    """URLs of the requests."""
 
     detail: str
     task: str
@@ -150,7 +150,9 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.api", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.api", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--against", type=Path, help="another checkout, as one more server")

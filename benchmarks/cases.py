@@ -1,4 +1,4 @@
-"""What the servers are asked for, and with what it is measured."""
+"""Cases of the benchmark: requests, and the load generator of each."""
 
 import json
 import os
@@ -40,7 +40,7 @@ RANGE = "bytes=1048576-1114111"
 
 @dataclass
 class Sample:
-    """What was measured of some requests."""
+    """Figures of some requests."""
 
     requests: int
     seconds: float
@@ -63,7 +63,7 @@ class Target:
 
     data: Data
     asked: dict[str, int] = field(default_factory=dict)
-    """How many URLs of a repository have been asked for, to go on with the next."""
+    """Number of URLs requested so far, by repository, to continue with the next."""
 
 
 Measure = Callable[[Target, float], Sample]

@@ -105,7 +105,7 @@ class Data:
     def __init__(self, instance: Instance, repositories: Iterable[Repository]) -> None:
         client = instance.pulp()
         self.authorization: str = client.auth._auth_header
-        """What lets one in to what is guarded, for which a password is checked."""
+        """`Authorization` header for guarded content, whose password is checked."""
         self.tree = tree_of(instance)
         self._orm = Orm()
         self._guard = client.create("contentguards/core/rbac/", name=Orm.unique())["name"]

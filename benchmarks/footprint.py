@@ -1,4 +1,4 @@
-"""What it takes to run Pulp: seconds until it serves, and memory, ours and upstream's in turns."""
+"""Seconds until Pulp serves, and its memory, ours and upstream's in turns."""
 
 import argparse
 import time
@@ -75,7 +75,9 @@ def _ask(server: Server, paths: Iterable[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.footprint", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     found: dict[str, list[Footprint]] = {name: [] for name in PULPS}

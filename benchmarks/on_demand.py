@@ -38,7 +38,7 @@ _FILLING = os.urandom(1_000_000)
 
 @dataclass
 class Transfer:
-    """What one client saw, in seconds."""
+    """Times of one client, in seconds."""
 
     first_byte: float
     total: float
@@ -132,7 +132,7 @@ def share(mirror: Mirror, server: Server, clients: int) -> tuple[int, float, flo
 
 @dataclass
 class Health:
-    """How small things were answered while nothing was fetched, or ten large files."""
+    """Latency of small responses while nothing is fetched, or ten large files are."""
 
     rate: float
     """MB/s at which they were fetched, together."""
@@ -220,7 +220,9 @@ def _latencies(found: Sequence[Health]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.on_demand", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", type=Path, help="another checkout of this project")
     arguments = parser.parse_args()

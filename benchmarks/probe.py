@@ -20,7 +20,7 @@ PAUSE = 0.01
 
 
 class Latency:
-    """What a probe has found, when its block has ended."""
+    """Latencies that a probe has measured, when its block has ended."""
 
     def __init__(self) -> None:
         self.milliseconds: list[float] = []

@@ -81,7 +81,7 @@ def _ratio(servers: Mapping[Contestant, Sequence[Measured]], contestant: Contest
 
 
 def machine() -> str:
-    """What this was measured on and with, as Markdown."""
+    """Return machine and versions of the measurement, as Markdown."""
     packages = ("pulp-content-star", "pulpcore", "uvicorn", "starlette", "uvloop", "httptools")
     known = [f"{name} {version(name)}" for name in packages]
     known += [

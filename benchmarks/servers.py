@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).parent.parent
 
 
 class Can(Flag):
-    """What a server can be asked for."""
+    """Kinds of requests that a server responds to."""
 
     SMALL = auto()
     """Something that is as large as a small file."""
@@ -43,10 +43,10 @@ class Contestant:
     start: Callable[[Instance], AbstractContextManager[Server]]
     can: Can = ALL
     program: str | None = None
-    """What has to be installed for it, if it is not a dependency."""
+    """Program that has to be installed for it, if it is not a dependency."""
 
     loop_path: str = "/"
-    """What is answered without asking anybody: it tells how late the event loop is."""
+    """Path of a response without the database: its latency is that of the event loop."""
 
 
 @contextmanager

@@ -294,7 +294,7 @@ class Soak:
 
     @property
     def minutes(self) -> float:
-        """Minutes since the begin."""
+        """Minutes since the start."""
         return (time.monotonic() - self._began) / 60
 
 

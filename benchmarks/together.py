@@ -78,7 +78,7 @@ class Load:
 
 @dataclass
 class Figures:
-    """What was measured of a server in one round."""
+    """Figures of a server in one round."""
 
     alone: float
     """Bytes a second of a download without the API's clients, as fast as its client can."""
@@ -194,7 +194,9 @@ def make_tasks() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.together", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--setting", default=SETTING, metavar="NAME=VALUE,VALUE")
     parser.add_argument("--busy", type=int, default=0, help="processes that compute beside it (0)")
     parser.add_argument("--rounds", type=int, default=3)

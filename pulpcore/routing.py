@@ -69,7 +69,7 @@ class Router:
         self.prefix = content_prefix
 
     def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
-        """As `immediate_response`; only content is in memory."""
+        """Return the response if it is in memory, which only content is."""
         return immediate_response(self.content, scope) if self.is_content(scope) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -195,7 +195,7 @@ DIFFERENCES = {
         "412 where they do not hold, as on a file system.",
         "RFC 9110 section 13.1.1.",
     ),
-    "nonsense for a checkpoint": _difference(
+    "invalid checkpoint timestamp": _difference(
         "status",
         "A path that is not a timestamp is redirected to a slash first.",
         "404.",
@@ -228,7 +228,7 @@ DIFFERENCES = {
         " type, validators and what package managers read; the length is sent where it is known.",
         "Cookies, encodings and redirects of a remote are not about Pulp's answer.",
     ),
-    "416 of what is pulled through": _difference(
+    "416 of pull-through": _difference(
         "content-range",
         "`Content-Range: bytes */*`.",
         "The size, if the remote sent it.",
@@ -291,13 +291,13 @@ DIFFERENCES = {
         "401 with the `WWW-Authenticate` of the first authentication class; 403 for refused ones.",
         "Browsers and pip send a password only when they are asked for it.",
     ),
-    "odd keys": _difference(
+    "undecodable guard header": _difference(
         "status",
         "500 where a header guard cannot decode the header.",
         "403, as for other wrong values.",
         "It is the client's mistake.",
     ),
-    "odd user names": _difference(
+    "user name with NUL": _difference(
         "status",
         "500 for a user name with NUL.",
         "403, as for any unknown name.",
@@ -323,7 +323,7 @@ DIFFERENCES = {
         " that base path.",
         "Content has a schema, as the REST API has one.",
     ),
-    "security of answers": _difference(
+    "security headers of plugins": _difference(
         "x-content-type-options content-security-policy cache-control",
         "Those of the plugin.",
         "With the same security headers as everything else, unless the plugin sets its own.",
@@ -416,13 +416,13 @@ FURTHER = {
         "As for every other file, as soon as the bytes are there.",
         "RFC 9110 section 14.",
     ),
-    "many clients of what is pulled through": (
+    "concurrent clients of pull-through": (
         "Each has it fetched from the remote, metadata too.",
         "Those of a process share one fetch. Metadata is cached for `CONTENT_STAR_METADATA_TTL`"
         " seconds, then revalidated, and used while the remote fails.",
         "Issue 5144: each client asks for the same large indexes.",
     ),
-    "HEAD of what is pulled through": (
+    "HEAD of pull-through": (
         "Fetches the whole file, and saves it.",
         "Asks the remote for its headers.",
         "The client does not want the bytes.",
@@ -483,7 +483,7 @@ FURTHER = {
         "The file wins, with no listing query.",
         "Clients request files; no listing has to be made for that.",
     ),
-    "one path claimed twice": (
+    "two content units at one path": (
         "500 when two content units of a repository version have one path.",
         "The one added last is served.",
         "The content exists; the newest is most likely the intended one.",

@@ -101,7 +101,7 @@ class Telemetry:
         self.observers = observers
 
     def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
-        """As `immediate_response`."""
+        """Return the response if it is in memory, see `responses/immediate.py`."""
         if not self.observers:
             return immediate_response(self.app, scope)
         info = request_info(scope)

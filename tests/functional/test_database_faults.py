@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("orm")]
 CLIENT_TIMEOUT = 60
 
 
-# Log line at the begin of an outage.
+# Log line at the start of an outage.
 OUTAGE = "The database does not answer, content"
 
 

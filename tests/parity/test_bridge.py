@@ -12,10 +12,10 @@ from tests.support.server import Server, serving
 
 GZIP = {"Accept-Encoding": "gzip"}
 PLAIN = {"Accept-Encoding": "identity"}
-HOOK = "security of answers; middlewares of plugins"
+HOOK = "security headers of plugins; middlewares of plugins"
 OURS = "validators; security headers; middlewares of plugins"
 FILES = "files of plugins; middlewares of plugins"
-ROUTES = "security of answers"
+ROUTES = "security headers of plugins"
 
 ROWS = [
     Row("{bridged}/json", HOOK),

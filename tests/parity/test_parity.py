@@ -153,9 +153,9 @@ ROWS = [
     Row("{rbac}/nope", "error text", {"Authorization": "{basic}"}),
     Row("{rbac}/a.txt", "error text", {"X-CLIENT-CERT": "x"}),
     Row("{rbac}/a.txt", "error text", {"Authorization": "Bearer x"}),
-    Row("{rbac}/a.txt", "odd user names", {"Authorization": "Basic YQBiOmM="}),
+    Row("{rbac}/a.txt", "user name with NUL", {"Authorization": "Basic YQBiOmM="}),
     Row("{header}/a.txt", "error text", {"X-Key": "?"}),
-    Row("{header}/a.txt", "odd keys", {"X-Key": "/w=="}),
+    Row("{header}/a.txt", "undecodable guard header", {"X-Key": "/w=="}),
     Row(
         "{header}/a.txt",
         FILE,
@@ -183,7 +183,7 @@ ROWS = [
     Row("{checkpoint}/{earlier}/a.txt", "error text"),
     Row("{checkpoint}/29990101T000000Z/a.txt", "error text"),
     Row("{checkpoint}/nonsense/a.txt", "error text"),
-    Row("{checkpoint}/nonsense", "nonsense for a checkpoint"),
+    Row("{checkpoint}/nonsense", "invalid checkpoint timestamp"),
     # Pulpcore's own distributions
     Row("{artifact}", "artifacts by id; security headers"),
     Row("{artifact}", "artifacts by id; security headers", method="HEAD"),

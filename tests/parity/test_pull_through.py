@@ -29,7 +29,7 @@ ROWS = [
     Row("{streamed}/a.bin", PULL_THROUGH, {"Range": "bytes=2-4"}),
     Row(
         "{streamed}/a.bin",
-        "416; 416 of what is pulled through",
+        "416; 416 of pull-through",
         {"Range": "bytes=x"},
     ),
     Row("{streamed}/a.bin", PULL_THROUGH, {"If-None-Match": '"x"'}),

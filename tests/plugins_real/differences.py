@@ -3,7 +3,7 @@
 from pulpcore.content_star.differences import Difference
 from tests.parity.test_parity import FILE
 
-ANSWER = "security of answers"
+ANSWER = "security headers of plugins"
 INDEX = f"{FILE}; Vary of an index.html"
 
 OF_PLUGINS = {

@@ -82,7 +82,7 @@ def test_redirect_to_a_directory_that_exists_must_not_be_404() -> None:
     found = exchange(old, (404, {}), Request("base/dir"), redirected_status=200)
     assert explained(found) == {"status": ""}
     found.redirected_status = 404
-    assert explained(found) == {"status": "nonsense for a checkpoint"}
+    assert explained(found) == {"status": "invalid checkpoint timestamp"}
 
 
 @pytest.mark.parametrize(

@@ -68,11 +68,11 @@ def _with_artifact(domain: Domain, artifact: Artifact, where: str) -> Line:
 
 
 def _without_artifact(domain: Domain, where: str) -> Line:
-    """Ask an object store for an object that does not exist, which tells of bucket and key."""
+    """Request a missing object: the error code shows whether bucket and key are valid."""
     backend = domain.get_storage()
     if isinstance(backend, FileSystemStorage):
         return Line("note", "storage", f"{where}: there is no artifact to try")
-    refused = _refusal(backend)
+    refused = _read_error(backend)
     code = _code_at(backend, MISSING)
     if code in MISSING_OBJECT:
         return Line("ok", "storage", f"{where}: the store accepts the key, and has the bucket")
@@ -84,8 +84,8 @@ def _without_artifact(domain: Domain, where: str) -> Line:
     return Line("note", "storage", text)
 
 
-def _refusal(backend: Storage) -> str:
-    """Return why an object that does not exist cannot be read, empty if because of that."""
+def _read_error(backend: Storage) -> str:
+    """Return the error of reading a missing object, empty if it is reported as missing."""
     try:
         with backend.open(MISSING) as file:
             file.read(1)

@@ -35,7 +35,7 @@ CREDENTIALS = {"HTTP_AUTHORIZATION", "HTTP_X_CLIENT_CERT"}
 
 
 class UnreadableContentType(ParseError, ValueError):
-    """The Content-Type of a request has an unknown encoding: 400, or what a guard makes of it."""
+    """The Content-Type of a request has an unknown encoding: 400, or a guard's 403."""
 
     default_detail = "The Content-Type of the request has an unknown encoding."
 

@@ -41,7 +41,7 @@ class FastPath:
         await send({"type": "http.response.body", "body": body})
 
     def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
-        """As `immediate_response`; a call for the same request does not look it up again."""
+        """Return the response if it is in memory; a call does not look it up again."""
         entry = self._entry_for(scope)
         response = (
             entry.public_file.immediate_response(scope) if entry and entry.public_file else None

@@ -70,7 +70,7 @@ class StaleResponses:
         return self._find(request, key) if self.allowed else None
 
     def keep_listing(self, request: Request, key: CacheKey, entry: CacheEntry) -> None:
-        """Keep a listing, which the cache does not: its entries are cached by publication."""
+        """Cache a listing for outages: the response cache has none, its rows are cached."""
         if self.max_seconds > 0 and len(request.scope["query_string"]) <= MAX_QUERY:
             self._listings[_listing_key(request, key)] = entry
 

@@ -1,6 +1,8 @@
 """`pulp-star env`: environment variables for Pulp's own commands on the same state."""
 
 import shlex
+import sys
+from pathlib import Path
 
 import click
 
@@ -22,6 +24,8 @@ def command(state: State) -> None:
     start.
     """
     instance = state.load()
+    commands = shlex.quote(str(Path(sys.executable).parent))
+    click.echo(f"export PATH={commands}:$PATH")
     for name, value in sorted(state.environ(instance).items()):
         click.echo(f"export {name}={shlex.quote(value)}")
     if not state.is_running():

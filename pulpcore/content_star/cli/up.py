@@ -61,7 +61,7 @@ def command(host: str, port: int, programs: Path | None, state: State) -> None:
     """Start a complete Pulp on this machine, and stop it on Ctrl-C.
 
     It runs an embedded PostgreSQL, one worker, and Pulp's REST API and content app in one process.
-    The first start takes one to four minutes: it makes the database, the user `admin`, and a small
+    The first start takes half a minute to two: it makes the database, the user `admin`, and a small
     repository `hello` to try. Later starts on the same state directory take seconds. The first
     start prints the password if it is on a terminal; `pulp-star password` prints it at any time.
 

@@ -127,7 +127,7 @@ class DistributionApp(ABC):
 
     @property
     def described_source(self) -> ContentSource:
-        """Source that facts about a file, and how to use the distribution, are of."""
+        """Source that `?info` and `?use` describe."""
         return self.source
 
     @property

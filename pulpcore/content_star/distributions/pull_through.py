@@ -99,7 +99,8 @@ class _AddToRepository:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if claim(self.repository, self.file):
-            adding = resources_of(scope).downloads.run_in_background(self._add)
+            description = f"Adding content {self.file.content_id} to repository {self.repository}"
+            adding = resources_of(scope).downloads.run_in_background(self._add, description)
             _, late = await asyncio.wait([adding], timeout=ADD_TIMEOUT)
             if late:
                 log.warning(

@@ -41,7 +41,7 @@ def _asks_for_facts(member: str) -> bool:
 def refuse_facts(scope: Scope) -> None:
     """Raise `HTTPException` 400 if the query asks for facts, which a directory does not have."""
     if query := facts_query(scope):
-        owner = "the root of a distribution" if query[0] == USE else "a file"
+        owners = "the root of a distribution" if query[0] == USE else "files"
         raise HTTPException(
-            400, f"The query parameter '{query[0]}' is of {owner}; this is a directory."
+            400, f"The query parameter '{query[0]}' is for {owners}; this is a directory."
         )

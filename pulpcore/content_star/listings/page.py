@@ -171,7 +171,7 @@ def select_entries(
     if page.after is not None:
         names = [entry.name for entry in matching]
         if page.after not in names:
-            raise HTTPException(400, f"The query parameter '{PARAMETER}' is of no entry.")
+            raise HTTPException(400, f"The query parameter '{PARAMETER}' names no entry here.")
         start = names.index(page.after) + 1
     shown = matching[start : start + PAGE_ROWS]
     return shown, start + PAGE_ROWS < len(matching), len(matching)

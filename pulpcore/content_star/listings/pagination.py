@@ -94,5 +94,5 @@ def read_cursor(cursor: str) -> str:
 
 def _bad_cursor() -> HTTPException:
     return HTTPException(
-        400, f"The query parameter '{PARAMETER}' is invalid: follow 'next' of a listing."
+        400, f"The query parameter '{PARAMETER}' is invalid: follow the links of a listing."
     )

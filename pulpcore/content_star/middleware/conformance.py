@@ -43,7 +43,7 @@ class Conformance:
         self.app = app
 
     def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
-        """As `immediate_response`."""
+        """Return the response if it is in memory, see `responses/immediate.py`."""
         if _problem(scope["http_version"], scope["headers"]) is not None:
             return None
         scope[_CHECKED] = True

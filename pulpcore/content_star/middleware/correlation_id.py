@@ -32,7 +32,7 @@ class CorrelationId:
         self._generate = _generate if usual else generate_guid
 
     def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
-        """As `immediate_response`."""
+        """Return the response if it is in memory, see `responses/immediate.py`."""
         correlation_id = self._id_of(scope)
         token = guid.set(correlation_id)  # for the access log
         try:

@@ -166,8 +166,8 @@ def _page(request: Request, error: HTTPException, headers: dict[str, str]) -> Re
 def _above(request: Request, status: int) -> dict[str, object]:
     """Return the context of the link to the directory above.
 
-    Not found: the nearest one that there is. Denied: the index, since the guard may be of more.
-    Of a directory's invalid query: the directory itself.
+    404: the nearest one that there is. 401 and 403: the index, since the directory above may have
+    the same guard. 400 for a directory's query: the directory itself.
     """
     *above, (name, _) = breadcrumbs(request)
     nearest = request_info(request.scope).above

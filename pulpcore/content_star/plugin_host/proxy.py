@@ -92,7 +92,12 @@ class Proxy:
         try:
             response = await self._request(scope, receive)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            log.error("Proxying a request to %s failed: %s", self.url, type(error).__name__)
+            log.error(
+                "Proxying a request to %s failed: %s. Start pulpcore-content there, or correct"
+                " CONTENT_STAR_LEGACY_URL.",
+                self.url,
+                type(error).__name__,
+            )
             raise HTTPException(
                 502, "The content server behind this proxy does not respond."
             ) from None

@@ -102,11 +102,11 @@ class Download:
         return self._sink.complete
 
     def retain(self) -> None:
-        """Count one more client, until `release`."""
+        """Add a client, until `release`."""
         self._clients += 1
 
     def release(self) -> None:
-        """Count one client less; after the last, cancel unless the file is to be saved here."""
+        """Remove a client; after the last, cancel unless the file is to be saved here."""
         self._clients -= 1
         if self._clients:
             return

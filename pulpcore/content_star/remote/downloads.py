@@ -54,21 +54,26 @@ class Downloads:
         """Return whether a download for `request` can be joined."""
         return request in self._downloads
 
-    def run_in_background(self, work: Callable[[], None]) -> asyncio.Task[None]:
-        """Run `work` in the executor for saving, in a task that logs its exceptions.
+    def run_in_background(self, work: Callable[[], None], description: str) -> asyncio.Task[None]:
+        """Run `work` in the executor for saving, in a task that logs an exception.
 
         The shutdown waits for it.
         """
-        task = asyncio.create_task(self._run_logged(work), name="background task")
+        task = asyncio.create_task(self._run_logged(work, description), name=description)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _run_logged(self, work: Callable[[], None]) -> None:
+    async def _run_logged(self, work: Callable[[], None], description: str) -> None:
         try:
             await self.save_executor.run(work)
         except Exception as error:
-            log.error("A background task failed: %s", reason(error), exc_info=error)
+            log.error(
+                "%s failed, the next request for it tries again: %s",
+                description,
+                reason(error),
+                exc_info=error,
+            )
 
     def invalidate(self, download: Download) -> None:
         """Remove `download`, so that the next request starts another."""

@@ -31,8 +31,8 @@ class ImmediateResponse(NamedTuple):
 def immediate_response(app: Any, scope: Scope) -> ImmediateResponse | None:
     """Return the response that a call of an ASGI application would send, if it is in memory.
 
-    None if it is not, or if its class has no method of this name: then it has to be called. A
-    middleware that passes attributes of its application on has none.
+    None if it is not, or if its class has no method of this name: then it has to be called. The
+    instance may pass attributes of the application on that it wraps.
     Responses are recorded as those of calls are. `scope` is of an HTTP request without a body.
     """
     respond = getattr(type(app), "immediate_response", None)

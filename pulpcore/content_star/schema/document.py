@@ -42,9 +42,9 @@ def openapi_document(root_path: str = "") -> JSON:
 
 
 def make_ids_unique(paths: dict[str, JSON], taken: dict[str, JSON]) -> None:
-    """Append an underscore to each id of an operation that another has, also of the paths `taken`.
+    """Append an underscore to each id of an operation that another one has, or one of `taken`.
 
-    As by `openapi` of a route.
+    The `openapi` of a plugin's route may set any id.
     """
     known = {operation["operationId"] for operation in _operations(taken)}
     for operation in _operations(paths):

@@ -200,7 +200,7 @@ def _document(name: str, response: str) -> JSON:
 
 
 def _item(name: str, summary: str, tag: str, responses: Mapping[int, str | int]) -> JSON:
-    """Return the path item of what has no parameters."""
+    """Return a path item without parameters."""
     item: JSON = {"options": _options(name, tag)}
     for method in READ_METHODS:
         found = {str(status): reference(responses[status], method) for status in responses}

@@ -102,7 +102,7 @@ def plugin_paths(components: JSON) -> dict[str, JSON]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the begin of the message of an error: the rest quotes the document."""
+    """Return the beginning of an error's message: the rest quotes the document."""
     try:
         return str(error).partition("\n")[0][:MAX_REASON] or type(error).__name__
     except Exception:  # an exception class of a plugin

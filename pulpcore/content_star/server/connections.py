@@ -129,7 +129,7 @@ class Connections:
         try:
             connection.expire()
         except Exception:
-            logger.exception("A connection is aborted, whose timeout failed")
+            logger.exception("Handling the timeout of a connection failed; it is aborted")
             self.remove(connection)
             connection.abort()
 

@@ -92,4 +92,4 @@ class ImmediateResponses:
 
 
 async def _end(*args: Any) -> None:
-    """End where the application would be called."""
+    """Stand in for the application that `ProxyHeadersMiddleware` wraps."""

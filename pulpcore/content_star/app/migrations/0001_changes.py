@@ -1,4 +1,4 @@
-"""The function of the triggers that notify content apps of changes; see `cache/triggers.py`.
+"""The function of the triggers that notify content apps of changes, see `invalidation/triggers.py`.
 
 `post_migrate` creates the triggers. Undoing the migration drops them together with the function.
 """

@@ -30,7 +30,7 @@ INDEXES = (
 
 
 def create(apps: Any, schema_editor: Any) -> None:
-    """Make those that are missed, without keeping anyone from writing meanwhile."""
+    """Create the missing indexes CONCURRENTLY, which does not block writes."""
     connection = schema_editor.connection
     for index in INDEXES:
         with connection.cursor() as cursor:
@@ -44,7 +44,7 @@ def create(apps: Any, schema_editor: Any) -> None:
 
 
 def drop(apps: Any, schema_editor: Any) -> None:
-    """Leave core's tables as they were."""
+    """Drop the indexes, CONCURRENTLY."""
     with schema_editor.connection.cursor() as cursor:
         for index in INDEXES:
             cursor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}")

@@ -1,4 +1,4 @@
-"""HTTP client for both servers: paced, streamed, and without an opinion about URLs."""
+"""HTTP client for both servers: rate-limited, streamed, and sending URLs unchanged."""
 
 import asyncio
 import base64

@@ -200,7 +200,7 @@ def _if_match_of_object(exchange: Exchange, facet: str) -> bool:
     )
 
 
-def _checkpoint_nonsense(exchange: Exchange, facet: str) -> bool:
+def _invalid_checkpoint(exchange: Exchange, facet: str) -> bool:
     return (
         exchange.old.status in _REDIRECTS
         and exchange.statuses(exchange.old.status, 404)
@@ -312,7 +312,7 @@ CONDITIONS: dict[str, Condition] = {
     "HEAD and Range": _head_range,
     "304 instead of a redirect": _not_modified_redirect,
     "If-Match in object storage": _if_match_of_object,
-    "nonsense for a checkpoint": _checkpoint_nonsense,
+    "invalid checkpoint timestamp": _invalid_checkpoint,
     "artifacts by id": _added_validators,
     "on demand": _from_remote,
     "on demand and conditional": lambda exchange, facet: (
@@ -321,7 +321,7 @@ CONDITIONS: dict[str, Condition] = {
         and exchange.request.kind is Kind.CONDITIONAL
     ),
     "pulled through": _from_remote,
-    "416 of what is pulled through": lambda exchange, facet: (
+    "416 of pull-through": lambda exchange, facet: (
         exchange.statuses(416, 416) and exchange.old.header(facet) == "bytes */*"
     ),
     "remotes that cannot be reached": lambda exchange, facet: exchange.statuses(500, 502, 504),
@@ -335,12 +335,12 @@ CONDITIONS: dict[str, Condition] = {
     "repeated slashes": _repeated_slashes,
     "dot segments": _dot_segments,
     "credentials missing": _path(403, 401, _asks),
-    "odd keys": lambda exchange, facet: exchange.statuses(500, 403),
-    "odd user names": lambda exchange, facet: exchange.statuses(500, 403),
+    "undecodable guard header": lambda exchange, facet: exchange.statuses(500, 403),
+    "user name with NUL": lambda exchange, facet: exchange.statuses(500, 403),
     "host": _host,
     "probes": _probe,
     "schema": _schema,
-    "security of answers": _added,
+    "security headers of plugins": _added,
     "files of plugins": _plugin_file,
     "middlewares of plugins": _always,
     "prefix without a slash": _prefix,
