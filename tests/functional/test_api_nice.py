@@ -1,4 +1,4 @@
-"""Scheduling priority of the threads that handle API requests (CONTENT_STAR_API_NICE)."""
+"""Nice value of the threads that handle API requests, and settings that are no numbers."""
 
 import os
 import threading
@@ -38,3 +38,21 @@ def test_api_works_where_the_nice_value_cannot_be_changed(instance, monkeypatch)
     monkeypatch.setattr(os, "nice", denied)
     with serving_views(nice) as url:
         assert int(httpx.get(f"{url}/nice").text) == nice_of_thread()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("API_NICE", "@none", "a whole number from 0"),
+        ("API_NICE", "2.5", "a whole number from 0"),
+        ("API_THREADS", "0", "a whole number from 1"),
+        ("API_WAITING", "many", "a number from 0"),
+        ("DATABASE_TIMEOUT", "-1", "a number from 0"),
+    ],
+)
+def test_process_does_not_start_with_a_setting_that_is_no_number(instance, name, value, needed):
+    environ = {f"PULP_CONTENT_STAR_{name}": value}
+    failed = instance.run(["python", "-c", "import pulpcore.routing"], check=False, **environ)
+    assert failed.returncode == 1
+    (line,) = failed.stderr.splitlines()[-1:]
+    assert f"ImproperlyConfigured: CONTENT_STAR_{name} is " in line and needed in line

@@ -21,6 +21,7 @@ from django.views.decorators.csrf import csrf_exempt
 from pulpcore.content_star.django_app.handler import create_api
 from tests.support.instance import wait_until
 from tests.support.server import Server, serving
+from tests.support.views import serving_views
 
 
 @csrf_exempt
@@ -59,6 +60,27 @@ def test_body_is_readable_from_wsgi_input(api):
 
 def test_view_may_run_an_event_loop_in_its_thread(api):
     assert send(api, "GET", "/fetch").text == "fetched"
+
+
+def hello(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("hello")
+
+
+def test_api_recovers_after_no_thread_could_be_started(instance, monkeypatch):
+    """As where a container has reached its number of processes: each request gets 500, no more."""
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.startswith("api_"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with serving_views(hello) as url:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", fail)
+            for _ in range(settings.CONTENT_STAR_API_THREADS + 1):
+                assert httpx.get(f"{url}/hello").status_code == 500
+        assert httpx.get(f"{url}/hello").text == "hello"
 
 
 def test_api_requests_beyond_the_bound_of_waiting_ones_get_503(instance, monkeypatch):

@@ -1,6 +1,7 @@
 """`pulp-star env`: Pulp's own commands on the state of a running `pulp-star up`."""
 
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ def exports(text: str) -> dict[str, str]:
 def test_env_prints_only_exports_of_pulp(instance: Instance) -> None:
     completed = instance.star("env")
 
-    assert exports(completed.stdout) == instance.environ
+    found = exports(completed.stdout)
+    assert found.pop("PATH") == f"{Path(sys.executable).parent}:$PATH"
+    assert found == instance.environ
     assert completed.stderr == ""
     assert all(name.startswith(("PULP_", "DJANGO_SETTINGS_MODULE")) for name in instance.environ)
 

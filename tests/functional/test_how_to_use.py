@@ -135,7 +135,7 @@ def test_facts_of_a_directory_or_index_return_400(content, base, path, query):
     for headers in FORMS:
         answer = content.get(f"{path.format(base=base)}?{query}", headers=headers)
         assert answer.status_code == 400
-        assert f"query parameter '{query.partition('=')[0]}' is of" in answer.text.replace(
+        assert f"query parameter '{query.partition('=')[0]}' is for" in answer.text.replace(
             "&#x27;", "'"
         )
 

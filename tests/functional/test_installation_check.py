@@ -430,10 +430,12 @@ def test_check_of_a_store_that_is_not_there(
         ("CACHE_ENABLED", True, "note", "content has a cache of its own"),
         ("CONTENT_PATH_PREFIX", "/content/", "note", "CONTENT_PATH_PREFIX is /content/"),
         ("DOMAIN_ENABLED", True, "note", "below the name of its domain"),
-        ("CONTENT_STAR_DATABASE_THREADS", 0, "fault", "set it to a number from 1"),
+        ("CONTENT_STAR_DATABASE_THREADS", 0, "fault", "set it to a whole number from 1"),
         ("CONTENT_STAR_DATABASE_TIMEOUT", -1, "fault", "set it to a number from 0"),
         ("CONTENT_STAR_STALE_IF_ERROR", "soon", "fault", "is 'soon'"),
         ("CONTENT_STAR_SWITCH_INTERVAL", float("nan"), "fault", "is nan"),
+        ("CONTENT_STAR_API_NICE", None, "fault", "set it to a whole number from 0"),
+        ("CONTENT_STAR_API_NICE", 2.5, "fault", "set it to a whole number from 0"),
         ("CONTENT_STAR_CORS", "yes", "fault", "set it to a value as False"),
         (
             "AUTHENTICATION_BACKENDS",

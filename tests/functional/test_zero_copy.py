@@ -1,5 +1,6 @@
 """Large files under uvicorn: sent from the page cache by the kernel, without copying them."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -280,13 +281,15 @@ def test_file_that_sendfile_does_not_support_is_read(server):
     assert len(httpx.get(f"{server.url}{path}&length=10").content) == 10
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EUCLEAN])
 @pytest.mark.parametrize("is_cold", [False, True])
-def test_file_is_read_where_a_filter_denies_system_calls(server, folder, is_cold):
-    (folder / "denied").write_bytes(LARGE)
+def test_file_is_read_where_a_filter_denies_system_calls(server, folder, code, is_cold):
+    """Filters have any error: `SystemCallErrorNumber=` of systemd, `errnoRet` of containers."""
+    (folder / f"denied-{code}").write_bytes(LARGE)
     if is_cold:
-        httpx.get(f"{server.url}/drop/denied")
+        httpx.get(f"{server.url}/drop/denied-{code}")
     before = seen(server)
-    assert httpx.get(f"{server.url}/file/denied").content == LARGE
+    assert httpx.get(f"{server.url}/file/denied-{code}").content == LARGE
     assert seen(server)["bytes"] == before["bytes"]
 
 

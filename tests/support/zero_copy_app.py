@@ -43,9 +43,10 @@ def fadvise(fd: int, offset: int, length: int, advice: int) -> None:
 
 
 def raise_if_denied(fd: int) -> None:
-    """Raise an exception for a file named `denied`, as where a filter denies a system call."""
-    if os.readlink(f"/proc/self/fd/{fd}").endswith("/denied"):
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    """Raise the error in the name `denied-ERRNO` of a file, as where a filter denies a call."""
+    _, is_denied, code = os.readlink(f"/proc/self/fd/{fd}").rpartition("/denied-")
+    if is_denied:
+        raise OSError(int(code), os.strerror(int(code)))
 
 
 def cold_pages(fd: int, offset: int, count: int) -> int:

@@ -5,7 +5,6 @@ They only read, but for a temporary file in `WORKING_DIRECTORY` and a notificati
 """
 
 import asyncio
-import math
 import shutil
 import tempfile
 import time
@@ -21,8 +20,8 @@ from packaging.requirements import Requirement
 from psycopg import Error as PostgresError
 
 from pulpcore.content_star.aiohttp_bridge.modules import import_modules
-from pulpcore.content_star.app import settings as defaults
 from pulpcore.content_star.app.check_line import Line
+from pulpcore.content_star.app.setting_values import wrong_numbers, wrong_strings
 from pulpcore.content_star.app.storage_check import storage
 from pulpcore.content_star.cache.invalidation.listener import (
     NotificationsUnavailable,
@@ -268,27 +267,9 @@ def changed_settings() -> Iterator[Line]:
         yield Line(
             "fault", name, "CONTENT_STAR_LEGACY_PLUGINS is proxy: set CONTENT_STAR_LEGACY_URL"
         )
-    for text in _wrong_values():
+    for text in (*wrong_numbers(), *wrong_strings()):
         yield Line("fault", name, text)
     yield Line("ok", name, f"content is at {settings.CONTENT_PATH_PREFIX}")
-
-
-def _wrong_values() -> Iterator[str]:
-    """Yield settings of content-star whose values are of another type than the default."""
-    for name, default in vars(defaults).items():
-        if not name.startswith("CONTENT_STAR_") or not isinstance(
-            default, bool | float | int | str
-        ):
-            continue
-        value = getattr(settings, name)
-        if isinstance(default, bool | str):
-            if type(value) is not type(default):
-                yield f"{name} is {value!r}: set it to a value as {default!r}, the default"
-            continue
-        least = 1 if name.endswith("_THREADS") else 0
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not least <= value < math.inf:
-            yield f"{name} is {value!r}: set it to a number from {least}; the default is {default}"
 
 
 def temporary_files() -> Iterator[Line]:

@@ -47,7 +47,11 @@ class ViewThreads:
         slot = _Slot(self._slots)
         if view := context.get(current_view):
             view.leave_pool = slot.release
-        future = self.submit(context, work, *arguments)
+        try:
+            future = self.submit(context, work, *arguments)
+        except BaseException:  # no thread can be started
+            slot.release()
+            raise
         future.add_done_callback(lambda _: slot.release())
         return await asyncio.wrap_future(future)
 
@@ -101,7 +105,7 @@ def _lower_priority(nice: int) -> None:
     Does nothing where a filter of system calls denies it, as systemd's `SystemCallFilter=` may.
     """
     if sys.platform == "linux":
-        with suppress(OSError):
+        with suppress(OSError, OverflowError):
             os.nice(nice)
 
 

@@ -22,8 +22,6 @@ as at first takes a tenth of the CPU time."""
 THREADS = 40
 """Threads that wait for disks."""
 
-# By the file system, or by a filter of system calls, as a container may have.
-_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
 _DISCONNECTS = frozenset(
     {
         errno.EPIPE,
@@ -82,8 +80,10 @@ class FileRange:
                 if self._offset < self._stop:
                     await self._send_cached()
             except OSError as error:
-                if error.errno not in _UNSUPPORTED:
+                if error.errno in _DISCONNECTS or error.errno == errno.ENODATA:
                     raise
+                # Unsupported by the file system, or denied by a filter of system calls, which may
+                # have any error; reading raises that of a disk again.
                 await self._copy()
 
     async def _send_cached(self) -> None:
@@ -127,7 +127,7 @@ class FileRange:
             raise
 
     async def _copy(self) -> None:
-        """Read and send bytes of a file that `sendfile` does not support."""
+        """Read and send bytes that `sendfile` does not."""
         length = min(self._length, PROBE_BYTES)
         data: bytes = await _in_thread(os.pread, self._fd, length, self._offset)
         check_connected(self._cycle)

@@ -27,7 +27,7 @@ _SPECIAL = {
         b"X-XSS-Protection",
     )
 }
-_FRAMING = {b"connection", b"content-length", b"transfer-encoding"}
+FRAMING = {b"connection", b"content-length", b"transfer-encoding"}
 
 
 @lru_cache(maxsize=1024)
@@ -40,7 +40,7 @@ def header_prefix(name: bytes) -> bytes:
     if not _TOKEN.fullmatch(name):
         raise RuntimeError("Invalid HTTP header name.")
     lower = name.lower()
-    if name != lower and lower not in _FRAMING:
+    if name != lower and lower not in FRAMING:
         return name + b": "
     return _SPECIAL.get(lower, lower.title()) + b": "
 

@@ -20,7 +20,7 @@ from pulpcore.content_star.responses.immediate import (
     RawHeaders,
     immediate_response,
 )
-from pulpcore.content_star.server.header_case import serialize_headers
+from pulpcore.content_star.server.header_case import FRAMING, serialize_headers
 
 # Of requests that the application is called for: those with a body, an expectation, a range, or a
 # condition other than that of a cache that revalidates.
@@ -43,7 +43,9 @@ class ImmediateResponses:
             self._set_client = ProxyHeadersMiddleware(_end, config.forwarded_allow_ips)
             app = app.app
         self._app = app
-        self._enabled = not config.root_path and config.limit_concurrency is None
+        # `--header` may set those too, which end the connection.
+        frames = not FRAMING.isdisjoint(name.lower() for name, _ in config.encoded_headers)
+        self._enabled = not (frames or config.root_path or config.limit_concurrency is not None)
         self._default_headers: RawHeaders = []
         self._default_lines = b""
 
@@ -85,8 +87,8 @@ class ImmediateResponses:
         if not head.serialized:
             head.serialized = serialize_headers(head.headers)
         if default_headers is not self._default_headers:  # a new list each second, for `Date`
-            self._default_headers = default_headers
             self._default_lines = serialize_headers(default_headers)
+            self._default_headers = default_headers
         lines = self._default_lines, head.serialized, serialize_headers(response.request_headers)
         return b"".join((STATUS_LINE[head.status], *lines, b"\r\n", response.body))
 
