@@ -234,7 +234,7 @@ def list_base_paths(request: Request, content_path: ContentPath) -> ASGIApp:
     is_root = not content_path.path
     prefix = content_path.path if is_root or path.endswith("/") else f"{content_path.path}/"
     if not is_root and not has_base_paths(domain, prefix):
-        raise HTTPException(404, f"No distribution has the base path of '{content_path.path}'.")
+        raise HTTPException(404, f"No distribution's base path begins with '{content_path.path}'.")
     if not path.endswith("/"):
         return redirect_with_slash(request)
     refuse_facts(request.scope)
