@@ -213,15 +213,6 @@ def test_guarded_file_calls(server, client, orm):
         assert calls(server) == before + 2
 
 
-def test_header_option_that_closes_connections_closes_after_each_response(instance, path):
-    options = ("--header", "Connection:close", "--timeout-keep-alive", "3600")
-    with serving(instance, *OURS, *options) as server:
-        for _ in range(5):  # the later ones are in memory
-            with Raw(server.url) as connection:
-                connection.send(get_request(server, path))
-                assert connection.read_to_end().endswith(b"\r\n\r\n" + DATA)
-
-
 @pytest.mark.parametrize("name", ["closed", "transparent"])
 def test_middleware_around_the_application_sees_every_request(instance, path, name):
     app = f"tests.support.called_app:{name}"
