@@ -18,7 +18,7 @@ from pulpcore.content_star.database.availability import (
     DatabaseUnavailable,
     availability,
 )
-from pulpcore.content_star.database.connection import is_waiting
+from pulpcore.content_star.database.connection import interrupt, is_waiting
 from pulpcore.content_star.database.deadline import INTERVAL, DatabaseTimeout
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.database.threads import CHECKS, LISTING_TIMEOUT, Call, extend_deadline
@@ -268,24 +268,34 @@ def test_calls_fail_at_once_in_a_long_outage_and_one_in_a_while_tries(proxied, m
     assert availability.down_since is None
 
 
-def test_connections_from_before_a_hang_are_replaced(proxied):
-    """Both threads have one; only the first call finds out that it is dead."""
+def test_connections_from_before_a_hang_are_replaced(proxied, monkeypatch):
+    """Both threads have one; only the first call finds out that it is dead.
+
+    Also by calls that come while the first one is being interrupted.
+    """
+    barrier, is_repeated = threading.Barrier(2), threading.Event()
+
+    def interrupt_slowly(database: object) -> None:
+        interrupt(database)
+        is_repeated.wait(CLIENT_TIMEOUT)
+
+    monkeypatch.setattr("pulpcore.content_star.database.threads.interrupt", interrupt_slowly)
 
     async def main(executor: DatabaseExecutor) -> None:
-        barrier = threading.Barrier(2)
-
         def pid() -> int:
             barrier.wait(CLIENT_TIMEOUT)
+            is_repeated.set()
             return backend_pid()
 
         old = set(await asyncio.gather(executor.run(pid), executor.run(pid)))
+        is_repeated.clear()
         proxied.replace()
         with pytest.raises(DatabaseTimeout):
             await executor.run(backend_pid)
         new = set(await asyncio.gather(executor.run(pid), executor.run(pid)))
         assert len(new) == 2 and not new & old
 
-    with opened_executor(2, timeout=1) as (executor, run):
+    with opened_executor(2, timeout=3) as (executor, run):
         run(main(executor))
 
 

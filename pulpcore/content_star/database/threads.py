@@ -186,8 +186,10 @@ class DatabaseThreads(Executor):
             call.checks += 1
             if call.checks >= CHECKS:
                 call.is_expired = True
-                _interrupt(call)
+                # First, for the interrupted call may be repeated at once, by a thread with a
+                # connection that is as dead.
                 availability.failed("no answer before a deadline", hung=True)
+                _interrupt(call)
         else:
             call.checks = 0
         if call.is_expired:
