@@ -1,7 +1,17 @@
--- For wrk: prints what was measured as JSON. With arguments, each request is for another URL:
---   base  directory with one %d, or none  file with one %d  places  files in each  first number
+-- For wrk: prints what was measured as JSON. With the argument `path`, each request for it has
+-- another head. With further arguments, each is for another URL:
+--   directory with one %d, or none  file with one %d  places  files in each  first number
+local function distinct_heads(path)
+  local number = 0
+  request = function()
+    number = number + 1
+    return wrk.format("GET", path, {["Host"] = wrk.headers["Host"], ["X-Number"] = number})
+  end
+end
+
 function init(args)
   if #args == 0 then return end
+  if #args == 1 then return distinct_heads(args[1]) end
   local directory, file = args[1], args[2]
   local places, count, number = tonumber(args[3]), tonumber(args[4]), tonumber(args[5])
   request = function()

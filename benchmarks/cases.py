@@ -88,6 +88,12 @@ def same(
     return _wrk(target.url + repository.path(), seconds, {}, connections=connections)
 
 
+def distinct_heads(target: Target, seconds: float) -> Sample:
+    """Ask for one file again and again, with another header in each request."""
+    url = target.url + ONE.path()
+    return _wrk(url, seconds, {}, urlsplit(url).path)
+
+
 def guarded(target: Target, seconds: float) -> Sample:
     """Ask with a password, which takes upstream a quarter of a second to check, one at a time."""
     headers = {"Authorization": target.data.authorization}
@@ -240,6 +246,7 @@ def _receive(url: str, headers: str = "") -> _Received:
 
 CASES = (
     Case("warm small file", ONE, Can.SMALL, partial(same, ONE)),
+    Case("warm small file, distinct heads", ONE, Can.SMALL, distinct_heads),
     Case("distinct files of 200", PACKAGES_200, Can.SMALL, partial(distinct, PACKAGES_200)),
     Case("distinct files of 20,000", PACKAGES_20K, Can.SMALL, partial(distinct, PACKAGES_20K)),
     Case(

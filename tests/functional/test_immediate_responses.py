@@ -94,11 +94,13 @@ def test_immediate_response_equals_that_of_a_call(server, client, path, method, 
     etag = client.get(path).headers["ETag"]
     headers = {name: value.format(etag=etag) for name, value in headers.items()}
     immediate = immediately(server, client, method, path + query, headers)
+    for _ in range(2):  # the third time, its head is known
+        again = immediately(server, client, method, path + query, headers)
     before = calls(server)
     called = client.request(method, path + query, headers={**headers, "Content-Length": "0"})
     assert calls(server) == before + 1
-    assert parts_of(immediate) == parts_of(called)
-    for response in (immediate, called):
+    assert parts_of(immediate) == parts_of(again) == parts_of(called)
+    for response in (immediate, again, called):
         assert response.headers["Date"]
         given = headers.get("Correlation-ID")
         assert response.headers["Correlation-ID"] == given or given is None
@@ -242,9 +244,10 @@ def test_random_requests_get_the_responses_of_calls(instance, server, client, pa
         for number in range(RANDOM):
             request, is_whole = random_request(random, target(server, path), etag)
             expected = responses(called, request, target(server, path), is_whole)
-            found = responses(server, request, target(server, path), is_whole)
-            assert found == expected, (number, request)
-    assert calls(server) - before < 1.5 * RANDOM, "a quarter was immediate"
+            for _ in range(3):  # the third time, its head is known
+                found = responses(server, request, target(server, path), is_whole)
+                assert found == expected, (number, request)
+    assert calls(server) - before < 4.5 * RANDOM, "a quarter was immediate"
 
 
 def responses(server: Server, request: bytes, path: bytes, is_whole: bool) -> list:

@@ -23,7 +23,7 @@ def response(*headers: tuple[str, str], default: list[tuple[bytes, bytes]]) -> b
     config = uvicorn.Config(InMemory(), headers=list(headers), proxy_headers=False)
     config.load()
     responses = ImmediateResponses(config)
-    found = {responses.bytes_for({"headers": []}, b"GET", b"/", default) for _ in range(3)}
+    found = {responses.bytes_for({"headers": []}, default) for _ in range(3)}
     assert len(found) == 1
     return found.pop()
 

@@ -5,6 +5,8 @@ nothing to do for it: it raises no errors, belongs to the content app, since onl
 cache, and its headers for caches are added once.
 """
 
+from typing import Any
+
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -15,10 +17,13 @@ from pulpcore.content_star.listings.facts_query import facts_query
 from pulpcore.content_star.listings.negotiation import prefers_json
 from pulpcore.content_star.request_info import RequestInfo, has_request_info, request_info
 from pulpcore.content_star.resolve.paths import decoded_path, raw_path
-from pulpcore.content_star.responses.immediate import ImmediateResponse, ResponseHead
+from pulpcore.content_star.responses.immediate import HEAD_FACTS, ImmediateResponse, ResponseHead
 
 # The raw path that was looked up in vain.
 _MISSED = "content_star.fast_path_missed"
+
+# The fact of a head by which its response is in the cache, or None.
+_CACHE_KEY = "cache_key"
 
 
 class FastPath:
@@ -59,6 +64,13 @@ class FastPath:
         return ImmediateResponse(head, [], body)
 
     def _entry_for(self, scope: Scope) -> CacheEntry | None:
+        facts: dict[str, Any] = scope.get(HEAD_FACTS, {})
+        if _CACHE_KEY not in facts:
+            facts[_CACHE_KEY] = self._cache_key(scope)
+        key = facts[_CACHE_KEY]
+        return None if key is None else self.cache.get(key)
+
+    def _cache_key(self, scope: Scope) -> tuple[str, str, bool] | None:
         if scope["method"] not in ("GET", "HEAD"):
             return None
         if facts_query(scope) is not None:
@@ -71,8 +83,7 @@ class FastPath:
         if not path.startswith(prefix):
             return None
         # Equal to a `CacheKey`, which takes three times as long to create.
-        key = (path[len(prefix) :], scope["method"], prefers_json(scope))
-        return self.cache.get(key)  # type: ignore[arg-type]
+        return path[len(prefix) :], scope["method"], prefers_json(scope)
 
 
 def _fill(entry: CacheEntry, scope: Scope) -> RequestInfo:

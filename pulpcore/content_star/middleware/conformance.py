@@ -7,7 +7,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.responses.headers import is_host
-from pulpcore.content_star.responses.immediate import ImmediateResponse, immediate_response
+from pulpcore.content_star.responses.immediate import (
+    HEAD_FACTS,
+    ImmediateResponse,
+    immediate_response,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +48,10 @@ class Conformance:
 
     def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
         """Return the response if it is in memory, see `responses/immediate.py`."""
-        if _problem(scope["http_version"], scope["headers"]) is not None:
+        facts = scope.get(HEAD_FACTS, {})
+        if _CHECKED not in facts and _problem(scope["http_version"], scope["headers"]) is not None:
             return None
-        scope[_CHECKED] = True
+        facts[_CHECKED] = scope[_CHECKED] = True
         return immediate_response(self.app, scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

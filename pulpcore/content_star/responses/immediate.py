@@ -7,6 +7,10 @@ from starlette.types import Scope
 
 RawHeaders = list[tuple[bytes, bytes]]
 
+HEAD_FACTS = "content_star.head_facts"
+"""Key of a scope whose request has the same head as earlier ones: a dict of the facts that the
+application has found from the head alone. Not in the scope of a call."""
+
 
 @dataclass(slots=True)
 class ResponseHead:

@@ -6,11 +6,10 @@ other requests, for those with a body or an expectation, and where a middleware 
 around it.
 """
 
-from contextlib import suppress
-from typing import Any, ClassVar
+from typing import ClassVar
 from weakref import WeakKeyDictionary
 
-import httptools
+from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -21,14 +20,7 @@ from pulpcore.content_star.responses.immediate import (
     immediate_response,
 )
 from pulpcore.content_star.server.header_case import FRAMING, serialize_headers
-
-# Of requests that the application is called for: those with a body, an expectation, a range, or a
-# condition other than that of a cache that revalidates.
-_NEVER = frozenset(
-    b"content-length expect if-match if-modified-since if-range if-unmodified-since range"
-    b" transfer-encoding".split()
-)
-_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
+from pulpcore.content_star.server.heads import RequestHeads
 
 
 class ImmediateResponses:
@@ -38,11 +30,8 @@ class ImmediateResponses:
 
     def __init__(self, config: Config) -> None:
         app = config.loaded_app
-        self._set_client: Any = None
-        if type(app) is ProxyHeadersMiddleware:
-            self._set_client = ProxyHeadersMiddleware(_end, config.forwarded_allow_ips)
-            app = app.app
-        self._app = app
+        self._app = app.app if type(app) is ProxyHeadersMiddleware else app
+        self.heads = RequestHeads(config)
         # `--header` may set those too, which end the connection.
         frames = not FRAMING.isdisjoint(name.lower() for name, _ in config.encoded_headers)
         self._enabled = not (frames or config.root_path or config.limit_concurrency is not None)
@@ -57,26 +46,15 @@ class ImmediateResponses:
             found = cls._of[config] = cls(config)
         return found
 
-    def bytes_for(
-        self, scope: Any, method: bytes, url: bytes, default_headers: RawHeaders
-    ) -> bytes | None:
-        """Return the complete response to a request, whose `scope` has no URL yet, or None.
+    def bytes_for(self, scope: Scope, default_headers: RawHeaders) -> bytes | None:
+        """Return the complete response to a request, or None.
 
         Also None after an exception: in a callback of the parser, it would be taken for an invalid
         request. The call of the application raises it too, and uvicorn logs it.
         """
-        names = {name for name, _ in scope["headers"]}
-        if not self._enabled or not names.isdisjoint(_NEVER):
+        if not self._enabled:
             return None
         try:
-            target = httptools.parse_url(url)
-            scope["method"] = method.decode("ascii")
-            scope["raw_path"] = target.path
-            scope["path"] = target.path.decode("ascii")  # uvicorn decodes it for a call
-            scope["query_string"] = target.query or b""
-            if self._set_client and not names.isdisjoint(_FORWARDED):
-                with suppress(StopIteration):  # uvicorn's middleware awaits nothing of its own
-                    self._set_client(scope, None, None).send(None)
             response = immediate_response(self._app, scope)
             return response and self._serialize(response, default_headers)
         except Exception:
@@ -91,7 +69,3 @@ class ImmediateResponses:
             self._default_headers = default_headers
         lines = self._default_lines, head.serialized, serialize_headers(response.request_headers)
         return b"".join((STATUS_LINE[head.status], *lines, b"\r\n", response.body))
-
-
-async def _end(*args: Any) -> None:
-    """Stand in for the application that `ProxyHeadersMiddleware` wraps."""

@@ -5,6 +5,7 @@ import socket
 from typing import Any, cast
 
 import httptools
+from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -59,6 +60,8 @@ class HttpProtocol(ClosingProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.url = b""
+        self.head = b""  # the data that began with it
+        self.connection: dict[str, Any] = {}
         self.immediate_responses = ImmediateResponses.of(config)
 
     # asyncio
@@ -78,6 +81,7 @@ class HttpProtocol(ClosingProtocol):
         self.socket = transport.get_extra_info("socket")
         if self.socket.family == socket.AF_UNIX:
             set_nodelay(self.socket)  # asyncio does that where the family is right
+        self.connection = {"client": self.client, "server": self.server, "scheme": self.scheme}
         self.open_connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -92,6 +96,8 @@ class HttpProtocol(ClosingProtocol):
         """Parse received data; pipelined requests are parsed in turn."""
         if self.refusal is not None or self.ending:
             self.has_dropped = True
+            return
+        if self._respond_unparsed(data):
             return
         if self.unparsed or data.count(b"\r\n\r\n") > 1:
             self.unparsed += data
@@ -117,6 +123,7 @@ class HttpProtocol(ClosingProtocol):
         self._unset_keepalive_if_required()
         if self.serving is None and not (self.overhead or self.in_body or self.stopping):
             self.open_connections.deadlines.pop(self, None)  # of keep-alive: a head begins
+        self.head = b"" if self.overhead else data
         self.overhead += len(data)
         try:
             self.parser.feed_data(data)
@@ -182,7 +189,7 @@ class HttpProtocol(ClosingProtocol):
         if self.parser.get_http_version() == "1.0":
             self.expect_100_continue = False  # RFC 9110 section 10.1.1
         if self.serving is None:
-            if self._respond_immediately():
+            if self._respond_parsed():
                 return
             self._begin()
         start_request(self)  # raises an exception if the target is invalid
@@ -195,7 +202,30 @@ class HttpProtocol(ClosingProtocol):
         if self.serving is None:
             self.serving = cycle
 
-    def _respond_immediately(self) -> bool:
+    def _respond_unparsed(self, data: bytes) -> bool:
+        """Respond immediately to a request whose head has been parsed before."""
+        scope = self.immediate_responses.heads.kept(data, self.connection)
+        if scope is None or self.serving is not None or self.overhead or self.in_body:
+            return False
+        if not self._respond_immediately(scope):
+            return False
+        self._unset_keepalive_if_required()
+        self.open_connections.set_deadline(self, self.timeout_keep_alive)
+        return True
+
+    def _respond_parsed(self) -> bool:
+        """Respond immediately to the request that has just been parsed."""
+        if self.parser.get_http_version() != "1.1" or not self.parser.should_keep_alive():
+            return False
+        scope, heads = cast(Scope, self.scope), self.immediate_responses.heads
+        if not heads.complete(scope, self.parser.get_method(), self.url):
+            return False
+        if not self._respond_immediately(scope):
+            return False
+        heads.keep(self.head, scope)
+        return True
+
+    def _respond_immediately(self, scope: Scope) -> bool:
         """Send the response if it is in memory, and return whether it is.
 
         Not while a client does not read, nor to pipelined requests, of which one read may have
@@ -203,13 +233,9 @@ class HttpProtocol(ClosingProtocol):
         """
         if self.flow.write_paused or self.unparsed or self.stopping or self.access_log:
             return False
-        if self.open_connections.full or not self.parser.should_keep_alive():
+        if self.open_connections.full:
             return False
-        if self.parser.get_http_version() != "1.1":
-            return False
-        response = self.immediate_responses.bytes_for(
-            self.scope, self.parser.get_method(), self.url, self.server_state.default_headers
-        )
+        response = self.immediate_responses.bytes_for(scope, self.server_state.default_headers)
         if response is None:
             return False
         self.transport.write(response)
