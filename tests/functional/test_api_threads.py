@@ -117,6 +117,29 @@ def test_api_requests_beyond_the_bound_of_waiting_ones_get_503(instance, monkeyp
     clear_url_caches()
 
 
+def test_api_without_waiting_requests_serves_while_a_thread_is_free(instance):
+    has_started, may_end = threading.Event(), threading.Event()
+
+    def hold(request: HttpRequest) -> HttpResponse:
+        has_started.set()
+        may_end.wait(300)
+        return HttpResponse("held")
+
+    with (
+        ThreadPoolExecutor(1) as threads,
+        serving_views(hold, hello, CONTENT_STAR_API_THREADS=1, CONTENT_STAR_API_WAITING=0) as url,
+    ):
+        assert httpx.get(f"{url}/hello").text == "hello"
+        held = threads.submit(httpx.get, f"{url}/hold")
+        try:
+            wait_until(has_started.is_set)
+            assert httpx.get(f"{url}/hello").status_code == 503
+        finally:
+            may_end.set()
+        assert held.result().text == "held"
+        assert httpx.get(f"{url}/hello").text == "hello"
+
+
 MEGABYTE = 1 << 20
 SIZE = 100 * MEGABYTE
 BOUNDARY = "boundary"

@@ -123,7 +123,8 @@ class DjangoApp(BaseHandler):
 
     def _is_full(self, scope: Scope) -> bool:
         """Return whether as many requests wait as may. The liveness probe may in any case."""
-        return self._threads.waiting >= self._max_waiting and not scope["path"].endswith("/livez/")
+        is_full = self._threads.waiting >= self._max_waiting and self._threads.is_busy
+        return is_full and not scope["path"].endswith("/livez/")
 
     def _run_django(self, scope: Scope, body: RequestBody) -> ViewResponse:
         """Run Django for a request, as its `WSGIHandler` does. Blocks."""

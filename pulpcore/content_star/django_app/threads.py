@@ -35,6 +35,11 @@ class ViewThreads:
         self.waiting = 0
         """Number of calls that wait for a slot."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the next call has to wait for a slot."""
+        return self._slots.locked()
+
     async def run(
         self, context: contextvars.Context, work: Callable[..., T], *arguments: object
     ) -> T:
