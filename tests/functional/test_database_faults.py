@@ -118,9 +118,13 @@ def test_deadline_of_a_listing_is_later():
         assert run(executor.run(work)) == "done"
 
 
-def test_statements_of_the_executor_have_a_timeout_on_the_server():
-    with opened_executor(1) as (executor, run):
-        assert run(executor.run(setting, "statement_timeout")) == "30s"
+@pytest.mark.parametrize(
+    ("timeout", "used"),
+    [(None, "30s"), (60, "1min"), (10_000_000, "2147483s"), (1e300, "2147483s")],
+)
+def test_statements_of_the_executor_have_a_timeout_on_the_server(timeout, used):
+    with opened_executor(1, timeout=timeout) as (executor, run):
+        assert run(executor.run(setting, "statement_timeout")) == used
 
 
 def test_statement_timeout_of_the_operator_takes_precedence(monkeypatch):

@@ -36,6 +36,9 @@ PARAMETERS: dict[str, int] = {
 # to accept one.
 MAX_CANCEL_REQUESTS, CANCEL_TIMEOUT = 4, 5.0
 
+# Largest `statement_timeout` of PostgreSQL in whole seconds: it counts milliseconds in 32 bits.
+MAX_STATEMENT_TIMEOUT = 2_147_483
+
 # Behind a pooler the session is not ours alone: it has another process id than the pooler reports.
 _LIMIT_STATEMENTS = """
     SELECT set_config('statement_timeout', %s, false)
@@ -68,9 +71,10 @@ def limit_statements(seconds: float) -> None:
     """
     if connection.settings_dict["OPTIONS"].get("pool"):
         return
+    milliseconds = min(seconds, MAX_STATEMENT_TIMEOUT) * 1000
     with connection.cursor() as cursor:
         pid = connection.connection.info.backend_pid
-        cursor.execute(_LIMIT_STATEMENTS, [f"{seconds * 1000:.0f}ms", pid])
+        cursor.execute(_LIMIT_STATEMENTS, [f"{milliseconds:.0f}ms", pid])
 
 
 def ends_session(error: Exception) -> bool:
