@@ -22,12 +22,16 @@ def nice(request: HttpRequest) -> HttpResponse:
     return HttpResponse(str(nice_of_thread()))
 
 
-@pytest.mark.parametrize(("changed", "added"), [({}, 3), ({"CONTENT_STAR_API_NICE": 0}, 0)])
+@pytest.mark.parametrize(
+    ("changed", "added"),
+    [({}, 3), ({"CONTENT_STAR_API_NICE": 0}, 0), ({"CONTENT_STAR_API_NICE": 10**10}, 39)],
+)
 def test_api_threads_are_nicer_than_others_by_the_setting(instance, changed, added):
     own = nice_of_thread()
+    expected = min(own + added, 19)
     with serving_views(nice, **changed) as url:
-        assert int(httpx.get(f"{url}/nice").text) == own + added
-        assert int(httpx.post(f"{url}/nice", content=LARGE_BODY).text) == own + added
+        assert int(httpx.get(f"{url}/nice").text) == expected
+        assert int(httpx.post(f"{url}/nice", content=LARGE_BODY).text) == expected
     assert nice_of_thread() == own
 
 

@@ -18,6 +18,9 @@ from pulpcore.content_star.django_app.password_hashing import MAX_VIEWS, current
 
 T = TypeVar("T")
 
+MAX_NICE = 39
+"""Difference of the largest and the smallest nice value."""
+
 
 class ViewThreads:
     """Thread pool in which Django handles requests; further requests wait for a slot.
@@ -110,8 +113,8 @@ def _lower_priority(nice: int) -> None:
     Does nothing where a filter of system calls denies it, as systemd's `SystemCallFilter=` may.
     """
     if sys.platform == "linux":
-        with suppress(OSError, OverflowError):
-            os.nice(nice)
+        with suppress(OSError):
+            os.nice(min(nice, MAX_NICE))
 
 
 _thread = threading.local()
