@@ -8,6 +8,7 @@ import httpx
 import pytest
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
+from pulpcore.content_star.django_app.switch_interval import SwitchInterval
 from tests.support.instance import wait_until
 from tests.support.views import serving_views
 
@@ -49,3 +50,17 @@ def test_switch_interval_lasts_until_the_last_of_several_views(instance):
             _finish.set()
         assert float(stream.read()) == pytest.approx(0.002)
         wait_until(lambda: sys.getswitchinterval() == before)
+
+
+def test_switch_interval_that_python_cannot_count_is_long():
+    before = sys.getswitchinterval()
+    with SwitchInterval(1e300):
+        assert sys.getswitchinterval() == pytest.approx(1e9)
+    assert sys.getswitchinterval() == before
+
+
+def test_switch_interval_that_python_refuses_fails_each_time():
+    interval = SwitchInterval(0)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="strictly positive"), interval:
+            pass

@@ -3,6 +3,9 @@
 import sys
 from types import TracebackType
 
+MAX_SECONDS = 1e9
+"""Python counts microseconds, and more than fit into its integer become another number."""
+
 
 class SwitchInterval:
     """Context manager: threads ask for the interpreter's lock after `seconds` during the blocks.
@@ -14,15 +17,15 @@ class SwitchInterval:
     """
 
     def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
+        self._seconds = seconds if seconds is None else min(seconds, MAX_SECONDS)
         self._blocks = 0
         self._earlier = 0.0
 
     def __enter__(self) -> None:
-        self._blocks += 1
-        if self._seconds is not None and self._blocks == 1:
+        if self._seconds is not None and not self._blocks:
             self._earlier = sys.getswitchinterval()
             sys.setswitchinterval(self._seconds)
+        self._blocks += 1
 
     def __exit__(
         self,
