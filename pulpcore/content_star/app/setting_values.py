@@ -1,49 +1,109 @@
-"""Values of content-star's settings of another type than their defaults."""
+"""Values that content-star's settings may have."""
 
-import math
-from collections.abc import Iterator
+import reprlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from pulpcore.content_star.app import settings as defaults
 
-# Numbers that may be None as well.
-OPTIONAL = frozenset({"CONTENT_STAR_SWITCH_INTERVAL"})
+MAX_THRESHOLD = 2**31 - 1
+"""Largest of `gc.set_threshold`."""
 
 
-def require_numbers() -> None:
-    """Raise `ImproperlyConfigured` for settings that are not the numbers they have to be.
+class Values(NamedTuple):
+    """The values that a setting may have, and their description."""
 
-    Each request would fail, or those of the API alone.
+    include: Callable[[Any], bool]
+    text: str
+
+
+def _numbers(*, whole: bool = False, zero: bool = True, none: bool = False) -> Values:
+    """Return the numbers from 0 on: only whole ones, not 0, or None as well.
+
+    Not infinity, and no integer that cannot be added to a float.
     """
-    if wrong := list(wrong_numbers()):
+
+    def include(value: Any) -> bool:
+        if value is None:
+            return none
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            return False
+        return 0 <= value <= sys.float_info.max and (zero or value > 0)
+
+    least = "from 0" if zero else "from 1" if whole else "of more than 0"
+    text = f"a {'whole ' if whole else ''}number {least}{', or None' if none else ''}"
+    return Values(include, text)
+
+
+def _are_thresholds(value: Any) -> bool:
+    if value is None:
+        return True
+    return (
+        isinstance(value, list | tuple)
+        and len(value) in (1, 2, 3)
+        and all(type(each) is int and 0 <= each <= MAX_THRESHOLD for each in value)
+    )
+
+
+_defaults = {
+    name: value for name, value in vars(defaults).items() if name.startswith("CONTENT_STAR_")
+}
+_threads = _numbers(whole=True, zero=False)
+_timeout = _numbers(zero=False)
+
+# With other values requests would fail. Settings whose default is a number may be any from 0, if
+# they are not named below.
+VALUES: dict[str, Values] = {
+    name: _numbers() for name, value in _defaults.items() if type(value) in (int, float)
+} | {
+    "CONTENT_STAR_API_NICE": _numbers(whole=True),
+    "CONTENT_STAR_API_THREADS": _threads,
+    "CONTENT_STAR_BODY_TIMEOUT": _timeout,
+    "CONTENT_STAR_DATABASE_THREADS": _threads,
+    "CONTENT_STAR_DATABASE_TIMEOUT": _timeout,
+    "CONTENT_STAR_GC_THRESHOLDS": Values(
+        _are_thresholds,
+        "a list of one to three whole numbers from 0, such as [700, 10, 100], or None",
+    ),
+    "CONTENT_STAR_HEAD_TIMEOUT": _timeout,
+    "CONTENT_STAR_LINKS": Values(
+        lambda value: isinstance(value, Mapping), "a dict of names to URLs"
+    ),
+    "CONTENT_STAR_MAX_BODY_SIZE": _numbers(none=True),
+    "CONTENT_STAR_SENDFILE": Values(
+        lambda value: value is None or isinstance(value, str), "a string"
+    ),
+    "CONTENT_STAR_SWITCH_INTERVAL": _numbers(zero=False, none=True),
+    "CONTENT_STAR_UPLOAD_THREADS": _threads,
+}
+
+
+def require_values() -> None:
+    """Raise `ImproperlyConfigured` for settings with values that a process cannot work with."""
+    if wrong := list(wrong_values()):
         raise ImproperlyConfigured("; ".join(wrong))
 
 
-def wrong_numbers() -> Iterator[str]:
-    """Yield, for each setting that is not the number it has to be, its value and a valid one."""
-    for name, default in _defaults(float | int):
+def wrong_values() -> Iterator[str]:
+    """Yield, for each of these settings, its value and the valid ones."""
+    for name, values in VALUES.items():
         value = getattr(settings, name)
-        if isinstance(default, bool) or (value is None and name in OPTIONAL):
-            continue
-        is_whole = name.endswith(("_THREADS", "_NICE"))
-        least = 1 if name.endswith("_THREADS") else 0
-        is_number = isinstance(value, int if is_whole else int | float)
-        if isinstance(value, bool) or not is_number or not least <= value < math.inf:
-            kind = "a whole number" if is_whole else "a number"
-            yield f"{name} is {value!r}: set it to {kind} from {least}; the default is {default}"
+        if not values.include(value):
+            yield (
+                f"{name} is {reprlib.repr(value)}: set it to {values.text};"
+                f" the default is {_defaults[name]!r} (docs/settings.md)"
+            )
 
 
 def wrong_strings() -> Iterator[str]:
-    """Yield the same for each setting that is not the string or boolean it has to be."""
-    for name, default in _defaults(bool | str):
+    """Yield the same for each other setting that is not the string or boolean it has to be."""
+    for name, default in _defaults.items():
         value = getattr(settings, name)
+        if name in VALUES or not isinstance(default, bool | str):
+            continue
         if type(value) is not type(default):
             yield f"{name} is {value!r}: set it to a value as {default!r}, the default"
-
-
-def _defaults(kind: object) -> Iterator[tuple[str, object]]:
-    for name, default in vars(defaults).items():
-        if name.startswith("CONTENT_STAR_") and isinstance(default, kind):  # type: ignore[arg-type]
-            yield name, default
