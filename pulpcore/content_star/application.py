@@ -96,7 +96,9 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
     prefix = django_settings.CONTENT_PATH_PREFIX
     set_connection_defaults()
     executor = DatabaseExecutor(settings.database_threads, timeout=settings.database_timeout)
-    pages = DatabaseExecutor(PAGE_THREADS, "page-db", timeout=settings.database_timeout)
+    pages = DatabaseExecutor(
+        PAGE_THREADS, "page-db", timeout=settings.database_timeout, fallback=executor
+    )
     cache = ResponseCache(settings.cache_entries, settings.cache_bytes)
     stale = StaleResponses(cache, settings.stale_if_error)
     logs: list[Observer] = [access_log.AccessLog()] if access_log.is_enabled() else []

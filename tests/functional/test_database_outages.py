@@ -195,8 +195,8 @@ def test_files_are_served_while_the_volume_of_postgresql_is_full(instance, orm):
 
 
 def test_files_are_served_while_no_connection_is_left(instance, orm):
-    """Others take all connections: those that the server has go on, also for uncached files."""
-    base = orm.distribution(publication=orm.publication(FILES))
+    """Others take all connections: those of files go on, also for uncached ones and pages."""
+    base = orm.distribution(publication=orm.publication({**FILES, "directory/file": b""}))
     with cluster() as database, contextlib.ExitStack() as taken:
         database.start("-c", "max_connections=30", "-c", "superuser_reserved_connections=0")
         options = {"PULP_CONTENT_STAR_CACHE_ENTRIES": "0", "PULP_CONTENT_APP_TTL": "4"}
@@ -207,7 +207,9 @@ def test_files_are_served_while_no_connection_is_left(instance, orm):
                 while True:
                     taken.enter_context(contextlib.closing(database.connect()))
             with downloading(url, FILES):
-                pass
+                for _ in range(3):
+                    assert "file" in get(f"{url}/directory/").text
+            assert OUTAGE not in server.said()
             taken.close()
             assert get(f"{url}/large").content == FILES["large"]
 

@@ -105,15 +105,24 @@ def interrupt(database: "psycopg.Connection[Any]") -> None:
     """
     pgconn = database.pgconn
     with suppress(psycopg.Error):
-        request = pgconn.cancel_conn()
-        if _cancel_slots.acquire(blocking=False):
-            threading.Thread(target=_cancel, args=[request], name="cancel-db", daemon=True).start()
+        _start_cancelling(pgconn.cancel_conn())
     with suppress(psycopg.Error, OSError):
         descriptor = pgconn.socket
         with socket.socket(fileno=os.dup(descriptor)) as duplicate:
             # Its thread may have closed the connection, and another one have opened a file since.
             if pgconn.socket == descriptor:
                 duplicate.shutdown(socket.SHUT_RDWR)
+
+
+def _start_cancelling(request: PGcancelConn) -> None:
+    """Send a cancel request in a thread, unless there are too many."""
+    if not _cancel_slots.acquire(blocking=False):
+        return
+    try:
+        threading.Thread(target=_cancel, args=[request], name="cancel-db", daemon=True).start()
+    except RuntimeError as error:
+        _cancel_slots.release()
+        log.debug("No thread for a cancel request: %s", error)
 
 
 def _cancel(request: PGcancelConn) -> None:

@@ -34,12 +34,15 @@ class Watchdog:
         self._is_running = False
 
     def add(self, watched: Watched) -> None:
-        """Check `watched` from now on, as long as it exists."""
+        """Check `watched` from now on, as long as it exists.
+
+        Raises RuntimeError if the thread cannot be started.
+        """
         with self._lock:
-            self._all.add(watched)
             if not self._is_running:
-                self._is_running = True
                 threading.Thread(target=self._run, name="deadlines-db", daemon=True).start()
+                self._is_running = True
+            self._all.add(watched)
 
     def remove(self, watched: Watched) -> None:
         """Check `watched` no longer."""

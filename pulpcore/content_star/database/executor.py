@@ -72,14 +72,17 @@ class DatabaseExecutor:
         name: str = "content-db",
         timeout: float | None = None,
         max_wait: float | None = None,
+        fallback: "DatabaseExecutor | None" = None,
     ) -> None:
         """`timeout` and `max_wait` in seconds, as in `DatabaseThreads`.
 
-        Default: `CONTENT_STAR_DATABASE_TIMEOUT`.
+        Default: `CONTENT_STAR_DATABASE_TIMEOUT`. `fallback` runs the work of `run_directly` while
+        PostgreSQL has no connection left for this one.
         """
         if timeout is None:
             timeout = settings.CONTENT_STAR_DATABASE_TIMEOUT
         self.timeout = timeout
+        self._fallback = fallback
         self._pool = DatabaseThreads(threads, name, timeout, max_wait)
         self._run_idempotent = sync_to_async(
             _run_idempotent, thread_sensitive=False, executor=self._pool
@@ -118,9 +121,28 @@ class DatabaseExecutor:
         asgiref takes 12 to 20 us of CPU more for each call (64 to 76 us without queries, minima of
         interleaved rounds): 6 % of a distinct file that is looked up alone, at 200 us.
         """
-        run = partial(self.context().run, _run_idempotent, partial(work, *args, **kwargs))
+        call = partial(work, *args, **kwargs)
+        attempt = self._submit if self._fallback is None else self._submit_with_fallback
+        return await _with_retries(lambda: attempt(call))
+
+    def _submit(self, work: Callable[[], T]) -> Awaitable[T]:
+        run = partial(self.context().run, _run_idempotent, work)
         # Not by the loop's `run_in_executor`, which inspects `run`.
-        return await _with_retries(lambda: asyncio.wrap_future(self._pool.submit(run)))
+        return asyncio.wrap_future(self._pool.submit(run))
+
+    async def _submit_with_fallback(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._submit(work)
+        except ConnectionLost as lost:
+            fallback = self._fallback
+            if lost.was_connected or fallback is None or not fallback.has_connection:
+                raise
+        return await fallback._submit(work)
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether any of the threads has a connection."""
+        return self._pool.has_connection
 
     @contextmanager
     def asynchronous_orm(self) -> Iterator[None]:
@@ -197,17 +219,30 @@ async def _with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
 
 def _run_idempotent(work: Callable[[], T]) -> T:
     """Run `work`, and again at once if a connection was lost: it may have been long ago."""
+    call = current_call()
+    if call:
+        call.is_repeatable = True
     try:
         return _attempt(work)
     except ConnectionLost as lost:
         if not lost.was_connected:
-            availability.failed(lost)
+            _note_loss(lost)
             raise
+    if call:
+        call.started_at = time.monotonic()  # on a connection that is not from before an outage
     try:
         return _attempt(work)
     except ConnectionLost as lost:
-        availability.failed(lost)
+        _note_loss(lost)
         raise
+
+
+def _note_loss(lost: ConnectionLost) -> None:
+    """Note that the database does not answer, unless only this executor cannot connect."""
+    executor = current_executor()
+    fallback = executor._fallback if executor else None
+    if lost.was_connected or fallback is None or not fallback.has_connection:
+        availability.failed(lost)
 
 
 def _run_checked(work: Callable[[], T]) -> T:

@@ -67,6 +67,8 @@ class Call(Future[Any]):
         self.thread: DatabaseThread | None = None
         """The thread that runs it."""
         self.is_expired = False
+        self.is_repeatable = False
+        """Whether it is repeated if its connection is lost."""
         self.checks = 0
 
     @property
@@ -107,13 +109,15 @@ class DatabaseThreads(Executor):
         """Those that have not ended: each operation on it is atomic."""
         self._lock = threading.Lock()
         self._is_closed = False
+        self._is_limited = False
         self.is_congested = False
         """Whether calls are refused."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule a call. It fails with `DatabaseTimeout` at the deadline.
 
-        Raises `DatabaseOverloaded` if too many are waiting, or one for half of the time it has.
+        Raises `DatabaseOverloaded` if too many are waiting, or one for half of the time it has, and
+        if there is no thread and none can be started.
         """
         work = partial(fn, *args, **kwargs) if args or kwargs else fn
         call = Call(work, self.timeout if self.max_wait is None else self.max_wait)
@@ -121,9 +125,9 @@ class DatabaseThreads(Executor):
             raise RuntimeError(f"The database executor {self._name} is closed.")
         if self.is_congested or len(self.calls) >= self._max_threads + MAX_WAITING:
             raise DatabaseOverloaded
-        self.calls[call] = None
-        if len(self._threads) < self._max_threads and len(self.calls) > len(self._threads):
+        if len(self._threads) < self._max_threads and len(self.calls) >= len(self._threads):
             self._start_thread()
+        self.calls[call] = None
         self.queue.put(call)
         return call
 
@@ -136,12 +140,31 @@ class DatabaseThreads(Executor):
         with self._lock:
             if len(self._threads) == self._max_threads:
                 return
-            if not self._threads:
-                watchdog.add(self)
-            name = f"{self._name}_{len(self._threads)}"
-            thread = DatabaseThread(self, name)
+            thread = DatabaseThread(self, f"{self._name}_{len(self._threads)}")
+            try:
+                if not self._threads:
+                    watchdog.add(self)
+                thread.start()
+            except RuntimeError as error:  # the system has a limit
+                self._note_limit(error)
+                return
             self._threads.append(thread)
-            thread.start()
+            self._is_limited = False
+
+    def _note_limit(self, error: RuntimeError) -> None:
+        """Log once that no thread can be started. Raises `DatabaseOverloaded` if there is none."""
+        if not self._is_limited:
+            log.error(
+                "Database executor %s: %s, there are %d of %d. Raise the limit of processes and"
+                " threads: TasksMax of systemd, pids of a container, or ulimit -u.",
+                self._name,
+                error,
+                len(self._threads),
+                self._max_threads,
+            )
+        self._is_limited = True
+        if not self._threads:
+            raise DatabaseOverloaded from error
 
     def check(self, now: float) -> None:
         """Fail calls whose deadline has passed, and interrupt those that wait for the database.
@@ -154,7 +177,7 @@ class DatabaseThreads(Executor):
                 self.calls.pop(call, None)
             elif now >= call.expires:
                 self._expire(call)
-            elif availability.is_dead(call.started_at):
+            elif call.is_repeatable and availability.is_dead(call.started_at):
                 _interrupt(call)
 
     def _note_congestion(self, now: float) -> None:
@@ -222,9 +245,13 @@ class DatabaseThreads(Executor):
 
 def _interrupt(call: Call) -> None:
     """Make the query of a call fail, if one is in progress."""
-    database = call.database
-    if database is not None and is_waiting(database):
-        interrupt(database)
+    thread = call.thread
+    if thread is None:
+        return
+    with thread.lock:
+        database = call.database
+        if database is not None and is_waiting(database):
+            interrupt(database)
 
 
 class DatabaseThread(threading.Thread):
@@ -234,6 +261,8 @@ class DatabaseThread(threading.Thread):
         # Python waits at its end for threads that are no daemons, and so for queries that hang.
         super().__init__(name=name, daemon=True)
         self.call: Call | None = None
+        self.lock = threading.Lock()
+        """Held while `call` is replaced, and while its query is interrupted."""
         self.pool = pool
         self.hangs = availability.hangs
         """As `Availability.hangs`, when its connection was known to work."""
@@ -259,7 +288,7 @@ class DatabaseThread(threading.Thread):
         connection.close()
 
     def _run_call(self, call: Call) -> None:
-        self.call = call
+        self._set_call(call)
         call.thread = self
         call.started_at = time.monotonic()
         if self.pool.max_wait is not None:
@@ -271,8 +300,13 @@ class DatabaseThread(threading.Thread):
             self._cannot_connect = isinstance(error, ConnectionLost) and not error.was_connected
             call.fail(error)
         finally:
-            self.call = call.thread = None
+            self._set_call(None)
+            call.thread = None
             del call  # a cycle: its exception refers to this frame
+
+    def _set_call(self, call: Call | None) -> None:
+        with self.lock:
+            self.call = call
 
 
 def _note_answer(execute: Callable[..., T], *arguments: Any) -> T:
