@@ -47,6 +47,9 @@ from pulpcore.content_star.views import (
 # Seconds between two looks whether the database has gone away during a lookup.
 STALE_POLL = 0.1
 
+# Seconds that the page of a 404 waits for the directory that it links to.
+ABOVE_TIMEOUT = 0.2
+
 # Maximum number of requests in a batch: the first response has to wait for the last.
 MAX_BATCH = 32
 
@@ -90,20 +93,22 @@ class Content:
             raise
 
     async def _find_above(self, request: Request) -> None:
-        """Find the nearest directory above, which the page of a 404 names; programs get none."""
+        """Find the nearest directory above, which the page of a 404 names; programs get none.
+
+        Only if the database answers at once: the 404 may be cached, and wait for nothing else.
+        """
         if request.method not in READ_METHODS or preferred_form(request) != "page":
             return
-        if availability.down_since is not None:
-            return  # the 404 is in the cache, and does not wait for the database
+        if availability.down_since is not None or not self.pages.has_free_thread:
+            return
         info = request_info(request.scope)
         with suppress(Exception):  # the answer stays 404, with a link to the index
             path = decoded_path(request.scope)
             prefix = request.scope.get("root_path", "") + self.prefix
             content_path = parse_content_path(path.removeprefix(prefix))
-            info.above = await with_passwords(
-                request.scope,
-                partial(self.pages.run_directly, nearest_above, request, content_path),
-            )
+            run = partial(self.pages.run_directly, nearest_above, request, content_path)
+            async with asyncio.timeout(ABOVE_TIMEOUT):
+                info.above = await with_passwords(request.scope, run)
 
     async def respond(self, request: Request) -> ASGIApp:
         """Return the response, from the cache or from one call in the database executor.

@@ -2,18 +2,25 @@
 
 import asyncio
 import threading
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
 from django.db import connection, transaction
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
+from starlette.types import Message
 
+from pulpcore.content_star import content
+from pulpcore.content_star.content import Content
 from pulpcore.content_star.database.availability import DatabaseOverloaded
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.database.threads import PAGE_THREADS
+from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.responses.disconnect import PendingRequests
 from tests.support.database import backend_pid, count_waiting, opened_executor
 from tests.support.instance import wait_until
@@ -59,7 +66,7 @@ def test_executor_bounds_the_number_of_waiting_calls(monkeypatch):
     assert [type(error) for error in results[5:]] == [DatabaseOverloaded] * 3
 
 
-def waiting_request(left: asyncio.Event) -> Request:
+def waiting_request(left: asyncio.Event, path: str = "/") -> Request:
     """Send a GET whose client disconnects when `left` is set."""
     messages = [{"type": "http.request", "body": b"", "more_body": False}]
 
@@ -69,7 +76,9 @@ def waiting_request(left: asyncio.Event) -> Request:
         await left.wait()
         return {"type": "http.disconnect"}
 
-    return Request({"type": "http", "method": "GET", "path": "/", "headers": []}, receive)
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b""}
+    headers = [(b"accept", b"text/html"), (b"host", b"pulp")]
+    return Request({**scope, "headers": headers}, receive)
 
 
 def test_client_that_leaves_the_queue_costs_nothing_more():
@@ -91,6 +100,50 @@ def test_client_that_leaves_the_queue_costs_nothing_more():
     with opened_executor(1, timeout=300) as (executor, run):
         run(main(executor))
     assert ran == []
+
+
+def not_found(
+    executor: DatabaseExecutor, monkeypatch: pytest.MonkeyPatch, find: Callable[..., str]
+) -> Callable[[], Coroutine[Any, Any, str | None]]:
+    """Return a function that requests a 404 by a browser, and returns the directory it links to."""
+    monkeypatch.setattr(content, "nearest_above", find)
+    app = Content(executor, "/content/")
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    async def above() -> str | None:
+        request = waiting_request(asyncio.Event(), "/elsewhere")
+        with pytest.raises(HTTPException):
+            await app(request.scope, request.receive, send)
+        return request_info(request.scope).above
+
+    return above
+
+
+def test_link_of_404_does_not_wait_for_the_database(monkeypatch):
+    """The second one is not looked up: all threads are busy."""
+    done, begun = threading.Event(), []
+
+    def find(*_: object) -> str:
+        begun.append(1)
+        done.wait(300)
+        return "/content/"
+
+    async def main(executor: DatabaseExecutor) -> None:
+        above = not_found(executor, monkeypatch, find)
+        links = [await asyncio.wait_for(above(), 60) for _ in range(2)]
+        assert links == [None, None] and begun == [1]
+        done.set()
+        await executor.run(backend_pid)
+        await asyncio.to_thread(wait_until, lambda: executor.has_free_thread)
+        assert await above() == "/content/"
+
+    with opened_executor(1, timeout=300) as (executor, run):
+        try:
+            run(main(executor))
+        finally:
+            done.set()
 
 
 def test_message_that_was_received_while_waiting_is_received_again():
@@ -164,3 +217,15 @@ def test_pages_that_wait_for_the_database_do_not_delay_files(instance, orm):
                 assert get(f"{server.content_url}{path}/{name}").content == data
             assert not any(index.done() for index in indexes)
         assert {index.result().status_code for index in indexes} == {200}
+
+
+def test_cached_404_for_browsers_does_not_wait_for_a_locked_table(instance, orm):
+    base = orm.distribution(publication=orm.publication({"a": b"a"}))
+    options = {"PGAPPNAME": "not-found", "PULP_CONTENT_STAR_DATABASE_TIMEOUT": "300"}
+    with serving(instance, PULP_CACHE_ENABLED="true", **options) as server:
+        get = partial(httpx.get, f"{server.content_url}{base}/no", headers=PAGE, timeout=60)
+        wait_until(lambda: get().headers.get("X-PULP-CACHE") == "HIT")
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE core_distribution IN ACCESS EXCLUSIVE MODE")
+            assert {get().status_code for _ in range(8)} == {404}
+        wait_until(lambda: f'<a href="/pulp/content/{base}/">' in get().text)

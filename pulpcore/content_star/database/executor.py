@@ -92,6 +92,11 @@ class DatabaseExecutor:
         self._orm = ThreadSensitiveContext()
         SyncToAsync.context_to_thread_executor[self._orm] = _PoolExecutor(self._pool)
 
+    @property
+    def has_free_thread(self) -> bool:
+        """Whether a call would start at once."""
+        return self._pool.has_free_thread
+
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` in a pool thread, with the caller's context variables.
 

@@ -132,6 +132,11 @@ class DatabaseThreads(Executor):
         return call
 
     @property
+    def has_free_thread(self) -> bool:
+        """Whether a call would start at once."""
+        return len(self.calls) < self._max_threads
+
+    @property
     def has_connection(self) -> bool:
         """Whether any of the threads has a connection."""
         return any(thread.database is not None for thread in self._threads)
