@@ -51,6 +51,7 @@ from pulpcore.content_star.remote.pull_through.repository import leave_tasks_to_
 from pulpcore.content_star.remote.temporary_file import remove_abandoned
 from pulpcore.content_star.request_info import Observer, Telemetry
 from pulpcore.content_star.resources import STATE_KEY, Resources
+from pulpcore.content_star.responses.disconnect import PendingRequests
 from pulpcore.content_star.schema.endpoint import Schema
 from pulpcore.content_star.storage.disk import in_thread
 from pulpcore.content_star.storage.objects import ObjectClient
@@ -161,6 +162,7 @@ async def open_resources(
         objects=ObjectClient(),
         password_cache=PasswordCache(settings.basic_auth_ttl),
         password_checks=PasswordChecks(),
+        pending_requests=PendingRequests(),
         proxy=proxy_client(),
         route_executor=DatabaseExecutor(settings.database_threads, "plugin-db", ROUTE_TIMEOUT),
     )

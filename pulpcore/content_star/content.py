@@ -121,7 +121,8 @@ class Content:
         if method not in READ_METHODS:
             if not (path.startswith(prefix) and has_routes()):
                 return options_response(request)
-            return await self._run(request, respond_with_route, path.removeprefix(prefix))
+            run = partial(self._run, request, respond_with_route, path.removeprefix(prefix))
+            return await self._pending_requests.run(request, run)
         if f"{path}/" == prefix:
             return redirect_with_slash(request)
         if not path.startswith(prefix):
@@ -134,10 +135,10 @@ class Content:
         if entry is None:
             content_path = parse_content_path(key.path)
             info.route = "stream_content" if content_path.path else "list_distributions"
-            uncached = partial(self._respond_uncached, request, content_path, key)
-            if is_query or not self.stale.has(request, key):
-                return await self._pending_requests.run(request, uncached)
-            return await self._respond_or_stale(request, content_path, key, uncached)
+            run = partial(self._respond_uncached, request, content_path, key)
+            if not is_query and self.stale.has(request, key):
+                run = partial(self._respond_or_stale, request, content_path, key, run)
+            return await self._pending_requests.run(request, run)
         info.route = "stream_content"
         entry.fill(info)
         if entry.is_public:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pulpcore.content_star.database.executor import DatabaseExecutor
     from pulpcore.content_star.remote.downloads import Downloads
     from pulpcore.content_star.remote.pull_through.metadata_cache import MetadataCache
+    from pulpcore.content_star.responses.disconnect import PendingRequests
     from pulpcore.content_star.storage.objects import ObjectClient
 
 STATE_KEY = "content_star"
@@ -33,6 +34,8 @@ class Resources:
     objects: "ObjectClient"
     password_cache: "PasswordCache"
     password_checks: "PasswordChecks"
+    pending_requests: "PendingRequests"
+    """Requests of plugin routes whose handlers are not called yet."""
     proxy: "ClientSession"
     route_executor: "DatabaseExecutor"
     """Executor of plugin routes, which may take long: files do not wait for them."""

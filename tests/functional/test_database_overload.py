@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,12 +17,16 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message
 
 from pulpcore.content_star import content
+from pulpcore.content_star.cache.stale import StaleResponses
 from pulpcore.content_star.content import Content
 from pulpcore.content_star.database.availability import DatabaseOverloaded
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.database.threads import PAGE_THREADS
+from pulpcore.content_star.plugin_host import context
+from pulpcore.content_star.plugin_host.context import MountedRoutes
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.responses.disconnect import PendingRequests
+from tests.support.asgi import state_of
 from tests.support.database import backend_pid, count_waiting, opened_executor
 from tests.support.instance import wait_until
 from tests.support.server import serving
@@ -66,9 +71,11 @@ def test_executor_bounds_the_number_of_waiting_calls(monkeypatch):
     assert [type(error) for error in results[5:]] == [DatabaseOverloaded] * 3
 
 
-def waiting_request(left: asyncio.Event, path: str = "/") -> Request:
-    """Send a GET whose client disconnects when `left` is set."""
-    messages = [{"type": "http.request", "body": b"", "more_body": False}]
+def waiting_request(
+    left: asyncio.Event, path: str = "/", method: str = "GET", more_body: bool = False
+) -> Request:
+    """Send a request whose client disconnects when `left` is set."""
+    messages = [{"type": "http.request", "body": b"", "more_body": more_body}]
 
     async def receive():
         if messages:
@@ -76,7 +83,7 @@ def waiting_request(left: asyncio.Event, path: str = "/") -> Request:
         await left.wait()
         return {"type": "http.disconnect"}
 
-    scope = {"type": "http", "method": "GET", "path": path, "query_string": b""}
+    scope = {"type": "http", "method": method, "path": path, "query_string": b""}
     headers = [(b"accept", b"text/html"), (b"host", b"pulp")]
     return Request({**scope, "headers": headers}, receive)
 
@@ -100,6 +107,60 @@ def test_client_that_leaves_the_queue_costs_nothing_more():
     with opened_executor(1, timeout=300) as (executor, run):
         run(main(executor))
     assert ran == []
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "stale", "route", "with a body"])
+def test_client_that_leaves_the_queue_of_content_costs_nothing_more(monkeypatch, kind):
+    done, ran = threading.Event(), []
+    monkeypatch.setattr(content, "respond", ran.append)
+    monkeypatch.setattr(content, "respond_with_route", ran.append)
+    monkeypatch.setattr(content, "has_routes", lambda: True)
+    monkeypatch.setattr(StaleResponses, "has", lambda *_: kind == "stale")
+
+    async def main(executor: DatabaseExecutor) -> None:
+        left = asyncio.Event()
+        path = "/content/base/a" if kind == "file" else "/content/base/"
+        method = "POST" if kind == "route" else "GET"
+        request = waiting_request(left, path, method, more_body=kind == "with a body")
+        first = asyncio.create_task(executor.run(done.wait, 300))
+        second = asyncio.create_task(Content(executor, "/content/").respond(request))
+        await asyncio.sleep(0)
+        left.set()
+        with pytest.raises(ClientDisconnect):
+            await asyncio.wait_for(second, 10)
+        done.set()
+        assert await first
+        await executor.run(backend_pid)
+
+    with opened_executor(1, timeout=300) as (executor, run):
+        run(main(executor))
+    assert ran == []
+
+
+@pytest.mark.parametrize("waits_for", ["find_domain", "authenticate"])
+def test_client_that_leaves_before_the_route_of_a_plugin_is_called(monkeypatch, waits_for):
+    done = threading.Event()
+    monkeypatch.setattr(context, "find_domain", lambda _: SimpleNamespace(name="default"))
+    monkeypatch.setattr(context, waits_for, lambda _: done.wait(300))
+
+    async def main(executor: DatabaseExecutor) -> None:
+        left = asyncio.Event()
+        request = waiting_request(left, "/plugin/")
+        request.scope["headers"].append((b"authorization", b"Basic x"))
+        state = state_of(route_executor=executor, pending_requests=PendingRequests())
+        app = MountedRoutes("/plugin/", [])
+        call = asyncio.create_task(app({**request.scope, "state": state}, request.receive, None))
+        await asyncio.sleep(0)
+        left.set()
+        with pytest.raises(ClientDisconnect):
+            await asyncio.wait_for(call, 10)
+        done.set()
+
+    with opened_executor(1, timeout=300) as (executor, run):
+        try:
+            run(main(executor))
+        finally:
+            done.set()
 
 
 def not_found(
@@ -173,6 +234,33 @@ def test_message_that_was_received_while_waiting_is_received_again():
         response = await PendingRequests().run(request, work)
         await response(request.scope, request.receive, send)
         assert [message["type"] for message in received] == ["http.request"]
+
+    asyncio.run(main())
+
+
+def test_body_that_was_received_in_parts_while_waiting_is_received_again():
+    async def main() -> None:
+        parts = [b"one", b"two"]
+        watched = asyncio.Event()
+
+        async def receive():
+            if parts:
+                return {"type": "http.request", "body": parts.pop(0), "more_body": True}
+            watched.set()
+            return await asyncio.Future()
+
+        async def respond(scope, receive, send):
+            received.append(await receive())
+
+        async def work():
+            await watched.wait()
+            return respond
+
+        received = []
+        request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+        response = await asyncio.wait_for(PendingRequests().run(request, work), 60)
+        await response(request.scope, request.receive, None)
+        assert received == [{"type": "http.request", "body": b"onetwo", "more_body": True}]
 
     asyncio.run(main())
 

@@ -3,7 +3,7 @@
 Route handlers get the distribution, domain and user of a request from the functions here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulpcore.content_star.auth.authentication import authenticate, challenge
 from pulpcore.content_star.auth.password_checks import with_passwords
@@ -24,6 +24,7 @@ from pulpcore.content_star.plugin_host import mounts
 from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.distribution import ResolvedPath, find_domain
 from pulpcore.content_star.resolve.paths import ContentPath, decoded_path
+from pulpcore.content_star.resources import resources_of
 from pulpcore.content_star.responses.body import ZERO_COPY
 from pulpcore.content_star.responses.defaults import DefaultHeadersMiddleware
 from pulpcore.content_star.responses.disconnect import DisconnectWatcher
@@ -124,7 +125,8 @@ class DistributionRoutes:
         info.route, info.is_plugin_route = "plugin_route", True
         context = PluginContext(scope, self.served.distribution.pulp_domain, self.served)
         child = {**scope, **_distribution_scope(scope, self.served.resolved)}
-        await _respond(_router(type(self.served)), context, child, receive, send)
+        run = partial(_prepare, _router(type(self.served)), context, child)
+        await _respond(run, scope, receive, send)
 
 
 class MountedRoutes:
@@ -139,6 +141,9 @@ class MountedRoutes:
         return f"{type(self).__name__}({self.router.routes})"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _respond(partial(self._prepare, scope), scope, receive, send)
+
+    async def _prepare(self, scope: Scope) -> ASGIApp:
         path, root = decoded_path(scope), scope.get("root_path", "") + self.prefix
         name, rest = "default", path[len(root) :]  # also empty for the prefix without its slash
         if settings.DOMAIN_ENABLED:
@@ -148,7 +153,7 @@ class MountedRoutes:
         info = request_info(scope)
         info.route, info.is_plugin_route, info.domain = "plugin_route", True, domain.name
         child = {**scope, **_path_scope(root.rstrip("/"), f"/{rest}")}
-        await _respond(self.router, PluginContext(scope, domain), child, receive, send)
+        return await _prepare(self.router, PluginContext(scope, domain), child)
 
 
 def mount(prefix: str, routes: Sequence[BaseRoute]) -> None:
@@ -198,8 +203,16 @@ def _path_scope(root: str, path: str) -> Scope:
 
 
 async def _respond(
-    router: Router, context: PluginContext, scope: Scope, receive: Receive, send: Send
+    prepare: Callable[[], Awaitable[ASGIApp]], scope: Scope, receive: Receive, send: Send
 ) -> None:
+    """Send the response of the app that `prepare` returns; a disconnect cancels `prepare`."""
+    pending = resources_of(scope).pending_requests
+    app = await pending.run(Request(scope, receive), prepare)
+    await app(scope, receive, send)
+
+
+async def _prepare(router: Router, context: PluginContext, scope: Scope) -> ASGIApp:
+    """Check the password, and return the app that calls the route of `scope`."""
     # Middleware of plugins drops messages that it does not know, as Starlette's for gzip does.
     extensions = {**(scope.get("extensions") or {})}
     extensions.pop(ZERO_COPY, None)
@@ -208,5 +221,9 @@ async def _respond(
     user = SimpleLazyObject(lambda: context.drf_request.user)
     app = DisconnectWatcher(DefaultHeadersMiddleware(router, DEFAULTS))
     executor = executor_of(Request(scope))
-    with with_domain(context.domain), with_user(user), executor.asynchronous_orm():
-        await app(scope, receive, send)
+
+    async def call_route(_: Scope, receive: Receive, send: Send) -> None:
+        with with_domain(context.domain), with_user(user), executor.asynchronous_orm():
+            await app(scope, receive, send)
+
+    return call_route

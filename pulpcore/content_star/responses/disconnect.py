@@ -39,6 +39,9 @@ async def _cancel_on_disconnect(receive: Receive, scope: CancelScope) -> None:
 # Seconds that a response may take before its client is watched, and between two checks for those.
 WATCH_AFTER = 0.5
 
+# Bytes of a request body that are received to notice the disconnect behind them.
+MAX_UNREAD = 16 * 1024
+
 
 class PendingRequests:
     """Cancels work for clients that disconnect while they wait for the start of a response.
@@ -87,7 +90,7 @@ class PendingRequests:
 class _WaitingClient:
     """A client that waits for the start of its response, in the current task."""
 
-    __slots__ = ("_first", "_receive", "has_disconnected", "since", "task", "watcher")
+    __slots__ = ("_receive", "_unread", "has_disconnected", "since", "task", "watcher")
 
     def __init__(self, receive: Receive) -> None:
         self.since = time.monotonic()
@@ -95,29 +98,33 @@ class _WaitingClient:
         self.has_disconnected = False
         self.watcher: asyncio.Task[None] | None = None
         self._receive = receive
-        self._first: Message | None = None
+        self._unread: Message | None = None
+        """The part of the request body that has been received."""
 
     async def watch(self) -> None:
-        """Cancel the task on a disconnect. Not if the request has a body, which is left unread."""
-        message = self._first = await self._receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
+        """Cancel the task on a disconnect, unless more than `MAX_UNREAD` of the body is before."""
+        body = b""
+        while len(body) <= MAX_UNREAD:
             message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self.has_disconnected = True
-            self.task.cancel()
+            if message["type"] == "http.disconnect":
+                self.has_disconnected = True
+                self.task.cancel()
+                return
+            body += message.get("body", b"")
+            self._unread = {**message, "body": body}
 
     def replay(self, response: ASGIApp) -> ASGIApp:
         """Return the response, which receives the message that has been received already."""
-        first = self._first
-        if first is None:
+        unread = self._unread
+        if unread is None:
             return response
 
         async def replaying(scope: Scope, receive: Receive, send: Send) -> None:
             async def receive_again() -> Message:
-                nonlocal first
-                if first is None:
+                nonlocal unread
+                if unread is None:
                     return await receive()
-                message, first = first, None
+                message, unread = unread, None
                 return message
 
             await response(scope, receive_again, send)
