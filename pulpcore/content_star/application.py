@@ -113,26 +113,28 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[Mapping[str, Any]]:
         heartbeat = Heartbeat(*app_types)
-        await heartbeat.start()
         metrics = Metrics(cache) if django_settings.OTEL_ENABLED else None
         observers[:] = [*logs, metrics] if metrics else logs
-        async with (
-            open_resources(executor, settings) as resources,
-            cache_invalidation(cache),
-            bridge(plugins_for_aiohttp(), overlay),
-            isolated_tasks(),
-            serialized_schemas(),
-            return_freed_memory(),
-        ):
-            with (
-                whole_files(),
-                tuned_garbage_collector(django_settings.CONTENT_STAR_GC_THRESHOLDS),
+        try:
+            await heartbeat.start()
+            async with (
+                open_resources(executor, settings) as resources,
+                cache_invalidation(cache),
+                bridge(plugins_for_aiohttp(), overlay),
+                isolated_tasks(),
+                serialized_schemas(),
+                return_freed_memory(),
             ):
-                yield {STATE_KEY: resources}
-        if metrics:
-            await metrics.close()
-        # Concurrently: each waits for its timeout if the database hangs.
-        await asyncio.gather(heartbeat.stop(), executor.close(), pages.close())
+                with (
+                    whole_files(),
+                    tuned_garbage_collector(django_settings.CONTENT_STAR_GC_THRESHOLDS),
+                ):
+                    yield {STATE_KEY: resources}
+        finally:
+            # Concurrently: each waits for its timeout if the database hangs.
+            await asyncio.gather(heartbeat.stop(), executor.close(), pages.close())
+            if metrics:
+                await metrics.close()
 
     middleware = [
         Middleware(CorrelationId),

@@ -2,13 +2,20 @@
 
 import asyncio
 import gc
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import fields
 
 import pytest
 from django.test import override_settings
 
+from pulpcore.content_star import application
 from pulpcore.content_star.application import Settings, create_application
+from pulpcore.content_star.cache.store import ResponseCache
+from pulpcore.content_star.database.threads import DatabaseThread
 from pulpcore.content_star.resources import STATE_KEY, Resources
+from pulpcore.content_star.upstream import AppStatus
 from tests.support.asgi import client_of, running
 
 BIG = 3_000_000
@@ -42,6 +49,34 @@ def test_application_keeps_its_resources_when_another_one_stops(instance, orm, r
         return bodies
 
     assert asyncio.run(answers()) == [file.data for file in files]
+
+
+@pytest.mark.parametrize("at", ["start", "end"])
+def test_lifespan_closes_all_executors_when_a_part_of_it_fails(instance, orm, monkeypatch, at):
+    """And deletes the heartbeat's row, by which Pulp's status says that the app is online."""
+
+    @asynccontextmanager
+    async def failing(cache: ResponseCache) -> AsyncIterator[None]:
+        if at == "start":
+            raise OSError("for this test")
+        yield
+        raise OSError("for this test")
+
+    monkeypatch.setattr(application, "cache_invalidation", failing)
+    rows = set(AppStatus.objects.values_list("pk", flat=True))
+    threads = set(threading.enumerate())
+
+    async def run() -> None:
+        async with running(create_application("content")) as app, client_of(app) as client:
+            assert (await client.get("/pulp/content/readyz")).status_code == 200
+            page = await client.get("/pulp/content/", headers={"Accept": "text/html"})
+            assert page.status_code == 200
+
+    with pytest.raises((OSError, AssertionError), match="for this test"):
+        asyncio.run(run())
+    left = set(threading.enumerate()) - threads
+    assert [thread.name for thread in left if isinstance(thread, DatabaseThread)] == []
+    assert set(AppStatus.objects.values_list("pk", flat=True)) <= rows
 
 
 @pytest.mark.parametrize("thresholds", [(500, 5, 50), None])
