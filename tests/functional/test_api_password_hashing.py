@@ -1,17 +1,26 @@
 """Passwords that Django's views hash hold up no other requests, on a process of ours."""
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from django.contrib.auth import hashers
+from django.db import connection, transaction
+from django.http import HttpRequest, HttpResponse
 
-from pulpcore.content_star.django_app.password_hashing import SLOTS_PER_CLIENT
+from pulpcore.content_star.django_app.password_hashing import SLOTS_PER_CLIENT, bound_hashing
+from tests.support.database import backend_pid
 from tests.support.holding_backend import HOLD
 from tests.support.instance import Instance, wait_until
 from tests.support.pulp import API, unique
 from tests.support.server import serving
+from tests.support.views import serving_views
 
 HASHERS = '["tests.support.holding_hasher.HoldingHasher"]'
 THREADS = 2
@@ -126,3 +135,66 @@ def test_passwords_of_one_client_hold_up_no_requests_of_others(site, hashing, st
     site.release()
     assert right.result().status_code == 200
     assert [future.result().status_code for future in attack] == [status] * CLIENTS
+
+
+@contextmanager
+def requested(view: Callable[[HttpRequest], HttpResponse]) -> Iterator[None]:
+    """Request a view `CLIENTS` times at once; the requests have to succeed after the block."""
+    bound_hashing()
+    with (
+        serving_views(view, CONTENT_STAR_API_THREADS=THREADS) as url,
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
+        get = partial(httpx.get, f"{url}/{view.__name__}", timeout=300)
+        responses = [pool.submit(get) for _ in range(CLIENTS)]
+        yield
+        assert [response.result().text for response in responses] == ["hashed"] * CLIENTS
+
+
+def is_open(pid: int) -> bool:
+    """Return whether the connection with a backend pid is open."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid])
+        return cursor.fetchone() is not None
+
+
+def test_views_that_have_hashed_wait_for_a_thread_without_a_connection(instance, monkeypatch):
+    pids, hashed, running = [], [], []
+    may_end = threading.Event()
+    pbkdf2 = hashers.pbkdf2
+
+    def counted(*arguments: Any, **options: Any) -> bytes:
+        hashed.append(pbkdf2(*arguments, **options))
+        return hashed[-1]
+
+    def view(request: HttpRequest) -> HttpResponse:
+        pids.append(backend_pid())
+        hashers.make_password("password")
+        pids.append(backend_pid())
+        running.append(request)
+        assert may_end.wait(300)
+        running.pop()
+        return HttpResponse("hashed")
+
+    monkeypatch.setattr(hashers, "pbkdf2", counted)
+    with requested(view):
+        try:
+            wait_until(lambda: len(hashed) == CLIENTS and len(running) >= THREADS)
+            wait_until(lambda: sum(map(is_open, set(pids))) == THREADS)
+            assert len(running) == THREADS
+        finally:
+            may_end.set()
+
+
+def test_views_in_a_transaction_do_not_wait_for_each_other_after_hashing(instance):
+    """Otherwise the one with the lock would wait for the threads of those that wait for it."""
+
+    def view(request: HttpRequest) -> HttpResponse:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '60s'")  # for broken code
+            cursor.execute("SELECT pg_advisory_xact_lock(20261201)")
+            hashers.make_password("password")
+        return HttpResponse("hashed")
+
+    with requested(view):
+        pass

@@ -1,12 +1,16 @@
 """Slots of views that hash passwords."""
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 from django.contrib.auth import authenticate, hashers
 from django.contrib.auth.backends import ModelBackend
 
+from pulpcore.content_star.django_app import password_hashing
+from pulpcore.content_star.django_app import slots as pool_slots
 from pulpcore.content_star.django_app.password_hashing import (
     MAX_PER_CLIENT,
     MAX_VIEWS,
@@ -17,6 +21,7 @@ from pulpcore.content_star.django_app.password_hashing import (
     bound_hashing,
     current_view,
 )
+from pulpcore.content_star.django_app.slots import PoolSlots, without_slot
 from tests.support.instance import wait_until
 
 
@@ -67,23 +72,91 @@ def test_views_beyond_the_limit_are_refused(held, clients):
     held.take("a")
 
 
-def test_every_hash_of_a_view_leaves_the_pool_once():
-    left = []
+def test_every_hash_of_a_view_releases_its_slot_in_the_pool_once(monkeypatch):
+    released = []
+    monkeypatch.setattr(password_hashing, "without_slot", lambda: nullcontext(released.append(1)))
     view = HashingView("a")
-    view.leave_pool = lambda: left.append(1)
 
     bound_hashing()
     bound_hashing()  # of a second application
     encoded = hashers.make_password("right")
-    assert not left, "outside of a view"
+    assert not released, "outside of a view"
     token = current_view.set(view)
     try:
         assert hashers.check_password("right", encoded)
-        assert len(left) == 1, "`verify` calls `encode`"
+        assert len(released) == 1, "`verify` calls `encode`"
         hashers.make_password("right")
-        assert len(left) == 2
+        assert len(released) == 2
     finally:
         current_view.reset(token)
+
+
+class Holder:
+    """A thread that has the only slot of a pool, releases it for a block, and takes it again."""
+
+    def __init__(self, pool: ThreadPoolExecutor, slots: PoolSlots) -> None:
+        self.slots = slots
+        self.may_release, self.may_return = threading.Event(), threading.Event()
+        self.future = pool.submit(self.run)
+
+    def run(self) -> None:
+        with self.slots.held_by_thread():
+            assert self.may_release.wait(300)
+            with without_slot(), without_slot():
+                assert self.may_return.wait(300)
+
+
+def test_slot_goes_to_returning_views_first_and_then_to_requests_in_order(held, monkeypatch):
+    """Requests that are cancelled leave the queue, or pass the slot on if they have it."""
+    slots = PoolSlots(1)
+    order = []
+    closed = threading.Event()
+    monkeypatch.setattr(pool_slots, "close_connections", closed.set)
+
+    async def request(name: str) -> None:
+        await slots.acquire()
+        order.append(name)
+
+    async def main() -> None:
+        await request("view")
+        view = Holder(held.pool, slots)
+        tasks = [asyncio.create_task(request(name)) for name in ("a", "b", "c", "d")]
+        await asyncio.sleep(0)
+        assert slots.waiting == 4
+        view.may_release.set()
+        await tasks[0]
+        view.may_return.set()
+        assert await asyncio.to_thread(closed.wait, 300), "the view waits without a connection"
+        slots.release()
+        await asyncio.to_thread(view.future.result, 300)
+        assert order == ["view", "a"], "the view is first"
+        tasks[2].cancel()
+        await asyncio.wait([tasks[2]])
+        assert slots.waiting == 2
+        slots.release()
+        tasks[1].cancel()  # it has the slot, but does not run yet
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert order == ["view", "a", "d"]
+        slots.release()
+        await request("e")
+
+    try:
+        asyncio.run(asyncio.wait_for(main(), 300))
+    finally:
+        slots.release()  # to the view, if the test fails
+
+
+def test_view_whose_hash_fails_has_its_slot_again():
+    slots = PoolSlots(1)
+    asyncio.run(slots.acquire())
+    with slots.held_by_thread():
+        for _ in range(2):
+            with pytest.raises(ValueError, match="failed"), without_slot():
+                assert slots._free == 1
+                raise ValueError("failed")
+            assert slots._free == 0
+    with without_slot():
+        assert slots._free == 0, "of a thread that has none"
 
 
 def test_failed_login_is_noted_for_its_view(monkeypatch):

@@ -77,6 +77,18 @@ def limit_statements(seconds: float) -> None:
         cursor.execute(_LIMIT_STATEMENTS, [f"{milliseconds:.0f}ms", pid])
 
 
+def is_in_transaction() -> bool:
+    """Return whether a transaction is open on a connection of this thread."""
+    return any(opened.in_atomic_block for opened in connections.all(initialized_only=True))
+
+
+def close_connections() -> None:
+    """Close the connections of this thread, except those with an open transaction."""
+    for opened in connections.all(initialized_only=True):
+        if not opened.in_atomic_block:
+            opened.close()
+
+
 def ends_session(error: Exception) -> bool:
     """Return whether a database error of Django says that its connection was lost.
 

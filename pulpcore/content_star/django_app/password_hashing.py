@@ -3,8 +3,8 @@
 Basic authentication of REST framework, login forms, and views that set a password all call a hasher
 of Django, in the thread of the view. Here each call needs a slot, of which one client has half. A
 view that hashes, or waits to, releases its slot in the thread pool to another request, so that
-wrong passwords of one client delay no requests of others. Responses to wrong passwords are delayed
-further, outside of the threads.
+wrong passwords of one client delay no requests of others; it goes on when it has one again.
+Responses to wrong passwords are delayed further, outside of the threads.
 
 Clients are distinguished as in `auth/password_checks.py`, which does the same for content.
 """
@@ -20,10 +20,11 @@ from typing import Any, TypeVar
 
 from django.contrib.auth.hashers import get_hashers
 from django.contrib.auth.signals import user_login_failed
-from django.db import connections
 from rest_framework.exceptions import Throttled
 
 from pulpcore.content_star.auth.password_checks import RETRY_AFTER
+from pulpcore.content_star.database.connection import close_connections
+from pulpcore.content_star.django_app.slots import without_slot
 
 T = TypeVar("T")
 
@@ -32,8 +33,9 @@ T = TypeVar("T")
 SLOTS = max(2, os.cpu_count() or 1)
 SLOTS_PER_CLIENT = SLOTS // 2
 
-# Views that hash or wait for it. Each has a thread, and an event loop with three file descriptors.
-# At 0.2 s and one slot, the last one of a client waits for 6 s.
+# Views that hash, wait for it, or wait for a slot in the pool afterwards. Each has a thread, and an
+# event loop with three file descriptors. At 0.2 s and one slot, the last one of a client waits for
+# 6 s.
 MAX_PER_CLIENT = 32
 MAX_VIEWS = 64
 
@@ -53,15 +55,9 @@ class HashingView:
     def __init__(self, client: str) -> None:
         self.client = client
         """Result of `client_network`."""
-        self.leave_pool: Callable[[], None] = _stay
-        """Releases the slot of the view's thread in its pool to another request."""
         self.is_hashing = False
         self.has_failed = False
         """Whether a login failed."""
-
-
-def _stay() -> None:
-    """Do nothing: the view is in no pool."""
 
 
 current_view: ContextVar[HashingView | None] = ContextVar("content_star_hashing_view", default=None)
@@ -77,38 +73,45 @@ class HashingSlots:
 
     @contextmanager
     def slot(self, client: str) -> Iterator[None]:
-        """Wait for a slot and hold it for the block. Raises `TooManyPasswords`."""
-        with self._condition:
-            if self._views[client] >= MAX_PER_CLIENT or self._views.total() >= MAX_VIEWS:
-                raise TooManyPasswords
-            with self._counted(self._views, client):
-                if not self._is_free(client):
-                    _close_connections()
-                    self._condition.wait_for(lambda: self._is_free(client))
-                with self._counted(self._hashing, client), self._unlocked():
-                    yield
+        """Wait for a slot and hold it for the block. Raises `TooManyPasswords`.
+
+        The thread releases its slot in the pool before the wait, and has one again after the block.
+        """
+        with (
+            self._counted(self._views, client, self._refuse_if_full),
+            without_slot(),
+            self._counted(self._hashing, client, self._wait_until_free),
+        ):
+            yield
+
+    def _refuse_if_full(self, client: str) -> None:
+        if self._views[client] >= MAX_PER_CLIENT or self._views.total() >= MAX_VIEWS:
+            raise TooManyPasswords
+
+    def _wait_until_free(self, client: str) -> None:
+        if not self._is_free(client):
+            close_connections()
+            self._condition.wait_for(lambda: self._is_free(client))
 
     def _is_free(self, client: str) -> bool:
         return self._hashing.total() < SLOTS and self._hashing[client] < SLOTS_PER_CLIENT
 
     @contextmanager
-    def _counted(self, counter: Counter[str], client: str) -> Iterator[None]:
-        counter[client] += 1
+    def _counted(
+        self, counter: Counter[str], client: str, admit: Callable[[str], None]
+    ) -> Iterator[None]:
+        """Count the client for the block, once `admit` has returned."""
+        with self._condition:
+            admit(client)
+            counter[client] += 1
         try:
             yield
         finally:
-            counter[client] -= 1
-            if not counter[client]:
-                del counter[client]
-            self._condition.notify_all()
-
-    @contextmanager
-    def _unlocked(self) -> Iterator[None]:
-        self._condition.release()
-        try:
-            yield
-        finally:
-            self._condition.acquire()
+            with self._condition:
+                counter[client] -= 1
+                if not counter[client]:
+                    del counter[client]
+                self._condition.notify_all()
 
 
 # Of the process, as its processors are.
@@ -133,7 +136,6 @@ def _bounded(method: Callable[..., T], slots: HashingSlots) -> Callable[..., T]:
         view = current_view.get()
         if view is None or view.is_hashing:  # `verify` calls `encode`
             return method(*arguments, **options)
-        view.leave_pool()
         with slots.slot(view.client):
             view.is_hashing = True
             try:
@@ -148,10 +150,3 @@ def _note_failure(**_: Any) -> None:
     """Note that a password of the current view was wrong."""
     if view := current_view.get():
         view.has_failed = True
-
-
-def _close_connections() -> None:
-    """Close the database connections of this thread, unless a transaction is open."""
-    for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
-            connection.close()

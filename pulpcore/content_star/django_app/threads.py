@@ -14,7 +14,8 @@ from weakref import WeakValueDictionary
 from starlette.types import Scope
 
 from pulpcore.content_star.django_app.isolation import enter_view_thread
-from pulpcore.content_star.django_app.password_hashing import MAX_VIEWS, current_view
+from pulpcore.content_star.django_app.password_hashing import MAX_VIEWS
+from pulpcore.content_star.django_app.slots import PoolSlots
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ class ViewThreads:
     """Thread pool in which Django handles requests; further requests wait for a slot.
 
     Each thread has its own database connection, managed by Django, and an event loop. While a view
-    hashes a password, it holds no slot (see `password_hashing.py`).
+    hashes a password, it holds no slot, and waits for one again (see `password_hashing.py`).
     """
 
     def __init__(self, threads: int, name: str, nice: int) -> None:
@@ -34,9 +35,12 @@ class ViewThreads:
         self._executor = ThreadPoolExecutor(
             threads + MAX_VIEWS, name, initializer=_lower_priority, initargs=(nice,)
         )
-        self._slots = asyncio.Semaphore(threads)
-        self.waiting = 0
+        self._slots = PoolSlots(threads)
+
+    @property
+    def waiting(self) -> int:
         """Number of calls that wait for a slot."""
+        return self._slots.waiting
 
     @property
     def is_busy(self) -> bool:
@@ -47,20 +51,13 @@ class ViewThreads:
         self, context: contextvars.Context, work: Callable[..., T], *arguments: object
     ) -> T:
         """Call `work` in one of the threads, with the context variables of the request."""
-        self.waiting += 1
+        await self._slots.acquire()
         try:
-            await self._slots.acquire()
-        finally:
-            self.waiting -= 1
-        slot = _Slot(self._slots)
-        if view := context.get(current_view):
-            view.leave_pool = slot.release
-        try:
-            future = self.submit(context, work, *arguments)
+            future = self.submit(context, _with_slot, self._slots, work, *arguments)
         except BaseException:  # no thread can be started
-            slot.release()
+            self._slots.release()
             raise
-        future.add_done_callback(lambda _: slot.release())
+        future.add_done_callback(lambda _: self._slots.release())
         return await asyncio.wrap_future(future)
 
     def submit(
@@ -70,21 +67,10 @@ class ViewThreads:
         return self._executor.submit(context.run, _in_view_thread, work, *arguments)
 
 
-class _Slot:
-    """One of the slots of a pool, which a call holds until `release`."""
-
-    def __init__(self, slots: asyncio.Semaphore) -> None:
-        self._slots = slots
-        self._loop = asyncio.get_running_loop()
-        self._is_released = False
-
-    def release(self) -> None:
-        """Release the slot to the next request, once. For the thread that holds it."""
-        if self._is_released:
-            return
-        self._is_released = True
-        with suppress(RuntimeError):  # the event loop is closed
-            self._loop.call_soon_threadsafe(self._slots.release)
+def _with_slot(slots: PoolSlots, work: Callable[..., T], *arguments: object) -> T:
+    """Call `work` in a thread that holds a slot."""
+    with slots.held_by_thread():
+        return work(*arguments)
 
 
 class UploadThreads(ViewThreads):
