@@ -66,21 +66,57 @@ def hello(request: HttpRequest) -> HttpResponse:
     return HttpResponse("hello")
 
 
+start_thread = threading.Thread.start
+
+
+def fail_for_views(thread: threading.Thread) -> None:
+    """Start a thread, unless it is one for views."""
+    if thread.name.startswith("api_"):
+        raise RuntimeError("can't start new thread")
+    start_thread(thread)
+
+
 def test_api_recovers_after_no_thread_could_be_started(instance, monkeypatch):
     """As where a container has reached its number of processes: each request gets 500, no more."""
-    start = threading.Thread.start
-
-    def fail(thread: threading.Thread) -> None:
-        if thread.name.startswith("api_"):
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
     with serving_views(hello) as url:
         with monkeypatch.context() as patched:
-            patched.setattr(threading.Thread, "start", fail)
+            patched.setattr(threading.Thread, "start", fail_for_views)
             for _ in range(settings.CONTENT_STAR_API_THREADS + 1):
                 assert httpx.get(f"{url}/hello").status_code == 500
         assert httpx.get(f"{url}/hello").text == "hello"
+
+
+def test_api_request_for_which_no_thread_could_be_started_is_not_executed_later(
+    instance, monkeypatch
+):
+    """The client may repeat a POST that got 500."""
+    executed = []
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    @csrf_exempt
+    def create(request: HttpRequest) -> HttpResponse:
+        executed.append(request.GET["name"])
+        has_begun.set()
+        may_end.wait(300)
+        return HttpResponse("created")
+
+    with (
+        serving_views(create, CONTENT_STAR_API_THREADS=2) as url,
+        ThreadPoolExecutor(1) as clients,
+    ):
+
+        def post(name: str) -> int:
+            return httpx.post(f"{url}/create?name={name}", timeout=300).status_code
+
+        first = clients.submit(post, "first")
+        assert has_begun.wait(300)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", fail_for_views)
+            assert post("second") == 500
+        may_end.set()
+        assert first.result() == 200
+        assert [post("third") for _ in range(3)] == [200] * 3, "each slot is free again"
+    assert executed == ["first", "third", "third", "third"]
 
 
 def test_api_requests_beyond_the_bound_of_waiting_ones_get_503(instance, monkeypatch):

@@ -36,7 +36,7 @@ from pulpcore.content_star.django_app.request_body import (
 )
 from pulpcore.content_star.django_app.response import ViewResponse, plain_response, view_response
 from pulpcore.content_star.django_app.switch_interval import SwitchInterval
-from pulpcore.content_star.django_app.threads import UploadThreads, ViewThreads
+from pulpcore.content_star.django_app.threads import NoThread, UploadThreads, ViewThreads
 from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.framing import Framing
 
@@ -191,6 +191,9 @@ class DjangoApp(BaseHandler):
                 with _ended() as end:
                     # Shielded: it closes the response.
                     await asyncio.shield(self._upload_threads.run(context, iterate, end))
+        except NoThread:
+            has_started = False
+            raise
         finally:
             if not has_started:
                 self._threads.submit(context.copy(), response.close)

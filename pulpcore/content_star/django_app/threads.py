@@ -23,6 +23,10 @@ MAX_NICE = 39
 """Difference of the largest and the smallest nice value."""
 
 
+class NoThread(RuntimeError):
+    """No thread can be started: the process or its container has as many as it may."""
+
+
 class ViewThreads:
     """Thread pool in which Django handles requests; further requests wait for a slot.
 
@@ -50,27 +54,47 @@ class ViewThreads:
     async def run(
         self, context: contextvars.Context, work: Callable[..., T], *arguments: object
     ) -> T:
-        """Call `work` in one of the threads, with the context variables of the request."""
+        """Call `work` in one of the threads, with the context variables of the request.
+
+        Raises `NoThread`, after which `work` is not called.
+        """
         await self._slots.acquire()
+        call: Future[T] = Future()
+        call.add_done_callback(lambda _: self._slots.release())
         try:
-            future = self.submit(context, _with_slot, self._slots, work, *arguments)
-        except BaseException:  # no thread can be started
-            self._slots.release()
-            raise
-        future.add_done_callback(lambda _: self._slots.release())
-        return await asyncio.wrap_future(future)
+            self._executor.submit(
+                _run_call, call, self._slots, context.run, _in_view_thread, work, *arguments
+            )
+        except BaseException as error:
+            # The executor queues a call before it starts a thread: another thread may get to it.
+            if call.cancel():
+                raise NoThread(str(error)) from error
+        return await asyncio.wrap_future(call)
 
     def submit(
-        self, context: contextvars.Context, work: Callable[..., T], *arguments: object
-    ) -> Future[T]:
-        """Schedule a short call of `work`, without waiting for a slot."""
-        return self._executor.submit(context.run, _in_view_thread, work, *arguments)
+        self, context: contextvars.Context, work: Callable[..., object], *arguments: object
+    ) -> None:
+        """Schedule a short call of `work`, without waiting for a slot.
+
+        Raises RuntimeError if no thread can be started; another one may call `work` later.
+        """
+        self._executor.submit(context.run, _in_view_thread, work, *arguments)
 
 
-def _with_slot(slots: PoolSlots, work: Callable[..., T], *arguments: object) -> T:
-    """Call `work` in a thread that holds a slot."""
-    with slots.held_by_thread():
-        return work(*arguments)
+def _run_call(
+    call: Future[T], slots: PoolSlots, work: Callable[..., T], *arguments: object
+) -> None:
+    """Call `work` in a thread that holds a slot, unless the call was cancelled before."""
+    if not call.set_running_or_notify_cancel():
+        return
+    try:
+        with slots.held_by_thread():
+            result = work(*arguments)
+    except BaseException as error:
+        call.set_exception(error)
+        del call  # a cycle: its exception refers to this frame
+    else:
+        call.set_result(result)
 
 
 class UploadThreads(ViewThreads):
