@@ -37,7 +37,9 @@ class Heartbeat:
     def __init__(self, *app_types: AppType) -> None:
         """`app_types` get a row each; the first one becomes `current()`."""
         self._rows = [_Row(app_type, current=not i) for i, app_type in enumerate(app_types)]
-        self._executor = DatabaseExecutor(threads=1, name="heartbeat-db")
+        # A second attempt has to succeed before the rows expire.
+        timeout = min(settings.CONTENT_STAR_DATABASE_TIMEOUT, 2 * self._interval)
+        self._executor = DatabaseExecutor(threads=1, name="heartbeat-db", timeout=timeout)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -66,11 +68,14 @@ class Heartbeat:
             log.warning("%s: cannot delete its row, which expires after its TTL: %r", row, error)
 
     async def _beat_forever(self) -> None:
-        interval = min(row.interval for row in self._rows)
         while True:
             healthy = all(row.healthy for row in self._rows)
-            await asyncio.sleep(interval if healthy else RETRY_PAUSE)
+            await asyncio.sleep(self._interval if healthy else RETRY_PAUSE)
             await self._beat()
+
+    @property
+    def _interval(self) -> float:
+        return min(row.interval for row in self._rows)
 
     async def _beat(self) -> None:
         for row in self._rows:

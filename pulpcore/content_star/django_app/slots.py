@@ -29,6 +29,11 @@ class PoolSlots:
         """Number of requests that wait for a slot."""
         return len(self._requests)
 
+    @property
+    def all_taken(self) -> bool:
+        """Whether no slot is free."""
+        return not self._free
+
     async def acquire(self) -> None:
         """Wait for a slot for a request."""
         turn = self._enqueue(self._requests)

@@ -49,7 +49,7 @@ class ViewThreads:
     @property
     def is_busy(self) -> bool:
         """Whether the next call has to wait for a slot."""
-        return self._slots.locked()
+        return self._slots.all_taken
 
     async def run(
         self, context: contextvars.Context, work: Callable[..., T], *arguments: object

@@ -173,7 +173,13 @@ class FetchLocks:
         self._executor.shutdown(wait=False)
 
     def _submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any] | None":
-        return None if self._closed else self._executor.submit(function, *args)
+        if self._closed:
+            return None
+        try:
+            return self._executor.submit(function, *args)
+        except RuntimeError as error:  # no thread can be started
+            log.warning("Fetch locks are unavailable (%s); fetching without them.", error)
+            return None
 
     # Only called in the executor's thread
 

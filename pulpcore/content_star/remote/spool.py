@@ -111,7 +111,7 @@ class Spool:
 
     def unlink(self) -> None:
         """Unlink the file in the background. Does not block; idempotent."""
-        _close_executor.submit(self._unlink)
+        _in_background(self._unlink)
 
     def _unlink(self) -> None:
         with suppress(FileNotFoundError):
@@ -119,13 +119,18 @@ class Spool:
 
     def close(self) -> None:
         """Close the descriptor in the background. Does not block; idempotent."""
-        _close_executor.submit(self._close)
+        _in_background(self._close)
 
     def _close(self) -> None:
         with self._lock:
             if self._fd >= 0:
                 fd, self._fd = self._fd, -1
                 os.close(fd)
+
+
+def _in_background(work: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # no thread can be started: it is queued, and runs with the next
+        _close_executor.submit(work)
 
 
 async def wait_until_closed() -> None:
