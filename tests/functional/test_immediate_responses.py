@@ -190,6 +190,20 @@ def test_pipelined_requests_get_their_responses_in_order(server, client, path):
                 assert absent.read()
 
 
+@pytest.mark.parametrize("begin", [b"", b"GET /none HTTP/1.1\r\nX-Value: "])
+def test_known_head_inside_of_another_request_is_no_request(server, client, path, begin):
+    """The other one began in the same read as the end of the one before, and ends in the next."""
+    head = get_request(server, path)
+    with Raw(server.url) as connection:
+        for _ in range(4):
+            connection.send(head)
+            assert connection.response().read() == DATA
+        connection.send(head + (begin or b"GET /none"))
+        assert connection.response().read() == DATA
+        connection.send(head)
+        assert connection.response().status == (404 if begin else 400)
+
+
 def test_client_that_does_not_read_costs_bounded_memory(server, client, path):
     """It sends thousands of requests for 64 KiB, in reads of one request and of many."""
     request = get_request(server, path.replace("a b", "big"))

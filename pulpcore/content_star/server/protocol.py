@@ -61,6 +61,7 @@ class HttpProtocol(ClosingProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.url = b""
         self.head = b""  # the data that began with it
+        self.in_message = False  # of the parser
         self.connection: dict[str, Any] = {}
         self.immediate_responses = ImmediateResponses.of(config)
 
@@ -176,6 +177,11 @@ class HttpProtocol(ClosingProtocol):
 
     # Parser callbacks
 
+    def on_message_begin(self) -> None:
+        """Begin a request, perhaps in data that has the end of another one."""
+        self.in_message = True
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
         """Start or queue the request."""
         if self.parser.should_upgrade():
@@ -205,7 +211,7 @@ class HttpProtocol(ClosingProtocol):
     def _respond_unparsed(self, data: bytes) -> bool:
         """Respond immediately to a request whose head has been parsed before."""
         scope = self.immediate_responses.heads.kept(data, self.connection)
-        if scope is None or self.serving is not None or self.overhead or self.in_body:
+        if scope is None or self.serving is not None or self.in_message:
             return False
         if not self._respond_immediately(scope):
             return False
@@ -267,6 +273,7 @@ class HttpProtocol(ClosingProtocol):
 
     def on_message_complete(self) -> None:
         """Complete the body."""
+        self.in_message = False
         if self.refusal is not None or self.parser.should_upgrade():
             return
         self.in_body = False
