@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -56,6 +57,8 @@ from pulpcore.content_star.schema.endpoint import Schema
 from pulpcore.content_star.storage.disk import in_thread
 from pulpcore.content_star.storage.objects import ObjectClient
 from pulpcore.content_star.storage.whole_files import whole_files
+
+log = logging.getLogger(__name__)
 
 # Seconds that a database call of a plugin's route may take: its queries are its own.
 ROUTE_TIMEOUT = 60.0
@@ -132,9 +135,12 @@ def create_application(*app_types: AppType, settings: Settings | None = None) ->
                     yield {STATE_KEY: resources}
         finally:
             # Concurrently: each waits for its timeout if the database hangs.
-            await asyncio.gather(heartbeat.stop(), executor.close(), pages.close())
+            closing = [heartbeat.stop(), executor.close(), pages.close()]
             if metrics:
-                await metrics.close()
+                closing.append(metrics.close())
+            for error in await asyncio.gather(*closing, return_exceptions=True):
+                if isinstance(error, Exception):
+                    log.error("Closing a part of the application failed.", exc_info=error)
 
     middleware = [
         Middleware(CorrelationId),

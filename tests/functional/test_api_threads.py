@@ -5,7 +5,7 @@ import hashlib
 import random
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -19,6 +19,7 @@ from django.urls import clear_url_caches, path
 from django.views.decorators.csrf import csrf_exempt
 
 from pulpcore.content_star.django_app.handler import create_api
+from pulpcore.content_star.django_app.slots import without_slot
 from tests.support.instance import wait_until
 from tests.support.server import Server, serving
 from tests.support.views import serving_views
@@ -71,7 +72,7 @@ start_thread = threading.Thread.start
 
 def fail_for_views(thread: threading.Thread) -> None:
     """Start a thread, unless it is one for views."""
-    if thread.name.startswith("api_"):
+    if thread.name.startswith("api-"):
         raise RuntimeError("can't start new thread")
     start_thread(thread)
 
@@ -117,6 +118,47 @@ def test_api_request_for_which_no_thread_could_be_started_is_not_executed_later(
         assert first.result() == 200
         assert [post("third") for _ in range(3)] == [200] * 3, "each slot is free again"
     assert executed == ["first", "third", "third", "third"]
+
+
+def test_views_that_hash_go_on_after_a_time_without_threads(instance, monkeypatch):
+    """Each has a thread, and so have the requests that got its slot."""
+    begun = threading.Semaphore(0)
+    may_end = threading.Event()
+
+    def hashing(request: HttpRequest) -> HttpResponse:
+        with without_slot():
+            begun.release()
+            assert may_end.wait(300)
+        return HttpResponse("hashed")
+
+    def waiting(request: HttpRequest) -> HttpResponse:
+        begun.release()
+        assert may_end.wait(300)
+        return HttpResponse("waited")
+
+    with (
+        serving_views(hashing, waiting, CONTENT_STAR_API_THREADS=2) as url,
+        ThreadPoolExecutor(4) as clients,
+    ):
+
+        def status(name: str) -> int:
+            return httpx.get(f"{url}/{name}", timeout=300).status_code
+
+        def begin(name: str) -> list[Future[int]]:
+            requests = [clients.submit(status, name) for _ in range(2)]
+            assert all(begun.acquire(timeout=300) for _ in requests)
+            return requests
+
+        requests = begin("hashing")
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", fail_for_views)
+            assert [status("waiting") for _ in range(2)] == [500, 500]
+        may_end.set()
+        assert [each.result() for each in requests] == [200, 200]
+        may_end.clear()
+        requests = begin("hashing") + begin("waiting")
+        may_end.set()
+        assert [each.result() for each in requests] == [200] * 4
 
 
 def test_api_requests_beyond_the_bound_of_waiting_ones_get_503(instance, monkeypatch):

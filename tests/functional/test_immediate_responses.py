@@ -204,6 +204,27 @@ def test_known_head_inside_of_another_request_is_no_request(server, client, path
         assert connection.response().status == (404 if begin else 400)
 
 
+@pytest.mark.parametrize("has_body", [False, True], ids=["rest of a head", "rest of a body"])
+def test_known_head_is_one_that_begins_a_request(server, client, path, has_body):
+    """Not the second part of a head, nor one behind the rest of a body, which came in one read."""
+    known = get_request(server, path)
+    if has_body:
+        begin = known[:-2] + b"Content-Length: 5\r\n\r\n"
+        rest = b"hello" + known
+    else:
+        begin = known + known[:8]
+        rest = known[8:]
+    for _ in range(4):
+        with Raw(server.url) as connection:
+            connection.send(begin)
+            assert connection.response().read() == DATA
+            connection.send(rest)
+            assert connection.response().read() == DATA
+    with Raw(server.url) as connection:
+        connection.send(rest)
+        assert connection.response().status == 400
+
+
 def test_client_that_does_not_read_costs_bounded_memory(server, client, path):
     """It sends thousands of requests for 64 KiB, in reads of one request and of many."""
     request = get_request(server, path.replace("a b", "big"))

@@ -501,6 +501,12 @@ def test_timeout_of_a_body_that_stalls_returns_408(impatient, start):
     assert "truncated: stalled" in events(impatient)
 
 
+def test_timeout_of_a_body_holds_after_another_wait_for_it_was_cancelled(impatient):
+    start = POST.replace(b"/echo", b"/watched") + b"Content-Length: 9\r\n\r\nabc"
+    with Client(impatient).send(start) as client:
+        assert status_of(client.rest()) == 408
+
+
 def test_timeout_of_a_body_does_not_run_while_the_application_is_busy(impatient, loop):
     """The application waits for longer than the timeout, and reads no body."""
     name = f"busy-{loop}"

@@ -76,6 +76,16 @@ async def echo(name: str, scope: Scope, receive: Receive, send: Send) -> None:
     EVENTS.append(f"truncated: {name}")
 
 
+async def watched(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Wait for the body while a task that has waited for it before is being cancelled."""
+    await receive()
+    watcher = asyncio.create_task(receive())
+    await asyncio.sleep(0.1)  # it waits
+    watcher.cancel()
+    await receive()
+    await respond(send, "received")
+
+
 async def stream(name: str, scope: Scope, receive: Receive, send: Send) -> None:
     """Send a body without Content-Length in three parts."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -150,6 +160,7 @@ PATHS: dict[str, Callable[[str, Scope, Receive, Send], Awaitable[None]]] = {
     "open": open_gate,
     "events": events,
     "echo": echo,
+    "watched": watched,
     "stream": stream,
     "large": large,
     "endless": endless,

@@ -7,7 +7,7 @@ import pytest
 import uvicorn
 
 from pulpcore.content_star.responses.immediate import HEAD_FACTS
-from pulpcore.content_star.server.heads import MAX_HEAD_BYTES, MAX_HEADS, RequestHeads
+from pulpcore.content_star.server.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_HEADS, RequestHeads
 
 CONNECTION = {"client": ("192.0.2.1", 1), "server": ("192.0.2.2", 80), "scheme": "https"}
 
@@ -92,9 +92,10 @@ def test_kept_head_has_the_scope_of_its_connection(heads):
         b"GET / HTTP/1.1\r\nHost: a\r\nCookie: a=b\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (b"a" * MAX_HEAD_BYTES),
+        b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % (b"X: a\r\n" * MAX_HEADERS),
         b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
     ],
-    ids=["password", "cookie", "forwarded", "long", "empty line"],
+    ids=["password", "cookie", "forwarded", "long", "many headers", "empty line"],
 )
 def test_head_is_not_kept(heads, head):
     assert kept(heads, head) is None

@@ -196,7 +196,7 @@ class DjangoApp(BaseHandler):
             raise
         finally:
             if not has_started:
-                self._threads.submit(context.copy(), response.close)
+                self._threads.close(context.copy(), response)
 
     @asynccontextmanager
     async def _closed(
@@ -206,7 +206,7 @@ class DjangoApp(BaseHandler):
         try:
             yield
         finally:
-            self._threads.submit(context.copy(), response.close)
+            self._threads.close(context.copy(), response)
 
 
 def _remove_uploads(request: Request) -> None:

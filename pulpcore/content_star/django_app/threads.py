@@ -8,16 +8,20 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from itertools import count
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from django.http.response import HttpResponseBase
 from starlette.types import Scope
 
 from pulpcore.content_star.django_app.isolation import enter_view_thread
-from pulpcore.content_star.django_app.password_hashing import MAX_VIEWS
 from pulpcore.content_star.django_app.slots import PoolSlots
 
 T = TypeVar("T")
+
+CLOSING_THREADS = 4
+"""Threads that close streamed responses, which takes no time unless a view's own code does."""
 
 MAX_NICE = 39
 """Difference of the largest and the smallest nice value."""
@@ -28,17 +32,23 @@ class NoThread(RuntimeError):
 
 
 class ViewThreads:
-    """Thread pool in which Django handles requests; further requests wait for a slot.
+    """Threads in which Django handles requests; further requests wait for a slot.
 
     Each thread has its own database connection, managed by Django, and an event loop. While a view
-    hashes a password, it holds no slot, and waits for one again (see `password_hashing.py`).
+    hashes a password, it holds no slot, and waits for one again (see `password_hashing.py`). So
+    there are at most `threads + MAX_VIEWS`, which are started when needed.
+
+    Each is an executor of one thread. One of many would queue a call before it starts a thread: if
+    that fails, another thread would execute the request later, and count as idle twice.
     """
 
     def __init__(self, threads: int, name: str, nice: int) -> None:
         """`nice` is added to the nice value of the process: see CONTENT_STAR_API_NICE."""
-        self._executor = ThreadPoolExecutor(
-            threads + MAX_VIEWS, name, initializer=_lower_priority, initargs=(nice,)
-        )
+        self._name = name
+        self._options: dict[str, Any] = {"initializer": _lower_priority, "initargs": (nice,)}
+        self._numbers = count()
+        self._idle: list[ThreadPoolExecutor] = []
+        self._closing = ThreadPoolExecutor(CLOSING_THREADS, f"{name}-closing", **self._options)
         self._slots = PoolSlots(threads)
 
     @property
@@ -61,40 +71,48 @@ class ViewThreads:
         await self._slots.acquire()
         call: Future[T] = Future()
         call.add_done_callback(lambda _: self._slots.release())
+        thread = self._idle.pop() if self._idle else self._new_thread()
         try:
-            self._executor.submit(
-                _run_call, call, self._slots, context.run, _in_view_thread, work, *arguments
+            thread.submit(
+                self._run_call, thread, call, context.run, _in_view_thread, work, *arguments
             )
-        except BaseException as error:
-            # The executor queues a call before it starts a thread: another thread may get to it.
-            if call.cancel():
-                raise NoThread(str(error)) from error
+        except RuntimeError as error:
+            call.cancel()
+            raise NoThread(str(error)) from error
         return await asyncio.wrap_future(call)
 
-    def submit(
-        self, context: contextvars.Context, work: Callable[..., object], *arguments: object
+    def close(self, context: contextvars.Context, response: HttpResponseBase) -> None:
+        """Close a response in a thread, without waiting for it."""
+        with suppress(RuntimeError):  # no thread can be started: it is queued, and closed later
+            self._closing.submit(context.run, _in_view_thread, response.close)
+
+    def _new_thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, f"{self._name}-{next(self._numbers)}", **self._options)
+
+    def _run_call(
+        self,
+        thread: ThreadPoolExecutor,
+        call: Future[T],
+        work: Callable[..., T],
+        *arguments: object,
     ) -> None:
-        """Schedule a short call of `work`, without waiting for a slot.
+        """Call `work` in a thread that holds a slot, unless the call was cancelled before.
 
-        Raises RuntimeError if no thread can be started; another one may call `work` later.
+        The thread is idle before the slot is released, so that the next call finds it.
         """
-        self._executor.submit(context.run, _in_view_thread, work, *arguments)
-
-
-def _run_call(
-    call: Future[T], slots: PoolSlots, work: Callable[..., T], *arguments: object
-) -> None:
-    """Call `work` in a thread that holds a slot, unless the call was cancelled before."""
-    if not call.set_running_or_notify_cancel():
-        return
-    try:
-        with slots.held_by_thread():
-            result = work(*arguments)
-    except BaseException as error:
-        call.set_exception(error)
-        del call  # a cycle: its exception refers to this frame
-    else:
-        call.set_result(result)
+        if not call.set_running_or_notify_cancel():
+            self._idle.append(thread)
+            return
+        try:
+            with self._slots.held_by_thread():
+                result = work(*arguments)
+        except BaseException as error:
+            self._idle.append(thread)
+            call.set_exception(error)
+            del call  # a cycle: its exception refers to this frame
+        else:
+            self._idle.append(thread)
+            call.set_result(result)
 
 
 class UploadThreads(ViewThreads):

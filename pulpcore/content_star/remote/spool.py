@@ -135,7 +135,8 @@ def _in_background(work: Callable[[], None]) -> None:
 
 async def wait_until_closed() -> None:
     """Wait for all pending unlinks and closes, before the process ends."""
-    await asyncio.wrap_future(_close_executor.submit(int))
+    with suppress(RuntimeError):  # no thread can be started: the next process removes the files
+        await asyncio.wrap_future(_close_executor.submit(int))
 
 
 def _unavailable(error: OSError) -> StoreUnavailable:

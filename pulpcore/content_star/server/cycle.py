@@ -141,11 +141,11 @@ class Cycle(RequestResponseCycle):
         if not self.more_body or self.body or self.disconnected or self.response_complete:
             return await super().receive()
         protocol: Any = self.transport.get_protocol()
-        protocol.body_awaited()
+        deadline = protocol.body_awaited()
         try:
             return await super().receive()
         finally:
-            protocol.body_received()
+            protocol.body_received(deadline)
 
 
 def _with_cycle(method: FunctionType) -> FunctionType:

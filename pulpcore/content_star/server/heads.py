@@ -30,8 +30,8 @@ _ITEMS = (
     "headers", "state",
 )  # fmt: skip
 
-# Together some 5 MB.
-MAX_HEADS, MAX_HEAD_BYTES = 1000, 2048
+# Together at most some 10 MB.
+MAX_HEADS, MAX_HEAD_BYTES, MAX_HEADERS = 1000, 2048, 24
 
 
 class RequestHeads:
@@ -74,14 +74,12 @@ class RequestHeads:
 
         It has to be one head and nothing else.
         """
-        if self._is_first(head):
-            return
         headers = scope["headers"]
+        if len(head) > MAX_HEAD_BYTES or len(headers) > MAX_HEADERS or self._is_first(head):
+            return
         # A line for the request, one for each header, and an empty one.
         is_whole = head.endswith(b"\r\n\r\n") and head.count(b"\n") == len(headers) + 2
-        if not is_whole or len(head) > MAX_HEAD_BYTES:
-            return
-        if not _NOT_KEPT.isdisjoint(name for name, _ in headers):
+        if not is_whole or not _NOT_KEPT.isdisjoint(name for name, _ in headers):
             return
         if len(self._scopes) >= MAX_HEADS:
             self._scopes.clear()
@@ -102,6 +100,8 @@ class RequestHeads:
 
         `connection` has the other items: client, server and scheme.
         """
+        if len(head) > MAX_HEAD_BYTES:
+            return None
         found = self._scopes.get(head)
         return None if found is None else {**found, **connection}
 

@@ -60,7 +60,7 @@ class HttpProtocol(ClosingProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.url = b""
-        self.head = b""  # the data that began with it
+        self.head = b""  # the data that is being parsed, if it begins with one
         self.in_message = False  # of the parser
         self.connection: dict[str, Any] = {}
         self.immediate_responses = ImmediateResponses.of(config)
@@ -124,7 +124,7 @@ class HttpProtocol(ClosingProtocol):
         self._unset_keepalive_if_required()
         if self.serving is None and not (self.overhead or self.in_body or self.stopping):
             self.open_connections.deadlines.pop(self, None)  # of keep-alive: a head begins
-        self.head = b"" if self.overhead else data
+        self.head = b"" if self.overhead or self.in_message else data
         self.overhead += len(data)
         try:
             self.parser.feed_data(data)
@@ -132,6 +132,7 @@ class HttpProtocol(ClosingProtocol):
             self._upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.refuse(400, "Invalid HTTP request.")
+        self.head = b""
         if self.overhead:
             self._check_overhead()
 
@@ -210,10 +211,10 @@ class HttpProtocol(ClosingProtocol):
 
     def _respond_unparsed(self, data: bytes) -> bool:
         """Respond immediately to a request whose head has been parsed before."""
-        scope = self.immediate_responses.heads.kept(data, self.connection)
-        if scope is None or self.serving is not None or self.in_message:
+        if self.in_message or self.serving is not None:
             return False
-        if not self._respond_immediately(scope):
+        scope = self.immediate_responses.heads.kept(data, self.connection)
+        if scope is None or not self._respond_immediately(scope):
             return False
         self._unset_keepalive_if_required()
         self.open_connections.set_deadline(self, self.timeout_keep_alive)
@@ -315,11 +316,12 @@ class HttpProtocol(ClosingProtocol):
             if self.in_body:  # the rest of a body that is dropped
                 self.open_connections.set_deadline(self, self.open_connections.body_timeout)
 
-    def body_awaited(self) -> None:
-        """Start the deadline for the next part of the body."""
+    def body_awaited(self) -> float:
+        """Start and return the deadline for the next part of the body."""
         self.open_connections.set_deadline(self, self.open_connections.body_timeout)
+        return self.open_connections.deadlines[self]
 
-    def body_received(self) -> None:
-        """Remove the deadline for the body."""
-        if self.refusal is None:
-            self.open_connections.deadlines.pop(self, None)
+    def body_received(self, deadline: float) -> None:
+        """Remove the deadline for the body, unless another wait has begun."""
+        if self.refusal is None and self.open_connections.deadlines.get(self) == deadline:
+            del self.open_connections.deadlines[self]
