@@ -437,7 +437,7 @@ def test_check_of_a_store_that_is_not_there(
         ("CONTENT_STAR_SWITCH_INTERVAL", float("nan"), "fault", "is nan"),
         ("CONTENT_STAR_API_NICE", None, "fault", "set it to a whole number from 0"),
         ("CONTENT_STAR_API_NICE", 2.5, "fault", "set it to a whole number from 0"),
-        ("CONTENT_STAR_CORS", "yes", "fault", "set it to a value as False"),
+        ("CONTENT_STAR_CORS", "yes", "fault", "set it to True or False"),
         (
             "AUTHENTICATION_BACKENDS",
             ["pulpcore.app.authentication.PulpNoCreateRemoteUserBackend"],

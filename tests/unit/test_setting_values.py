@@ -74,6 +74,20 @@ def test_thresholds_that_python_refuses_or_misunderstands_are_refused(value):
     assert THRESHOLDS in refusal("CONTENT_STAR_GC_THRESHOLDS", value)
 
 
+def test_setting_that_is_on_or_off_refuses_all_else():
+    """A text such as "no" would be true; TOML's booleans are `true` and `false`."""
+    names = [name for name, values in VALUES.items() if values.text == "True or False"]
+    assert "CONTENT_STAR_CORS" in names and len(names) == 5
+    for name in names:
+        for value in ("no", "False", "", 0, 1, []):
+            assert refusal(name, value).startswith(f"{name} is {value!r}: set it to True or False")
+
+
+@pytest.mark.parametrize("value", ["Classic", "", "list", False, ["page"]])
+def test_index_of_another_form_is_refused(value):
+    assert "set it to page or classic" in refusal("CONTENT_STAR_INDEX", value)
+
+
 @pytest.mark.parametrize("value", [5, True, ["/a"]])
 def test_setting_of_a_string_that_responses_need_is_refused(value):
     assert "a string" in refusal("CONTENT_STAR_SENDFILE", value)

@@ -52,13 +52,20 @@ def _are_thresholds(value: Any) -> bool:
 _defaults = {
     name: value for name, value in vars(defaults).items() if name.startswith("CONTENT_STAR_")
 }
+_string = Values(lambda value: isinstance(value, str), "a string")
+_of_type = {
+    bool: Values(lambda value: isinstance(value, bool), "True or False"),
+    float: _numbers(),
+    int: _numbers(),
+    str: _string,
+}
 _threads = _numbers(whole=True, zero=False)
 _timeout = _numbers(zero=False)
 
-# With other values requests would fail. Settings whose default is a number may be any from 0, if
-# they are not named below.
+# With other values requests would fail, or get the opposite: a "no" from the environment is true.
+# What is not named below is of the type of its default.
 VALUES: dict[str, Values] = {
-    name: _numbers() for name, value in _defaults.items() if type(value) in (int, float)
+    name: _of_type[type(value)] for name, value in _defaults.items() if type(value) in _of_type
 } | {
     "CONTENT_STAR_API_NICE": _numbers(whole=True),
     "CONTENT_STAR_API_THREADS": _threads,
@@ -70,12 +77,13 @@ VALUES: dict[str, Values] = {
         "a list of one to three whole numbers from 0, such as [700, 10, 100], or None",
     ),
     "CONTENT_STAR_HEAD_TIMEOUT": _timeout,
+    "CONTENT_STAR_INDEX": Values(lambda value: value in ("page", "classic"), "page or classic"),
     "CONTENT_STAR_LINKS": Values(
         lambda value: isinstance(value, Mapping), "a dict of names to URLs"
     ),
     "CONTENT_STAR_MAX_BODY_SIZE": _numbers(none=True),
-    "CONTENT_STAR_SENDFILE": Values(
-        lambda value: value is None or isinstance(value, str), "a string"
+    "CONTENT_STAR_SENDFILE": _string._replace(
+        include=lambda value: value is None or isinstance(value, str)
     ),
     "CONTENT_STAR_SWITCH_INTERVAL": _numbers(zero=False, none=True),
     "CONTENT_STAR_UPLOAD_THREADS": _threads,
@@ -97,13 +105,3 @@ def wrong_values() -> Iterator[str]:
                 f"{name} is {reprlib.repr(value)}: set it to {values.text};"
                 f" the default is {_defaults[name]!r} (docs/settings.md)"
             )
-
-
-def wrong_strings() -> Iterator[str]:
-    """Yield the same for each other setting that is not the string or boolean it has to be."""
-    for name, default in _defaults.items():
-        value = getattr(settings, name)
-        if name in VALUES or not isinstance(default, bool | str):
-            continue
-        if type(value) is not type(default):
-            yield f"{name} is {value!r}: set it to a value as {default!r}, the default"
