@@ -161,8 +161,8 @@ def test_views_that_hash_go_on_after_a_time_without_threads(instance, monkeypatc
         assert [each.result() for each in requests] == [200] * 4
 
 
-def test_api_requests_beyond_the_bound_of_waiting_ones_get_503(instance, monkeypatch):
-    """One runs, two wait, the others are refused at once; the liveness probe is not."""
+def test_api_requests_beyond_the_bound_of_waiting_ones_get_503(instance, monkeypatch, capsys):
+    """One runs, two wait, the others are refused at once, but for the probe; it is logged once."""
     may_end = threading.Event()
 
     def slow(request: HttpRequest) -> HttpResponse:
@@ -192,6 +192,7 @@ def test_api_requests_beyond_the_bound_of_waiting_ones_get_503(instance, monkeyp
     assert [response.status_code for response in refused] == [503] * 3
     assert all(int(response.headers["Retry-After"]) for response in refused)
     assert [response.text for response in served] == ["served"] * 4
+    assert capsys.readouterr().err.count("threads (1) are all in use, and 2 requests wait") == 1
     clear_url_caches()
 
 

@@ -66,6 +66,7 @@ class DjangoApp(BaseHandler):
         self.load_middleware()
         self._max_body_size: int | None = settings.CONTENT_STAR_MAX_BODY_SIZE
         self._max_waiting: int = settings.CONTENT_STAR_API_WAITING
+        self._is_overloaded = False
         nice: int = settings.CONTENT_STAR_API_NICE
         self._threads = ViewThreads(settings.CONTENT_STAR_API_THREADS, "api", nice)
         # For large bodies and streaming responses, whose duration depends on the client.
@@ -123,8 +124,23 @@ class DjangoApp(BaseHandler):
 
     def _is_full(self, scope: Scope) -> bool:
         """Return whether as many requests wait as may. The liveness probe may in any case."""
+        if scope["path"].endswith("/livez/"):
+            return False
         is_full = self._threads.waiting >= self._max_waiting and self._threads.is_busy
-        return is_full and not scope["path"].endswith("/livez/")
+        self._note_overload(is_full)
+        return is_full
+
+    def _note_overload(self, is_full: bool) -> None:
+        """Log that requests are refused, once until a thread is free again."""
+        if is_full and not self._is_overloaded:
+            log.warning(
+                "API: threads (%d) are all in use, and %d requests wait (CONTENT_STAR_API_WAITING);"
+                " further ones get 503. Start more processes, or look for slow requests in the"
+                " access log.",
+                settings.CONTENT_STAR_API_THREADS,
+                self._max_waiting,
+            )
+        self._is_overloaded = self._threads.is_busy and (is_full or self._is_overloaded)
 
     def _run_django(self, scope: Scope, body: RequestBody) -> ViewResponse:
         """Run Django for a request, as its `WSGIHandler` does. Blocks."""
