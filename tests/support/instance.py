@@ -14,7 +14,7 @@ from typing import Self
 
 import httpx
 
-from pulpcore.content_star.cli.processes import leftovers
+from pulpcore.content_star.cli.processes import leftovers, parent_death_signal
 from pulpcore.content_star.cli.state import Instance as CliInstance
 from pulpcore.content_star.cli.state import State
 from tests.support.pulp import Pulp
@@ -55,7 +55,7 @@ class Instance:
         return self
 
     def launch(self) -> None:
-        """Start `pulp-star up` without waiting."""
+        """Start `pulp-star up` without waiting. It stops if the tests are killed, on Linux."""
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [*pulp_star("up", python=self.python), "--home", str(self.home), *self.arguments],
@@ -63,6 +63,7 @@ class Instance:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=parent_death_signal(os.getpid(), signal.SIGTERM),
             )
 
     def _ready(self) -> bool:

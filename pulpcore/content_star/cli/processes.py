@@ -170,7 +170,7 @@ class Supervisor:
                 # A new session: Ctrl-C only reaches the parent, which stops children in order.
                 start_new_session=True,
                 pass_fds=pass_fds,
-                preexec_fn=_parent_death_signal(os.getpid(), on_our_death),
+                preexec_fn=parent_death_signal(os.getpid(), on_our_death),
             )
         if process.stdin:
             process.stdin.write(stdin)
@@ -359,7 +359,7 @@ def _environment(pid: int) -> list[bytes]:
         return []
 
 
-def _parent_death_signal(parent: int, number: signal.Signals) -> Callable[[], None] | None:
+def parent_death_signal(parent: int, number: signal.Signals) -> Callable[[], None] | None:
     """Return a `preexec_fn` that sets the parent death signal, None except on Linux."""
     if sys.platform != "linux":
         return None
