@@ -171,6 +171,21 @@ def test_idle_connection_is_closed_after_an_immediate_response(server, client, p
         assert connection.read_to_end().endswith(b"\r\n\r\n" + DATA)
 
 
+def test_idle_connection_is_closed_silently_after_an_empty_line_and_a_known_head(
+    server, client, path
+):
+    """Empty lines before a request are ignored (RFC 9112 section 2.2), also by timeouts."""
+    head = get_request(server, path)
+    with Raw(server.url) as connection:
+        for _ in range(4):
+            connection.send(b"\r\n")
+            for _ in range(2):  # when it is answered, the line has been read
+                assert client.get(path).content == DATA
+            connection.send(head)
+            assert connection.response().read() == DATA
+        assert connection.read_to_end() == b""
+
+
 def test_date_of_an_immediate_response_advances(server, client, path):
     first = immediately(server, client, "GET", path, {}).headers["Date"]
     wait_until(lambda: immediately(server, client, "GET", path, {}).headers["Date"] != first)

@@ -480,6 +480,14 @@ def test_timeout_of_half_a_head_returns_408(impatient, start):
         assert status_of(client.send(start).rest()) == 408
 
 
+def test_timeout_of_keep_alive_closes_silently_after_a_body(impatient):
+    """A 408 would be taken for the response to the next request (RFC 9110 section 15.5.9)."""
+    post = CHUNKED.replace(b"/echo", b"/plain")
+    with Client(impatient).send(post) as client:
+        assert client.response() == (200, b"plain")
+        assert client.send(b"0\r\nX: 1\r\n\r\n").rest() == b""
+
+
 def test_timeout_counts_from_the_first_byte_of_a_head(impatient):
     """Bytes that keep arriving do not extend it."""
     with Client(impatient).send(b"GET / HTTP/1.1\r\nX: ") as client:

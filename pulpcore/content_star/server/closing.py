@@ -45,7 +45,8 @@ class ClosingProtocol(HttpToolsProtocol):
         self.socket: socket.socket = None  # type: ignore[assignment]
         self.serving: Cycle | None = None  # uvicorn's `cycle` is the newest request
         self.unparsed = bytearray()
-        self.overhead = 0  # bytes since the last head or body
+        self.overhead = 0  # bytes of a head or of framing, since the last part of a body
+        self.in_message = False  # of the parser
         self.in_body = False
         self.half_closed = False
         self.stopping = False
@@ -130,7 +131,7 @@ class ClosingProtocol(HttpToolsProtocol):
             self.abort()
         elif self.ending or self.transport.is_closing():
             self._close()
-        elif self.serving is not None or (self.overhead and not self.in_body):
+        elif self.serving is not None or (self.in_message and not self.in_body):
             self.refuse(408, "The request was not received in time.")
         elif self.stopping and not self.unsent:
             self.abort()

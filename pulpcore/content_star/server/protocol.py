@@ -61,7 +61,6 @@ class HttpProtocol(ClosingProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.url = b""
         self.head = b""  # the data that is being parsed, if it begins with one
-        self.in_message = False  # of the parser
         self.connection: dict[str, Any] = {}
         self.immediate_responses = ImmediateResponses.of(config)
 
@@ -216,6 +215,7 @@ class HttpProtocol(ClosingProtocol):
         scope = self.immediate_responses.heads.kept(data, self.connection)
         if scope is None or not self._respond_immediately(scope):
             return False
+        self.overhead = 0  # empty lines before the head
         self._unset_keepalive_if_required()
         self.open_connections.set_deadline(self, self.timeout_keep_alive)
         return True
@@ -277,6 +277,7 @@ class HttpProtocol(ClosingProtocol):
         self.in_message = False
         if self.refusal is not None or self.parser.should_upgrade():
             return
+        self.overhead = 0  # the last chunk and the trailers
         self.in_body = False
         if self.serving is None:  # after the response, when uvicorn has no keep-alive timer
             self.open_connections.set_deadline(self, self.timeout_keep_alive)
