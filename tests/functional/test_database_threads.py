@@ -1,7 +1,9 @@
 """Threads of the database executors: that cannot be started, or whose calls are interrupted."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 
 import psycopg
@@ -67,8 +69,9 @@ def test_calls_wait_for_the_threads_that_could_be_started(fail_starts):
             return set(await asyncio.gather(*[executor.run(backend_pid) for _ in range(number)]))
 
         run(executor.run(backend_pid))
-        fail_starts("content-db", 3)
+        fail_starts("content-db", 3)  # at most one for each call
         assert len(run(pids(3))) == 1
+        fail_starts("content-db", 0)
         barrier = threading.Barrier(2)
 
         async def meet() -> None:
@@ -183,3 +186,51 @@ def test_work_goes_to_the_fallback_while_no_connection_is_left(monkeypatch):
             assert not failed
         finally:
             run(pages.close())
+
+
+def test_work_goes_to_the_fallback_while_no_thread_can_be_started(fail_starts):
+    fail_starts("page-db", 2)
+    with opened_executor(1) as (executor, run):
+        pages = DatabaseExecutor(1, "page-db", fallback=executor)
+        try:
+            with pytest.raises(DatabaseOverloaded):
+                run(pages.run_directly(backend_pid))
+            pid = run(executor.run(backend_pid))
+            assert run(pages.run_directly(backend_pid)) == pid
+            assert run(pages.run_directly(backend_pid)) != pid
+        finally:
+            run(pages.close())
+
+
+def test_cancelled_call_in_the_queue_holds_nothing():
+    """Clients that leave while all threads are busy would fill the memory with their requests."""
+
+    class Held:
+        def look(self) -> None:
+            pass
+
+    async def main(executor: DatabaseExecutor) -> bool:
+        is_running, may_end = threading.Event(), threading.Event()
+
+        def occupy() -> None:
+            is_running.set()
+            may_end.wait(CLIENT_TIMEOUT)
+
+        busy = asyncio.create_task(executor.run(occupy))
+        await asyncio.to_thread(is_running.wait, CLIENT_TIMEOUT)
+        held = Held()
+        for way in (executor.run, executor.run_once, executor.run_directly):
+            waiting = asyncio.create_task(way(held.look))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        found = weakref.ref(held)
+        del held, waiting
+        gc.collect()
+        is_held = found() is not None
+        may_end.set()
+        await busy
+        return is_held
+
+    with opened_executor(1) as (executor, run):
+        assert not run(main(executor))

@@ -25,6 +25,7 @@ from django.db import Error, connection, reset_queries
 
 from pulpcore.content_star.database.availability import (
     ConnectionLost,
+    DatabaseOverloaded,
     DatabaseUnavailable,
     availability,
 )
@@ -77,7 +78,7 @@ class DatabaseExecutor:
         """`timeout` and `max_wait` in seconds, as in `DatabaseThreads`.
 
         Default: `CONTENT_STAR_DATABASE_TIMEOUT`. `fallback` runs the work of `run_directly` while
-        PostgreSQL has no connection left for this one.
+        PostgreSQL has no connection left for this one, or the system no thread.
         """
         if timeout is None:
             timeout = settings.CONTENT_STAR_DATABASE_TIMEOUT
@@ -138,11 +139,17 @@ class DatabaseExecutor:
     async def _submit_with_fallback(self, work: Callable[[], T]) -> T:
         try:
             return await self._submit(work)
-        except ConnectionLost as lost:
+        except (ConnectionLost, DatabaseOverloaded) as error:
             fallback = self._fallback
-            if lost.was_connected or fallback is None or not fallback.has_connection:
+            if fallback is None or not fallback.has_connection or not self._is_unable(error):
                 raise
         return await fallback._submit(work)
+
+    def _is_unable(self, error: Exception) -> bool:
+        """Return whether a call failed since this pool has no thread, or no connection for it."""
+        if isinstance(error, ConnectionLost):
+            return not error.was_connected
+        return not self._pool.has_thread
 
     @property
     def has_connection(self) -> bool:

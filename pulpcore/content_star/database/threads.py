@@ -70,6 +70,7 @@ class Call(Future[Any]):
         self.is_repeatable = False
         """Whether it is repeated if its connection is lost."""
         self.checks = 0
+        self.add_done_callback(_drop_work)
 
     @property
     def database(self) -> Any:
@@ -87,6 +88,11 @@ class Call(Future[Any]):
         """Set the exception, unless the call is done."""
         with suppress(InvalidStateError):
             self.set_exception(error)
+
+
+def _drop_work(call: Future[Any]) -> None:
+    """Drop what the work of a call refers to: one that is cancelled stays in the queue."""
+    call.work = lambda: None  # type: ignore[attr-defined]
 
 
 class DatabaseThreads(Executor):
@@ -135,6 +141,11 @@ class DatabaseThreads(Executor):
     def has_free_thread(self) -> bool:
         """Whether a call would start at once."""
         return len(self.calls) < self._max_threads
+
+    @property
+    def has_thread(self) -> bool:
+        """Whether any thread has been started."""
+        return bool(self._threads)
 
     @property
     def has_connection(self) -> bool:
