@@ -42,6 +42,9 @@ PACKAGES = Repository("packages", "package-*.bin", 2 * CACHE_ENTRIES)
 # Of the server's connections to the database.
 NAME = "content-star-soak"
 
+# Terminations of the other connections for each of the listener: with a new one the cache is empty.
+LISTENER_SHARE = 30
+
 # Bytes of a file that is fetched on demand: neither one chunk nor many.
 REMOTE_SIZE = 700_001
 
@@ -75,17 +78,17 @@ class Results:
 
     requests: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
-    cut: int = 0
+    interrupted_writes: int = 0
     """Writes to the API that failed when their connection was terminated."""
-    kicks: int = 0
+    terminations: int = 0
     full_at: float | None = None
-    """Minutes until more files had been requested than the cache has entries."""
+    """Minutes until the cache was full, since more files had been requested than it has entries."""
     samples: list[Sample] = field(default_factory=list)
 
     def slope(self) -> float:
         """Return the growth of memory in MB a minute, by least squares.
 
-        Of the time in which the cache was full, but at most of the second half.
+        In the second half of the run, or later if the cache was not full until then.
         """
         start = max(self.full_at or 0, self.samples[-1].minutes / 2)
         late = [each for each in self.samples if each.minutes >= start]
@@ -102,22 +105,23 @@ class Soak:
     """The load on a server, from `running` to its end."""
 
     def __init__(
-        self, instance: Instance, server: Server, data: Data, upstream: Upstream, kick: float
+        self, instance: Instance, server: Server, data: Data, upstream: Upstream, interval: float
     ) -> None:
         self.server = server
         self.results = Results()
         self._instance = instance
         self._upstream = upstream
-        self._kick_interval = kick
+        self._interval = interval
         self._authorization = data.authorization
         repositories = (ONE, MEDIUM, GUARDED, PACKAGES)
         root = data.tree / "pulp/content"
         self._bodies = {each.name: (root / each.path()).read_bytes() for each in repositories}
         self._numbers = itertools.count()
+        self._first_number = 0
         self._listing: bytes | None = None
         self._publication = _publication_of(ONE)
         self._began = time.monotonic()
-        self._kicked_at = float("-inf")
+        self._terminated_at = float("-inf")
         self._stopped = threading.Event()
         self._lock = threading.Lock()
 
@@ -128,11 +132,14 @@ class Soak:
         self._check(client.get(ONE.path()), ONE)
 
     def package(self, client: Client) -> None:
-        """GET one of many files, the least recently requested, twice: its head is kept then."""
+        """GET one of many files, the least recently requested, three times.
+
+        Its response is cached by the first, and its request head by the third.
+        """
         number = next(self._numbers)
-        for _ in range(2):
+        for _ in range(3):
             self._check(client.get(PACKAGES.path(number % PACKAGES.count)), PACKAGES)
-        if self.results.full_at is None and number >= CACHE_ENTRIES:
+        if self.results.full_at is None and number >= self._first_number + CACHE_ENTRIES:
             self.results.full_at = self.minutes
 
     def large(self, client: Client) -> None:
@@ -198,9 +205,9 @@ class Soak:
             self._check(client.get(content), ONE)
             self._task(client, client.delete(made["created_resources"][0]))
         except Failure:
-            if max(began, time.monotonic() - GRACE) > self._kicked_at:
+            if max(began, time.monotonic() - GRACE) > self._terminated_at:
                 raise
-            self.results.cut += 1
+            self.results.interrupted_writes += 1
             return
         deadline = time.monotonic() + GRACE
         while (status := client.get(content).status_code) != 404:
@@ -234,7 +241,7 @@ class Soak:
         """Send requests during the block."""
         content = partial(Client, base_url=self.server.content_url, trust_env=False)
         api = partial(Session(self._instance.username).client, self.server.url)
-        threads = [self._thread(self._kick_always), self._thread(self._sample_always)]
+        threads = [self._thread(self._terminate_always), self._thread(self._sample_always)]
         for request, pause, count in LOAD:
             make = api if request is Soak.write else content
             for _ in range(count):
@@ -273,11 +280,18 @@ class Soak:
         self.results.failures.append(f"{self.minutes:.1f} min, {text}")
         print(self.results.failures[-1], file=sys.stderr, flush=True)
 
-    def _kick_always(self) -> None:
-        while not self._stopped.wait(self._kick_interval):
-            self._kicked_at = time.monotonic()
-            _terminate_connections()
-            self.results.kicks += 1
+    def _terminate_always(self) -> None:
+        from pulpcore.content_star.cache.invalidation import listener
+        from pulpcore.content_star.remote import lock
+
+        while not self._stopped.wait(self._interval):
+            self._terminated_at = time.monotonic()
+            self.results.terminations += 1
+            names = [NAME, lock.APPLICATION_NAME]
+            if self.results.terminations % LISTENER_SHARE == 0:
+                names.append(listener.APPLICATION_NAME)
+                self._first_number = next(self._numbers)
+            _terminate_connections(names)
 
     def _sample_always(self) -> None:
         process = psutil.Process(self.server.process.pid)
@@ -326,13 +340,9 @@ def _publication_of(repository: Repository) -> str:
     return f"{API}publications/file/file/{publication.pk}/"
 
 
-def _terminate_connections() -> None:
+def _terminate_connections(names: list[str]) -> None:
     from django.db import connection
 
-    from pulpcore.content_star.cache.invalidation import listener
-    from pulpcore.content_star.remote import lock
-
-    names = [NAME, listener.APPLICATION_NAME, lock.APPLICATION_NAME]
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -352,10 +362,14 @@ def _connections() -> int:
 def check_leftovers(instance: Instance, results: Results) -> None:
     """Note temporary files that are there although no download is."""
     folder = Path(instance.state.working_directory)
+
+    def files() -> list[Path]:
+        return list(folder.glob("content-star-*"))
+
     try:
-        wait_until(lambda: not list(folder.glob("content-star-*")), TIMEOUT)
+        wait_until(lambda: not files(), TIMEOUT)
     except AssertionError:
-        results.failures.append(f"temporary files are left: {list(folder.glob('content-*'))}")
+        results.failures.append(f"temporary files are left: {files()}")
 
 
 def report(results: Results) -> str:
@@ -367,7 +381,8 @@ def report(results: Results) -> str:
         f"| requests | {cells} |",
         "",
         f"{len(results.failures)} failed. Connections to the database were terminated"
-        f" {results.kicks} times, which cut {results.cut} writes to the API.",
+        f" {results.terminations} times, every {LISTENER_SHARE}th time that of the cache's listener"
+        f" too; {results.interrupted_writes} writes to the API failed with theirs.",
         "",
         "| minutes | RSS, MB | descriptors | threads | connections |",
         "| --- | --- | --- | --- | --- |",
@@ -378,7 +393,7 @@ def report(results: Results) -> str:
     full = "never" if results.full_at is None else f"after {results.full_at:.1f} minutes"
     lines += [
         "",
-        f"The cache was full {full}. Then, and in the second half of the run, memory grew by"
+        f"The cache was full {full}. In the second half of the run, memory grew by"
         f" {results.slope():+.2f} MB a minute.",
     ]
     return "\n".join(lines)
@@ -402,14 +417,14 @@ def draw(results: Results, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def soak(minutes: float, kick: float) -> Results:
-    """Run the load for some minutes, with connections terminated every `kick` seconds."""
+def soak(minutes: float, interval: float) -> Results:
+    """Run the load for some minutes, with connections terminated every `interval` seconds."""
     with pulp() as instance, serving_upstream() as upstream:
         print("Making data ...", flush=True)
         data = Data(instance, (ONE, MEDIUM, GUARDED, PACKAGES))
         environ = {"PGAPPNAME": NAME, "PULP_CONTENT_STAR_CACHE_ENTRIES": str(CACHE_ENTRIES)}
         with serving(instance, *OPTIONS, **environ) as server:
-            running = Soak(instance, server, data, upstream, kick)
+            running = Soak(instance, server, data, upstream, interval)
             with running.running():
                 ended = server.process.poll
                 with suppress(KeyboardInterrupt):  # reported as far as it went
@@ -425,14 +440,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="of load (10)")
     parser.add_argument(
-        "--kick", type=float, default=10, help="seconds between terminations of connections (10)"
+        "--terminate",
+        type=float,
+        default=10,
+        help="seconds between terminations of the connections to the database (10)",
     )
     parser.add_argument(
         "--chart", type=Path, default=BUILD / "soak.svg", help="file that the samples are drawn in"
     )
     arguments = parser.parse_args()
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    results = soak(arguments.minutes, arguments.kick)
+    results = soak(arguments.minutes, arguments.terminate)
     draw(results, arguments.chart)
     print(f"{machine()}\n\n{report(results)}\n\nDrawn in {arguments.chart}")
     for failure in results.failures[:20]:
