@@ -20,9 +20,9 @@ with no_garbage_collection():
     # First: Dynaconf inspects the stack, which takes longer the more modules are imported.
     import_module(os.environ["DJANGO_SETTINGS_MODULE"])
 
-    from pulpcore.content_star.app.setting_values import require_values
+    from pulpcore.content_star.app.setting_values import require_valid_settings
 
-    require_values()
+    require_valid_settings()
 
     from pulpcore.content_star.django_app.handler import create_api
 

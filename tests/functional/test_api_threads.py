@@ -19,7 +19,7 @@ from django.urls import clear_url_caches, path
 from django.views.decorators.csrf import csrf_exempt
 
 from pulpcore.content_star.django_app.handler import create_api
-from pulpcore.content_star.django_app.slots import without_slot
+from pulpcore.content_star.django_app.slots import released_slot
 from tests.support.instance import wait_until
 from tests.support.server import Server, serving
 from tests.support.views import serving_views
@@ -126,7 +126,7 @@ def test_views_that_hash_go_on_after_a_time_without_threads(instance, monkeypatc
     may_end = threading.Event()
 
     def hashing(request: HttpRequest) -> HttpResponse:
-        with without_slot():
+        with released_slot():
             begun.release()
             assert may_end.wait(300)
         return HttpResponse("hashed")

@@ -7,7 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pulpcore.content_star.auth.password_checks import MAX_WAITING_PER_NAME, RETRY_AFTER, THREADS
+from pulpcore.content_star.auth.password_checks import MAX_WAITING_PER_NAME, THREADS
+from pulpcore.content_star.responses.headers import RETRY_AFTER
 from tests.support.holding_backend import HOLD
 from tests.support.instance import wait_until
 from tests.support.pulp import unique

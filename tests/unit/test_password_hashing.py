@@ -21,7 +21,7 @@ from pulpcore.content_star.django_app.password_hashing import (
     bound_hashing,
     current_view,
 )
-from pulpcore.content_star.django_app.slots import PoolSlots, without_slot
+from pulpcore.content_star.django_app.slots import PoolSlots, released_slot
 from tests.support.instance import wait_until
 
 
@@ -74,7 +74,7 @@ def test_views_beyond_the_limit_are_refused(held, clients):
 
 def test_every_hash_of_a_view_releases_its_slot_in_the_pool_once(monkeypatch):
     released = []
-    monkeypatch.setattr(password_hashing, "without_slot", lambda: nullcontext(released.append(1)))
+    monkeypatch.setattr(password_hashing, "released_slot", lambda: nullcontext(released.append(1)))
     view = HashingView("a")
 
     bound_hashing()
@@ -102,7 +102,7 @@ class Holder:
     def run(self) -> None:
         with self.slots.held_by_thread():
             assert self.may_release.wait(300)
-            with without_slot(), without_slot():
+            with released_slot(), released_slot():
                 assert self.may_return.wait(300)
 
 
@@ -151,11 +151,11 @@ def test_view_whose_hash_fails_has_its_slot_again():
     asyncio.run(slots.acquire())
     with slots.held_by_thread():
         for _ in range(2):
-            with pytest.raises(ValueError, match="failed"), without_slot():
+            with pytest.raises(ValueError, match="failed"), released_slot():
                 assert slots._free == 1
                 raise ValueError("failed")
             assert slots._free == 0
-    with without_slot():
+    with released_slot():
         assert slots._free == 0, "of a thread that has none"
 
 

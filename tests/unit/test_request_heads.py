@@ -1,4 +1,4 @@
-"""Request heads of the server: which are kept, and what of a request is not of its head."""
+"""Request heads of the server: which are cached, and what of a request is not of its head."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import httptools
 import pytest
 import uvicorn
 
-from pulpcore.content_star.responses.immediate import HEAD_FACTS
+from pulpcore.content_star.responses.immediate import HEAD_CACHE
 from pulpcore.content_star.server.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_HEADS, RequestHeads
 
 CONNECTION = {"client": ("192.0.2.1", 1), "server": ("192.0.2.2", 80), "scheme": "https"}
@@ -55,20 +55,20 @@ class Parsed:
         }
 
 
-def kept(heads: RequestHeads, head: bytes) -> Any:
+def cached(heads: RequestHeads, head: bytes) -> Any:
     """Return the scope for a third request with a head, from another client, or None."""
     parsed = Parsed(head)
     scope = parsed.scope
     assert heads.complete(scope, parsed.method, parsed.url)
     for _ in range(2):
-        assert heads.kept(head, CONNECTION) is None
-        heads.keep(head, scope)
-    return heads.kept(head, CONNECTION)
+        assert heads.get(head, CONNECTION) is None
+        heads.add(head, scope)
+    return heads.get(head, CONNECTION)
 
 
-def test_kept_head_has_the_scope_of_its_connection(heads):
+def test_cached_head_has_the_scope_of_its_connection(heads):
     head = b"HEAD /a%20b?c=d HTTP/1.1\r\nHost: a\r\nAccept: x\r\n\r\n"
-    scope = kept(heads, head)
+    scope = cached(heads, head)
     assert scope == CONNECTION | {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -80,9 +80,9 @@ def test_kept_head_has_the_scope_of_its_connection(heads):
         "root_path": "",
         "state": {},
         "headers": [(b"host", b"a"), (b"accept", b"x")],
-        HEAD_FACTS: {},
+        HEAD_CACHE: {},
     }
-    assert heads.kept(head, {})[HEAD_FACTS] is scope[HEAD_FACTS], "shared by its requests"
+    assert heads.get(head, {})[HEAD_CACHE] is scope[HEAD_CACHE], "shared by its requests"
 
 
 @pytest.mark.parametrize(
@@ -97,21 +97,21 @@ def test_kept_head_has_the_scope_of_its_connection(heads):
     ],
     ids=["password", "cookie", "forwarded", "long", "many headers", "empty line"],
 )
-def test_head_is_not_kept(heads, head):
-    assert kept(heads, head) is None
+def test_head_is_not_cached(heads, head):
+    assert cached(heads, head) is None
 
 
 @pytest.mark.parametrize("more", [b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n\r\n", b"GET /b"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_head_with_more_data_is_not_kept(heads, end, more):
+def test_head_with_more_data_is_not_cached(heads, end, more):
     """Also where a parser takes lines without a carriage return."""
     parsed = Parsed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     scope = parsed.scope
     assert heads.complete(scope, parsed.method, parsed.url)
     data = end.join([b"GET / HTTP/1.1", b"Host: a", b"", more])
     for _ in range(3):
-        heads.keep(data, scope)
-    assert heads.kept(data, CONNECTION) is None
+        heads.add(data, scope)
+    assert heads.get(data, CONNECTION) is None
 
 
 def test_forwarded_client_is_that_of_a_trusted_proxy(heads):
@@ -121,7 +121,7 @@ def test_forwarded_client_is_that_of_a_trusted_proxy(heads):
     assert scope["client"][0] == "192.0.2.9"
 
 
-def test_number_of_kept_heads_is_bounded(heads):
+def test_number_of_cached_heads_is_bounded(heads):
     several = [b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(2 * MAX_HEADS)]
-    assert all(kept(heads, head) for head in several)
-    assert 0 < sum(heads.kept(head, {}) is not None for head in several) <= MAX_HEADS
+    assert all(cached(heads, head) for head in several)
+    assert 0 < sum(heads.get(head, {}) is not None for head in several) <= MAX_HEADS

@@ -8,13 +8,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from pulpcore.content_star.app import settings as defaults
-from pulpcore.content_star.app.setting_values import VALUES, require_values
+from pulpcore.content_star.app.setting_values import VALUES, require_valid_settings
 
 DOCS = (Path(__file__).parents[2] / "docs/settings.md").read_text()
 
 INF, NAN = float("inf"), float("nan")
 TOO_LARGE = 10**400
-NUMBERS = [name for name, values in VALUES.items() if "number" in values.text]
+NUMBERS = [name for name, values in VALUES.items() if "number" in values.description]
 SINGLE_NUMBERS = [name for name in NUMBERS if name != "CONTENT_STAR_GC_THRESHOLDS"]
 OPTIONAL = {
     "CONTENT_STAR_GC_THRESHOLDS",
@@ -27,7 +27,7 @@ THRESHOLDS = "a list of one to three whole numbers from 0, such as [700, 10, 100
 
 def refusal(name: str, value: object) -> str:
     with override_settings(**{name: value}), pytest.raises(ImproperlyConfigured) as error:
-        require_values()
+        require_valid_settings()
     return str(error.value)
 
 
@@ -76,7 +76,7 @@ def test_thresholds_that_python_refuses_or_misunderstands_are_refused(value):
 
 def test_setting_that_is_on_or_off_refuses_all_else():
     """A text such as "no" would be true; TOML's booleans are `true` and `false`."""
-    names = [name for name, values in VALUES.items() if values.text == "True or False"]
+    names = [name for name, values in VALUES.items() if values.description == "True or False"]
     assert "CONTENT_STAR_CORS" in names and len(names) == 5
     for name in names:
         for value in ("no", "False", "", 0, 1, []):
@@ -97,7 +97,7 @@ def test_setting_of_a_string_that_responses_need_is_refused(value):
 def test_none_is_refused_unless_it_has_a_meaning(name):
     if name in OPTIONAL:
         with override_settings(**{name: None}):
-            require_values()
+            require_valid_settings()
     else:
         assert refusal(name, None).startswith(f"{name} is None")
 
@@ -125,11 +125,11 @@ def test_none_is_refused_unless_it_has_a_meaning(name):
 )
 def test_valid_value_of_a_setting_is_accepted(name, value):
     with override_settings(**{f"CONTENT_STAR_{name}": value}):
-        require_values()
+        require_valid_settings()
 
 
 def test_settings_with_values_are_in_the_documentation_and_have_valid_defaults():
-    require_values()
+    require_valid_settings()
     assert {name for name in VALUES if f"| `{name}` |" not in DOCS} == set()
     assert set(VALUES) <= set(vars(defaults))
 

@@ -21,7 +21,7 @@ from psycopg import Error as PostgresError
 
 from pulpcore.content_star.aiohttp_bridge.modules import import_modules
 from pulpcore.content_star.app.check_line import Line
-from pulpcore.content_star.app.setting_values import wrong_values
+from pulpcore.content_star.app.setting_values import invalid_settings
 from pulpcore.content_star.app.storage_check import storage
 from pulpcore.content_star.cache.invalidation.listener import (
     NotificationsUnavailable,
@@ -267,7 +267,7 @@ def changed_settings() -> Iterator[Line]:
         yield Line(
             "fault", name, "CONTENT_STAR_LEGACY_PLUGINS is proxy: set CONTENT_STAR_LEGACY_URL"
         )
-    for text in wrong_values():
+    for text in invalid_settings():
         yield Line("fault", name, text)
     yield Line("ok", name, f"content is at {settings.CONTENT_PATH_PREFIX}")
 

@@ -1,4 +1,4 @@
-"""Values that content-star's settings may have."""
+"""Validation of the `CONTENT_STAR_` settings."""
 
 import reprlib
 import sys
@@ -17,8 +17,8 @@ MAX_THRESHOLD = 2**31 - 1
 class Values(NamedTuple):
     """The values that a setting may have, and their description."""
 
-    include: Callable[[Any], bool]
-    text: str
+    is_valid: Callable[[Any], bool]
+    description: str
 
 
 def _numbers(*, whole: bool = False, zero: bool = True, none: bool = False) -> Values:
@@ -27,7 +27,7 @@ def _numbers(*, whole: bool = False, zero: bool = True, none: bool = False) -> V
     Not infinity, and no integer that cannot be added to a float.
     """
 
-    def include(value: Any) -> bool:
+    def is_valid(value: Any) -> bool:
         if value is None:
             return none
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
@@ -35,8 +35,8 @@ def _numbers(*, whole: bool = False, zero: bool = True, none: bool = False) -> V
         return 0 <= value <= sys.float_info.max and (zero or value > 0)
 
     least = "from 0" if zero else "from 1" if whole else "of more than 0"
-    text = f"a {'whole ' if whole else ''}number {least}{', or None' if none else ''}"
-    return Values(include, text)
+    description = f"a {'whole ' if whole else ''}number {least}{', or None' if none else ''}"
+    return Values(is_valid, description)
 
 
 def _are_thresholds(value: Any) -> bool:
@@ -83,25 +83,25 @@ VALUES: dict[str, Values] = {
     ),
     "CONTENT_STAR_MAX_BODY_SIZE": _numbers(none=True),
     "CONTENT_STAR_SENDFILE": _string._replace(
-        include=lambda value: value is None or isinstance(value, str)
+        is_valid=lambda value: value is None or isinstance(value, str)
     ),
     "CONTENT_STAR_SWITCH_INTERVAL": _numbers(zero=False, none=True),
     "CONTENT_STAR_UPLOAD_THREADS": _threads,
 }
 
 
-def require_values() -> None:
+def require_valid_settings() -> None:
     """Raise `ImproperlyConfigured` for settings with values that a process cannot work with."""
-    if wrong := list(wrong_values()):
+    if wrong := list(invalid_settings()):
         raise ImproperlyConfigured("; ".join(wrong))
 
 
-def wrong_values() -> Iterator[str]:
+def invalid_settings() -> Iterator[str]:
     """Yield, for each of these settings, its value and the valid ones."""
     for name, values in VALUES.items():
         value = getattr(settings, name)
-        if not values.include(value):
+        if not values.is_valid(value):
             yield (
-                f"{name} is {reprlib.repr(value)}: set it to {values.text};"
+                f"{name} is {reprlib.repr(value)}: set it to {values.description};"
                 f" the default is {_defaults[name]!r} (docs/settings.md)"
             )

@@ -25,6 +25,7 @@ from starlette.types import Scope
 
 from pulpcore.content_star.database.executor import DatabaseExecutor
 from pulpcore.content_star.resources import resources_of
+from pulpcore.content_star.responses.headers import RETRY_AFTER
 
 T = TypeVar("T")
 
@@ -36,9 +37,6 @@ THREADS = 2
 MAX_WAITING_PER_NAME = 16
 MAX_WAITING_PER_CLIENT = 64
 MAX_WAITING_CLIENTS = 256
-
-# Seconds in `Retry-After` where a queue is full.
-RETRY_AFTER = 5
 
 # Failures of a client without a delay, for typing errors; seconds of delay that each further one
 # adds, up to the maximum; and seconds after which one failure no longer counts.

@@ -1,8 +1,8 @@
 """Fast path for cached public files: sent from memory, past the inner middleware.
 
 Passing a cached response through all layers takes half of its time. The layers inside this one have
-nothing to do for it: it raises no errors, belongs to the content app, since only that fills the
-cache, and its headers for caches are added once.
+nothing to do for it: it raises no errors, only paths of the content app are cached, and the headers
+for CDNs are stored with the entry.
 """
 
 from typing import Any
@@ -17,12 +17,12 @@ from pulpcore.content_star.listings.facts_query import facts_query
 from pulpcore.content_star.listings.negotiation import prefers_json
 from pulpcore.content_star.request_info import RequestInfo, has_request_info, request_info
 from pulpcore.content_star.resolve.paths import decoded_path, raw_path
-from pulpcore.content_star.responses.immediate import HEAD_FACTS, ImmediateResponse, ResponseHead
+from pulpcore.content_star.responses.immediate import HEAD_CACHE, ImmediateResponse, ResponseHead
 
-# The raw path that was looked up in vain.
+# The raw path of a cache miss.
 _MISSED = "content_star.fast_path_missed"
 
-# The fact of a head by which its response is in the cache, or None.
+# In HEAD_CACHE, the key of the response in the response cache, or None if it cannot be in it.
 _CACHE_KEY = "cache_key"
 
 
@@ -57,17 +57,17 @@ class FastPath:
         status, plain, body = response
         head = entry.heads.get(status)
         if head is None or has_request_info(scope):
-            info = _fill(entry, scope)
+            info = _record_entry(entry, scope)
             if head is None:
                 headers = add_cdn_headers(plain, info) + cache_header(info, status)
                 head = entry.heads[status] = ResponseHead(status, headers)
         return ImmediateResponse(head, [], body)
 
     def _entry_for(self, scope: Scope) -> CacheEntry | None:
-        facts: dict[str, Any] = scope.get(HEAD_FACTS, {})
-        if _CACHE_KEY not in facts:
-            facts[_CACHE_KEY] = self._cache_key(scope)
-        key = facts[_CACHE_KEY]
+        cached: dict[str, Any] = scope.get(HEAD_CACHE, {})
+        if _CACHE_KEY not in cached:
+            cached[_CACHE_KEY] = self._cache_key(scope)
+        key = cached[_CACHE_KEY]
         return None if key is None else self.cache.get(key)
 
     def _cache_key(self, scope: Scope) -> tuple[str, str, bool] | None:
@@ -86,7 +86,7 @@ class FastPath:
         return path[len(prefix) :], scope["method"], prefers_json(scope)
 
 
-def _fill(entry: CacheEntry, scope: Scope) -> RequestInfo:
+def _record_entry(entry: CacheEntry, scope: Scope) -> RequestInfo:
     info = request_info(scope)
     info.route = "stream_content"
     entry.fill(info)

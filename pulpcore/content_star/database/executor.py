@@ -35,7 +35,7 @@ from pulpcore.content_star.database.threads import (
     DatabaseThreads,
     current_call,
     current_thread,
-    earlier_deadline,
+    limit_deadline,
 )
 
 log = logging.getLogger(__name__)
@@ -300,7 +300,7 @@ def _check_connection() -> None:
         thread.hangs = availability.hangs
         connection.close()
     if availability.down_since is not None:
-        with earlier_deadline(TRY_TIMEOUT), connection.cursor() as cursor:
+        with limit_deadline(TRY_TIMEOUT), connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         availability.answered()
 

@@ -1,7 +1,7 @@
 """Thread pool for database calls with deadlines; each thread has a database connection.
 
-As `ThreadPoolExecutor`, which cannot fail a call that runs: a thread may wait for a name server or
-a connection after the deadline, but the caller must not.
+Unlike `ThreadPoolExecutor`, it fails a running call at its deadline: the thread may wait longer for
+a name server or a connection, but the caller must not.
 """
 
 import logging
@@ -101,9 +101,9 @@ class DatabaseThreads(Executor):
     def __init__(
         self, threads: int, name: str, timeout: float, max_wait: float | None = None
     ) -> None:
-        """`timeout` of each call is in seconds, from its start with `max_wait` for a thread.
+        """`timeout` of each call in seconds counts from its submission.
 
-        Without `max_wait`, the timeout includes the time that a call waits for a thread.
+        With `max_wait`, it counts from its start, and the call waits so long for a thread.
         """
         self.timeout = timeout
         self.max_wait = max_wait
@@ -115,7 +115,7 @@ class DatabaseThreads(Executor):
         """Those that have not ended: each operation on it is atomic."""
         self._lock = threading.Lock()
         self._is_closed = False
-        self._is_limited = False
+        self._has_logged_limit = False
         self.is_congested = False
         """Whether calls are refused."""
 
@@ -165,11 +165,11 @@ class DatabaseThreads(Executor):
                 self._note_limit(error)
                 return
             self._threads.append(thread)
-            self._is_limited = False
+            self._has_logged_limit = False
 
     def _note_limit(self, error: RuntimeError) -> None:
         """Log once that no thread can be started. Raises `DatabaseOverloaded` if there is none."""
-        if not self._is_limited:
+        if not self._has_logged_limit:
             log.error(
                 "Database executor %s: %s, there are %d of %d. Raise the limit of processes and"
                 " threads: TasksMax of systemd, pids of a container, or ulimit -u.",
@@ -178,7 +178,7 @@ class DatabaseThreads(Executor):
                 len(self._threads),
                 self._max_threads,
             )
-        self._is_limited = True
+        self._has_logged_limit = True
         if not self._threads:
             raise DatabaseOverloaded from error
 
@@ -232,7 +232,8 @@ class DatabaseThreads(Executor):
         else:
             call.checks = 0
         if call.is_expired:
-            seconds = call.expires - min(call.started_at, call.submitted_at)
+            has_started = self.max_wait is not None and call.thread is not None
+            seconds = call.expires - (call.started_at if has_started else call.submitted_at)
             call.fail(DatabaseTimeout(f"The database did not answer within {seconds:.1f} s."))
 
     def close(self, timeout: float) -> None:
@@ -249,7 +250,8 @@ class DatabaseThreads(Executor):
             thread.join(max(0.0, deadline - time.monotonic()))
         if any(thread.is_alive() for thread in self._threads):
             log.warning(
-                "Database executor: queries still running after %.0f s, closing without them.",
+                "Database executor %s: queries still running after %.0f s, they are interrupted.",
+                self._name,
                 timeout,
             )
         for call in list(self.calls):
@@ -351,8 +353,8 @@ def extend_deadline(seconds: float) -> None:
 
 
 @contextmanager
-def earlier_deadline(seconds: float) -> Iterator[None]:
-    """Move the deadline of the current call to `seconds` from now during the block, if later."""
+def limit_deadline(seconds: float) -> Iterator[None]:
+    """Limit the deadline of the current call to `seconds` from now, during the block."""
     call = current_call()
     if call is None:
         yield

@@ -1,1 +1,1 @@
-"""ASGI handler for Pulp's REST API in Django, with the behaviour of WSGI."""
+"""ASGI handler for Pulp's REST API, which runs Django's views in a bounded thread pool."""

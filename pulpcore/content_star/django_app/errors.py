@@ -6,10 +6,10 @@ import logging
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 
-from pulpcore.content_star.auth.password_checks import RETRY_AFTER
 from pulpcore.content_star.database.connection import ends_session
 from pulpcore.content_star.django_app.password_hashing import TooManyPasswords
 from pulpcore.content_star.django_app.request_body import BodyError
+from pulpcore.content_star.responses.headers import RETRY_AFTER
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pulpcore.content_star.auth.password_checks import RETRY_AFTER, Failures, client_network
+from pulpcore.content_star.auth.password_checks import Failures, client_network
 from pulpcore.content_star.django_app.errors import view_error_response
 from pulpcore.content_star.django_app.password_hashing import HashingView, current_view
 from pulpcore.content_star.django_app.request_body import (
@@ -39,6 +39,7 @@ from pulpcore.content_star.django_app.switch_interval import SwitchInterval
 from pulpcore.content_star.django_app.threads import NoThread, UploadThreads, ViewThreads
 from pulpcore.content_star.responses.disconnect import until_disconnect
 from pulpcore.content_star.responses.framing import Framing
+from pulpcore.content_star.responses.headers import RETRY_AFTER
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class DjangoApp(BaseHandler):
         if view.has_failed:
             await asyncio.sleep(self._failures.pause(view.client))
         if not body.is_complete:
-            send = _closing(body, send)
+            send = _then_close(body, send)
         await send(
             {
                 "type": "http.response.start",
@@ -178,7 +179,7 @@ class DjangoApp(BaseHandler):
         if response.is_async:
             # Blocking calls run in a thread of this response, not in the one shared by all.
             async with (
-                self._closed(response, context),
+                self._closing_response(response, context),
                 ThreadSensitiveContext(),
                 aclosing(aiter(response)) as parts,
             ):
@@ -186,7 +187,7 @@ class DjangoApp(BaseHandler):
                     await _send_part(send, part)
         elif isinstance(response, FileResponse):
             # Each read may use any thread, so that no thread waits for the client.
-            async with self._closed(response, context):
+            async with self._closing_response(response, context):
                 response.block_size = CHUNK_SIZE
                 parts = iter(response)
                 while part := await self._threads.run(context, next, parts, b""):
@@ -204,7 +205,7 @@ class DjangoApp(BaseHandler):
         try:
             async with self._upload_threads.semaphore_for(scope):
                 has_started = True
-                with _ended() as end:
+                with _end_event() as end:
                     # Shielded: it closes the response.
                     await asyncio.shield(self._upload_threads.run(context, iterate, end))
         except NoThread:
@@ -215,7 +216,7 @@ class DjangoApp(BaseHandler):
                 self._threads.close(context.copy(), response)
 
     @asynccontextmanager
-    async def _closed(
+    async def _closing_response(
         self, response: HttpResponseBase, context: contextvars.Context
     ) -> AsyncIterator[None]:
         """Close a response at the end of the block, in a thread, without waiting for it."""
@@ -246,7 +247,7 @@ def _iterate(
 
 
 @contextmanager
-def _ended() -> Iterator[threading.Event]:
+def _end_event() -> Iterator[threading.Event]:
     """Yield an event that is set at the end of the block."""
     event = threading.Event()
     try:
@@ -264,10 +265,10 @@ async def _send_part(send: Send, part: bytes) -> None:
     await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
-def _closing(body: RequestBody, send: Send) -> Send:
+def _then_close(body: RequestBody, send: Send) -> Send:
     """Return a `send` that closes the connection, since part of the request body is unread."""
 
-    async def send_closing(message: Message) -> None:
+    async def send_then_close(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = [*message["headers"], (b"Connection", b"close")]
             message = {**message, "headers": headers}
@@ -277,7 +278,7 @@ def _closing(body: RequestBody, send: Send) -> Send:
             message = {"type": "http.response.body", "body": b"", "more_body": False}
         await send(message)
 
-    return send_closing
+    return send_then_close
 
 
 def create_api() -> ASGIApp:

@@ -54,8 +54,8 @@ async def serialized_schemas() -> AsyncIterator[None]:
     """Generate one OpenAPI schema at a time while the application runs.
 
     The rest framework keeps the view that it describes in an object of the view's class: schemas
-    that are generated side by side are 500, or get operations of each other, which Pulp would
-    cache for 100 days.
+    that are generated concurrently fail with 500, or have operations of each other, which Pulp
+    would cache for 100 days.
     """
     generator = import_module("drf_spectacular.generators").SchemaGenerator
     generate: Any = generator.get_schema

@@ -22,9 +22,9 @@ from django.contrib.auth.hashers import get_hashers
 from django.contrib.auth.signals import user_login_failed
 from rest_framework.exceptions import Throttled
 
-from pulpcore.content_star.auth.password_checks import RETRY_AFTER
 from pulpcore.content_star.database.connection import close_connections
-from pulpcore.content_star.django_app.slots import without_slot
+from pulpcore.content_star.django_app.slots import released_slot
+from pulpcore.content_star.responses.headers import RETRY_AFTER
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class HashingSlots:
         """
         with (
             self._counted(self._views, client, self._refuse_if_full),
-            without_slot(),
+            released_slot(),
             self._counted(self._hashing, client, self._wait_until_free),
         ):
             yield

@@ -45,7 +45,7 @@ class PoolSlots:
             self._leave_queue(turn)
             raise
 
-    def acquire_again(self) -> None:
+    def reacquire(self) -> None:
         """Wait for a slot for the view of this thread, without a database connection."""
         turn = self._enqueue(self._views)
         try:
@@ -66,7 +66,7 @@ class PoolSlots:
 
     @contextmanager
     def held_by_thread(self) -> Iterator[None]:
-        """Let `without_slot` release the slot that this thread has for the block."""
+        """Note that this thread has a slot during the block, for `released_slot`."""
         _thread.slots = self
         try:
             yield
@@ -95,7 +95,7 @@ class PoolSlots:
 
 
 @contextmanager
-def without_slot() -> Iterator[None]:
+def released_slot() -> Iterator[None]:
     """Release the slot of this thread, if it has one, and wait for one at the end of the block.
 
     In a transaction it is kept: views that hold all others may be waiting for a lock of this one.
@@ -109,5 +109,5 @@ def without_slot() -> Iterator[None]:
     try:
         yield
     finally:
-        slots.acquire_again()
+        slots.reacquire()
         _thread.slots = slots

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulpcore.content_star.responses.headers import is_host
 from pulpcore.content_star.responses.immediate import (
-    HEAD_FACTS,
+    HEAD_CACHE,
     ImmediateResponse,
     immediate_response,
 )
@@ -48,10 +48,10 @@ class Conformance:
 
     def immediate_response(self, scope: Scope) -> ImmediateResponse | None:
         """Return the response if it is in memory, see `responses/immediate.py`."""
-        facts = scope.get(HEAD_FACTS, {})
-        if _CHECKED not in facts and _problem(scope["http_version"], scope["headers"]) is not None:
+        cached = scope.get(HEAD_CACHE, {})
+        if _CHECKED not in cached and _problem(scope["http_version"], scope["headers"]) is not None:
             return None
-        facts[_CHECKED] = scope[_CHECKED] = True
+        cached[_CHECKED] = scope[_CHECKED] = True
         return immediate_response(self.app, scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

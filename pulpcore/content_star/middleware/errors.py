@@ -38,12 +38,10 @@ from pulpcore.content_star.listings.site import breadcrumbs, page_headers, rende
 from pulpcore.content_star.remote.errors import RemoteBroke, RemoteTimeout, RemoteUnavailable
 from pulpcore.content_star.remote.pull_through.models import RemoteRefused
 from pulpcore.content_star.request_info import request_info
+from pulpcore.content_star.responses.headers import RETRY_AFTER
 from pulpcore.content_star.responses.source import ArtifactMissing, StoreUnavailable
 
 log = logging.getLogger(__name__)
-
-# Seconds in `Retry-After` of each 503: while the database, a storage or a remote is unavailable.
-RETRY_AFTER = 5
 
 
 class ErrorBody(TypedDict):

@@ -25,6 +25,9 @@ SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+RETRY_AFTER = 5
+"""Seconds in `Retry-After` of 503 and 429: of a service that is not available, or a full queue."""
+
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 

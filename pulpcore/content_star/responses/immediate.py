@@ -7,9 +7,9 @@ from starlette.types import Scope
 
 RawHeaders = list[tuple[bytes, bytes]]
 
-HEAD_FACTS = "content_star.head_facts"
-"""Key of a scope whose request has the same head as earlier ones: a dict of the facts that the
-application has found from the head alone. Not in the scope of a call."""
+HEAD_CACHE = "content_star.head_cache"
+"""Key of a scope whose request head is cached: a dict in which the application caches what depends
+on the head alone. Not in the scope of a call."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The end of connections: after the last response, an error, a timeout or the limit."""
+"""Closing of connections: after the last response, an error, a timeout or the limit."""
 
 import asyncio
 import socket
@@ -170,9 +170,9 @@ class ClosingProtocol(HttpToolsProtocol):
             self._close()
 
     def _close(self) -> None:
-        """Close if all is sent, and abort if that has been done: not every client ends TLS.
+        """Close if all is sent; abort if it is closed, for not every client sends close_notify.
 
-        To end TLS has a timeout, which would cut off what is not sent, and asyncio resets a
+        The shutdown of TLS has a timeout, which would cut off what is not sent, and asyncio resets a
         connection that receives more data than the end.
         """
         is_sending, self.has_dropped = self.has_dropped, False
@@ -208,7 +208,7 @@ class ClosingProtocol(HttpToolsProtocol):
         self.transport.write(self.refusal)
         self.transport.close()
         if self.tcp is not None:
-            self.tcp.close()  # without the end of TLS by the client
+            self.tcp.close()  # without waiting for the client's close_notify
         self.open_connections.set_deadline(self, LINGER_TIMEOUT)
 
     def send_400_response(self, msg: str) -> None:

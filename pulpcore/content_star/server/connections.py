@@ -12,6 +12,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from pulpcore.content_star.responses.headers import RETRY_AFTER
+
 if TYPE_CHECKING:
     from pulpcore.content_star.server.closing import ClosingProtocol
     from pulpcore.content_star.server.handshake import Handshake
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
 RESERVE = 16
 """Connections reserved for health checks."""
-RETRY_AFTER = 5
-"""Seconds in `Retry-After` of the response to a connection beyond the limit."""
 TOO_MANY = "The server has too many connections. Try again later."
 OWN_FILES = 64
 """File descriptors of the process itself: database, log, event loop, listening sockets."""

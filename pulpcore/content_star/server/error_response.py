@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from http import HTTPStatus
 
-from pulpcore.content_star.server.connections import RETRY_AFTER
+from pulpcore.content_star.responses.headers import RETRY_AFTER
 from pulpcore.content_star.server.header_case import serialize_headers
 
 

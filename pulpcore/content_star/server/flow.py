@@ -10,8 +10,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 class Flow(FlowControl):
     """Flow control that keeps reading paused while pipelined requests are queued.
 
-    With TLS, it has the transport below, since asyncio reads the end of TCP while only that of TLS
-    is paused, and drops what is written from then on.
+    With TLS, it pauses the transport of TCP: if only that of TLS is paused, asyncio reads the end
+    of TCP, and drops what is written from then on.
     """
 
     def __init__(self, transport: asyncio.Transport, pipeline: deque[Any]) -> None:

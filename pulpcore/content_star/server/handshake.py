@@ -61,11 +61,11 @@ class Handshake(asyncio.Protocol):
         connections: set[Any] = connection.connections
         connections.add(self)
         start = connection.loop.start_tls(transport, self, context, server_side=True)
-        # The first step now: the transport begins to read as soon as this returns.
-        self._task = connection.loop.create_task(self._complete(_Begun(start)))
+        # Run the first step now: the transport begins to read as soon as this returns.
+        self._task = connection.loop.create_task(self._complete(_Started(start)))
         connection.open_connections.add(self)
 
-    async def _complete(self, start: "_Begun") -> None:
+    async def _complete(self, start: "_Started") -> None:
         try:
             transport = await start
         except OSError:  # also of TLS, and timeouts
@@ -118,7 +118,7 @@ class Handshake(asyncio.Protocol):
         self.abort()
 
 
-class _Begun:
+class _Started:
     """A coroutine whose first step has been run."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:

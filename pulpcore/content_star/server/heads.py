@@ -1,4 +1,4 @@
-"""Request heads of which the response may be immediate, and those that have been parsed before.
+"""Request heads of which the response may be immediate, and a cache of those that are repeated.
 
 Clients of one version send the same head for a file: parsing it costs more than the response.
 """
@@ -11,7 +11,7 @@ from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from pulpcore.content_star.responses.immediate import HEAD_FACTS
+from pulpcore.content_star.responses.immediate import HEAD_CACHE
 
 # Of requests that the application is called for: those with a body, an expectation, a range, or a
 # condition other than that of a cache that revalidates.
@@ -21,8 +21,8 @@ _NEVER = frozenset(
 )
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 
-# Of heads that are not kept: credentials, and the client of each request through a proxy.
-_NOT_KEPT = _FORWARDED | {b"authorization", b"cookie", b"proxy-authorization"}
+# Of heads that are not cached: credentials, and the client of each request through a proxy.
+_NOT_CACHED = _FORWARDED | {b"authorization", b"cookie", b"proxy-authorization"}
 
 # Items of a scope that depend on the head alone.
 _ITEMS = (
@@ -30,12 +30,12 @@ _ITEMS = (
     "headers", "state",
 )  # fmt: skip
 
-# Together at most some 10 MB.
+# With these limits, the cache takes at most some 10 MB; heads of clients such as pip take 2 MB.
 MAX_HEADS, MAX_HEAD_BYTES, MAX_HEADERS = 1000, 2048, 24
 
 
 class RequestHeads:
-    """The request heads of a server."""
+    """The request heads of a server: whether their responses may be immediate, and a cache."""
 
     def __init__(self, config: Config) -> None:
         self._set_client: Any = None
@@ -69,24 +69,24 @@ class RequestHeads:
             return False
         return True
 
-    def keep(self, head: bytes, scope: Scope) -> None:
-        """Keep the scope that was parsed from `head`, if that comes the second time.
+    def add(self, head: bytes, scope: Scope) -> None:
+        """Cache the scope that was parsed from `head`, if this is the second time.
 
         It has to be one head and nothing else.
         """
         headers = scope["headers"]
-        if len(head) > MAX_HEAD_BYTES or len(headers) > MAX_HEADERS or self._is_first(head):
+        if len(head) > MAX_HEAD_BYTES or len(headers) > MAX_HEADERS or self._note(head):
             return
         # A line for the request, one for each header, and an empty one.
         is_whole = head.endswith(b"\r\n\r\n") and head.count(b"\n") == len(headers) + 2
-        if not is_whole or not _NOT_KEPT.isdisjoint(name for name, _ in headers):
+        if not is_whole or not _NOT_CACHED.isdisjoint(name for name, _ in headers):
             return
         if len(self._scopes) >= MAX_HEADS:
             self._scopes.clear()
-        self._scopes[head] = {key: scope[key] for key in _ITEMS} | {HEAD_FACTS: {}}
+        self._scopes[head] = {key: scope[key] for key in _ITEMS} | {HEAD_CACHE: {}}
 
-    def _is_first(self, head: bytes) -> bool:
-        """Return whether no head with this hash value has come before, or long ago."""
+    def _note(self, head: bytes) -> bool:
+        """Note that a head was received, and return whether it is the first time."""
         value = hash(head)
         if value in self._seen:
             return False
@@ -95,8 +95,8 @@ class RequestHeads:
         self._seen.add(value)
         return True
 
-    def kept(self, head: bytes, connection: Mapping[str, Any]) -> Scope | None:
-        """Return a scope for a request with this head, or None if the head has to be parsed.
+    def get(self, head: bytes, connection: Mapping[str, Any]) -> Scope | None:
+        """Return a scope for a request with this head, or None if it is not cached.
 
         `connection` has the other items: client, server and scheme.
         """

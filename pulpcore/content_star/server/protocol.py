@@ -212,7 +212,7 @@ class HttpProtocol(ClosingProtocol):
         """Respond immediately to a request whose head has been parsed before."""
         if self.in_message or self.serving is not None:
             return False
-        scope = self.immediate_responses.heads.kept(data, self.connection)
+        scope = self.immediate_responses.heads.get(data, self.connection)
         if scope is None or not self._respond_immediately(scope):
             return False
         self.overhead = 0  # empty lines before the head
@@ -229,7 +229,7 @@ class HttpProtocol(ClosingProtocol):
             return False
         if not self._respond_immediately(scope):
             return False
-        heads.keep(self.head, scope)
+        heads.add(self.head, scope)
         return True
 
     def _respond_immediately(self, scope: Scope) -> bool:

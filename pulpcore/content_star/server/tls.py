@@ -11,13 +11,13 @@ from weakref import WeakKeyDictionary
 from pulpcore.content_star.server.file_range import FileRange, check_connected
 
 ENCRYPTED_BYTES, FAST_ENCRYPTED_BYTES = 64 * 1024, 256 * 1024
-"""Maximum bytes that are read and encrypted before other connections have their turn. What the
+"""Maximum bytes that are read and encrypted before other connections are served. What the
 socket does not take of them stays in memory until a slow client has read it."""
 WRITE_BYTES, FAST_WRITE_BYTES = 16 * 1024, 64 * 1024
 """Bytes of a call of `write` with TLS: a record, and four of them. OpenSSL keeps a buffer of that
 size for each connection; four records take a third less CPU time."""
 FAST_BYTES, FAST_RATE = 4 << 20, 1 << 20
-"""Bytes of a response, and per second, from which on a client is a fast one: the socket takes up to
+"""Bytes of a response and bytes per second above which a client is fast: the socket takes up to
 4 MiB at once, whatever the client reads."""
 
 # Linux' socket option, 4.12 or later, and its array: the send buffer's size is the fourth member,
