@@ -172,8 +172,8 @@ class ClosingProtocol(HttpToolsProtocol):
     def _close(self) -> None:
         """Close if all is sent; abort if it is closed, for not every client sends close_notify.
 
-        The shutdown of TLS has a timeout, which would cut off what is not sent, and asyncio resets a
-        connection that receives more data than the end.
+        The shutdown of TLS has a timeout, which would cut off what is not sent, and asyncio resets
+        a connection that receives data behind close_notify.
         """
         is_sending, self.has_dropped = self.has_dropped, False
         if self.unsent or (is_sending and self.loop.time() < self.ended + LINGER_TIMEOUT):
