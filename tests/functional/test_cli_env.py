@@ -62,8 +62,11 @@ def test_command_without_a_state_directory_is_an_error(
 ) -> None:
     completed = instance.star(*command, "--home", str(tmp_path / "none"), check=False)
 
-    assert completed.returncode == 1
+    home = tmp_path / "none"
+    assert completed.returncode == (3 if command == ["status"] else 1)
     assert completed.stdout == ""
-    assert completed.stderr.startswith(f"Error: There is no Pulp in {tmp_path / 'none'} yet: ")
+    assert completed.stderr == (
+        f"Error: There is no Pulp in {home} yet: start one with `pulp-star up --home {home}`.\n"
+    )
     assert len(completed.stderr.splitlines()) == 1
     assert not (tmp_path / "none").exists()

@@ -88,7 +88,7 @@ def test_password_reset_needs_a_running_pulp(instance: Instance, stopped: State)
     before = stopped.password
     completed = instance.star("password", "--reset", "--home", str(stopped.home), check=False)
     assert completed.returncode == 1
-    assert "start `pulp-star up`" in completed.stderr
+    assert f"start `pulp-star up --home {stopped.home}`" in completed.stderr
     assert len(completed.stderr.splitlines()) == 1
     assert stopped.password == before
 

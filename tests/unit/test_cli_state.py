@@ -11,7 +11,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from pulpcore.content_star.cli import postgres, prepare
-from pulpcore.content_star.cli.state import Instance, State
+from pulpcore.content_star.cli.state import Instance, NotCreated, State
 
 
 @pytest.fixture
@@ -50,13 +50,41 @@ def test_lock_is_held_by_one_process(state: State) -> None:
 
 
 def test_incomplete_first_start_is_reported(state: State) -> None:
-    with pytest.raises(click.ClickException, match="yet: start one with"):
+    with pytest.raises(NotCreated, match="yet: start one with"):
         state.load()
     with (
         state.locked(),
         pytest.raises(click.ClickException, match="yet: `pulp-star up` is creating"),
     ):
         state.load()
+
+
+def test_missing_state_directory_names_the_command_that_creates_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path.resolve() / "my home"
+    with pytest.raises(NotCreated, match=f"start one with `pulp-star up --home '{home}'`"):
+        State(home).load()
+    monkeypatch.setenv("PULP_STAR_HOME", str(home))
+    with pytest.raises(NotCreated, match="start one with `pulp-star up`"):
+        State(home).load()
+    assert not home.exists()
+
+
+def test_directory_that_is_no_state_directory_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "redis").symlink_to("elsewhere")  # which is refused in a state directory
+    with pytest.raises(click.ClickException) as caught:
+        State(tmp_path).load()
+    assert caught.value.message == f"{tmp_path} is not a state directory of pulp-star."
+
+
+def test_state_directory_that_is_a_file_is_reported(tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    file.write_text("text")
+    for use in (State(file).create, State(file).load):
+        with pytest.raises(click.ClickException, match="is a file, not a directory"):
+            use()
+    assert file.read_text() == "text"
 
 
 def test_damaged_state_file_is_reported(state: State) -> None:

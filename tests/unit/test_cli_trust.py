@@ -172,6 +172,13 @@ def test_nothing_is_changed_in_a_directory_of_another_user(tmp_path: Path) -> No
 
 
 @as_root
+def test_state_directory_of_another_user_names_the_user(state: State) -> None:
+    os.chown(state.home, OTHER_USER, OTHER_USER)
+    with pytest.raises(click.ClickException, match="belongs to nobody, not to root"):
+        state.load()
+
+
+@as_root
 def test_socket_directory_of_another_user_is_refused(state: State, tmp_path: Path) -> None:
     sockets = tmp_path / "pulp-star-sockets-x"
     sockets.mkdir()

@@ -21,7 +21,7 @@ def command(reset: bool, state: State) -> None:
         if not state.is_running():
             raise click.ClickException(
                 f"The database of {state.home} does not run, and the password is in it: "
-                "start `pulp-star up`, then reset the password."
+                f"start `{state.up_command}`, then reset the password."
             )
         password = new_password()
         click.echo("Setting a new password, which takes some seconds.", err=True)

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import secrets
+import shlex
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -26,6 +28,10 @@ SETTINGS_TEMPLATE = """\
 SECRET_KEY = {secret_key!r}
 ANALYTICS = False
 """
+
+
+class NotCreated(click.ClickException):
+    """There is no Pulp in the state directory yet."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,7 @@ class State:
         Raises:
             click.ClickException: the directory cannot be written, or another user could change it.
         """
+        self._check_is_directory()
         try:
             self._claim()
             for directory in (
@@ -161,21 +168,51 @@ class State:
         """Check that this is a state directory, and that no other user can change its files.
 
         Raises:
-            click.ClickException: with the file, what is wrong with it, and what to do.
+            NotCreated: it does not exist, or is empty.
+            click.ClickException: with the file, the reason, and what to do.
         """
+        self._check_is_directory()
         try:
             trust.check_parents(self.home)
+            self._check_is_state()
             self._check_home()
             if not self.lock.exists():
                 raise FileNotFoundError
         except FileNotFoundError:
-            raise click.ClickException(
-                f"There is no Pulp in {self.home} yet: start one with `pulp-star up`."
-            ) from None
+            raise self._not_created() from None
         except OSError as error:
             raise click.ClickException(
                 f"The state directory {self.home} cannot be read: {error.strerror}"
             ) from error
+
+    @property
+    def up_command(self) -> str:
+        """The shell command that starts this Pulp."""
+        if self == _state(default_home()):
+            return "pulp-star up"
+        return f"pulp-star up --home {shlex.quote(str(self.home))}"
+
+    def _not_created(self) -> NotCreated:
+        return NotCreated(
+            f"There is no Pulp in {self.home} yet: start one with `{self.up_command}`."
+        )
+
+    def _check_is_directory(self) -> None:
+        # A link is refused with the other checks; a path that cannot be read, with its reason.
+        with suppress(OSError):
+            mode = self.home.lstat().st_mode
+            if not (stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+                raise click.ClickException(
+                    f"{self.home} is a file, not a directory: choose a directory with --home."
+                )
+
+    def _check_is_state(self) -> None:
+        """Check that a directory with entries has the mark of a state directory."""
+        if self.home.is_symlink():
+            return  # refused by `_check_home`
+        names = os.listdir(self.home)  # noqa: PTH208 - names alone
+        if names and self.lock.name not in names:
+            raise click.ClickException(f"{self.home} is not a state directory of pulp-star.")
 
     def _claim(self) -> None:
         """Create the directory, or check that an existing one is a trusted state directory."""
@@ -257,7 +294,8 @@ class State:
         """Return the address of the Pulp of this directory.
 
         Raises:
-            click.ClickException: there is none yet, or another user could change it.
+            NotCreated: there is none yet, and no `up` runs that creates it.
+            click.ClickException: an `up` is creating it, or another user could change it.
         """
         self.check()
         try:
@@ -267,9 +305,11 @@ class State:
                 trust.check_owner(Path(instance.socket_dir), database_uid())
             return instance
         except FileNotFoundError:
-            starts = self.is_running()
-            remedy = "`pulp-star up` is creating it" if starts else "start one with `pulp-star up`"
-            raise click.ClickException(f"There is no Pulp in {self.home} yet: {remedy}.") from None
+            if not self.is_running():
+                raise self._not_created() from None
+            raise click.ClickException(
+                f"There is no Pulp in {self.home} yet: `pulp-star up` is creating it."
+            ) from None
         except (OSError, ValueError, TypeError) as error:
             raise click.ClickException(f"{self.instance_file} cannot be read: {error}") from error
 
@@ -308,12 +348,16 @@ def default_home() -> Path:
     return Path(os.environ.get("PULP_STAR_HOME") or ".pulp-star")
 
 
+def _state(home: Path) -> State:
+    path = home.expanduser().absolute()
+    return State(path if path.is_symlink() else path.resolve())
+
+
 def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option --home to a command, which gets a `state`."""
 
     def to_state(context: click.Context, parameter: click.Parameter, value: Path | None) -> State:
-        path = (value or default_home()).expanduser().absolute()
-        return State(path if path.is_symlink() else path.resolve())
+        return _state(value or default_home())
 
     return click.option(
         "--home",

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pulpcore.content_star.cli.folder import human_size
-from pulpcore.content_star.cli.state import Instance, State, home_option
+from pulpcore.content_star.cli.state import Instance, NotCreated, State, home_option
 
 _NOT_RUNNING = 3
 """Exit code of LSB init scripts and systemctl for a service that is not running."""
@@ -22,13 +22,18 @@ _NOT_RUNNING = 3
 def command(state: State) -> None:
     """Print whether Pulp runs, its start time, address, versions, workers and disk usage.
 
-    The exit code is 0 if it answers, 1 if it runs and does not answer (yet), 3 if it does not run.
+    The exit code is 0 if it answers, 3 if it does not run or does not exist, and 1 if it runs and
+    does not answer (yet) or the state directory cannot be used.
     """
-    instance = state.load()
+    try:
+        instance = state.load()
+    except NotCreated as error:
+        error.show()
+        raise click.exceptions.Exit(_NOT_RUNNING) from None
     code = 0
     click.echo(f"Pulp in {state.home}")
     if not state.is_running():
-        _print("Stopped", f"it was started last at {_started(state)}; start it: pulp-star up")
+        _print("Stopped", f"it was started last at {_started(state)}; start it: {state.up_command}")
         code = _NOT_RUNNING
     else:
         _print("Running", f"since {_started(state)}, pid {state.lock_pid()}")
