@@ -2,11 +2,11 @@
 
 import click
 
-from pulpcore.content_star.cli.target import Target, target_options
+from pulpcore.content_star.cli.target import Target, target_options_without_tasks
 
 
 @click.command("list")
-@target_options
+@target_options_without_tasks
 def command(target: Target) -> None:
     """List the file distributions: name, base path, number of files, URL.
 

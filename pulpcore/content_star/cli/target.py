@@ -47,19 +47,29 @@ class Target:
             yield pulp
 
 
+_TASK_TIMEOUT = 300.0
+"""Seconds that a task may take without progress, by default."""
+
+_task_timeout_option = click.option(
+    "--timeout",
+    default=_TASK_TIMEOUT,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="Seconds that one of Pulp's tasks may take without any progress.",
+)
+
+
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of the target server to a command, which gets a `target`."""
+    return _task_timeout_option(target_options_without_tasks(command))
+
+
+def target_options_without_tasks(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the same options to a command that runs no tasks."""
 
     @click.option("--url", help="Another Pulp's API, as in https://pulp.example.com")
     @click.option("--username", default="admin", show_default=True, help="User of another Pulp.")
     @click.option("--password", help="Password of another Pulp's user; asked for if it is missing.")
-    @click.option(
-        "--timeout",
-        default=300.0,
-        show_default=True,
-        type=click.FloatRange(min=1),
-        help="Seconds that one of Pulp's tasks may take without any progress.",
-    )
     @home_option
     @functools.wraps(command)
     def with_target(
@@ -68,7 +78,7 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
         url: str | None,
         username: str,
         password: str | None,
-        timeout: float,
+        timeout: float = _TASK_TIMEOUT,
         **options: Any,
     ) -> Any:
         target = Target(state, url, username, password, timeout)

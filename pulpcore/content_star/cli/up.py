@@ -53,8 +53,8 @@ BACKLOG = 2048
     "programs",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIRECTORY",
-    help="PostgreSQL's programs, where the embedded ones do not do, as for pulp_ansible, which"
-    " needs ICU: /usr/lib/postgresql/15/bin or the like.",
+    help="Use PostgreSQL's programs in this directory instead of the embedded ones, for example"
+    " for ICU, which pulp_ansible needs: /usr/lib/postgresql/15/bin.",
 )
 @home_option
 def command(host: str, port: int, programs: Path | None, state: State) -> None:

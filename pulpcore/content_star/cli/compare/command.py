@@ -117,7 +117,7 @@ _FILE_OR_DASH = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
     show_default=True,
     help="Files of each distribution.",
 )
-@click.option("--seed", default=0, show_default=True, help="Another seed is another sample.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random sample of files.")
 @click.option(
     "--variants/--as-logged",
     default=False,
@@ -202,7 +202,8 @@ def command(**options: Any) -> None:
                2  they could not be compared, or not to the end; see --resume
 
     \b
-    pulp-star compare http://localhost:24816 http://localhost:24818 --username admin
+    pulp-star compare http://localhost:24816 http://localhost:24818 \\
+        --api http://localhost:24817 --username admin
     pulp-star compare http://localhost:24816 http://localhost:24818 \\
         --access-log /var/log/nginx/access.log --rate 50 --time 1h --resume run.json
     """
