@@ -1,8 +1,8 @@
 """Circuit breaker for the database: whether it answers, by the results of all who ask it.
 
 While it does not, calls fail at once instead of waiting for it in the threads that others need, and
-one in a while tries. The listener for cache invalidation, which tries all the time, is mostly the
-first to find that the database is away, and that it is back.
+one every half second probes it. The listener for cache invalidation, which tries all the time, is
+mostly the first to find that the database is away, and that it is back.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 # 0.4 s and later under load, are answered.
 RECENT_ANSWER, RECENT_ANSWER_OF_HANG = 0.5, 1.0
 
-# Seconds of an outage for which calls wait, so that a restart of PostgreSQL fails none.
+# Seconds of an outage for which calls wait, so that a shorter restart of PostgreSQL fails none.
 MAX_WAIT = 2.0
 
 # Seconds between two attempts of calls during an outage, and between two looks of one that waits.
