@@ -26,7 +26,7 @@ from tests.support.instance import Instance
 from tests.support.pulp import API
 from tests.support.server import Server, serving
 
-SETTING = "CONTENT_STAR_API_NICE=0,5,10,19"
+SETTING = "CONTENT_STAR_API_NICE=0,3,5,10"
 API_CLIENTS = 4
 PACE = 1.25e9
 """Bytes a second of a client with 10 Gbit/s."""
