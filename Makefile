@@ -24,16 +24,18 @@ run: $(RUN)  ## Start Pulp on http://127.0.0.1:24817 (ARGS="--port 8080" and oth
 	@exec $(VENV)/bin/pulp-star up $(ARGS)
 
 # Tests run side by side, file by file; each process has a Pulp of its own. Three keep two processors busy.
+# One runs in pytest's own process, where --pdb and -s work.
 JOBS := 3
+XDIST = $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile)
 
 check: lint  ## Check style, types and imports, and run the unit tests
-	@exec $(PYTHON) -m pytest -n $(JOBS) --dist loadfile tests/unit
+	@exec $(PYTHON) -m pytest $(XDIST) tests/unit
 
 test: $(DEV)  ## Run all tests but the slow ones (ARGS="tests/unit -k name" selects any; JOBS=1 runs one at a time)
-	@exec $(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(or $(ARGS),-m "not slow")
+	@exec $(PYTHON) -m pytest $(XDIST) $(or $(ARGS),-m "not slow")
 
 test-all: $(DEV)  ## Run all tests, as CI does
-	@exec $(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@exec $(PYTHON) -m pytest $(XDIST) $(ARGS)
 
 # One process, which measures those that it starts. What the result leaves out is in tests/README.md.
 coverage: $(DEV)  ## Print which lines of ours the tests do not run (ARGS selects tests)
