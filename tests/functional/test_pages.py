@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
@@ -350,11 +351,32 @@ def test_file_info_page(content, base):
     answer = content.get(f"{base}/big.rpm?info", headers=BROWSER)
     assert answer.status_code == 200
     digest = hashlib.sha256(b"x" * 5000).hexdigest()
-    for text in ("5,000 bytes", digest, "file.file", "version 1", "stored", "sha256sum -c"):
+    for text in ("5,000 bytes", digest, "file.file", "version 1", "saved", "sha256sum -c"):
         assert text in answer.text, text
     facts = content.get(f"{base}/big.rpm?info", headers={"Accept": "application/json"}).json()
     assert (facts["size"], facts["digests"]["sha256"]) == (5000, digest)
     assert content.get(f"{base}/big.rpm").content == b"x" * 5000
+
+
+def test_file_info_has_media_type_as_sent_and_time_in_utc(content, orm):
+    base = orm.distribution(
+        from_publication=False, repository_version=orm.version({"a.strange": b"12"})
+    )
+    sent = content.get(f"{base}/a.strange").headers
+    modified = parsedate_to_datetime(sent["Last-Modified"])
+    facts = content.get(f"{base}/a.strange?info", headers={"Accept": "application/json"}).json()
+    assert facts["type"] == sent["Content-Type"] == "application/octet-stream"
+    assert facts["added"] == modified.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert (facts["content"], facts["storage"]) == ("file.file", "saved")
+    page = content.get(f"{base}/a.strange?info", headers=BROWSER).text
+    for label, value in {
+        "Size": "2 bytes",
+        "Media type": sent["Content-Type"],
+        "Added": modified.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        "Content type": "file.file",
+        "Storage": "saved",
+    }.items():
+        assert f'<th scope="row">{label}</th><td>{value}</td>' in page
 
 
 def test_file_info_as_json_has_the_name_of_the_file_and_of_its_package(app, base, monkeypatch):
@@ -456,7 +478,7 @@ def test_file_on_demand_names_its_remote_without_credentials(content, orm, url, 
         answer = content.get(f"{base}/a.txt?info", headers=BROWSER)
     finally:
         ContentArtifact.objects.filter(pk=file.pk).update(artifact=artifact)
-    assert f"<td>on demand, from remote {remote.name}{host}</td>" in answer.text
+    assert f"<td>remote {remote.name}{host}</td>" in answer.text
     assert "secret" not in answer.text
 
 

@@ -28,6 +28,7 @@ from pulpcore.content_star.request_info import request_info
 from pulpcore.content_star.resolve.content import ContentSource, ResolvedFile, served_source
 from pulpcore.content_star.resolve.distribution import ResolvedPath
 from pulpcore.content_star.resolve.paths import decoded_path
+from pulpcore.content_star.responses.artifact import DEFAULT_CONTENT_TYPE
 from pulpcore.content_star.responses.headers import Disposition, content_disposition
 from pulpcore.content_star.storage.backends import url_cache_seconds
 from pulpcore.content_star.storage.delivery import deliver
@@ -170,7 +171,7 @@ class DistributionApp(ABC):
         if query := facts_query(self.request.scope):
             url = f"{self.root_url}{quote(self.resolved.path)}"
             facts = FileFacts(found, self.described_source, self.path, url)
-            content_type = self.headers_for(path).get("Content-Type")
+            content_type = self.headers_for(path).get("Content-Type", DEFAULT_CONTENT_TYPE)
             return VaryOnAccept(file_response(self.request, facts, query, content_type))
         artifact = found.content_artifact.artifact
         if artifact is None:

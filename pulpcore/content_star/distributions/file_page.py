@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from pulpcore.content_star.listings.facts_query import query_without_facts
 from pulpcore.content_star.listings.html import size_text
+from pulpcore.content_star.listings.json import rfc_3339
 from pulpcore.content_star.listings.negotiation import prefers_json
 from pulpcore.content_star.listings.page import page_response
 from pulpcore.content_star.listings.site import render_page
@@ -23,6 +24,9 @@ ALGORITHMS = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")
 
 # Fields of content models that name a package.
 _FIELDS = ("name", "epoch", "version", "release", "arch", "architecture", "summary")
+
+# Labels of facts that differ from their keys in JSON.
+_LABELS = {"type": "Media type", "content": "Content type"}
 
 
 class FileInfo(TypedDict):
@@ -84,39 +88,49 @@ class FileFacts:
         known = {name: getattr(row, name, None) for name in ALGORITHMS}
         return {name: digest for name, digest in known.items() if digest}
 
-    def facts(self, content_type: str | None) -> dict[str, str]:
-        """Return facts by their names, without credentials."""
+    def facts(self, content_type: str) -> dict[str, str]:
+        """Return facts by their keys in JSON, without credentials."""
         source = self.source
-        facts = {"Type": content_type or "unknown"}
+        facts = {"type": content_type}
         if self.found.last_modified:
-            facts["Added"] = self.found.last_modified.strftime("%Y-%m-%d %H:%M:%S UTC")
+            facts["added"] = rfc_3339(self.found.last_modified)
         facts |= self._content()
         if source.version is not None:
             number, name = source.version.number, source.version.repository.name
-            kind = "Publication of" if self.found.is_published else "Repository"
+            kind = "publication_of" if self.found.is_published else "repository"
             facts[kind] = f"{name}, version {number}"
-        facts["Storage"] = self._storage()
+        facts["storage"] = self._storage()
         return facts
+
+    def labelled_facts(self, content_type: str) -> dict[str, str]:
+        """Return size and facts by their labels on the page."""
+        facts = self.facts(content_type)
+        if moment := self.found.last_modified:
+            facts["added"] = f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+        size = {} if self.size is None else {"Size": f"{self.size:,} bytes"}
+        return size | {
+            _LABELS.get(key, key.replace("_", " ").capitalize()): facts[key] for key in facts
+        }
 
     def _content(self) -> dict[str, str]:
         if self.file.content is None:
             return {}
         content = self.file.content.cast()
-        facts = {"Content": content.pulp_type}
+        facts = {"content": content.pulp_type}
         for name in _FIELDS:
             value = getattr(content, name, None)
             if isinstance(value, str | int) and value != "":
                 # In JSON, `name` is that of the file.
-                facts["Package" if name == "name" else name.capitalize()] = str(value)
+                facts["package" if name == "name" else name] = str(value)
         return facts
 
     def _storage(self) -> str:
         if self.artifact is not None:
-            return "stored"
+            return "saved"
         if self.remote is None:
-            return "not stored, and at no remote"
+            return "neither saved nor at a remote"
         host = _host(self.remote.url)
-        return f"on demand, from remote {self.remote.remote.name}" + (f" ({host})" if host else "")
+        return f"remote {self.remote.remote.name}" + (f" ({host})" if host else "")
 
 
 def _host(url: str) -> str:
@@ -128,7 +142,7 @@ def _host(url: str) -> str:
 
 
 def file_response(
-    request: Request, facts: FileFacts, query: tuple[str, str], content_type: str | None
+    request: Request, facts: FileFacts, query: tuple[str, str], content_type: str
 ) -> Response:
     """Return the page, JSON or digest that `query` (see `facts_query`) asks for.
 
@@ -137,25 +151,23 @@ def file_response(
     kind, algorithm = query
     if kind == "checksum":
         return _checksum(request, facts, algorithm)
-    known = facts.facts(content_type)
     if prefers_json(request):
+        known = facts.facts(content_type)
         info: FileInfo = {
             "name": facts.name,
             "size": facts.size,
             "digests": facts.digests(),
             "url": facts.url,
-            "type": known.pop("Type"),
-            "storage": known.pop("Storage"),
+            "type": known["type"],
+            "storage": known["storage"],
         }
-        return _json(info | {name.lower().replace(" ", "_"): known[name] for name in known})
-    if facts.size is not None:
-        known = {"Size": f"{facts.size:,} bytes", **known}
+        return _json(info | known)
     context = {
         "title": facts.name,
         "href": quote(request.scope["path"]) + query_without_facts(request.scope),
         "size": facts.size,
         "size_text": None if facts.size is None else size_text(facts.size),
-        "facts": list(known.items()),
+        "facts": list(facts.labelled_facts(content_type).items()),
         "digests": list(facts.digests().items()),
         "commands": _commands(facts, query_without_facts(request.scope)),
     }

@@ -29,6 +29,8 @@ from pulpcore.content_star.responses.source import (
 
 RawHeaders = list[tuple[bytes, bytes]]
 
+DEFAULT_CONTENT_TYPE = "application/octet-stream"
+
 # ASGI extension of servers that send whole files themselves, such as granian.
 PATHSEND = "http.response.pathsend"
 
@@ -110,7 +112,7 @@ class Representation:
             etag = f'"{sha256}"'
         self.validators = Validators(etag, last_modified)
         extra = {name.lower(): value for name, value in headers.items()}
-        self.content_type = extra.pop("content-type", "application/octet-stream")
+        self.content_type = extra.pop("content-type", DEFAULT_CONTENT_TYPE)
         if "content-disposition" not in extra:
             extra["content-disposition"] = content_disposition(filename, disposition)
         self._headers: RawHeaders = [
