@@ -379,6 +379,18 @@ def test_file_info_has_media_type_as_sent_and_time_in_utc(content, orm):
         assert f'<th scope="row">{label}</th><td>{value}</td>' in page
 
 
+@pytest.mark.parametrize("accept", ["*/*", "text/plain"])
+def test_file_info_is_text_for_programs(content, odd, accept):
+    url = f"{odd}/{quote(NASTY[2])}"
+    answer = content.get(f"{url}?info", headers={"Accept": accept})
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert "Accept" in answer.headers["Vary"]
+    lines = answer.text.splitlines()
+    assert lines[:2] == ["Name: gpj.exe", f"URL: {content.base_url}{url}"]
+    assert {"Content type: file.file", "Storage: saved"} < set(lines)
+    assert f"sha256: {hashlib.sha256(NASTY[2].encode()).hexdigest()}" in lines
+
+
 def test_file_info_as_json_has_the_name_of_the_file_and_of_its_package(app, base, monkeypatch):
     from pulp_file.app.models import FileContent
 

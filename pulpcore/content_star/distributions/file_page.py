@@ -1,4 +1,4 @@
-"""Facts about a file: the page of `?info`, and the digest of `?checksum=sha256`."""
+"""Facts about a file: the page, JSON or text of `?info`, and the digest of `?checksum=sha256`."""
 
 from collections.abc import Mapping
 from shlex import quote as shell_quote
@@ -9,10 +9,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from pulpcore.content_star.distributions.usage import one_line
 from pulpcore.content_star.listings.facts_query import query_without_facts
 from pulpcore.content_star.listings.html import size_text
 from pulpcore.content_star.listings.json import rfc_3339
-from pulpcore.content_star.listings.negotiation import prefers_json
+from pulpcore.content_star.listings.negotiation import preferred_form, prefers_json
 from pulpcore.content_star.listings.page import page_response
 from pulpcore.content_star.listings.site import render_page
 from pulpcore.content_star.resolve.content import ContentSource, ResolvedFile
@@ -144,24 +145,45 @@ def _host(url: str) -> str:
 def file_response(
     request: Request, facts: FileFacts, query: tuple[str, str], content_type: str
 ) -> Response:
-    """Return the page, JSON or digest that `query` (see `facts_query`) asks for.
+    """Return the page, JSON, text or digest that `query` (see `facts_query`) asks for.
+
+    Programs that accept anything get text, as those that prefer it.
 
     Raises `HTTPException`: 400 for an unknown algorithm, 404 for an unknown digest.
     """
     kind, algorithm = query
     if kind == "checksum":
         return _checksum(request, facts, algorithm)
-    if prefers_json(request):
-        known = facts.facts(content_type)
-        info: FileInfo = {
-            "name": facts.name,
-            "size": facts.size,
-            "digests": facts.digests(),
-            "url": facts.url,
-            "type": known["type"],
-            "storage": known["storage"],
-        }
-        return _json(info | known)
+    match preferred_form(request):
+        case "json":
+            return _json(_info(facts, content_type))
+        case "page":
+            return _page(request, facts, content_type)
+    text = _text(facts, content_type).encode()
+    return text_response(request, text, "text/plain", may_compress=False)
+
+
+def _info(facts: FileFacts, content_type: str) -> Mapping[str, object]:
+    known = facts.facts(content_type)
+    info: FileInfo = {
+        "name": facts.name,
+        "size": facts.size,
+        "digests": facts.digests(),
+        "url": facts.url,
+        "type": known["type"],
+        "storage": known["storage"],
+    }
+    return info | known
+
+
+def _text(facts: FileFacts, content_type: str) -> str:
+    """Return a line for each fact, without characters that terminals interpret."""
+    known = {"Name": facts.name, "URL": facts.url} | facts.labelled_facts(content_type)
+    rows = known | facts.digests()
+    return "".join(f"{name}: {one_line(value)}\n" for name, value in rows.items())
+
+
+def _page(request: Request, facts: FileFacts, content_type: str) -> Response:
     context = {
         "title": facts.name,
         "href": quote(request.scope["path"]) + query_without_facts(request.scope),

@@ -55,8 +55,8 @@ def parameters() -> dict[str, JSON]:
         "directory": _path("Path of a directory below the base path. " + _MAY_HAVE_SLASHES),
         "pulp_domain": _path("Name of the domain."),
         INFO: _query(
-            "Return facts about the file instead of its content, as a page or as JSON. Has no "
-            "value: others are ignored.",
+            "Return facts about the file instead of its content, as a page, text or JSON. Has "
+            "no value: others are ignored.",
             allowEmptyValue=True,
         ),
         USE: _query(
