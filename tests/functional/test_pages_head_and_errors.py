@@ -1,5 +1,6 @@
 """HEAD of pages, checkpoint lists as pages, and error pages with the nearest directory above."""
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -198,6 +199,24 @@ def test_page_of_404_links_to_the_nearest_directory(content, tree, checkpoints, 
         )
 
 
+@pytest.mark.parametrize(
+    ("path", "linked", "rest"),
+    [
+        ("{top}/visible/x/gone/or/not", ["{top}", "visible", "x"], ["gone", "or", "not"]),
+        ("{top}/visible/x/a/" + 30 * "z/", [], ["…", *20 * "z"]),
+        ("nothing/at/all", [], ["nothing", "at", "all"]),
+    ],
+)
+def test_breadcrumbs_of_404_have_the_whole_path(content, tree, path, linked, rest):
+    linked = [each.format(top=tree) for each in linked]
+    nearest = f"{tree}/visible/x/a/" if "z" in rest else "".join(f"{each}/" for each in linked)
+    get = partial(content.get, path.format(top=tree), headers=BROWSER)
+    text = linking_to(f"{PREFIX}{nearest}", get).text
+    crumbs = re.findall(r"<li>(?:<(a)\b[^>]*>|<span[^>]*>)?([^<]*)", text)
+    assert [name for _, name in crumbs] == ["Content", *linked, *rest]
+    assert [name for link, name in crumbs if link] == ["Content", *linked]
+
+
 def test_page_of_404_does_not_name_guarded_ones_that_the_index_hides(app, tree):
     from tests.support.asgi import get
 
@@ -215,6 +234,7 @@ def test_page_of_401_links_to_the_index_alone(content, pulp, tree):
     assert answer.status_code == 401
     links = [href for href in page_of(answer).links if href.startswith(PREFIX)]
     assert set(links) == {PREFIX}
+    assert re.findall(r"<li>(\w[^<]*)</li>", answer.text) == [tree, "guarded", "x"]
     known = partial(content.get, f"{tree}/guarded/x/a/gone", headers=BROWSER, auth=pulp.auth)
     linking_to(f"{PREFIX}{tree}/guarded/x/a/", known)
 

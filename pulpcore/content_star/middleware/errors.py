@@ -162,12 +162,13 @@ def _page(request: Request, error: HTTPException, headers: dict[str, str]) -> Re
 
 
 def _above(request: Request, status: int) -> dict[str, object]:
-    """Return the context of the link to the directory above.
+    """Return the breadcrumbs, and the context of the link to the directory above.
 
     404: the nearest one that there is. 401 and 403: the index, since the directory above may have
-    the same guard. 400 for a directory's query: the directory itself.
+    the same guard. 400 for a directory's query: the directory itself. Breadcrumbs below the nearest
+    have no link.
     """
-    *above, (name, _) = breadcrumbs(request)
+    *above, (name, _) = crumbs = breadcrumbs(request)
     nearest = request_info(request.scope).above
     if status == 404 and nearest is not None:
         above = breadcrumbs(request, nearest) if nearest else []
@@ -175,7 +176,7 @@ def _above(request: Request, status: int) -> dict[str, object]:
         above = above[:1]
     context: dict[str, object] = {
         "start": quote(start_path(request)),
-        "crumbs": [*above, (name, "")],
+        "crumbs": [crumb if crumb in above else (crumb[0], "") for crumb in crumbs],
     }
     if status == 400 and request.scope["query_string"] and request.scope["path"].endswith("/"):
         context["above_name"], context["above"] = name, href(request)
