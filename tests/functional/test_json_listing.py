@@ -251,7 +251,7 @@ def test_pagination_of_base_paths_yields_the_sorted_set_of_names(app, module_orm
     assert all(entry["modified"] is None for page in pages for entry in page["entries"])
 
 
-def test_json_index_describes_the_distributions(content, module_orm):
+def test_json_index_describes_the_distributions(content, pulp, module_orm):
     top, guard = module_orm.unique(), module_orm.guard(RBACContentGuard)
     version = module_orm.version({"a": b"1", "b": b"2"})
     repository = version.repository
@@ -260,12 +260,20 @@ def test_json_index_describes_the_distributions(content, module_orm):
     served = {
         "latest": (
             {"repository": repository, "pulp_labels": labels},
-            f"latest (1) of {repository.name}",
+            f"version 1 of {repository.name}",
             2,
         ),
         "nothing": ({}, "nothing yet", None),
-        "publication": ({"publication": publication}, "publication of version 1", 2),
-        "version": ({"repository_version": version, "content_guard": guard}, "version 1", 2),
+        "publication": (
+            {"publication": publication},
+            f"publication of version 1 of {repository.name}",
+            2,
+        ),
+        "version": (
+            {"repository_version": version, "content_guard": guard},
+            f"version 1 of {repository.name}",
+            2,
+        ),
     }
     for name, (fields, _, _) in served.items():
         module_orm.distribution(f"{top}/{name}", from_publication=False, **fields)
@@ -286,6 +294,8 @@ def test_json_index_describes_the_distributions(content, module_orm):
             "guarded": "content_guard" in fields,
             "changed": row.pulp_last_updated.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
+        use = content.get(f"{top}/{name}/?use", headers=JSON, auth=pulp.auth).json()
+        assert use["serves"] == words
 
 
 def test_index_describes_the_publication_that_a_repository_serves(content, module_orm):
@@ -297,7 +307,7 @@ def test_index_describes_the_publication_that_a_repository_serves(content, modul
     module_orm.distribution(f"{top}/published", repository=version.repository)
     module_orm.distribution(f"{top}/without", repository=without)
     served = {
-        "published": (f"latest publication (1) of {version.repository.name}", 2),
+        "published": (f"publication of version 1 of {version.repository.name}", 2),
         "without": (f"no publication of {without.name} yet", None),
     }
     entries = content.get(f"{top}/", headers=JSON).json()["entries"]

@@ -532,7 +532,7 @@ def test_distributions_page_shows_the_content_of_each(content, orm):
     page = page_of(answer)
     assert page.links[f"{PREFIX}{prefix}/9/x/"] == "x/"
     assert page.links[f"{PREFIX}{prefix}/9/"] == "9"
-    assert "version 1" in page.text
+    assert f"version 1 of {version.repository.name}, 1 content unit<" in answer.text
     assert f"no publication of {version.repository.name} yet" in page.text
     assert "team: blue" in page.text
     assert "guarded" in page.text

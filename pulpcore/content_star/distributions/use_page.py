@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from pulpcore.content_star.distributions.base import DistributionApp
 from pulpcore.content_star.distributions.usage import how_to_use
+from pulpcore.content_star.listings.distributions import served_version
 from pulpcore.content_star.listings.facts_query import query_without_facts
 from pulpcore.content_star.listings.html import size_text
 from pulpcore.content_star.listings.negotiation import JSON_TYPE, VaryOnAccept, preferred_form
@@ -129,8 +130,8 @@ def _serves(app: DistributionApp) -> str:
         known = distribution.repository  # loaded with the distribution
         is_known = known is not None and known.pk == source.version.repository_id
         repository = known if is_known else source.version.repository
-        served = f"version {source.version.number} of {repository.name}"
-        return f"publication of {served}" if source.publication else served
+        is_published = source.publication is not None
+        return served_version(source.version.number, repository.name, is_published)
     return "nothing yet" if distribution.remote is None else f"remote {distribution.remote.name}"
 
 

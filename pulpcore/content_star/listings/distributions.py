@@ -120,6 +120,7 @@ def _facts(found: QuerySet[Distribution]) -> QuerySet[Any, dict[str, Any]]:
         repository=OuterRef("repository_id"), publication__complete=True
     )
     is_published = Q(pulp_type__in=_types_served_from_publications())
+    served = RepositoryVersion.objects.filter(pk=OuterRef("version_id"))
     version = Coalesce(
         "publication__repository_version_id",
         "repository_version_id",
@@ -139,9 +140,8 @@ def _facts(found: QuerySet[Distribution]) -> QuerySet[Any, dict[str, Any]]:
         "repository__name",
         "publication_id",
         "repository_version_id",
-        number=Subquery(
-            RepositoryVersion.objects.filter(pk=OuterRef("version_id")).values("number")
-        ),
+        number=Subquery(served.values("number")),
+        served_repository=Subquery(served.values("repository__name")),
         is_published=is_published,
         units=Subquery(units.annotate(units=Sum("count")).values("units")[:1]),
     )
@@ -203,7 +203,7 @@ def _row(request: Request, domain: Domain, row: dict[str, Any]) -> dict[str, Any
         "image": _image(request, domain, row),
         "name": row["name"],
         "type": row["pulp_type"],
-        "serves": _serves(row) + (f", {row['units']:,} packages" if row["units"] else ""),
+        "serves": _serves(row) + _units(row["units"]),
         "labels": [": ".join(filter(None, pair)) for pair in sorted(row["pulp_labels"].items())],
         "guard": row["content_guard_id"] is not None,
         "changed": row["pulp_last_updated"],
@@ -229,18 +229,27 @@ def _image(request: Request, domain: Domain, row: dict[str, Any]) -> str:
 
 def _serves(row: dict[str, Any]) -> str:
     """Return in words which source a distribution serves."""
-    if row["publication_id"] is not None:
-        return f"publication of version {row['number']}"
-    if row["repository_version_id"] is not None:
-        return f"version {row['number']}"
+    if row["number"] is not None:
+        is_latest = row["publication_id"] is None and row["repository_version_id"] is None
+        is_published = row["is_published"] if is_latest else row["publication_id"] is not None
+        return served_version(row["number"], row["served_repository"], is_published)
     if row["repository__name"] is not None:
-        if row["number"] is None:
-            return f"no publication of {row['repository__name']} yet"
-        latest = "latest publication" if row["is_published"] else "latest"
-        return f"{latest} ({row['number']}) of {row['repository__name']}"
+        return f"no publication of {row['repository__name']} yet"
     if row["remote__name"] is not None:
         return f"remote {row['remote__name']}"
     return "nothing yet"
+
+
+def served_version(number: int, repository: str, is_published: bool) -> str:
+    """Return in words a version that is served, or whose publication is."""
+    served = f"version {number} of {repository}"
+    return f"publication of {served}" if is_published else served
+
+
+def _units(units: int | None) -> str:
+    if not units:
+        return ""
+    return ", 1 content unit" if units == 1 else f", {units:,} content units"
 
 
 def _summary(page: PageParameters, shown: int, has_next: bool) -> str:
