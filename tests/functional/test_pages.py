@@ -177,6 +177,7 @@ def test_page_has_breadcrumbs_sizes_dates_and_links_in_order(content, base):
     assert page.names() == ["inner.txt"]
     assert 'title="2 bytes"' in answer.text
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", page.text)
+    assert "Added (UTC)" in page.links.values()
     assert "1 entry in this directory" in page.text
     folders_first = page_of(content.get(f"{base}/", headers=BROWSER))
     assert folders_first.names() == ["nasty/", "sub/", "README.md", "big.rpm", "small.txt"]
@@ -534,6 +535,7 @@ def test_distributions_page_shows_the_content_of_each(content, orm):
     assert page.links[f"{PREFIX}{prefix}/9/"] == "9"
     assert f"version 1 of {version.repository.name}, 1 content unit<" in answer.text
     assert f"no publication of {version.repository.name} yet" in page.text
+    assert "Changed (UTC)" in page.links.values()
     assert "team: blue" in page.text
     assert "guarded" in page.text
     assert hidden not in page.text

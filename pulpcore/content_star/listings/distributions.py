@@ -44,7 +44,7 @@ _COLUMNS = {
     "name": "Name",
     "type": "Type",
     "serves": "Serves",
-    "date": "Changed",
+    "date": "Changed (UTC)",
 }
 
 

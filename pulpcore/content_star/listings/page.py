@@ -199,10 +199,11 @@ def directory_page(
     """Return the page of the `selected` entries; `context` may have usage, recipes and a README."""
     entries, has_next, count = selected
     path = decoded_path(request.scope)
+    names = {"name": "Name", "size": "Size", "date": "Added (UTC)"}
     context = {
         "title": path.rstrip("/").rpartition("/")[2] + "/",
         "page": page,
-        "columns": columns(request, page, {"name": "Name", "size": "Size", "date": "Added"}, SORTS),
+        "columns": columns(request, page, names, SORTS),
         "hidden": hidden_fields(request),
         "parent": page.after is None and not page.q,
         "rows": rows(entries),
