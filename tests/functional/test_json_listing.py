@@ -260,7 +260,7 @@ def test_json_index_describes_the_distributions(content, pulp, module_orm):
     served = {
         "latest": (
             {"repository": repository, "pulp_labels": labels},
-            f"version 1 of {repository.name}",
+            f"version 1 of {repository.name}, the latest",
             2,
         ),
         "nothing": ({}, "nothing yet", None),
@@ -295,7 +295,7 @@ def test_json_index_describes_the_distributions(content, pulp, module_orm):
             "changed": row.pulp_last_updated.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         use = content.get(f"{top}/{name}/?use", headers=JSON, auth=pulp.auth).json()
-        assert use["serves"] == words
+        assert words.removesuffix(", the latest") == use["serves"]
 
 
 def test_index_describes_the_publication_that_a_repository_serves(content, module_orm):
@@ -307,7 +307,7 @@ def test_index_describes_the_publication_that_a_repository_serves(content, modul
     module_orm.distribution(f"{top}/published", repository=version.repository)
     module_orm.distribution(f"{top}/without", repository=without)
     served = {
-        "published": (f"publication of version 1 of {version.repository.name}", 2),
+        "published": (f"publication of version 1 of {version.repository.name}, the latest", 2),
         "without": (f"no publication of {without.name} yet", None),
     }
     entries = content.get(f"{top}/", headers=JSON).json()["entries"]

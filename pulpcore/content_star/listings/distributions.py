@@ -232,7 +232,8 @@ def _serves(row: dict[str, Any]) -> str:
     if row["number"] is not None:
         is_latest = row["publication_id"] is None and row["repository_version_id"] is None
         is_published = row["is_published"] if is_latest else row["publication_id"] is not None
-        return served_version(row["number"], row["served_repository"], is_published)
+        served = served_version(row["number"], row["served_repository"], is_published)
+        return f"{served}, the latest" if is_latest else served
     if row["repository__name"] is not None:
         return f"no publication of {row['repository__name']} yet"
     if row["remote__name"] is not None:
