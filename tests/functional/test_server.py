@@ -478,6 +478,9 @@ def test_timeout_of_half_a_head_returns_408(impatient, start):
     with Client(impatient).send(GET % b"/plain") as client:
         assert client.response() == (200, b"plain")
         assert status_of(client.send(start).rest()) == 408
+    with Client(impatient).send(GET % b"/plain" + start) as client:  # in one read
+        assert client.response() == (200, b"plain")
+        assert status_of(client.rest()) == 408
 
 
 def test_timeout_of_keep_alive_closes_silently_after_a_body(impatient):

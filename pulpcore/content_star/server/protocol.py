@@ -121,8 +121,6 @@ class HttpProtocol(ClosingProtocol):
 
     def _parse(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        if self.serving is None and not (self.overhead or self.in_body or self.stopping):
-            self.open_connections.deadlines.pop(self, None)  # of keep-alive: a head begins
         self.head = b"" if self.overhead or self.in_message else data
         self.overhead += len(data)
         try:
@@ -180,6 +178,9 @@ class HttpProtocol(ClosingProtocol):
     def on_message_begin(self) -> None:
         """Begin a request, perhaps in data that has the end of another one."""
         self.in_message = True
+        self.overhead = max(self.overhead, 1)  # behind another one, its size is not known yet
+        if self.serving is None and not self.stopping:
+            self.open_connections.deadlines.pop(self, None)  # of keep-alive, or of the first byte
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -316,6 +317,9 @@ class HttpProtocol(ClosingProtocol):
             self.open_connections.set_idle(self)
             if self.in_body:  # the rest of a body that is dropped
                 self.open_connections.set_deadline(self, self.open_connections.body_timeout)
+            elif self.in_message:  # a head, of which a part has been received
+                self._unset_keepalive_if_required()
+                self.open_connections.set_deadline(self, self.open_connections.head_timeout)
 
     def body_awaited(self) -> float:
         """Start and return the deadline for the next part of the body."""
