@@ -202,6 +202,30 @@ def test_work_goes_to_the_fallback_while_no_thread_can_be_started(fail_starts):
             run(pages.close())
 
 
+def test_fallback_runs_only_what_its_own_work_does_not_wait_for(fail_starts):
+    fail_starts("page-db", 10)
+    may_end = threading.Event()
+
+    async def main(executor: DatabaseExecutor, pages: DatabaseExecutor) -> list[object]:
+        await executor.run(backend_pid)
+        running = [pages.run_directly(may_end.wait, CLIENT_TIMEOUT) for _ in range(10)]
+        tasks = [asyncio.create_task(each) for each in running]
+        refused, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        may_end.set()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(each.exception()) for each in refused} == {DatabaseOverloaded}
+        return done
+
+    with opened_executor(2) as (executor, run):
+        pages = DatabaseExecutor(1, "page-db", fallback=executor)
+        try:
+            done = run(main(executor, pages))
+            assert [each for each in done if each is True] == [True, True]
+            assert sum(isinstance(each, DatabaseOverloaded) for each in done) == 8
+        finally:
+            run(pages.close())
+
+
 def test_cancelled_call_in_the_queue_holds_nothing():
     """Clients that leave while all threads are busy would fill the memory with their requests."""
 

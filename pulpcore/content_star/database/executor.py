@@ -141,8 +141,10 @@ class DatabaseExecutor:
             return await self._submit(work)
         except (ConnectionLost, DatabaseOverloaded) as error:
             fallback = self._fallback
-            if fallback is None or not fallback.has_connection or not self._is_unable(error):
+            if fallback is None or not self._is_unable(error):
                 raise
+            if not (fallback.has_connection and fallback.has_free_thread):
+                raise  # its own work does not wait for this
         return await fallback._submit(work)
 
     def _is_unable(self, error: Exception) -> bool:

@@ -307,10 +307,10 @@ class DatabaseThread(threading.Thread):
 
     def _run_call(self, call: Call) -> None:
         self._set_call(call)
-        call.thread = self
         call.started_at = time.monotonic()
         if self.pool.max_wait is not None:
             call.expires = call.started_at + self.pool.timeout
+        call.thread = self  # last, for the watchdog
         self._cannot_connect = False
         try:
             call.finish(call.work())
