@@ -68,6 +68,9 @@ def test_missing_state_directory_names_the_command_that_creates_it(
     monkeypatch.setenv("PULP_STAR_HOME", str(home))
     with pytest.raises(NotCreated, match="start one with `pulp-star up`"):
         State(home).load()
+    monkeypatch.setenv("PULP_STAR_HOME", "~nobody-of-this-name")
+    with pytest.raises(NotCreated, match="start one with `pulp-star up --home"):
+        State(home).load()
     assert not home.exists()
 
 

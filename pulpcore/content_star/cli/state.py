@@ -188,8 +188,9 @@ class State:
     @property
     def up_command(self) -> str:
         """The shell command that starts this Pulp."""
-        if self == _state(default_home()):
-            return "pulp-star up"
+        with suppress(OSError, RuntimeError):  # it cannot be resolved
+            if self == _state(default_home()):
+                return "pulp-star up"
         return f"pulp-star up --home {shlex.quote(str(self.home))}"
 
     def _not_created(self) -> NotCreated:
