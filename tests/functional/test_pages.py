@@ -387,9 +387,16 @@ def test_file_info_is_text_for_programs(content, odd, accept):
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
     assert "Accept" in answer.headers["Vary"]
     lines = answer.text.splitlines()
-    assert lines[:2] == ["Name: gpj.exe", f"URL: {content.base_url}{url}"]
+    assert lines[:2] == ["Name:  gpj.exe", f"URL: {content.base_url}{url}"]
     assert {"Content type: file.file", "Storage: saved"} < set(lines)
     assert f"sha256: {hashlib.sha256(NASTY[2].encode()).hexdigest()}" in lines
+
+
+def test_file_info_as_text_keeps_spaces_of_a_name(content, orm):
+    base = orm.distribution(
+        from_publication=False, repository_version=orm.version({"a  b.txt": b"1"})
+    )
+    assert content.get(f"{base}/a  b.txt?info").text.startswith("Name: a  b.txt\n")
 
 
 def test_file_info_as_json_has_the_name_of_the_file_and_of_its_package(app, base, monkeypatch):

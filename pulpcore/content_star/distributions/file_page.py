@@ -9,7 +9,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pulpcore.content_star.distributions.usage import one_line
 from pulpcore.content_star.listings.facts_query import query_without_facts
 from pulpcore.content_star.listings.html import size_text
 from pulpcore.content_star.listings.json import rfc_3339
@@ -180,7 +179,11 @@ def _text(facts: FileFacts, content_type: str) -> str:
     """Return a line for each fact, without characters that terminals interpret."""
     known = {"Name": facts.name, "URL": facts.url} | facts.labelled_facts(content_type)
     rows = known | facts.digests()
-    return "".join(f"{name}: {one_line(value)}\n" for name, value in rows.items())
+    return "".join(f"{name}: {_printable(value)}\n" for name, value in rows.items())
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def _page(request: Request, facts: FileFacts, content_type: str) -> Response:

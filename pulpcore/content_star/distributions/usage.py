@@ -75,7 +75,7 @@ def how_to_use(
     kind = distribution.pulp_type.partition(".")[0]
     domain = f"{distribution.pulp_domain.name}/" if settings.DOMAIN_ENABLED else ""
     context = RecipeContext(
-        one_line(distribution.name),
+        _one_line(distribution.name),
         url,
         quote(domain + distribution.base_path),
         distribution,
@@ -85,7 +85,7 @@ def how_to_use(
     return recipes, list(_notes(distribution))
 
 
-def one_line(text: str) -> str:
+def _one_line(text: str) -> str:
     """Return text without line breaks, control characters and marks of direction."""
     return "".join(each for each in " ".join(text.split()) if each.isprintable())
 
