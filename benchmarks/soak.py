@@ -66,6 +66,8 @@ class Sample:
     threads: int
     connections: int
     """To the database."""
+    is_full: bool
+    """Whether the cache was full."""
 
 
 class Failure(Exception):
@@ -74,9 +76,9 @@ class Failure(Exception):
 
 @dataclass
 class Results:
-    """Requests of each kind, and what failed."""
+    """Rounds of requests of each kind, and what failed."""
 
-    requests: Counter[str] = field(default_factory=Counter)
+    rounds: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     interrupted_writes: int = 0
     """Writes to the API that failed when their connection was terminated."""
@@ -88,10 +90,10 @@ class Results:
     def slope(self) -> float:
         """Return the growth of memory in MB a minute, by least squares.
 
-        In the second half of the run, or later if the cache was not full until then.
+        Of the samples with a full cache in the second half of the run.
         """
-        start = max(self.full_at or 0, self.samples[-1].minutes / 2)
-        late = [each for each in self.samples if each.minutes >= start]
+        start = self.samples[-1].minutes / 2
+        late = [each for each in self.samples if each.is_full and each.minutes >= start]
         if len(late) < 3:
             return float("nan")
         return linear_regression([s.minutes for s in late], [s.rss for s in late]).slope
@@ -118,6 +120,7 @@ class Soak:
         self._bodies = {each.name: (root / each.path()).read_bytes() for each in repositories}
         self._numbers = itertools.count()
         self._first_number = 0
+        self._is_full = False
         self._listing: bytes | None = None
         self._publication = _publication_of(ONE)
         self._began = time.monotonic()
@@ -139,7 +142,8 @@ class Soak:
         number = next(self._numbers)
         for _ in range(3):
             self._check(client.get(PACKAGES.path(number % PACKAGES.count)), PACKAGES)
-        if self.results.full_at is None and number >= self._first_number + CACHE_ENTRIES:
+        self._is_full = number >= self._first_number + CACHE_ENTRIES
+        if self._is_full and self.results.full_at is None:
             self.results.full_at = self.minutes
 
     def large(self, client: Client) -> None:
@@ -274,7 +278,7 @@ class Soak:
                 except Exception as error:
                     self._fail(f"{name}: {type(error).__name__}: {error}")
                 with self._lock:
-                    self.results.requests[name] += 1
+                    self.results.rounds[name] += 1
 
     def _fail(self, text: str) -> None:
         self.results.failures.append(f"{self.minutes:.1f} min, {text}")
@@ -305,6 +309,7 @@ class Soak:
             process.num_fds(),
             process.num_threads(),
             _connections(),
+            self._is_full,
         )
 
     @property
@@ -374,18 +379,18 @@ def check_leftovers(instance: Instance, results: Results) -> None:
 
 def report(results: Results) -> str:
     """Return tables of requests and samples, as Markdown."""
-    cells = " | ".join(f"{count:,}" for count in results.requests.values())
+    cells = " | ".join(f"{count:,}" for count in results.rounds.values())
     lines = [
-        f"| | {' | '.join(results.requests)} |",
-        f"| --- |{' --- |' * len(results.requests)}",
-        f"| requests | {cells} |",
+        f"| | {' | '.join(results.rounds)} |",
+        f"| --- |{' --- |' * len(results.rounds)}",
+        f"| rounds | {cells} |",
         "",
         f"{len(results.failures)} failed. Connections to the database were terminated"
         f" {results.terminations} times, every {LISTENER_SHARE}th time that of the cache's listener"
         f" too; {results.interrupted_writes} writes to the API failed with theirs.",
         "",
-        "| minutes | RSS, MB | descriptors | threads | connections |",
-        "| --- | --- | --- | --- | --- |",
+        "| minutes | RSS, MB | descriptors | threads | connections | full cache |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     step = max(1, len(results.samples) // 20)
     shown = [*results.samples[::step], results.samples[-1]]
@@ -393,8 +398,8 @@ def report(results: Results) -> str:
     full = "never" if results.full_at is None else f"after {results.full_at:.1f} minutes"
     lines += [
         "",
-        f"The cache was full {full}. In the second half of the run, memory grew by"
-        f" {results.slope():+.2f} MB a minute.",
+        f"The cache was full {full}. In the second half of the run, while it was full, memory grew"
+        f" by {results.slope():+.2f} MB a minute.",
     ]
     return "\n".join(lines)
 
@@ -403,7 +408,7 @@ def draw(results: Results, path: Path) -> None:
     """Draw the samples over time."""
     from matplotlib.figure import Figure
 
-    names = [each.name for each in fields(Sample)][1:]
+    names = [each.name for each in fields(Sample)][1:-1]
     figure = Figure(figsize=(9, 8), layout="constrained")
     minutes = [sample.minutes for sample in results.samples]
     for name, axes in zip(names, figure.subplots(len(names), sharex=True), strict=True):
