@@ -124,7 +124,7 @@ def test_call_that_cannot_be_repeated_is_not_interrupted_after_an_outage(monkeyp
         availability.answered()
         return await asyncio.gather(*calls)
 
-    with opened_executor(2) as (executor, run):
+    with opened_executor(2, timeout=CLIENT_TIMEOUT) as (executor, run):
         assert len(run(main(executor))) == 2
     assert len(attempts) == 3, "that by `run` was interrupted and repeated"
 

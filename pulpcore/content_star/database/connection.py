@@ -116,14 +116,17 @@ def interrupt(database: "psycopg.Connection[Any]") -> None:
     with libpq 17 or later.
     """
     pgconn = database.pgconn
+    request: PGcancelConn | None = None
     with suppress(psycopg.Error):
-        _start_cancelling(pgconn.cancel_conn())
+        request = pgconn.cancel_conn()
     with suppress(psycopg.Error, OSError):
         descriptor = pgconn.socket
         with socket.socket(fileno=os.dup(descriptor)) as duplicate:
             # Its thread may have closed the connection, and another one have opened a file since.
             if pgconn.socket == descriptor:
                 duplicate.shutdown(socket.SHUT_RDWR)
+    if request is not None:  # last: the query must not fail as cancelled
+        _start_cancelling(request)
 
 
 def _start_cancelling(request: PGcancelConn) -> None:
