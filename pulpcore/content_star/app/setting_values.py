@@ -63,7 +63,7 @@ _threads = _numbers(whole=True, zero=False)
 _timeout = _numbers(zero=False)
 
 # With other values requests would fail, or get the opposite: a "no" from the environment is true.
-# What is not named below is of the type of its default.
+# Settings that are not named below have the type of their default.
 VALUES: dict[str, Values] = {
     name: _of_type[type(value)] for name, value in _defaults.items() if type(value) in _of_type
 } | {
